@@ -1,0 +1,133 @@
+"""Training speed beside plain PyTorch: the same DCGAN, the same machine, in alternation.
+
+    make bench
+    python benchmarks/train_speed.py --width 16 --width 64
+
+Each contender lives in a process of its own that trains one epoch of random images when told to.
+The two are told in turn, so whatever else the machine does hits both; the first epoch of each
+(compilation, warm-up) is left out. Prints medians and the ratio of time per step.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+BATCH = 64
+
+
+def jax_epochs(width: int, images: np.ndarray, device: str) -> Callable[[], None]:
+    import jax
+
+    from tuner.gan.state import init_state
+    from tuner.gan.training import train_epoch
+    from tuner.trial import Hyperparameters, Program
+
+    program = Program(
+        "dcgan", "dcgan", width, 100, images.shape[1:], BATCH, "non_saturating", "adam", 1, False
+    )
+    hyperparameters = Hyperparameters(2e-4, 2e-4, 0.5, 0.999, 0.9, 0.9, 0.3, 0.0, 0.0)
+    state = init_state(program, hyperparameters, 0)
+    on_device, epoch = jax.device_put(images), 0
+
+    def run() -> None:
+        nonlocal state, epoch
+        state, losses = train_epoch(program, state, hyperparameters, on_device, epoch)
+        epoch += 1
+        jax.device_get(losses)
+
+    return run
+
+
+def torch_epochs(
+    width: int, images: np.ndarray, device: str, *, compiled: bool = False
+) -> Callable[[], None]:
+    import torch
+    from torch_dcgan import Trainer
+
+    tensor = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    trainer = Trainer(tensor, width, BATCH, device, compiled)
+    return lambda: print(*trainer.epoch(), file=sys.stderr) and None
+
+
+CONTENDERS: dict[str, Callable[[int, np.ndarray, str], Callable[[], None]]] = {
+    "tuner": jax_epochs,
+    "pytorch": torch_epochs,
+    "pytorch-compiled": lambda *args: torch_epochs(*args, compiled=True),
+}
+
+
+def serve(contender: str, width: int, steps: int, device: str) -> None:
+    """Train one epoch for every line on stdin and answer with its seconds."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (steps * BATCH, 32, 32, 1), np.uint8)
+    run = CONTENDERS[contender](width, images, device)
+    run()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        run()
+        print(time.perf_counter() - start, flush=True)
+
+
+def measure(
+    names: list[str], width: int, steps: int, rounds: int, device: str
+) -> dict[str, list[float]]:
+    """Seconds per step of each contender, one number a round."""
+    options = ["--width", str(width), "--steps", str(steps), "--device", device]
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, __file__, "--serve", name, *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for name in names
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for process in processes.values():
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for _ in range(rounds):
+        for name, process in processes.items():
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+            seconds[name].append(float(process.stdout.readline()) / steps)
+    for process in processes.values():
+        process.communicate()
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--width", type=int, action="append", help="default: 16 and 64")
+    parser.add_argument("--steps", type=int, default=24, help="steps per epoch")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--serve", choices=CONTENDERS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    widths = args.width or [16, 64]
+    if args.serve:
+        serve(args.serve, widths[0], args.steps, args.device)
+        return
+    names = [name for name in CONTENDERS if args.device != "cpu" or name != "pytorch-compiled"]
+    for width in widths:
+        seconds = measure(names, width, args.steps, args.rounds, args.device)
+        medians = {name: statistics.median(values) for name, values in seconds.items()}
+        for name, median in medians.items():
+            low, high = min(seconds[name]), max(seconds[name])
+            print(
+                f"width {width:3d}  {name:16s}  {1e3 * median:7.2f} ms/step"
+                f"  ({1e3 * low:.2f} to {1e3 * high:.2f})  {BATCH / median:8.0f} images/s"
+                f"  {median / medians['pytorch']:.2f} of pytorch's time",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""The service from Python."""
+
+import os
+from pathlib import Path
+
+from tuner.errors import InputError
+from tuner.places import default_artifacts, default_storage
+from tuner.run.sweep import run_study
+from tuner.run.worker import Observer
+from tuner.spec import StudySpec
+from tuner.specfile import load_spec
+from tuner.study.database import Database
+from tuner.study.store import StudyStore, create_study
+from tuner.study.verdict import Verdict
+
+
+class _Silence:
+    def trial_started(self, claim: object) -> None:
+        return None
+
+    def epoch_done(self, claim: object, report: object) -> None:
+        return None
+
+    def trial_ended(self, claim: object, verdict: Verdict) -> None:
+        return None
+
+
+def sweep(
+    study: StudySpec | str | os.PathLike[str],
+    *,
+    storage: str | None = None,
+    artifacts: str | os.PathLike[str] | None = None,
+    trials: int | None = None,
+    observer: Observer | None = None,
+) -> StudyStore:
+    """Run a study (a spec, or the path of a study file) to its total, and return its store.
+
+    Goes on where an earlier call ended. ``storage`` is a URL ``sqlite:///FILE``, ``artifacts`` a
+    folder; both default to the command line's. ``observer`` hears of every trial and epoch.
+    Raises InputError, StorageError or TunerError with a message for people.
+    """
+    spec = study if isinstance(study, StudySpec) else load_spec(Path(study))
+    if trials is not None and trials < 1:
+        raise InputError(f"trials: found {trials}, expected at least 1")
+    store = create_study(Database(storage or default_storage(), create=True), spec)
+    store.raise_total(trials or spec.study.trials)
+    if store.remaining() > 0:
+        run_study(store, Path(artifacts or default_artifacts()), observer or _Silence())
+    return store

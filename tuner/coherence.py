@@ -1,0 +1,213 @@
+"""What must hold between the keys of a study file, and what is merely worth a warning."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from tuner import policies
+from tuner.settings import Choices, Kind, Range, Setting, Value
+from tuner.spec import StudySpec, TrialSection
+
+Key = tuple[str | int, ...]
+Problem = tuple[Key, str]
+
+# The structural settings: each distinct combination is a compiled program of its own.
+STRUCTURAL = (
+    "generator", "discriminator", "width", "latent_dim", "loss", "optimizer", "batch_size", "d_steps",
+)  # fmt: skip
+_BELONGS_TO_OPTIMIZER = {
+    "beta1": "adam",
+    "beta2": "adam",
+    "momentum": "sgd",
+    "rms_decay": "rmsprop",
+}
+
+
+def incoherences(spec: StudySpec) -> Iterator[Problem]:
+    """Every contradiction between keys, as the key and what is wrong there."""
+    yield from _needless(spec)
+    yield from _baselines(spec)
+    yield from _sampler(spec)
+    yield from _pruner(spec)
+    if spec.data.source == "mnist5k" and spec.data.path:
+        yield ("data", "path"), "found a path, expected none with source = 'mnist5k'"
+    for name, limits in spec.guard:
+        if limits.enabled and limits.low is not None and limits.high is not None:
+            if limits.low >= limits.high:
+                text = (
+                    f"found low = {limits.low:g}, high = {limits.high:g}, expected low below high"
+                )
+                yield ("guard", name), text
+
+
+def warnings(spec: StudySpec) -> Iterator[str]:
+    """What works but may surprise."""
+    searched = spec.trial.searched()
+    if not searched:
+        yield "trial: nothing is searched, so trials differ by their seeds alone"
+    if spec.sampler.name == "gp" and spec.pruner.name != "none":
+        yield "sampler: gp does not learn from pruned trials; pruner = 'none' would let it"
+    if spec.sampler.name in ("random", "grid", "qmc"):
+        yield f"sampler: {spec.sampler.name} does not learn from earlier trials, pruned or not"
+    choices = [name for name, setting in searched.items() if isinstance(setting, Choices)]
+    if spec.sampler.name in ("cmaes", "qmc") and choices:
+        names = ", ".join(choices)
+        yield f"sampler: {spec.sampler.name} works on ranges; {names}: picked at random"
+    size = len(grid(spec))
+    if spec.sampler.name == "grid" and size < spec.study.trials:
+        yield f"sampler: the grid has {size} points, so points repeat in {spec.study.trials} trials"
+
+
+def kind_of(name: str) -> Kind:
+    """What values the trial's setting ``name`` may have."""
+    kinds = [m for m in TrialSection.model_fields[name].metadata if isinstance(m, Kind)]
+    return kinds[0]
+
+
+def values_of(setting: Setting) -> list[Value] | None:
+    """Every value the setting can take, in order, or None where they are a continuum."""
+    if isinstance(setting, Choices):
+        return list(setting.values)
+    if isinstance(setting, Range):
+        if isinstance(setting.low, int) and not setting.log:
+            return list(range(setting.low, int(setting.high) + 1, int(setting.step or 1)))
+        if setting.step is None:
+            return None
+        count = int((setting.high - setting.low) / setting.step + 1e-9) + 1
+        return [setting.low + i * setting.step for i in range(count)]
+    return [setting]
+
+
+def grid(spec: StudySpec) -> list[dict[str, Value]]:
+    """The points of the grid over what is searched; empty where a range has no step."""
+    points: list[dict[str, Value]] = [{}]
+    for name, setting in spec.trial.searched().items():
+        points = [{**point, name: v} for point in points for v in values_of(setting) or []]
+    return points
+
+
+def _needless(spec: StudySpec) -> Iterator[Problem]:
+    """Settings that are searched and change nothing would waste the search."""
+    trial = spec.trial
+    searched = trial.searched()
+    separate = (
+        trial.generator_learning_rate is not None and trial.discriminator_learning_rate is not None
+    )
+    if "learning_rate" in searched and separate:
+        yield ("trial", "learning_rate"), "found a search that the two separate rates leave idle"
+    optimizers = values_of(trial.optimizer) or []
+    for name, optimizer in _BELONGS_TO_OPTIMIZER.items():
+        if name in searched and optimizer not in optimizers:
+            used = ", ".join(map(str, optimizers))
+            yield ("trial", name), f"found a search that optimizer = {used} leaves idle"
+
+
+def _baselines(spec: StudySpec) -> Iterator[Problem]:
+    searched = spec.trial.searched()
+    for i, baseline in enumerate(spec.baseline):
+        for name, value in baseline.items():
+            problem = _baseline_problem(searched, name, value)
+            if problem:
+                yield ("baseline", i, name), problem
+
+
+def _baseline_problem(searched: dict[str, Any], name: str, value: Value) -> str | None:
+    if name not in TrialSection.model_fields:
+        return "found an unknown key, expected a key of [trial]"
+    if name not in searched:
+        return f"found {value!r}, but trial.{name} is fixed, expected only what is searched"
+    setting = searched[name]
+    if isinstance(setting, Choices) and value not in setting.values:
+        return f"found {value!r}, expected one of {', '.join(map(str, setting.values))}"
+    if isinstance(setting, Range):
+        try:
+            number = kind_of(name).check(value)
+        except ValueError as error:
+            return str(error)
+        if not setting.low <= float(number) <= setting.high:
+            return f"found {value!r}, expected {setting.low:g} to {setting.high:g}"
+    return None
+
+
+def _sampler(spec: StudySpec) -> Iterator[Problem]:
+    searched = spec.trial.searched()
+    ranges = [name for name, setting in searched.items() if isinstance(setting, Range)]
+    if spec.sampler.name == "grid":
+        for name in ranges:
+            if values_of(searched[name]) is None:
+                text = "found a range, but the grid sampler needs choices, or a range with a step"
+                yield ("trial", name), text
+        if not searched:
+            yield ("sampler", "name"), "found 'grid', expected something to search in [trial]"
+    if spec.sampler.name == "cmaes" and len(ranges) < 2:
+        found = ", ".join(ranges) or "none"
+        yield ("sampler", "name"), f"found 'cmaes' with ranges: {found}; expected at least two"
+
+
+def _pruner(spec: StudySpec) -> Iterator[Problem]:
+    for key, problem in _never_prunes(spec.pruner, spec.study.epochs, spec.study.trials):
+        yield ("pruner", *key), problem
+
+
+def _never_prunes(pruner: Any, epochs: int, trials: int) -> Iterator[Problem]:
+    """Settings under which no trial can end before its last epoch."""
+    match pruner:
+        case policies.SuccessiveHalvingPruner():
+            first = pruner.min_resource * pruner.reduction_factor**pruner.min_early_stopping_rate
+            if first >= epochs:
+                yield ("min_resource",), _too_late(f"a first rung at epoch {first}", epochs)
+        case policies.HyperbandPruner() if pruner.min_resource * pruner.reduction_factor > epochs:
+            text = f"found {pruner.min_resource} with reduction_factor = {pruner.reduction_factor}"
+            yield ("min_resource",), f"{text}, expected room for two rungs in {epochs} epochs"
+        case policies.PatientPruner():
+            if pruner.patience + 2 >= epochs:
+                yield (
+                    ("patience",),
+                    _too_late(f"patience until epoch {pruner.patience + 2}", epochs),
+                )
+            for key, problem in _never_prunes(pruner.wrapped, epochs, trials):
+                yield ("wrapped", *key), problem
+        case policies.ThresholdPruner() if pruner.lower is None and pruner.upper is None:
+            yield ("upper",), "found neither lower nor upper, expected at least one"
+    if getattr(pruner, "n_warmup_steps", 0) >= epochs:
+        found = f"a warm-up until epoch {pruner.n_warmup_steps}"
+        yield ("n_warmup_steps",), _too_late(found, epochs)
+    if getattr(pruner, "n_startup_trials", 0) >= trials:
+        text = f"found {pruner.n_startup_trials}, expected fewer than the study's {trials} trials"
+        yield ("n_startup_trials",), text
+
+
+def _too_late(found: str, epochs: int) -> str:
+    return f"found {found}, expected one before the last epoch, {epochs}: it could never prune"
+
+
+MOST_DRIFT = 0.1
+
+
+def data_problems(spec: StudySpec, images: int) -> list[str]:
+    """What makes the study impossible on ``images`` images, one line each."""
+    problems = []
+    for d_steps in values_of(spec.trial.d_steps) or []:
+        for batch_size in values_of(spec.trial.batch_size) or []:
+            per_iteration = int(batch_size) * int(d_steps)
+            per_epoch = max(1, round(images / per_iteration)) * per_iteration
+            if int(batch_size) > images:
+                found = f"found {batch_size}, expected at most {images}, the number of images"
+                problems.append(f"trial.batch_size: {found}")
+            elif abs(per_epoch / images - 1) > MOST_DRIFT:
+                problems.append(
+                    f"trial.batch_size: found {batch_size} with d_steps = {d_steps}: an epoch would "
+                    f"see {per_epoch} images, expected within {MOST_DRIFT:.0%} of {images}"
+                )
+    return list(dict.fromkeys(problems))
+
+
+def program_count(spec: StudySpec) -> int:
+    """How many distinct compiled training programs the study can need."""
+    count = 1
+    for name in STRUCTURAL:
+        count *= len(values_of(getattr(spec.trial, name)) or [])
+    ema = spec.trial.ema_decay
+    values = values_of(ema)
+    low = ema.low if isinstance(ema, Range) else 1.0
+    kinds = {v != 0 for v in values} if values is not None else {True, low > 0}
+    return count * len(kinds)

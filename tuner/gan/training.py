@@ -1,0 +1,244 @@
+"""One trial as pure functions on pytrees: initialise, train an epoch, generate, judge with D.
+
+All randomness comes from the trial's key and the step number, so a trial's numbers depend neither
+on who runs it nor on when.
+
+Training is compiled once per ``Program``. On an accelerator an epoch is one rolled scan. On a CPU
+it is a Python loop over short, fully unrolled scans: XLA's CPU backend runs the gradient of a
+convolution inside a rolled loop on a slow path, some sixty times slower.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import Array, lax
+
+from tuner.gan.losses import LOSSES
+from tuner.gan.state import GanState, Variables, abstract_state, make_optimizers, networks
+from tuner.trial import Hyperparameters, Program
+
+_ORDER, _STEP = 1, 2  # what the trial's key is folded with; 0 is for initial weights
+_LONGEST_UNROLL = 4
+
+
+class EpochLosses(NamedTuple):
+    """Means over an epoch's iterations, scalars. The last two are what the loss ratio compares."""
+
+    d_loss: Array
+    g_loss: Array
+    d_adversarial: Array
+    g_measure: Array
+
+
+def train_epoch(
+    program: Program,
+    state: GanState,
+    hyperparameters: Hyperparameters,
+    images: Array,
+    epoch: int,
+) -> tuple[GanState, EpochLosses]:
+    """Train through one epoch (counted from 0) of ``images``, uint8 (n, h, w, c), on the device.
+
+    ``state`` is consumed: its buffers are reused for the state returned.
+    """
+    iterations = program.iterations(len(images))
+    order = epoch_order(program, len(images), state.key, epoch)
+    per_call, unroll = _scan_plan(iterations)
+    totals = EpochLosses(*jnp.zeros(4))
+    train = _train_function(jax.default_backend())
+    for start in range(0, iterations, per_call):
+        state, totals = train(
+            program, state, totals, hyperparameters, images, order, start, per_call, unroll
+        )
+    return state, EpochLosses(*(total / iterations for total in totals))
+
+
+def _scan_plan(iterations: int) -> tuple[int, bool]:
+    """Iterations per compiled call, and whether the scan over them is unrolled."""
+    if jax.default_backend() != "cpu":
+        return iterations, False
+    return max(k for k in range(1, _LONGEST_UNROLL + 1) if iterations % k == 0), True
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def epoch_order(program: Program, count: int, key: Array, epoch: Array | int) -> Array:
+    """Which images an epoch visits: int32 (iterations, d_steps, batch_size).
+
+    Epochs cut one endless sequence of shuffled passes over the images into equal lengths, so no
+    image is left out because a batch size does not divide their number.
+    """
+    shape = (program.iterations(count), program.d_steps, program.batch_size)
+    length = shape[0] * shape[1] * shape[2]
+    start = epoch * length
+    first_pass = start // count
+    passes = 2 + length // count  # as many as a window of this length can touch
+    order_key = jax.random.fold_in(key, _ORDER)
+    shuffled = [
+        jax.random.permutation(jax.random.fold_in(order_key, first_pass + i), count)
+        for i in range(passes)
+    ]
+    window = lax.dynamic_slice(jnp.concatenate(shuffled), (start - first_pass * count,), (length,))
+    return window.reshape(shape)
+
+
+@functools.cache
+def _train_function(backend: str) -> Callable[..., tuple[GanState, EpochLosses]]:
+    return jax.jit(
+        _train_steps,
+        static_argnums=(0, 7, 8),
+        donate_argnums=(1, 2),
+        compiler_options=_compiler_options(backend),
+    )
+
+
+def _compiler_options(backend: str) -> dict[str, str] | None:
+    """On the CPU: Eigen for convolutions, XLA's newer library for products and sums.
+
+    A quarter off a training step at width 64 with jax 0.10; a jaxlib that does not know the option
+    does without.
+    """
+    if backend != "cpu":
+        return None
+    options = {
+        "xla_cpu_experimental_ynn_fusion_type": (
+            "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+        )
+    }
+    try:
+        jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
+    except Exception:  # jaxlib raises one private type for every unknown option or value
+        return None
+    return options
+
+
+def _train_steps(
+    program: Program,
+    state: GanState,
+    totals: EpochLosses,
+    hyperparameters: Hyperparameters,
+    images: Array,
+    order: Array,
+    start: Array,
+    iterations: int,
+    unroll: bool,
+) -> tuple[GanState, EpochLosses]:
+    def iterate(
+        carry: tuple[GanState, EpochLosses], indices: Array
+    ) -> tuple[tuple[GanState, EpochLosses], None]:
+        state, totals = carry
+        reals = normalise(images[indices])
+        state, losses = train_step(program, state, hyperparameters, reals)
+        return (state, jax.tree.map(jnp.add, totals, losses)), None
+
+    batches = lax.dynamic_slice_in_dim(order, start, iterations)
+    carry, _ = lax.scan(iterate, (state, totals), batches, unroll=unroll)
+    return carry
+
+
+def normalise(images: Array) -> Array:
+    """uint8 0..255 -> float32 -1..1."""
+    return images.astype(jnp.float32) / 127.5 - 1.0
+
+
+def quantise(images: Array) -> Array:
+    """float32 -1..1 -> uint8 0..255, to the nearest."""
+    return jnp.clip(jnp.round((images + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
+
+
+def train_step(
+    program: Program, state: GanState, hyperparameters: Hyperparameters, reals: Array
+) -> tuple[GanState, EpochLosses]:
+    """One iteration: D on each real batch and a fresh fake one, then G on fresh latents.
+
+    ``reals`` is float32 (d_steps, batch_size, h, w, c) in [-1, 1].
+    """
+    loss = LOSSES[program.loss]
+    nets = networks(program)
+    optimizers = make_optimizers(program, hyperparameters)
+    key = jax.random.fold_in(jax.random.fold_in(state.key, _STEP), state.step)
+    g_key, *d_keys = jax.random.split(key, 1 + program.d_steps)
+
+    def generate_fakes(g_params: Variables, z_key: Array) -> Array:
+        generator = nnx.merge(nets.generator, g_params, nets.blank_statistics, copy=True)
+        z = jax.random.normal(z_key, (program.batch_size, program.latent_dim))
+        return generator(z, train=True)
+
+    def judge(d_params: Variables, images: Array, dropout_key: Array) -> Array:
+        discriminator = nnx.merge(nets.discriminator, d_params, copy=True)
+        return discriminator(images, rate=hyperparameters.dropout, key=dropout_key)
+
+    def d_loss(d_params: Variables, real: Array, key: Array) -> Array:
+        z_key, real_key, fake_key = jax.random.split(key, 3)
+        fake = generate_fakes(state.generator, z_key)
+        return loss.discriminator(judge(d_params, real, real_key), judge(d_params, fake, fake_key))
+
+    def g_loss(g_params: Variables, d_params: Variables) -> tuple[Array, Array]:
+        z_key, dropout_key = jax.random.split(g_key)
+        logits = judge(d_params, generate_fakes(g_params, z_key), dropout_key)
+        return loss.generator(logits), loss.generator_measure(logits)
+
+    d_params, d_opt = state.discriminator, state.discriminator_optimizer
+    d_total = jnp.float32(0)
+    for i in range(program.d_steps):
+        d_value, d_grads = jax.value_and_grad(d_loss)(d_params, reals[i], d_keys[i])
+        d_params, d_opt = _update(optimizers[1], d_params, d_opt, d_grads)
+        d_total += d_value / program.d_steps
+    (g_value, g_measure), g_grads = jax.value_and_grad(g_loss, has_aux=True)(
+        state.generator, d_params
+    )
+    g_params, g_opt = _update(optimizers[0], state.generator, state.generator_optimizer, g_grads)
+    new_state = GanState(
+        generator=g_params,
+        discriminator=d_params,
+        generator_optimizer=g_opt,
+        discriminator_optimizer=d_opt,
+        ema=_average(state.ema, g_params, hyperparameters.ema_decay, state.step),
+        key=state.key,
+        step=state.step + 1,
+    )
+    return new_state, EpochLosses(d_total, g_value, d_total, g_measure)
+
+
+def _update(
+    optimizer: optax.GradientTransformation, params: Any, state: optax.OptState, grads: Any
+) -> tuple[Any, optax.OptState]:
+    updates, state = optimizer.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+
+def _average(
+    ema: Variables | None, params: Variables, decay: float | Array, step: Array
+) -> Variables | None:
+    """The exponential moving average, warmed up: decay min(decay, (1 + t) / (10 + t)) at step t."""
+    if ema is None:
+        return None
+    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, ema, params)
+
+
+def training_memory(program: Program, count: int) -> int:
+    """Bytes that training on ``count`` images needs on this device beyond images and state."""
+    per_call, unroll = _scan_plan(program.iterations(count))
+
+    def of(shape: tuple[int, ...], kind: Any) -> Any:
+        return jax.ShapeDtypeStruct(shape, kind)  # type: ignore[no-untyped-call]
+
+    number = of((), jnp.float32)
+    train: Any = _train_function(jax.default_backend())
+    lowered = train.lower(
+        program,
+        abstract_state(program),
+        EpochLosses(*[number] * 4),
+        Hyperparameters(*[number] * len(Hyperparameters._fields)),
+        of((count, *program.image_shape), jnp.uint8),
+        of((program.iterations(count), program.d_steps, program.batch_size), jnp.int32),
+        of((), jnp.int32),
+        per_call,
+        unroll,
+    )
+    return int(lowered.compile().memory_analysis().temp_size_in_bytes)

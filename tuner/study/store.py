@@ -1,0 +1,298 @@
+"""``StudyStore``: a study in its database. The only user of Optuna's study and storage.
+
+One process at a time owns a study: a lock on a file beside the SQLite database says which. Under
+the lock a trial that is still marked as running belonged to a process that died, so it is told
+FAIL and its parameters are queued again.
+"""
+
+import contextlib
+import fcntl
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import delete, insert, select, update
+
+from tuner.errors import InputError, TunerError
+from tuner.spec import StudySpec
+from tuner.specfile import differences
+from tuner.study import tables
+from tuner.study.database import Database, storage_errors
+from tuner.study.search import make_pruner, make_sampler, quietly
+from tuner.study.space import distributions, trial_config
+from tuner.study.verdict import Complete, Continue, Fail, Prune, Verdict
+from tuner.trial import EpochReport, TrialConfig
+from tuner.version import __version__
+
+COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+REASON, ARTIFACT, MACHINE = "tuner:reason", "tuner:generator", "tuner:machine"
+TRACEBACK = "tuner:traceback"
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class Claim(NamedTuple):
+    """A trial that this process runs."""
+
+    trial_id: int
+    number: int
+    params: dict[str, Any]
+    config: TrialConfig
+
+
+class TrialRecord(NamedTuple):
+    """A trial as the study remembers it. ``value`` is what Optuna compares: None without a FID."""
+
+    number: int
+    state: str  # RUNNING, COMPLETE, PRUNED, FAIL
+    params: dict[str, Any]
+    value: float | None
+    reports: tuple[EpochReport, ...]
+    reason: str | None
+    artifact: str | None
+    machine: dict[str, str]
+
+
+class StudySummary(NamedTuple):
+    """One study among those in a database."""
+
+    name: str
+    total: int
+    states: dict[str, int]
+    best: float | None
+
+
+def create_study(database: Database, spec: StudySpec) -> "StudyStore":
+    """The study, added with its baselines queued. One that is there already must be equal."""
+    name = spec.study.name
+    if name in database.study_names():
+        store = StudyStore(database, name)
+        _check_same(store, spec)
+        return store
+    with storage_errors(database.path):
+        study = optuna.create_study(storage=database.rdb, study_name=name, direction="minimize")
+        quietly(study.set_metric_names, ["FID"])
+        with database.rdb.engine.begin() as connection:
+            # SQLite gives the ids of deleted rows to new ones.
+            ours = tables.studies
+            connection.execute(delete(ours).where(ours.c.study_id == study._study_id))
+            connection.execute(
+                insert(ours).values(
+                    study_id=study._study_id,
+                    spec=spec.model_dump_json(),
+                    total=spec.study.trials,
+                    tuner_version=__version__,
+                    created_at=tables.db_now(),
+                )
+            )
+        for baseline in spec.baseline:
+            study.enqueue_trial(dict(baseline), user_attrs={"tuner:baseline": True})
+    return StudyStore(database, name)
+
+
+def _check_same(store: "StudyStore", spec: StudySpec) -> None:
+    lines = differences(store.spec, spec)
+    if lines:
+        raise InputError(
+            f"study {store.name!r} is in {store.database.path} already, with another study file "
+            "(expected the same; choose another name, or delete the study):\n  "
+            + "\n  ".join(lines)
+        )
+
+
+def summaries(database: Database) -> list[StudySummary]:
+    """Every study of ours in the database."""
+    return [StudyStore(database, name).summary() for name in database.study_names()]
+
+
+class StudyStore:
+    """One study, as Optuna and our tables hold it."""
+
+    def __init__(self, database: Database, name: str) -> None:
+        """InputError where the database has no such study."""
+        self.database, self.name = database, name
+        self._engine = database.rdb.engine
+        names = database.study_names()
+        if name not in names:
+            known = ", ".join(sorted(names)) or "none"
+            raise InputError(f"{database.path}: found no study {name!r}, expected one of: {known}")
+        with storage_errors(database.path):
+            self._study = optuna.load_study(storage=database.rdb, study_name=name)
+            with self._engine.connect() as connection:
+                ours = tables.studies.c
+                row = connection.execute(
+                    select(ours.spec, ours.total).where(ours.study_id == self._study._study_id)
+                ).one()
+        self.spec = StudySpec.model_validate_json(row.spec)
+        self.total: int = row.total
+
+    @contextlib.contextmanager
+    def owned(self) -> Iterator[None]:
+        """Hold the study's lock; TunerError where another process holds it."""
+        path = self.database.path
+        lock_path = path.with_name(f".{path.name}.{self.name}.lock")
+        with storage_errors(lock_path), lock_path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise TunerError(
+                    f"study {self.name!r}: another process on this machine is running it"
+                ) from None
+            self._study.sampler, self._study.pruner = (
+                make_sampler(self.spec),
+                make_pruner(self.spec),
+            )
+            self._bury_the_dead()
+            yield
+
+    def _bury_the_dead(self) -> None:
+        for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
+            self._end(trial._trial_id, Fail("its process died", requeue=True))
+
+    def raise_total(self, trials: int) -> None:
+        """Ask for ``trials`` trials in all; fewer than were asked for before changes nothing."""
+        if trials > self.total:
+            with storage_errors(self.database.path), self._engine.begin() as connection:
+                connection.execute(
+                    update(tables.studies)
+                    .where(tables.studies.c.study_id == self._study._study_id)
+                    .values(total=trials)
+                )
+            self.total = trials
+
+    def remaining(self) -> int:
+        """Trials still to start. Failed ones do not count towards the total."""
+        return self.total - len(self._study.get_trials(deepcopy=False, states=COUNTED))
+
+    def claim(self, image_shape: tuple[int, int, int], machine: dict[str, str]) -> Claim | None:
+        """The next trial, from the queue or from the sampler; None once the total is reached."""
+        with storage_errors(self.database.path):
+            if self.remaining() <= 0:
+                return None
+            trial = self._study.ask(fixed_distributions=distributions(self.spec))
+            for part, description in machine.items():
+                trial.set_user_attr(f"{MACHINE}:{part}", description)
+            with self._engine.begin() as connection:  # SQLite reuses ids: see create_study
+                ours = tables.epochs
+                connection.execute(delete(ours).where(ours.c.trial_id == trial._trial_id))
+        config = trial_config(self.spec, trial.params, trial.number, image_shape)
+        return Claim(trial._trial_id, trial.number, trial.params, config)
+
+    def report(self, claim: Claim, report: EpochReport) -> bool:
+        """Store an epoch's report; whether the pruner would stop the trial here.
+
+        Optuna is given the best FID so far, or the last, as the study says; never a NaN. An epoch
+        without a FID goes into our table alone.
+        """
+        with storage_errors(self.database.path):
+            with self._engine.begin() as connection:
+                row = report._asdict() | {
+                    "trial_id": claim.trial_id,
+                    "reported_at": tables.db_now(),
+                }
+                connection.execute(insert(tables.epochs).values(row))
+            if report.fid is None:
+                return False
+            trial = self._storage.get_trial(claim.trial_id)
+            value = report.fid
+            if self.spec.study.value == "best":
+                value = min(value, *trial.intermediate_values.values(), value)
+            self._storage.set_trial_intermediate_value(claim.trial_id, report.epoch, value)
+            # Not Trial.should_prune: it would not see what the storage was told directly.
+            return self._study.pruner.prune(self._study, self._storage.get_trial(claim.trial_id))
+
+    def finish(self, claim: Claim, verdict: Verdict, artifact: str | None = None) -> None:
+        """Tell Optuna how the trial ended and why."""
+        if artifact:
+            self._storage.set_trial_user_attr(claim.trial_id, ARTIFACT, artifact)
+        self._end(claim.trial_id, verdict)
+
+    def keep_traceback(self, claim: Claim, text: str) -> None:
+        """Put where an exception came from on the trial, for whoever mends it."""
+        with storage_errors(self.database.path):
+            self._storage.set_trial_user_attr(claim.trial_id, TRACEBACK, text)
+
+    def _end(self, trial_id: int, verdict: Verdict) -> None:
+        assert not isinstance(verdict, Continue)
+        with storage_errors(self.database.path):
+            # Attributes first: Optuna refuses them once a trial has ended.
+            self._storage.set_trial_user_attr(trial_id, REASON, verdict.reason)
+            trial = self._storage.get_trial(trial_id)
+            match verdict:
+                case Complete() if trial.last_step is not None:
+                    self._study.tell(trial.number, trial.intermediate_values[trial.last_step])
+                case Complete() | Prune():
+                    self._study.tell(trial.number, state=TrialState.PRUNED)
+                case Fail():
+                    self._study.tell(trial.number, state=TrialState.FAIL)
+                    if verdict.requeue and trial.params:
+                        self._study.enqueue_trial(trial.params)
+
+    @property
+    def _storage(self) -> Any:
+        return self._study._storage
+
+    def summary(self) -> StudySummary:
+        states: dict[str, int] = {}
+        finished = []
+        for trial in self._study.get_trials(deepcopy=False):
+            states[trial.state.name] = states.get(trial.state.name, 0) + 1
+            if trial.state == TrialState.COMPLETE and trial.value is not None:
+                finished.append(trial.value)
+        return StudySummary(self.name, self.total, states, min(finished, default=None))
+
+    def trials(self) -> list[TrialRecord]:
+        """Every trial that has begun, by number, with its epochs."""
+        with storage_errors(self.database.path):
+            trials = self._study.get_trials(deepcopy=False)
+            reports = self._reports()
+        begun = [trial for trial in trials if trial.state != TrialState.WAITING]
+        return [_record(trial, reports.get(trial._trial_id, [])) for trial in begun]
+
+    def _reports(self) -> dict[int, list[EpochReport]]:
+        ours = tables.epochs.c
+        columns = [ours[name] for name in EpochReport._fields]
+        theirs = tables.optuna_trials.c
+        query = (
+            select(ours.trial_id, *columns)
+            .join(tables.optuna_trials, theirs.trial_id == ours.trial_id)
+            .where(theirs.study_id == self._study._study_id)
+            .order_by(ours.trial_id, ours.epoch)
+        )
+        reports: dict[int, list[EpochReport]] = {}
+        with self._engine.connect() as connection:
+            for trial_id, *values in connection.execute(query):
+                reports.setdefault(trial_id, []).append(EpochReport(*values))
+        return reports
+
+    def best(self) -> TrialRecord:
+        """The complete trial with the lowest value; InputError where there is none."""
+        complete = [t for t in self.trials() if t.state == "COMPLETE" and t.value is not None]
+        if not complete:
+            raise InputError(f"study {self.name!r}: found no complete trial yet")
+        return min(complete, key=lambda trial: trial.value or 0.0)
+
+    def trial(self, number: int) -> TrialRecord:
+        """The trial ``number``; InputError where there is none."""
+        trials = {trial.number: trial for trial in self.trials()}
+        if number not in trials:
+            raise InputError(
+                f"study {self.name!r}: found no trial {number}, expected 0 to {max(trials, default=0)}"
+            )
+        return trials[number]
+
+
+def _record(trial: FrozenTrial, reports: Sequence[EpochReport]) -> TrialRecord:
+    attributes = trial.user_attrs
+    prefix = f"{MACHINE}:"
+    return TrialRecord(
+        number=trial.number,
+        state=trial.state.name,
+        params=trial.params,
+        value=trial.value,
+        reports=tuple(reports),
+        reason=attributes.get(REASON),
+        artifact=attributes.get(ARTIFACT),
+        machine={k.removeprefix(prefix): v for k, v in attributes.items() if k.startswith(prefix)},
+    )

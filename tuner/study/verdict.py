@@ -1,0 +1,77 @@
+"""What becomes of a trial after an epoch. Pure: history in, verdict out."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tuner.policies import GuardLimits, GuardSection
+from tuner.trial import EpochReport
+
+
+class Continue(NamedTuple):
+    """Train another epoch."""
+
+
+class Complete(NamedTuple):
+    """The last epoch is done."""
+
+    reason: str = "all epochs trained"
+
+
+class Prune(NamedTuple):
+    """The hyperparameters were bad."""
+
+    reason: str
+
+
+class Fail(NamedTuple):
+    """The software or the machine failed, or a person stopped it; ``requeue`` to try again."""
+
+    reason: str
+    requeue: bool = False
+
+
+Verdict = Continue | Complete | Prune | Fail
+
+
+def verdict(
+    guard: GuardSection, history: Sequence[EpochReport], epochs: int, pruner_says_stop: bool
+) -> Verdict:
+    """Judge a trial by all its reports so far, in order, the newest last.
+
+    Numbers that are not finite end a trial at once; a guarded quantity once it has been out of
+    bounds for its patience; the pruner's word comes after them, and counts only before the last
+    epoch: there is nothing left to save then.
+    """
+    last = history[-1]
+    if not last.finite:
+        return Prune(f"not finite in epoch {last.epoch}")
+    for name, limits in guard:
+        reason = _out_of_bounds(name, limits, history)
+        if reason:
+            return Prune(reason)
+    if last.epoch >= epochs:
+        return Complete()
+    if pruner_says_stop:
+        return Prune(f"pruner: FID {last.fid:.4g} in epoch {last.epoch} will not win")
+    return Continue()
+
+
+def _out_of_bounds(name: str, limits: GuardLimits, history: Sequence[EpochReport]) -> str | None:
+    if not limits.enabled or len(history) < limits.patience:
+        return None
+    streak = [_violation(limits, r, getattr(r, name)) for r in history[-limits.patience :]]
+    if not all(streak):
+        return None
+    epochs = f"{limits.patience} epochs in a row" if limits.patience > 1 else "an epoch"
+    return f"guard: {name} {getattr(history[-1], name):.3g} {streak[-1]} for {epochs}"
+
+
+def _violation(limits: GuardLimits, report: EpochReport, value: float | None) -> str | None:
+    """``below 0.05``, ``above 100``, or None within bounds, without a value or in the grace time."""
+    if value is None or report.steps < limits.grace_steps:
+        return None
+    if limits.low is not None and value < limits.low:
+        return f"below {limits.low:g}"
+    if limits.high is not None and value > limits.high:
+        return f"above {limits.high:g}"
+    return None

@@ -1,0 +1,25 @@
+"""Numbers as people read them."""
+
+
+def number(value: float | None) -> str:
+    """Four significant digits at most, or a dash."""
+    return "-" if value is None else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """``42s``, ``3m10s``, ``2h05m``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def size(count: float) -> str:
+    """Bytes as ``12.3 MB``."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

@@ -1,0 +1,35 @@
+"""Grids of images as PNG files."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tuner.errors import TunerError
+
+
+def grid(images: NDArray[np.uint8], *, gap: int = 2, scale: int = 2) -> NDArray[np.uint8]:
+    """uint8 images (n, h, w, c) tiled row by row into one (h', w', c), ``scale`` times as large."""
+    count, height, width, channels = images.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    canvas = np.full(
+        (rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 64, np.uint8
+    )
+    for i, image in enumerate(images):
+        top, left = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
+        canvas[top : top + height, left : left + width] = image
+    return canvas.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def save_grid(images: NDArray[np.uint8], path: Path) -> None:
+    """Write a grid as PNG; TunerError where the file can't be written."""
+    pixels = grid(images)
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path, format="PNG")
+    except OSError as error:
+        raise TunerError(f"{path}: can't be written: {error.strerror or error}") from error

@@ -1,0 +1,85 @@
+"""Studies and trials as tables, and as plain values for JSON and CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from tuner.settings import to_toml
+from tuner.spec import StudySpec
+from tuner.study.store import StudySummary, TrialRecord
+from tuner.trial import EpochReport
+from tuner.views.numbers import number
+
+
+def trial_table(trials: Sequence[TrialRecord], best: int | None = None) -> Table:
+    """A row per trial: how it went and why it ended; the best one marked."""
+    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    table = Table(title=None, box=None, pad_edge=False, header_style="bold")
+    for heading in ("trial", "state", "epochs", "FID", "loss ratio", *names):
+        table.add_column(heading.replace("_", " "), justify="right")
+    table.add_column("why it ended", overflow="fold")
+    for trial in trials:
+        last = trial.reports[-1] if trial.reports else None
+        table.add_row(
+            str(trial.number),
+            trial.state.lower(),
+            str(len(trial.reports)),
+            number(trial.value),
+            number(last.loss_ratio if last else None),
+            *(_plain(trial.params.get(name)) for name in names),
+            trial.reason or "",
+            style="bold green" if trial.number == best else None,
+        )
+    return table
+
+
+def _plain(value: Any) -> str:
+    return number(value) if isinstance(value, float) or value is None else str(value)
+
+
+def study_table(studies: Sequence[StudySummary]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("study", "asked for", "complete", "pruned", "running", "failed", "best FID"):
+        table.add_column(heading, justify="left" if heading == "study" else "right")
+    for study in studies:
+        counts = [study.states.get(s, 0) for s in ("COMPLETE", "PRUNED", "RUNNING", "FAIL")]
+        table.add_row(study.name, str(study.total), *map(str, counts), number(study.best))
+    return table
+
+
+def space_table(spec: StudySpec) -> Table:
+    """Every setting of a trial: what is searched first."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("setting", "value", ""):
+        table.add_column(heading)
+    searched = spec.trial.searched()
+    for name, setting in searched.items():
+        table.add_row(name, str(to_toml(setting)), "searched", style="bold")
+    for name, setting in spec.trial:
+        if name not in searched and setting is not None:
+            table.add_row(name, str(setting), "fixed")
+    return table
+
+
+def trial_values(trial: TrialRecord) -> dict[str, Any]:
+    """A trial as JSON values."""
+    return trial._asdict() | {"reports": [report._asdict() for report in trial.reports]}
+
+
+def epochs_csv(trials: Sequence[TrialRecord]) -> str:
+    """A row per epoch of each trial, with the trial's state, parameters and reason."""
+    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    fields = EpochReport._fields
+    writer.writerow(["trial", "state", "reason", *names, *fields])
+    for trial in trials:
+        start = [trial.number, trial.state, trial.reason]
+        params = [trial.params.get(name) for name in names]
+        writer.writerows([*start, *params, *report] for report in trial.reports)
+        if not trial.reports:
+            writer.writerow([*start, *params, *[None] * len(fields)])
+    return text.getvalue()
