@@ -1,4 +1,4 @@
-"""The same DCGAN training step in plain PyTorch, as its tutorials write it: what we measure against.
+"""The same DCGAN training step in plain PyTorch, as its tutorials write it, to measure against.
 
 Networks, losses, initialisation ranges and update order are those of tuner/gan; only the random
 numbers differ.
@@ -6,14 +6,14 @@ numbers differ.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 
 class SamePad(nn.Module):
     """TensorFlow's SAME padding for a 5x5 stride-2 convolution on even sizes: 1 before, 2 after."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x, (1, 2, 1, 2))
+        return functional.pad(x, (1, 2, 1, 2))
 
 
 class CropTranspose(nn.ConvTranspose2d):
@@ -87,13 +87,13 @@ class Trainer:
     def step(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         real = batch.float() / 127.5 - 1.0
         fake = self.generator(self.latents()).detach()
-        d_loss = F.softplus(-self.discriminator(real)).mean()
-        d_loss = d_loss + F.softplus(self.discriminator(fake)).mean()
+        d_loss = functional.softplus(-self.discriminator(real)).mean()
+        d_loss = d_loss + functional.softplus(self.discriminator(fake)).mean()
         self.d_optimizer.zero_grad()
         d_loss.backward()
         self.d_optimizer.step()
 
-        g_loss = F.softplus(-self.discriminator(self.generator(self.latents()))).mean()
+        g_loss = functional.softplus(-self.discriminator(self.generator(self.latents()))).mean()
         self.g_optimizer.zero_grad()
         g_loss.backward()
         self.g_optimizer.step()

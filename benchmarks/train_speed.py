@@ -91,10 +91,12 @@ def measure(
     }
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for process in processes.values():
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
     for _ in range(rounds):
         for name, process in processes.items():
-            assert process.stdin is not None and process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout is not None
             process.stdin.write("\n")
             process.stdin.flush()
             seconds[name].append(float(process.stdout.readline()) / steps)

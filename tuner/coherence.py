@@ -12,8 +12,9 @@ Problem = tuple[Key, str]
 
 # The structural settings: each distinct combination is a compiled program of its own.
 STRUCTURAL = (
-    "generator", "discriminator", "width", "latent_dim", "loss", "optimizer", "batch_size", "d_steps",
-)  # fmt: skip
+    *("generator", "discriminator", "width", "latent_dim"),
+    *("loss", "optimizer", "batch_size", "d_steps"),
+)
 _BELONGS_TO_OPTIMIZER = {
     "beta1": "adam",
     "beta2": "adam",
@@ -31,12 +32,10 @@ def incoherences(spec: StudySpec) -> Iterator[Problem]:
     if spec.data.source == "mnist5k" and spec.data.path:
         yield ("data", "path"), "found a path, expected none with source = 'mnist5k'"
     for name, limits in spec.guard:
-        if limits.enabled and limits.low is not None and limits.high is not None:
-            if limits.low >= limits.high:
-                text = (
-                    f"found low = {limits.low:g}, high = {limits.high:g}, expected low below high"
-                )
-                yield ("guard", name), text
+        low, high = limits.low, limits.high
+        if limits.enabled and None not in (low, high) and low >= high:
+            text = f"found low = {low:g}, high = {high:g}, expected low below high"
+            yield ("guard", name), text
 
 
 def warnings(spec: StudySpec) -> Iterator[str]:
@@ -75,6 +74,13 @@ def values_of(setting: Setting) -> list[Value] | None:
         count = int((setting.high - setting.low) / setting.step + 1e-9) + 1
         return [setting.low + i * setting.step for i in range(count)]
     return [setting]
+
+
+def largest_value(setting: Setting) -> Value:
+    """The largest value the setting can take."""
+    if isinstance(setting, Range):
+        return setting.high
+    return max(setting.values, key=float) if isinstance(setting, Choices) else setting
 
 
 def grid(spec: StudySpec) -> list[dict[str, Value]]:
@@ -195,8 +201,8 @@ def data_problems(spec: StudySpec, images: int) -> list[str]:
                 problems.append(f"trial.batch_size: {found}")
             elif abs(per_epoch / images - 1) > MOST_DRIFT:
                 problems.append(
-                    f"trial.batch_size: found {batch_size} with d_steps = {d_steps}: an epoch would "
-                    f"see {per_epoch} images, expected within {MOST_DRIFT:.0%} of {images}"
+                    f"trial.batch_size: found {batch_size} with d_steps = {d_steps}: an epoch "
+                    f"would see {per_epoch} images, expected within {MOST_DRIFT:.0%} of {images}"
                 )
     return list(dict.fromkeys(problems))
 

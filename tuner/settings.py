@@ -130,7 +130,7 @@ Kind = Name | Real | Whole
 
 
 def parse_setting(kind: Kind, value: Any) -> Setting:
-    """A study file's ``value``, a list of choices or a range of ``kind``; ValueError if it is none."""
+    """A study file's ``value``, a list of choices or a range of ``kind``; else ValueError."""
     value = to_toml(value)
     if isinstance(value, list | tuple):
         return _parse_choices(kind, list(value))

@@ -126,7 +126,7 @@ def _locate(loc: Sequence[str | int]) -> tuple[Key, list[str]]:
         if fields:
             known = list(fields)
         key.append(part)
-        models = list(_models(fields[part].annotation)) if part in fields else []  # type: ignore[index]
+        models = list(_models(fields[part].annotation)) if part in fields else []
     return tuple(key), known
 
 
@@ -143,7 +143,8 @@ def differences(old: StudySpec, new: StudySpec) -> list[str]:
     before, after = (_flatten(spec.model_dump(mode="json")) for spec in (old, new))
     keys = [key for key in {**before, **after} if key != "study.trials"]
     return [
-        f"{key}: {before.get(key, 'nothing')} in the database, {after.get(key, 'nothing')} in the file"
+        f"{key}: {before.get(key, 'nothing')} in the database, "
+        f"{after.get(key, 'nothing')} in the file"
         for key in keys
         if before.get(key) != after.get(key)
     ]

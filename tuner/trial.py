@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Program(NamedTuple):
-    """Everything about a trial that changes its compiled code: equal programs share one executable."""
+    """Everything about a trial that changes its compiled code; equals share one executable."""
 
     generator: str
     discriminator: str

@@ -31,7 +31,7 @@ class Dense(nnx.Module):
 
 
 class Conv(nnx.Module):
-    """A square convolution with SAME padding: (batch, h, w, inputs) -> (batch, h/s, w/s, outputs)."""
+    """A square convolution, SAME padding: (batch, h, w, inputs) -> (batch, h/s, w/s, outputs)."""
 
     def __init__(
         self,
@@ -136,7 +136,8 @@ class BatchNorm(nnx.Module):
 @jax.custom_vjp
 def _batch_norm(x: Array, scale: Array, bias: Array) -> tuple[Array, Array, Array]:
     """Normalised x, and the batch's mean and (biased) variance per channel."""
-    return _batch_norm_forward(x, scale, bias)[0]
+    out: tuple[Array, Array, Array] = _batch_norm_forward(x, scale, bias)[0]
+    return out
 
 
 def _batch_norm_forward(x: Array, scale: Array, bias: Array) -> tuple[Any, Any]:

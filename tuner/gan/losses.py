@@ -25,7 +25,7 @@ class AdversarialLoss(NamedTuple):
 
 
 def _cross_entropy_d(real: Array, fake: Array) -> Array:
-    """-E[log D(x)] - E[log(1 - D(G(z)))], D = sigmoid of the logit (Goodfellow et al. 2014, eq. 1)."""
+    """-E[log D(x)] - E[log(1 - D(G(z)))], D the logit's sigmoid (Goodfellow et al. 2014, eq. 1)."""
     return jnp.mean(softplus(-real)) + jnp.mean(softplus(fake))
 
 

@@ -53,10 +53,8 @@ def networks(program: Program) -> Networks:
 
 def abstract_generator(program: Program) -> tuple[Variables, Variables]:
     """Shapes and types of the generator's parameters, and of its batch statistics."""
-    _, params, statistics = nnx.split(
-        _trace(GENERATORS[program.generator], program), nnx.Param, ...
-    )
-    return params, statistics
+    network = _trace(GENERATORS[program.generator], program)
+    return nnx.state(network, nnx.Param), nnx.state(network, nnx.Not(nnx.Param))
 
 
 def _trace(kind: Callable[..., nnx.Module], program: Program) -> nnx.Module:

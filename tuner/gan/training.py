@@ -166,11 +166,13 @@ def train_step(
     def generate_fakes(g_params: Variables, z_key: Array) -> Array:
         generator = nnx.merge(nets.generator, g_params, nets.blank_statistics, copy=True)
         z = jax.random.normal(z_key, (program.batch_size, program.latent_dim))
-        return generator(z, train=True)
+        images: Array = generator(z, train=True)
+        return images
 
     def judge(d_params: Variables, images: Array, dropout_key: Array) -> Array:
         discriminator = nnx.merge(nets.discriminator, d_params, copy=True)
-        return discriminator(images, rate=hyperparameters.dropout, key=dropout_key)
+        logits: Array = discriminator(images, rate=hyperparameters.dropout, key=dropout_key)
+        return logits
 
     def d_loss(d_params: Variables, real: Array, key: Array) -> Array:
         z_key, real_key, fake_key = jax.random.split(key, 3)
@@ -218,7 +220,10 @@ def _average(
     if ema is None:
         return None
     decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, ema, params)
+    average: Variables = jax.tree.map(
+        lambda old, new: decay * old + (1.0 - decay) * new, ema, params
+    )
+    return average
 
 
 def training_memory(program: Program, count: int) -> int:

@@ -8,6 +8,7 @@ the images and labels alone, never on a study's seed: studies of the same data s
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -31,7 +32,7 @@ Images = NDArray[np.uint8]
 
 
 class Extractor(NamedTuple):
-    """A feature extractor and how well it classifies: ``accuracy`` is None where it is untrained."""
+    """A feature extractor and how well it classifies; ``accuracy`` is None if it is untrained."""
 
     kind: str
     weights: Weights
@@ -43,7 +44,9 @@ class Extractor(NamedTuple):
 
     def classify(self, images: Images | Array) -> NDArray[np.int64]:
         """The most likely class of each image: (n,)."""
-        return _in_chunks(_compiled_logits, self.weights, images).argmax(axis=1)
+        logits = _in_chunks(_compiled_logits, self.weights, images)
+        classes: NDArray[np.int64] = np.argmax(logits, axis=1)
+        return classes
 
 
 def random_extractor(shape: tuple[int, int, int]) -> Extractor:
@@ -52,7 +55,7 @@ def random_extractor(shape: tuple[int, int, int]) -> Extractor:
 
 
 def train_classifier(images: Images, labels: NDArray[np.integer]) -> Extractor:
-    """Train on four fifths of the images, measure accuracy on the rest (at most 10,000 held out)."""
+    """Train on four fifths of the images, measure accuracy on the rest (at most 10,000)."""
     order = np.random.default_rng(0).permutation(len(images))
     held_out = min(len(images) // 5, MOST_HELD_OUT)
     test, train = order[:held_out], order[held_out:]
@@ -79,7 +82,8 @@ def _train(images: Images, labels: NDArray[np.integer], classes: int, steps: int
 
         def loss(weights: Weights) -> Array:
             logits = _logits(weights, batch)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels[picked]).mean()
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[picked])
+            return jnp.mean(losses)
 
         updates, state = optimizer.update(jax.grad(loss)(weights), state)
         return optax.apply_updates(weights, updates), state
@@ -143,13 +147,14 @@ def _logits(weights: Weights, images: Array) -> Array:
 _compiled_features, _compiled_logits = jax.jit(_features), jax.jit(_logits)
 
 
-def _in_chunks(function, weights: Weights, images):
+def _in_chunks(
+    function: Callable[[Weights, Array], Array], weights: Weights, images: Images | Array
+) -> NDArray[np.float32]:
     """``function`` over images in chunks of one shape, the last one padded: numpy (n, ...)."""
     results = []
     for start in range(0, len(images), CHUNK):
-        chunk = images[start : start + CHUNK]
+        chunk = jnp.asarray(images[start : start + CHUNK])
         size = len(chunk)
-        if size < CHUNK:
-            chunk = jnp.pad(chunk, ((0, CHUNK - size), (0, 0), (0, 0), (0, 0)))
+        chunk = jnp.pad(chunk, ((0, CHUNK - size), (0, 0), (0, 0), (0, 0)))
         results.append(function(weights, chunk)[:size])
     return np.concatenate(jax.device_get(results))

@@ -56,7 +56,7 @@ def frechet_distance(real: Reference, features: Features) -> float:
     trace_of_root = np.sqrt(np.linalg.eigvalsh(product).clip(min=0)).sum()
     trace = float(np.square(centred).sum()) / (count - 1)
     shift = float(np.square(mean - real.mean).sum())
-    return max(0.0, shift + real.trace + trace - 2 * float(trace_of_root))
+    return max(0.0, float(shift + real.trace + trace - 2 * trace_of_root))
 
 
 def _centre(features: Features) -> tuple[Matrix, Matrix]:

@@ -1,4 +1,4 @@
-"""What all trials of a study share on a device: images, extractor, reference statistics, latents."""
+"""What a study's trials share on a device: images, extractor, reference statistics, latents."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -62,10 +62,10 @@ class Lab:
     def measure(self, program: Program, state: GanState, generator: Generator) -> Measurement:
         """Evaluate a trial's generator and discriminator on the study's latents and images."""
         z = fixed_latents(self.seed(EVALUATION), self.spec.metrics.samples, program.latent_dim)
-        fakes = np.concatenate(jax.device_get([i for i in generate(program, generator, z)]))
+        fakes = np.concatenate(jax.device_get(list(generate(program, generator, z))))
         if not bool(all_finite(state)) or not np.isfinite(fakes).all():
             return Measurement(None, None, None, False)
-        features = self.extractor(np.asarray(quantise(fakes)))
+        features = self.extractor(quantise(jax.device_put(fakes)))
         real_logits = discriminate(program, state, self._reals)
         fake_logits = discriminate(program, state, jax.device_put(fakes[:AUC_IMAGES]))
         return Measurement(
@@ -99,7 +99,7 @@ def _extractor(spec: StudySpec, images: ImageSet, cache: Path) -> Extractor:
         return random_extractor(images.shape)
     if images.labels is None:
         raise InputError(
-            "metrics.features: found 'classifier' with images that have no labels, expected 'random'"
+            "metrics.features: found 'classifier' with images without labels, expected 'random'"
         )
     path = cache / f"classifier-{images.fingerprint}.safetensors"
     if not path.exists():

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tuner.coherence import program_count, values_of
+from tuner.coherence import largest_value, program_count, values_of
 from tuner.data import load_images
 from tuner.gan.state import abstract_state
 from tuner.gan.training import training_memory
@@ -31,7 +31,7 @@ def plan(spec: StudySpec) -> dict[str, Any]:
         "largest": program._asdict(),
         "generator_parameters": _count(state.generator),
         "discriminator_parameters": _count(state.discriminator),
-        "state_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in _numeric(state)),
+        "state_bytes": _bytes((*state[:5], state.step)),
         "activation_bytes": training_memory(program, len(images.images)),
         "device": jax.devices()[0].platform,
     }
@@ -39,11 +39,9 @@ def plan(spec: StudySpec) -> dict[str, Any]:
 
 def largest_program(spec: StudySpec, image_shape: tuple[int, int, int]) -> Program:
     """The program with every structural setting at its largest."""
-    largest = {}
-    for name in ("width", "latent_dim", "batch_size", "d_steps", "ema_decay"):
-        setting = getattr(spec.trial, name)
-        largest[name] = max(values_of(setting) or [setting.high])
-    first = {name: (values_of(s) or [s.low])[0] for name, s in spec.trial.searched().items()}
+    names = ("width", "latent_dim", "batch_size", "d_steps", "ema_decay")
+    largest = {name: largest_value(getattr(spec.trial, name)) for name in names}
+    first = {name: (values_of(s) or [0.0])[0] for name, s in spec.trial.searched().items()}
     return trial_config(spec, first | largest, 0, image_shape).program
 
 
@@ -51,9 +49,6 @@ def _count(tree: Any) -> int:
     return int(sum(np.prod(leaf.shape, dtype=np.int64) for leaf in jax.tree.leaves(tree)))
 
 
-def _numeric(tree: Any) -> list[Any]:
-    return [
-        leaf
-        for leaf in jax.tree.leaves(tree)
-        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    ]
+def _bytes(tree: Any) -> int:
+    leaves = jax.tree.leaves(tree)
+    return sum(leaf.size * np.dtype(leaf.dtype).itemsize for leaf in leaves)

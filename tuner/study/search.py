@@ -1,5 +1,6 @@
 """The sampler and the pruner that a study file names, as Optuna's objects."""
 
+import functools
 import importlib.util
 import warnings
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from tuner.study.space import derive_seed
 
 
 class TrialSeededSampler(samplers.BaseSampler):
-    """A sampler built anew for every trial, with a seed from the study's seed and the trial's number.
+    """A sampler built anew for every trial, seeded by the study's seed and the trial's number.
 
     An Optuna sampler that lives on draws from one random stream, so two workers with one seed
     suggest the same points, and a restarted worker suggests its first ones again. Samplers keep
@@ -57,46 +58,45 @@ class TrialSeededSampler(samplers.BaseSampler):
 
 
 def make_sampler(spec: StudySpec) -> samplers.BaseSampler:
+    """The study's sampler; InputError where it needs a package that is not installed."""
+    if spec.sampler.name == "gp" and importlib.util.find_spec("torch") is None:
+        raise InputError("sampler.name: 'gp' needs PyTorch; install tuner with its extra 'gp'")
+    return TrialSeededSampler(functools.partial(_build_sampler, spec), spec.study.seed)
+
+
+def _build_sampler(spec: StudySpec, trial_seed: int) -> Any:
     """Random, TPE, CMA-ES and GP are seeded trial by trial; grid and quasi-random sequences need
-    the study's seed on every worker, or they would not be one grid, one sequence."""
-    options, seed = spec.sampler, spec.study.seed
+    the study's seed everywhere, or they would not be one grid, one sequence."""
+    options, study_seed = spec.sampler, spec.study.seed
     extra = options.model_dump(exclude={"name"})
     match options:
+        case policies.RandomSampler():
+            return samplers.RandomSampler(trial_seed)
         case policies.GridSampler():
             points = {name: values_of(s) or [] for name, s in spec.trial.searched().items()}
-            return TrialSeededSampler(lambda _: samplers.GridSampler(points, seed=seed), seed)
-        case policies.QmcSampler():
-            extra |= {"warn_independent_sampling": False, "warn_asynchronous_seeding": False}
-            return TrialSeededSampler(
-                lambda trial_seed: quietly(
-                    samplers.QMCSampler,
-                    seed=seed,
-                    independent_sampler=samplers.RandomSampler(trial_seed),
-                    **extra,
-                ),
-                seed,
-            )
+            return samplers.GridSampler(points, seed=study_seed)
         case policies.TpeSampler():
-            kind, fixed = samplers.TPESampler, {}
+            return quietly(samplers.TPESampler, seed=trial_seed, **extra)
+    extra["warn_independent_sampling"] = False  # the study's check says it once
+    match options:
+        case policies.QmcSampler():
+            extra["warn_asynchronous_seeding"] = False
+            extra["independent_sampler"] = samplers.RandomSampler(trial_seed)
+            return quietly(samplers.QMCSampler, seed=study_seed, **extra)
         case policies.CmaEsSampler():
-            kind = samplers.CmaEsSampler
-            fixed = {"warn_independent_sampling": False, "consider_pruned_trials": True}
+            extra["consider_pruned_trials"] = True
+            return quietly(samplers.CmaEsSampler, seed=trial_seed, **extra)
         case policies.GpSampler():
-            if importlib.util.find_spec("torch") is None:
-                raise InputError(
-                    "sampler.name: 'gp' needs PyTorch; install tuner with its extra 'gp'"
-                )
-            kind, fixed = samplers.GPSampler, {"warn_independent_sampling": False}
-        case _:
-            kind, fixed = samplers.RandomSampler, {}
-    return TrialSeededSampler(lambda s: quietly(kind, seed=s, **fixed, **extra), seed)
+            return quietly(samplers.GPSampler, seed=trial_seed, **extra)
 
 
 def make_pruner(spec: StudySpec) -> pruners.BasePruner:
-    return _pruner(spec.pruner, spec.study.epochs)
+    """The study's pruner."""
+    pruner: pruners.BasePruner = _pruner(spec.pruner, spec.study.epochs)
+    return pruner
 
 
-def _pruner(options: Any, epochs: int) -> pruners.BasePruner:
+def _pruner(options: Any, epochs: int) -> Any:
     extra = options.model_dump(exclude={"name", "wrapped"})
     match options:
         case policies.NoPruner():

@@ -277,9 +277,8 @@ class StudyStore:
         """The trial ``number``; InputError where there is none."""
         trials = {trial.number: trial for trial in self.trials()}
         if number not in trials:
-            raise InputError(
-                f"study {self.name!r}: found no trial {number}, expected 0 to {max(trials, default=0)}"
-            )
+            known = f"0 to {max(trials)}" if trials else "one that has begun; none has"
+            raise InputError(f"study {self.name!r}: found no trial {number}, expected {known}")
         return trials[number]
 
 

@@ -1,4 +1,4 @@
-"""Our tables, in the same database as Optuna's and removed with the rows of its that they extend."""
+"""Our tables, in Optuna's database, their rows removed with the rows of Optuna's they extend."""
 
 from typing import Any
 

@@ -67,7 +67,7 @@ def _out_of_bounds(name: str, limits: GuardLimits, history: Sequence[EpochReport
 
 
 def _violation(limits: GuardLimits, report: EpochReport, value: float | None) -> str | None:
-    """``below 0.05``, ``above 100``, or None within bounds, without a value or in the grace time."""
+    """``below 0.05`` or ``above 100``; None within bounds, without a value, in the grace time."""
     if value is None or report.steps < limits.grace_steps:
         return None
     if limits.low is not None and value < limits.low:
