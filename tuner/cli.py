@@ -1,6 +1,7 @@
 """The command line: parse, call, print."""
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,17 +71,26 @@ def sweep(
 
     Example: tuner sweep studies/quickstart.toml
     """
-    store = create_study(Database(storage, create=True), _load(file, name))
-    store.raise_total(trials or load_spec(file).study.trials)
-    _run(store, artifacts)
-    _close(store, artifacts, f"tuner sweep {file}")
+    spec = _load(file, name)
+    store = create_study(Database(storage, create=True), spec)
+    store.raise_total(trials or spec.study.trials)
+    lab, stopped = _run(store, artifacts)
+    found = store.trials()
+    out.print(studies.trial_table(found, report.best_number(found)))
+    if store.remaining() > 0:
+        again = shlex.join(["tuner", *sys.argv[1:]])
+        out.print(f"\n{store.remaining()} of {store.total} trials are left; to go on: {again}")
+    if not stopped and report.best_number(found) is not None:
+        _show_best(store, artifacts, lab)
+    out.print(f"To look further: tuner status {store.name}, or optuna-dashboard {storage}")
 
 
-def _run(store: StudyStore, artifacts: Path) -> None:
+def _run(store: StudyStore, artifacts: Path) -> tuple[Any, bool]:
+    """The lab of the run, if there was anything to run, and whether a person stopped it."""
     remaining = store.remaining()
     if remaining <= 0:
         out.print(f"Study {store.name!r} has all of its {store.total} trials: nothing to run.")
-        return
+        return None, False
     view = (
         LiveProgress(out, store.total - remaining, store.total)
         if out.is_terminal
@@ -90,34 +100,18 @@ def _run(store: StudyStore, artifacts: Path) -> None:
         view.announce("starting JAX")
         from tuner.run.sweep import run_study
 
-        run_study(store, artifacts, view, view.announce)
+        return run_study(store, artifacts, view, view.announce)
 
 
-def _close(store: StudyStore, artifacts: Path, again: str) -> None:
-    """The table of trials, and what the best one is worth."""
-    trials = store.trials()
-    complete = [t for t in trials if t.state == "COMPLETE"]
-    best = store.best() if complete else None
-    out.print(studies.trial_table(trials, best and best.number))
-    if store.remaining() > 0:
-        out.print(f"\n{store.remaining()} of {store.total} trials are left; to go on: {again}")
-    if best is None:
-        out.print("\nNo trial is complete yet, so there is no best one.")
-        return
-    _show_best(store, artifacts, best.number)
-    out.print(
-        f"To look further: tuner status {store.name}, or optuna-dashboard {store.database.url}"
-    )
-
-
-def _show_best(store: StudyStore, artifacts: Path, number: int) -> None:
+def _show_best(store: StudyStore, artifacts: Path, lab: Any = None) -> None:
+    """What the best trial is worth, and a picture of its samples."""
     from tuner.run.sweep import appraise, draw_samples, open_lab
     from tuner.views.pictures import save_grid
 
-    trial = store.trial(number)
-    lab = open_lab(store, artifacts, lambda text: None)
+    trial = store.best()
+    lab = lab or open_lab(store, artifacts, lambda text: None)
     out.print(report.appraisal(appraise(store, lab, artifacts, trial)._asdict()), soft_wrap=True)
-    picture = artifacts / store.name / f"best-trial-{number:05d}.png"
+    picture = artifacts / store.name / f"best-trial-{trial.number:05d}.png"
     save_grid(draw_samples(store, artifacts, trial, 64, store.spec.study.seed), picture)
     out.print(f"Samples: {picture}", soft_wrap=True)
 
@@ -205,7 +199,7 @@ def best(
     trial = store.best()
     if not as_json:
         out.print(studies.trial_table([trial]))
-        _show_best(store, artifacts, trial.number)
+        _show_best(store, artifacts)
         return
     from tuner.run.sweep import appraise, open_lab
 

@@ -140,31 +140,33 @@ PrunerSpec = Annotated[
     Field(discriminator="name"),
 ]
 
-_Bound = Annotated[float | None, Field(ge=0, strict=False)]
+_Enabled = Annotated[bool, Field(description="whether it can end a trial")]
+_Low = Annotated[float | None, Field(ge=0, strict=False, description="below it is out of bounds")]
+_High = Annotated[float | None, Field(ge=0, strict=False, description="above it is out of bounds")]
 _Patience = Annotated[int, Field(ge=1, description="epochs in a row out of bounds that end it")]
 _Grace = Annotated[int, Field(ge=0, description="generator updates before it is looked at")]
 
 
 class LossRatioGuard(Section):
-    enabled: bool = True
-    low: _Bound = 0.001
-    high: _Bound = 100.0
+    enabled: _Enabled = True
+    low: _Low = 0.001
+    high: _High = 100.0
     patience: _Patience = 2
     grace_steps: _Grace = 100
 
 
 class VarianceRatioGuard(Section):
-    enabled: bool = True
-    low: _Bound = 0.05
-    high: _Bound = None
+    enabled: _Enabled = True
+    low: _Low = 0.05
+    high: _High = None
     patience: _Patience = 2
     grace_steps: _Grace = 500
 
 
 class DiscriminatorAucGuard(Section):
-    enabled: bool = False
-    low: _Bound = None
-    high: _Bound = 0.9999
+    enabled: _Enabled = False
+    low: _Low = None
+    high: _High = 0.9999
     patience: _Patience = 2
     grace_steps: _Grace = 500
 

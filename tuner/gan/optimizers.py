@@ -31,7 +31,7 @@ def clip_global_norm(max_norm: float | Array) -> optax.GradientTransformation:
     def update(
         updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.EmptyState]:
-        norm = optax.global_norm(updates)
+        norm = optax.tree.norm(updates)
         factor = jnp.where(max_norm > 0, jnp.minimum(1.0, max_norm / jnp.maximum(norm, 1e-30)), 1.0)
         return optax.tree.scale(factor, updates), state
 

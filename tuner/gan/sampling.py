@@ -17,6 +17,7 @@ from jax import Array
 from tuner.gan.state import GanState, Variables, networks
 from tuner.gan.training import normalise, quantise
 from tuner.trial import Program
+from tuner.xla import jit
 
 STATISTICS_LATENTS = 512
 CHUNK = 256
@@ -46,7 +47,7 @@ def generator_of(program: Program, state: GanState, seed: int) -> Generator:
     return Generator(params, _measure_statistics(nets.generator, params, nets.blank_statistics, z))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jit, static_argnums=0)
 def _measure_statistics(
     graph: nnx.GraphDef[Any], params: Variables, blank: Variables, z: Array
 ) -> Variables:
@@ -64,7 +65,7 @@ def generate(program: Program, generator: Generator, latents: Array) -> Iterator
         yield _generate(graph, generator, chunk)[:size]
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jit, static_argnums=0)
 def _generate(graph: nnx.GraphDef[Any], generator: Generator, z: Array) -> Array:
     with jax.default_matmul_precision("highest"):
         images: Array = nnx.merge(graph, *generator, copy=True)(z, train=False)
@@ -89,14 +90,14 @@ def discriminate(program: Program, state: GanState, images: Array) -> Array:
     return jnp.concatenate(logits)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jit, static_argnums=0)
 def _discriminate(graph: nnx.GraphDef[Any], params: Variables, images: Array) -> Array:
     with jax.default_matmul_precision("highest"):
         logits: Array = nnx.merge(graph, params, copy=True)(images, rate=jnp.float32(0))
     return logits
 
 
-@jax.jit
+@jit
 def all_finite(state: GanState) -> Array:
     """Whether every weight of both networks is a finite number: a scalar bool."""
     leaves = jax.tree.leaves((state.generator, state.discriminator))

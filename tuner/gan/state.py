@@ -82,8 +82,7 @@ def _init_state(program: Program, hyperparameters: Hyperparameters, key: Array) 
 
 def init_state(program: Program, hyperparameters: Hyperparameters, seed: int) -> GanState:
     """Fresh networks and optimizers for the trial that ``seed`` names."""
-    state: GanState = _init_state(program, hyperparameters, jax.random.key(seed))
-    return state
+    return _init_state(program, hyperparameters, jax.random.key(seed))
 
 
 def make_optimizers(

@@ -9,7 +9,6 @@ convolution inside a rolled loop on a slow path, some sixty times slower.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +20,7 @@ from jax import Array, lax
 from tuner.gan.losses import LOSSES
 from tuner.gan.state import GanState, Variables, abstract_state, make_optimizers, networks
 from tuner.trial import Hyperparameters, Program
+from tuner.xla import jit
 
 _ORDER, _STEP = 1, 2  # what the trial's key is folded with; 0 is for initial weights
 _LONGEST_UNROLL = 4
@@ -50,9 +50,8 @@ def train_epoch(
     order = epoch_order(program, len(images), state.key, epoch)
     per_call, unroll = _scan_plan(iterations)
     totals = EpochLosses(*jnp.zeros(4))
-    train = _train_function(jax.default_backend())
     for start in range(0, iterations, per_call):
-        state, totals = train(
+        state, totals = _train_steps(
             program, state, totals, hyperparameters, images, order, start, per_call, unroll
         )
     return state, EpochLosses(*(total / iterations for total in totals))
@@ -86,36 +85,7 @@ def epoch_order(program: Program, count: int, key: Array, epoch: Array | int) ->
     return window.reshape(shape)
 
 
-@functools.cache
-def _train_function(backend: str) -> Callable[..., tuple[GanState, EpochLosses]]:
-    return jax.jit(
-        _train_steps,
-        static_argnums=(0, 7, 8),
-        donate_argnums=(1, 2),
-        compiler_options=_compiler_options(backend),
-    )
-
-
-def _compiler_options(backend: str) -> dict[str, str] | None:
-    """On the CPU: Eigen for convolutions, XLA's newer library for products and sums.
-
-    A quarter off a training step at width 64 with jax 0.10; a jaxlib that does not know the option
-    does without.
-    """
-    if backend != "cpu":
-        return None
-    options = {
-        "xla_cpu_experimental_ynn_fusion_type": (
-            "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
-        )
-    }
-    try:
-        jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
-    except Exception:  # jaxlib raises one private type for every unknown option or value
-        return None
-    return options
-
-
+@functools.partial(jit, static_argnums=(0, 7, 8), donate_argnums=(1, 2))
 def _train_steps(
     program: Program,
     state: GanState,
@@ -123,7 +93,7 @@ def _train_steps(
     hyperparameters: Hyperparameters,
     images: Array,
     order: Array,
-    start: Array,
+    start: Array | int,
     iterations: int,
     unroll: bool,
 ) -> tuple[GanState, EpochLosses]:
@@ -234,8 +204,7 @@ def training_memory(program: Program, count: int) -> int:
         return jax.ShapeDtypeStruct(shape, kind)  # type: ignore[no-untyped-call]
 
     number = of((), jnp.float32)
-    train: Any = _train_function(jax.default_backend())
-    lowered = train.lower(
+    lowered = _train_steps.compiled.lower(
         program,
         abstract_state(program),
         EpochLosses(*[number] * 4),

@@ -18,6 +18,8 @@ import optax
 from jax import Array, lax
 from numpy.typing import NDArray
 
+from tuner.xla import jit
+
 FEATURES = 128
 BATCH = 128
 CHUNK = 256
@@ -72,7 +74,7 @@ def _train(images: Images, labels: NDArray[np.integer], classes: int, steps: int
     state = optimizer.init(weights)
     device_images, device_labels = jax.device_put((images, labels.astype(np.int32)))
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    @functools.partial(jit, donate_argnums=(0, 1))
     def step(
         weights: Weights, state: optax.OptState, images: Array, labels: Array, key: Array
     ) -> tuple[Weights, optax.OptState]:
@@ -144,7 +146,7 @@ def _logits(weights: Weights, images: Array) -> Array:
     return product + weights["dense2.bias"]
 
 
-_compiled_features, _compiled_logits = jax.jit(_features), jax.jit(_logits)
+_compiled_features, _compiled_logits = jit(_features), jit(_logits)
 
 
 def _in_chunks(

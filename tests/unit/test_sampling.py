@@ -1,0 +1,121 @@
+"""Looking at a generator: its statistics, chunks, and whose weights are used."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tuner.gan import sampling
+from tuner.gan.sampling import (
+    CHUNK,
+    STATISTICS_LATENTS,
+    Generator,
+    discriminate,
+    draw,
+    fixed_latents,
+    generate,
+    generator_of,
+)
+from tuner.gan.state import GanState, init_state, networks
+from tuner.trial import Hyperparameters, Program
+
+PROGRAM = Program("dcgan", "dcgan", 2, 8, (32, 32, 1), 8, "non_saturating", "adam", 1, False)
+NUMBERS = Hyperparameters(*[0.1] * 9)
+SEED = 7
+
+
+@pytest.fixture(scope="module")
+def state() -> GanState:
+    return init_state(PROGRAM, NUMBERS, 0)
+
+
+@pytest.fixture(scope="module")
+def generator(state: GanState) -> Generator:
+    return generator_of(PROGRAM, state, SEED)
+
+
+def images_of(generator: Generator, latents: jax.Array) -> np.ndarray:
+    return np.concatenate(list(generate(PROGRAM, generator, latents)))
+
+
+def test_fixed_latents_are_fixed() -> None:
+    z = np.asarray(fixed_latents(3, 5000, 8))
+    np.testing.assert_array_equal(z, fixed_latents(3, 5000, 8))
+    assert not np.array_equal(z, fixed_latents(4, 5000, 8))
+    assert abs(z.mean()) < 5 / np.sqrt(z.size)
+    np.testing.assert_allclose(z.std(), 1, rtol=5 / np.sqrt(2 * z.size))
+
+
+def test_statistics_are_those_of_the_fixed_latents(state: GanState, generator: Generator) -> None:
+    nets = networks(PROGRAM)
+    network: Any = nnx.merge(nets.generator, state.generator, nets.blank_statistics, copy=True)
+    z = fixed_latents(SEED, STATISTICS_LATENTS, 8)
+    hidden = np.asarray(z, np.float64) @ np.asarray(network.dense.kernel[...], np.float64)
+    statistics: Any = generator.statistics
+    mean, variance = (statistics["norm1"][kind][...] for kind in ("mean", "variance"))
+    np.testing.assert_allclose(mean, hidden.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(variance, hidden.var(0), rtol=1e-4)
+    network(z, train=True)
+    for ours, expected in zip(
+        jax.tree.leaves(statistics),
+        jax.tree.leaves(nnx.state(network, nnx.Not(nnx.Param))),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+    # So the batch of the fixed latents looks the same in train mode and as evaluated.
+    batch = network(z, train=True)
+    np.testing.assert_allclose(images_of(generator, z), batch, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
+def test_chunks_change_nothing(generator: Generator, count: int) -> None:
+    z = fixed_latents(0, count, 8)
+    chunks = list(generate(PROGRAM, generator, z))
+    assert [len(chunk) for chunk in chunks] == [
+        min(CHUNK, count - start) for start in range(0, count, CHUNK)
+    ]
+    network: Any = nnx.merge(networks(PROGRAM).generator, *generator, copy=True)
+    np.testing.assert_allclose(
+        np.concatenate(chunks), network(z, train=False), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_chunks_of_another_size(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    z = fixed_latents(0, 100, 8)
+    whole = images_of(generator, z)
+    monkeypatch.setattr(sampling, "CHUNK", 32)
+    np.testing.assert_allclose(images_of(generator, z), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_draw_gives_bytes(generator: Generator) -> None:
+    z = fixed_latents(0, CHUNK + 5, 8)
+    images, exact = draw(PROGRAM, generator, z), images_of(generator, z)
+    assert (images.shape, images.dtype) == ((CHUNK + 5, 32, 32, 1), np.uint8)
+    assert np.abs(images / 127.5 - 1 - exact).max() <= 0.5001 / 127.5
+    assert images.std() > 1
+
+
+def test_the_average_is_used_where_it_is_kept(state: GanState, generator: Generator) -> None:
+    averaged = init_state(PROGRAM._replace(ema=True), NUMBERS, 1)
+    both = averaged._replace(ema=state.generator)
+    z = fixed_latents(0, 4, 8)
+    np.testing.assert_array_equal(
+        images_of(generator_of(PROGRAM._replace(ema=True), both, SEED), z), images_of(generator, z)
+    )
+    plain = generator_of(PROGRAM, both._replace(ema=None), SEED)
+    assert not np.allclose(images_of(plain, z), images_of(generator, z), atol=1e-3)
+
+
+def test_the_discriminators_opinion_of_bytes_and_of_floats(state: GanState) -> None:
+    count = CHUNK + 3
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (count, 32, 32, 1), np.uint8))
+    logits = discriminate(PROGRAM, state, images)
+    assert logits.shape == (count,)
+    exact = jnp.float32(images) / 127.5 - 1
+    np.testing.assert_allclose(discriminate(PROGRAM, state, exact), logits, rtol=1e-5, atol=1e-6)
+    network: Any = nnx.merge(networks(PROGRAM).discriminator, state.discriminator, copy=True)
+    expected = network(exact, rate=jnp.float32(0.9))  # no key, no dropout
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,119 @@
+"""A study file's settings as Optuna's search space, and a point of it as a trial."""
+
+import itertools
+from typing import Any
+
+import optuna
+import pytest
+from builders import RANGES, SHAPE, setting_tables, spec_of
+from hypothesis import given, settings
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from tuner.coherence import kind_of
+from tuner.settings import Choices, Name, Range, Setting, Whole
+from tuner.spec import StudySpec, TrialSection
+from tuner.study.space import derive_seed, distributions, trial_config
+
+
+def assert_within(value: Any, setting: Setting) -> None:
+    if isinstance(setting, Choices):
+        assert value in setting.values
+        assert type(value) in {type(choice) for choice in setting.values}
+    elif isinstance(setting, Range):
+        assert setting.low <= value <= setting.high
+        assert type(value) is type(setting.low)
+        if setting.step:
+            steps = (value - setting.low) / setting.step
+            assert steps == pytest.approx(round(steps), abs=1e-6)
+    else:
+        assert value == setting
+
+
+@settings(deadline=None)
+@given(setting_tables())
+def test_what_is_suggested_lies_in_the_setting_and_reaches_the_trial(trial: dict[str, Any]) -> None:
+    spec = StudySpec.model_validate({"trial": trial, "study": {"seed": 3, "epochs": 7}})
+    space = distributions(spec)
+    assert set(space) == set(spec.trial.searched())
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+    for _ in range(3):
+        asked = study.ask(fixed_distributions=space)
+        assert set(asked.params) == set(space)
+        config = trial_config(spec, asked.params, asked.number, SHAPE)
+        carried = config.program._asdict() | config.hyperparameters._asdict()
+        for name, setting in spec.trial:
+            if name == "learning_rate" or setting is None:
+                continue
+            assert_within(carried[name], setting)
+            assert carried[name] == asked.params.get(name, setting)
+            if isinstance(kind_of(name), Name | Whole):
+                assert type(carried[name]) is (str if isinstance(kind_of(name), Name) else int)
+        rate = asked.params.get("learning_rate", spec.trial.learning_rate)
+        assert_within(rate, spec.trial.learning_rate)
+        for name in ("generator_learning_rate", "discriminator_learning_rate"):
+            if getattr(spec.trial, name) is None:
+                assert carried[name] == rate
+        assert carried["ema"] == (carried["ema_decay"] > 0)
+        assert carried["image_shape"] == SHAPE
+        assert (config.seed, config.epochs) == (derive_seed(3, asked.number), 7)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("[8, 16]", CategoricalDistribution((8, 16))),
+        ("{ low = 8, high = 16 }", IntDistribution(8, 16)),
+        ("{ low = 8, high = 16, log = true }", IntDistribution(8, 16, log=True)),
+        ("{ low = 8, high = 30, step = 10 }", IntDistribution(8, 28, step=10)),
+    ],
+)
+def test_whole_numbers(setting: str, expected: object) -> None:
+    assert distributions(spec_of(f"[trial]\nwidth = {setting}")) == {"width": expected}
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("[0, 0.5]", CategoricalDistribution((0.0, 0.5))),
+        ("{ low = 0, high = 0.5 }", FloatDistribution(0, 0.5)),
+        ("{ low = 0.1, high = 0.5, log = true }", FloatDistribution(0.1, 0.5, log=True)),
+        ("{ low = 0.1, high = 0.5, step = 0.2 }", FloatDistribution(0.1, 0.5, step=0.2)),
+    ],
+)
+def test_numbers(setting: str, expected: object) -> None:
+    assert distributions(spec_of(f"[trial]\ndropout = {setting}")) == {"dropout": expected}
+
+
+def test_names() -> None:
+    found = distributions(spec_of("[trial]\noptimizer = ['adam', 'sgd']"))
+    assert found == {"optimizer": CategoricalDistribution(("adam", "sgd"))}
+
+
+def test_separate_rates_come_before_the_shared_one() -> None:
+    spec = spec_of("[trial]\nlearning_rate = 0.1\ngenerator_learning_rate = 0.2")
+    numbers = trial_config(spec, {}, 0, SHAPE).hyperparameters
+    assert (numbers.generator_learning_rate, numbers.discriminator_learning_rate) == (0.2, 0.1)
+    numbers = trial_config(spec, {"generator_learning_rate": 0.3}, 0, SHAPE).hyperparameters
+    assert numbers.generator_learning_rate == 0.3
+
+
+def test_a_trial_follows_from_its_number_and_point_alone() -> None:
+    spec, point = spec_of(RANGES), {"learning_rate": 1e-3, "beta1": 0.4}
+    assert trial_config(spec, point, 5, SHAPE) == trial_config(spec, point, 5, SHAPE)
+    assert trial_config(spec, point, 5, SHAPE) != trial_config(spec, point, 6, SHAPE)
+
+
+def test_every_field_of_a_trial_is_a_setting() -> None:
+    config = trial_config(spec_of(""), {}, 0, SHAPE)
+    fields = {*config.program._fields, *config.hyperparameters._fields}
+    assert fields - {"image_shape", "ema"} == set(TrialSection.model_fields) - {"learning_rate"}
+
+
+def test_seeds_are_stable() -> None:
+    assert (derive_seed(0, 0), derive_seed(7, 123)) == (2_968_811_710, 682_066_301)
+
+
+def test_seeds_of_neighbours_differ() -> None:
+    seeds = [derive_seed(s, n) for s, n in itertools.product(range(40), range(50))]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**32 for seed in seeds)
