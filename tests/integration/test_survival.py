@@ -3,7 +3,9 @@
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import pytest
 from conftest import Tuner, command
@@ -134,17 +136,26 @@ def test_out_of_memory_is_the_trial_s_fault(
     assert [trial.value for trial in store.trials()] == [None] * 4
 
 
-def test_divergence_is_pruned_and_reported_without_nan(study_file: Path) -> None:
-    text = study_file.read_text()
-    text = text.replace("{ low = 1e-4, high = 1e-2, log = true }", "{ low = 9.0, high = 10.0 }")
-    text = text.replace('[sampler]\nname = "tpe"\nn_startup_trials = 2', "[sampler]")
-    text = text.replace("learning_rate = 2e-4\nbatch_size", "learning_rate = 10.0\nbatch_size")
-    text = text.replace("[trial]", '[trial]\noptimizer = "sgd"\nmomentum = 0.99')
-    study_file.write_text(text)
-    store = sweep(study_file, Log())
-    trials = store.trials()
-    assert {trial.state for trial in trials} == {"PRUNED"}
-    assert any((trial.reason or "").startswith("not finite") for trial in trials)
+def test_divergence_is_pruned_and_reported_without_nan(
+    study_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first epoch is as it is; the second ends with one weight that is not a number."""
+
+    def poisoned(*args: Any) -> Any:
+        state, losses = training.train_epoch(*args)
+        if args[4] == 1:
+            spoilt = jax.tree.map(lambda x: x.at[(0,) * x.ndim].set(jnp.nan), state.generator)
+            state = state._replace(generator=spoilt)
+        return state, losses
+
+    monkeypatch.setattr("tuner.run.lane.train_epoch", poisoned)
+    study_file.write_text(study_file.read_text().replace('"successive_halving"', '"none"'))
+    study_file.write_text(study_file.read_text().replace("reduction_factor = 2", ""))
+    for trial in sweep(study_file, Log()).trials():
+        assert (trial.state, trial.reason) == ("PRUNED", "not finite in epoch 2")
+        assert [report.finite for report in trial.reports] == [True, False]
+        assert trial.reports[1].fid is None
+        assert trial.value == trial.reports[0].fid
 
 
 def test_one_program_is_compiled_once_however_many_trials_share_it(study_file: Path) -> None:

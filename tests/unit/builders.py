@@ -1,8 +1,11 @@
 """What the unit tests build: specs from TOML, epoch reports, and strategies for settings."""
 
+import functools
+import tempfile
 import tomllib
 from collections.abc import Callable
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
@@ -11,6 +14,7 @@ from tuner.coherence import kind_of
 from tuner.settings import Kind, Name, Real
 from tuner.spec import StudySpec, TrialSection
 from tuner.specfile import parse_spec
+from tuner.study.database import Database
 from tuner.trial import EpochReport
 
 SHAPE = (32, 32, 1)
@@ -43,6 +47,22 @@ def epoch(number: int, fid: float | None = 50.0, **changes: Any) -> EpochReport:
         evaluate_seconds=1.0,
     )
     return report._replace(**changes)
+
+
+def new_database(path: Path) -> str:
+    """The URL of an empty database at ``path``: a copy of one, as making one takes a second."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_empty_database())
+    return f"sqlite:///{path}"
+
+
+@functools.cache
+def _empty_database() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "empty.db"
+        Database(f"sqlite:///{path}", create=True).rdb.engine.dispose()
+        assert [file.name for file in Path(folder).iterdir()] == ["empty.db"]
+        return path.read_bytes()
 
 
 def setting_tables() -> st.SearchStrategy[dict[str, Any]]:

@@ -129,10 +129,10 @@ def test_diagonal_gaussians(seed: int, d: int) -> None:
 
 def test_is_symmetric_and_takes_single_precision() -> None:
     rng = np.random.default_rng(0)
-    a, b = (mixed(rng, 50, 8, 8).astype(np.float32) for _ in range(2))
+    a, b = mixed(rng, 50, 8, 8).astype(np.float32), mixed(rng, 50, 8, 8).astype(np.float32)
     there, back = frechet_distance(reference(a), b), frechet_distance(reference(b), a)
     assert there == pytest.approx(back, rel=1e-9)
-    assert there == pytest.approx(literal(np.float64(a), np.float64(b))[0], rel=1e-9)
+    assert there == pytest.approx(literal(a.astype(np.float64), b.astype(np.float64))[0], rel=1e-9)
 
 
 def test_reference_is_mean_root_and_trace() -> None:

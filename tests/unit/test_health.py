@@ -35,7 +35,7 @@ def test_loss_ratio_is_none_without_a_scale() -> None:
 
 
 def literal_auc(real: np.ndarray, fake: np.ndarray) -> float:
-    wins = sum((r > f) + 0.5 * (r == f) for r in real.tolist() for f in fake.tolist())
+    wins: float = sum((r > f) + 0.5 * (r == f) for r in real.tolist() for f in fake.tolist())
     return wins / (len(real) * len(fake))
 
 

@@ -1,5 +1,6 @@
 """The layers' own tricks against the plain thing: sub-pixels, hand-made gradients, hashed masks."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -41,10 +42,20 @@ def literal_transpose(x: Array, kernel: Array, stride: int) -> Array:
     )
 
 
+def with_gradients(function: Callable[..., Any], arguments: Any, dy: Any) -> list[Array]:
+    """The function's values, then its gradients for the cotangents ``dy``; compiled as one."""
+
+    def both(arguments: Any, dy: Any) -> list[Array]:
+        values, pull = jax.vjp(function, *arguments)
+        return [*jax.tree.leaves(values), *pull(dy)]
+
+    return list(jax.jit(both)(arguments, dy))
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(
     ("height", "width", "inputs", "outputs"),
-    [(8, 8, 3, 5), (4, 7, 7, 1), (5, 3, 1, 3), (1, 2, 2, 2)],
+    [(8, 8, 3, 5), (4, 7, 7, 1), (1, 3, 1, 3)],
 )
 def test_transposed_convolution_is_the_dilated_one(
     stride: int, height: int, width: int, inputs: int, outputs: int
@@ -62,9 +73,12 @@ def test_transposed_convolution_is_the_dilated_one(
         out: Array = nnx.merge(graph, filled)(x)
         return out
 
-    y, pull = jax.vjp(ours, x, kernel)
-    expected, expected_pull = jax.vjp(lambda x, k: literal_transpose(x, k, stride), x, kernel)
-    for found, wanted in zip((y, *pull(dy)), (expected, *expected_pull(dy)), strict=True):
+    def literal(x: Array, kernel: Array) -> Array:
+        return literal_transpose(x, kernel, stride)
+
+    for found, wanted in zip(
+        with_gradients(ours, (x, kernel), dy), with_gradients(literal, (x, kernel), dy), strict=True
+    ):
         assert found.shape == wanted.shape
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=2e-5)
 
@@ -111,21 +125,21 @@ def plain_batch_norm(x: Array, scale: Array, bias: Array) -> Array:
     return (x - mean) / jnp.sqrt(variance + BATCH_NORM_EPSILON) * scale + bias
 
 
-@pytest.mark.parametrize("shape", [(6, 5), (4, 3, 2, 5), (2, 1)])
+@pytest.mark.parametrize("shape", [(6, 5), (4, 3, 2, 5)])
 def test_batch_norms_gradient_is_that_of_the_formula(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(1)
     with jax.enable_x64(True):
         x, dy = jnp.asarray(rng.normal(2.0, 3.0, shape)), jnp.asarray(rng.normal(size=shape))
         scale, bias = jnp.asarray(rng.normal(size=(2, shape[-1])))
-        (y, mean, variance), pull = jax.vjp(_batch_norm, x, scale, bias)
-        expected, expected_pull = jax.vjp(plain_batch_norm, x, scale, bias)
+        ones = jnp.ones(shape[-1])  # cotangents of the statistics: they carry no gradient
+        y, mean, variance, *ours = with_gradients(_batch_norm, (x, scale, bias), (dy, ones, ones))
+        plain = with_gradients(plain_batch_norm, (x, scale, bias), dy)
         assert y.dtype == np.float64
         axes = tuple(range(len(shape) - 1))
         np.testing.assert_allclose(mean, np.mean(x, axes), rtol=1e-13)
         np.testing.assert_allclose(variance, np.var(x, axes), rtol=1e-13)
-        found = (y, *pull((dy, jnp.ones_like(mean), jnp.ones_like(variance))))
-        for ours, wanted in zip(found, (expected, *expected_pull(dy)), strict=True):
-            np.testing.assert_allclose(ours, wanted, rtol=1e-10, atol=1e-12)
+        for found, expected in zip((y, *ours), plain, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_batch_norm_uses_the_statistics_recorded_last() -> None:

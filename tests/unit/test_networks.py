@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,9 @@ from dcgan_weights import BATCH, CHANNELS, LATENT_DIM, SIZE, WIDTH, inputs, samp
 from flax import nnx
 from jax import Array
 
+from tuner.gan import state
 from tuner.gan.losses import LOSSES
-from tuner.gan.networks import DCGANDiscriminator, DCGANGenerator
-from tuner.gan.state import abstract_generator, abstract_state, init_state
+from tuner.gan.state import GanState, abstract_generator, abstract_state, init_state
 from tuner.trial import Hyperparameters, Program
 
 GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "dcgan.npz")
@@ -42,43 +42,67 @@ def fill(network: nnx.Module, values: Mapping[str, np.ndarray]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def networks() -> tuple[Any, Any]:
+def fresh() -> GanState:
+    return init_state(PROGRAM, Hyperparameters(*[0.1] * 9), 5)
+
+
+class Split(NamedTuple):
     """A generator and a discriminator with the golden weights."""
+
+    g_graph: Any
+    g_params: Any
+    statistics: Any
+    d_graph: Any
+    d_params: Any
+
+    def generate(self, g_params: Any, z: Any, statistics: Any = None) -> tuple[Array, Any]:
+        """Images in train mode, or with ``statistics``, and those that are recorded then."""
+        blank = self.statistics if statistics is None else statistics
+        generator = nnx.merge(self.g_graph, g_params, blank, copy=True)
+        images = generator(jnp.float32(z), train=statistics is None)
+        return images, nnx.state(generator, nnx.Not(nnx.Param))
+
+    def judge(self, d_params: Any, images: Any, key: Array | None = None) -> Array:
+        logits: Array = nnx.merge(self.d_graph, d_params, copy=True)(images, rate=0.0, key=key)
+        return logits
+
+
+@pytest.fixture(scope="module")
+def split(fresh: GanState) -> Split:
+    nets = state.networks(PROGRAM)
+    generator = nnx.merge(nets.generator, fresh.generator, nets.blank_statistics, copy=True)
+    discriminator = nnx.merge(nets.discriminator, fresh.discriminator, copy=True)
     g, d = weights()
-    return (
-        fill(DCGANGenerator(PROGRAM, rngs=nnx.Rngs(0)), g),
-        fill(DCGANDiscriminator(PROGRAM, rngs=nnx.Rngs(0)), d),
+    return Split(
+        *nnx.split(fill(generator, g), nnx.Param, ...),
+        *nnx.split(fill(discriminator, d), nnx.Param),
     )
 
 
 @pytest.fixture(scope="module")
-def split(networks: tuple[Any, Any]) -> tuple[Any, ...]:
-    """Graph, parameters and statistics of the generator; graph and parameters of D."""
-    return (*nnx.split(networks[0], nnx.Param, ...), *nnx.split(networks[1], nnx.Param))
+def fake(split: Split) -> Array:
+    images: Array = jax.jit(split.generate)(split.g_params, GIVEN.z)[0]
+    return images
 
 
-def test_generator_with_batch_statistics_is_pytorchs(networks: tuple[Any, Any]) -> None:
-    close(networks[0](jnp.float32(GIVEN.z), train=True)[:4], GOLDEN["fake"])
+def test_generator_with_batch_statistics_is_pytorchs(fake: Array) -> None:
+    close(fake[:4], GOLDEN["fake"])
 
 
-def test_generator_with_recorded_statistics_is_pytorchs(networks: tuple[Any, Any]) -> None:
-    generator = nnx.clone(networks[0])
-    generator(jnp.float32(GIVEN.other_z), train=True)
-    close(generator(jnp.float32(GIVEN.z), train=False)[:2], GOLDEN["fake_recorded"])
+def test_generator_with_recorded_statistics_is_pytorchs(split: Split) -> None:
+    generate = jax.jit(split.generate)
+    _, recorded = generate(split.g_params, GIVEN.other_z)
+    close(generate(split.g_params, GIVEN.z, recorded)[0][:2], GOLDEN["fake_recorded"])
     for layer in ("norm1", "norm2", "norm3"):
-        norm = getattr(generator, layer)
-        close(norm.mean[...], GOLDEN[f"recorded/{layer}.mean"])
-        close(norm.variance[...], GOLDEN[f"recorded/{layer}.variance"])
+        for kind in ("mean", "variance"):
+            close(array_of(recorded, layer, kind), GOLDEN[f"recorded/{layer}.{kind}"])
 
 
-def test_discriminator_is_pytorchs(networks: tuple[Any, Any]) -> None:
-    generator, discriminator = networks
-    fake = generator(jnp.float32(GIVEN.z), train=True)
-    close(discriminator(jnp.float32(GIVEN.reals), rate=jnp.float32(0.3)), GOLDEN["real_logits"])
-    close(
-        discriminator(fake, rate=jnp.float32(0), key=jax.random.key(0)),  # dropout at rate 0
-        GOLDEN["fake_logits"],
-    )
+def test_discriminator_is_pytorchs(split: Split, fake: Array) -> None:
+    judge = jax.jit(split.judge)
+    close(judge(split.d_params, jnp.float32(GIVEN.reals)), GOLDEN["real_logits"])
+    with_key = judge(split.d_params, fake, jax.random.key(0))  # dropout at rate 0
+    close(with_key, GOLDEN["fake_logits"])
 
 
 def array_of(params: Any, layer: str, kind: str) -> np.ndarray:
@@ -92,36 +116,28 @@ def compare_gradients(prefix: str, found: Any, names: Mapping[str, Any]) -> None
         close(np.linalg.norm(gradient), GOLDEN[f"{prefix}/{name}/norm"])
 
 
-def test_discriminators_loss_and_gradient_are_pytorchs(split: tuple[Any, ...]) -> None:
-    g_graph, g_params, statistics, d_graph, d_params = split
-    real = jnp.float32(GIVEN.reals)
-
+def test_discriminators_loss_and_gradient_are_pytorchs(split: Split, fake: Array) -> None:
     @jax.jit
     @jax.value_and_grad
-    def loss(params: Any) -> Array:
-        fake = nnx.merge(g_graph, g_params, statistics, copy=True)(jnp.float32(GIVEN.z), train=True)
-        logits = [nnx.merge(d_graph, params, copy=True)(x, rate=0.0) for x in (real, fake)]
+    def loss(d_params: Any) -> Array:
+        logits = [split.judge(d_params, x) for x in (jnp.float32(GIVEN.reals), fake)]
         return LOSSES["minimax"].discriminator(*logits)
 
-    value, gradient = loss(d_params)
+    value, gradient = loss(split.d_params)
     close(value, GOLDEN["d_loss"])
     compare_gradients("d_grad", gradient, weights()[1])
     assert LOSSES["minimax"].discriminator is LOSSES["non_saturating"].discriminator
 
 
 @pytest.mark.parametrize("kind", LOSSES)
-def test_generators_loss_and_gradient_are_pytorchs(kind: str, split: tuple[Any, ...]) -> None:
-    g_graph, g_params, statistics, d_graph, d_params = split
-
+def test_generators_loss_and_gradient_are_pytorchs(kind: str, split: Split) -> None:
     @jax.jit
     @jax.value_and_grad
-    def loss(params: Any) -> Array:
-        generator = nnx.merge(g_graph, params, statistics, copy=True)
-        discriminator = nnx.merge(d_graph, d_params, copy=True)
-        fake = generator(jnp.float32(GIVEN.z), train=True)
-        return LOSSES[kind].generator(discriminator(fake, rate=0.0))
+    def loss(g_params: Any) -> Array:
+        fake, _ = split.generate(g_params, GIVEN.z)
+        return LOSSES[kind].generator(split.judge(split.d_params, fake))
 
-    value, gradient = loss(g_params)
+    value, gradient = loss(split.g_params)
     close(value, GOLDEN[f"g_loss/{kind}"])
     compare_gradients(f"g_grad/{kind}", gradient, weights()[0])
 
@@ -136,17 +152,17 @@ def sizes(params: Any) -> dict[str, int]:
 
 
 def test_parameter_counts_at_the_tutorials_width() -> None:
-    state = abstract_state(PROGRAM._replace(width=64))
+    tutorials = abstract_state(PROGRAM._replace(width=64))
     norms = {"norm1": 16_384, "norm2": 128, "norm3": 64}
-    assert sizes(state.generator) == {
+    assert sizes(tutorials.generator) == {
         "dense.kernel": 1_638_400,
         "deconv1.kernel": 819_200,
         "deconv2.kernel": 204_800,
         "deconv3.kernel": 4_800,
         **{f"{layer}.{kind}": n for layer, n in norms.items() for kind in ("scale", "bias")},
     }
-    assert sizes(state.ema) == sizes(state.generator)
-    assert sizes(state.discriminator) == {
+    assert sizes(tutorials.ema) == sizes(tutorials.generator)
+    assert sizes(tutorials.discriminator) == {
         "conv1.kernel": 4_800,
         "conv1.bias": 64,
         "conv2.kernel": 204_800,
@@ -171,17 +187,16 @@ FANS = {
 }
 
 
-def test_first_weights_are_glorot_uniform_and_biases_zero() -> None:
-    state = init_state(PROGRAM, Hyperparameters(*[0.1] * 9), 5)
+def test_first_weights_are_glorot_uniform_and_biases_zero(fresh: GanState) -> None:
     for (network, layer), fans in FANS.items():
-        kernel = array_of(getattr(state, network), layer, "kernel")
+        kernel = array_of(getattr(fresh, network), layer, "kernel")
         limit = np.sqrt(6 / fans)
         assert np.abs(kernel).max() <= limit * (1 + 1e-6)
         assert np.abs(kernel).max() > 0.95 * limit
         assert abs(kernel.mean()) < 5 * limit / np.sqrt(3 * kernel.size)
         np.testing.assert_allclose(kernel.std(), limit / np.sqrt(3), rtol=5 / np.sqrt(kernel.size))
     for layer in ("conv1", "conv2", "dense"):
-        assert not array_of(state.discriminator, layer, "bias").any()
+        assert not array_of(fresh.discriminator, layer, "bias").any()
     for layer in ("norm1", "norm2", "norm3"):
-        assert not array_of(state.generator, layer, "bias").any()
-        assert (array_of(state.generator, layer, "scale") == 1).all()
+        assert not array_of(fresh.generator, layer, "bias").any()
+        assert (array_of(fresh.generator, layer, "scale") == 1).all()

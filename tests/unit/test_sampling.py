@@ -22,7 +22,8 @@ from tuner.gan.sampling import (
 from tuner.gan.state import GanState, init_state, networks
 from tuner.trial import Hyperparameters, Program
 
-PROGRAM = Program("dcgan", "dcgan", 2, 8, (32, 32, 1), 8, "non_saturating", "adam", 1, False)
+LATENTS = 9
+PROGRAM = Program("dcgan", "dcgan", 2, LATENTS, (32, 32, 1), 8, "minimax", "sgd", 1, False)
 NUMBERS = Hyperparameters(*[0.1] * 9)
 SEED = 7
 
@@ -52,7 +53,7 @@ def test_fixed_latents_are_fixed() -> None:
 def test_statistics_are_those_of_the_fixed_latents(state: GanState, generator: Generator) -> None:
     nets = networks(PROGRAM)
     network: Any = nnx.merge(nets.generator, state.generator, nets.blank_statistics, copy=True)
-    z = fixed_latents(SEED, STATISTICS_LATENTS, 8)
+    z = fixed_latents(SEED, STATISTICS_LATENTS, LATENTS)
     hidden = np.asarray(z, np.float64) @ np.asarray(network.dense.kernel[...], np.float64)
     statistics: Any = generator.statistics
     mean, variance = (statistics["norm1"][kind][...] for kind in ("mean", "variance"))
@@ -70,40 +71,55 @@ def test_statistics_are_those_of_the_fixed_latents(state: GanState, generator: G
     np.testing.assert_allclose(images_of(generator, z), batch, rtol=1e-4, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def many() -> jax.Array:
+    return fixed_latents(0, 2 * CHUNK + 3, LATENTS)
+
+
+@pytest.fixture(scope="module")
+def expected(generator: Generator, many: jax.Array) -> np.ndarray:
+    """The images of ``many`` in one piece."""
+    network: Any = nnx.merge(networks(PROGRAM).generator, *generator, copy=True)
+    return np.asarray(network(many, train=False))
+
+
 @pytest.mark.parametrize("count", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
-def test_chunks_change_nothing(generator: Generator, count: int) -> None:
-    z = fixed_latents(0, count, 8)
-    chunks = list(generate(PROGRAM, generator, z))
+def test_chunks_change_nothing(
+    generator: Generator, many: jax.Array, expected: np.ndarray, count: int
+) -> None:
+    chunks = list(generate(PROGRAM, generator, many[:count]))
     assert [len(chunk) for chunk in chunks] == [
         min(CHUNK, count - start) for start in range(0, count, CHUNK)
     ]
-    network: Any = nnx.merge(networks(PROGRAM).generator, *generator, copy=True)
-    np.testing.assert_allclose(
-        np.concatenate(chunks), network(z, train=False), rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(np.concatenate(chunks), expected[:count], rtol=1e-5, atol=1e-6)
 
 
-def test_chunks_of_another_size(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    z = fixed_latents(0, 100, 8)
-    whole = images_of(generator, z)
+def test_chunks_of_another_size(
+    generator: Generator,
+    many: jax.Array,
+    expected: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(sampling, "CHUNK", 32)
-    np.testing.assert_allclose(images_of(generator, z), whole, rtol=1e-5, atol=1e-6)
+    found = images_of(generator, many[:100])
+    np.testing.assert_allclose(found, expected[:100], rtol=1e-5, atol=1e-6)
 
 
 def test_draw_gives_bytes(generator: Generator) -> None:
-    z = fixed_latents(0, CHUNK + 5, 8)
+    z = fixed_latents(0, CHUNK + 5, LATENTS)
     images, exact = draw(PROGRAM, generator, z), images_of(generator, z)
-    assert (images.shape, images.dtype) == ((CHUNK + 5, 32, 32, 1), np.uint8)
+    assert images.shape == (CHUNK + 5, 32, 32, 1)
+    assert images.dtype == np.uint8
     assert np.abs(images / 127.5 - 1 - exact).max() <= 0.5001 / 127.5
     assert images.std() > 1
 
 
 def test_the_average_is_used_where_it_is_kept(state: GanState, generator: Generator) -> None:
-    averaged = init_state(PROGRAM._replace(ema=True), NUMBERS, 1)
-    both = averaged._replace(ema=state.generator)
-    z = fixed_latents(0, 4, 8)
+    program = PROGRAM._replace(ema=True)
+    both = init_state(PROGRAM, NUMBERS, 1)._replace(ema=state.generator)
+    z = fixed_latents(0, 4, LATENTS)
     np.testing.assert_array_equal(
-        images_of(generator_of(PROGRAM._replace(ema=True), both, SEED), z), images_of(generator, z)
+        images_of(generator_of(program, both, SEED), z), images_of(generator, z)
     )
     plain = generator_of(PROGRAM, both._replace(ema=None), SEED)
     assert not np.allclose(images_of(plain, z), images_of(generator, z), atol=1e-3)

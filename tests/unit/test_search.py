@@ -6,7 +6,7 @@ from typing import Any
 
 import optuna
 import pytest
-from builders import RANGES, spec_of
+from builders import RANGES, new_database, spec_of
 
 from tuner.coherence import grid
 from tuner.settings import Choices, Range
@@ -42,7 +42,7 @@ def drive(
     spec: StudySpec, path: Path, trials: int, *, restart: bool = False
 ) -> list[dict[str, Any]]:
     """The points of so many trials; with ``restart`` every one is asked of a new worker."""
-    rdb = Database(f"sqlite:///{path}", create=True).rdb
+    rdb = Database(new_database(path)).rdb
     optuna.create_study(storage=rdb, study_name="s")
     study: optuna.Study | None = None
     points = []
@@ -88,6 +88,18 @@ def test_another_seed_is_another_search(sampler: str) -> None:
         assert trials[0].params != trials[1].params
         for study, trial in zip(studies, trials, strict=True):
             study.tell(trial, fid(trial.params))
+
+
+def test_qmc_is_one_sequence() -> None:
+    """Every eighth of a range gets one of the first eight points after the first, random trial."""
+    spec = study_of(RANGES, "name = 'qmc'\nscramble = true")
+    study = optuna.create_study(sampler=make_sampler(spec))
+    eighths = []
+    for _ in range(9):
+        trial = study.ask(fixed_distributions=distributions(spec))
+        eighths.append(int(trial.params["beta1"] / 0.9 * 8))
+        study.tell(trial, fid(trial.params))
+    assert sorted(eighths[1:]) == list(range(8))
 
 
 @pytest.mark.parametrize(
@@ -270,7 +282,9 @@ def test_hyperband_spreads_its_brackets_over_the_epochs(
     epochs: int, rungs: set[int | None]
 ) -> None:
     spec = spec_of(f"[study]\nepochs = {epochs}\ntrials = 99\n[pruner]\nname = 'hyperband'")
-    study = optuna.create_study(pruner=make_pruner(spec), study_name="hyperband")
+    pruner = make_pruner(spec)
+    assert vars(pruner)["_max_resource"] == epochs
+    study = optuna.create_study(pruner=pruner, study_name="hyperband")
     for _ in range(20):
         end_of(study, [1.0] * epochs)
     ends = {end_of(study, [100.0 + n] * (epochs - 1)) for n in range(40)}

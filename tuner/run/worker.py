@@ -23,7 +23,7 @@ from tuner.run.artifacts import save_generator
 from tuner.run.lab import Lab
 from tuner.run.lane import Lane
 from tuner.study.store import Claim, StudyStore
-from tuner.study.verdict import Complete, Continue, Fail, Prune, Verdict, verdict
+from tuner.study.verdict import Continue, Fail, Prune, Verdict, verdict
 from tuner.trial import EpochReport
 
 MOST_FAILURES = 5  # in a row, before the worker takes it that the fault is not the trials'
@@ -141,6 +141,3 @@ def _blame(error: Exception) -> Verdict:
         return Prune("out of device memory")
     text = " ".join(str(error).split())
     return Fail(f"{type(error).__name__}: {text}"[:2000])
-
-
-__all__ = ["Complete", "Observer", "Stop", "Worker", "stop_on_signals"]
