@@ -28,8 +28,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Hyperparameter search for GANs.",
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 File = Annotated[Path, typer.Argument(metavar="STUDY.toml", show_default=False)]
 StudyName = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
@@ -303,7 +303,7 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except TunerError as error:
-        err.print(f"tuner: {error}", markup=False, soft_wrap=True)
+        err.print(f"tuner: {error}", soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         err.print("tuner: left at once; the same command goes on with the study")

@@ -1,10 +1,12 @@
 """What must hold between the keys of a study file, and what is merely worth a warning."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator, Sequence
+from decimal import Decimal
 from typing import Any
 
 from tuner import policies
-from tuner.settings import Choices, Kind, Range, Setting, Value
+from tuner.settings import Choices, Kind, Range, Setting, Value, nearest
 from tuner.spec import StudySpec, TrialSection
 
 Key = tuple[str | int, ...]
@@ -23,19 +25,43 @@ _BELONGS_TO_OPTIMIZER = {
 }
 
 
-def incoherences(spec: StudySpec) -> Iterator[Problem]:
-    """Every contradiction between keys, as the key and what is wrong there."""
-    yield from _needless(spec)
-    yield from _baselines(spec)
-    yield from _sampler(spec)
-    yield from _pruner(spec)
+def incoherences(spec: StudySpec, wrong: Collection[Key] = ()) -> list[Problem]:
+    """Every contradiction between keys, as the key and what is wrong there.
+
+    ``wrong`` are keys known to be wrong in themselves, whose values in ``spec`` are mere defaults:
+    what depends on them is not judged.
+    """
+    return [
+        (key, text)
+        for key, text, inputs in _contradictions(spec)
+        if not any(_overlap(bad, good) for bad in wrong for good in (key, *inputs))
+    ]
+
+
+def _overlap(a: Key, b: Key) -> bool:
+    length = min(len(a), len(b))
+    return a[:length] == b[:length]
+
+
+def _contradictions(spec: StudySpec) -> Iterator[tuple[Key, str, list[Key]]]:
+    """Problems with the other keys that each follows from."""
+    optimizer: list[Key] = [("trial", "optimizer")]
+    yield from ((*problem, optimizer) for problem in _needless(spec))
+    for (key, text), name in _baselines(spec):
+        yield key, text, [("trial", name), ("sampler",)]
+    space: list[Key] = [("sampler",), ("trial",)]
+    yield from ((*problem, space) for problem in _sampler(spec))
+    for key, text in _pruner(spec):
+        needed = {"n_startup_trials": "trials", "name": "value", "upper": "name"}
+        yield key, text, [("pruner",), ("study", needed.get(str(key[-1]), "epochs"))]
     if spec.data.source == "mnist5k" and spec.data.path:
-        yield ("data", "path"), "found a path, expected none with source = 'mnist5k'"
+        text = "found a path, expected none with source = 'mnist5k'"
+        yield ("data", "path"), text, [("data", "source")]
     for name, limits in spec.guard:
         low, high = limits.low, limits.high
         if limits.enabled and None not in (low, high) and low >= high:
             text = f"found low = {low:g}, high = {high:g}, expected low below high"
-            yield ("guard", name), text
+            yield ("guard", name), text, []
 
 
 def warnings(spec: StudySpec) -> Iterator[str]:
@@ -51,9 +77,10 @@ def warnings(spec: StudySpec) -> Iterator[str]:
     if spec.sampler.name in ("cmaes", "qmc") and choices:
         names = ", ".join(choices)
         yield f"sampler: {spec.sampler.name} works on ranges; {names}: picked at random"
-    size = len(grid(spec))
-    if spec.sampler.name == "grid" and size < spec.study.trials:
-        yield f"sampler: the grid has {size} points, so points repeat in {spec.study.trials} trials"
+    if spec.sampler.name == "grid":
+        size = math.prod(len(values_of(setting) or []) for setting in searched.values())
+        if size < spec.study.trials:
+            yield f"sampler: the grid has {size} points, fewer than the trials: some repeat"
 
 
 def kind_of(name: str) -> Kind:
@@ -62,18 +89,20 @@ def kind_of(name: str) -> Kind:
     return kinds[0]
 
 
-def values_of(setting: Setting) -> list[Value] | None:
+def values_of(setting: Setting) -> Sequence[Value] | None:
     """Every value the setting can take, in order, or None where they are a continuum."""
     if isinstance(setting, Choices):
-        return list(setting.values)
-    if isinstance(setting, Range):
-        if isinstance(setting.low, int) and not setting.log:
-            return list(range(setting.low, int(setting.high) + 1, int(setting.step or 1)))
-        if setting.step is None:
-            return None
-        count = int((setting.high - setting.low) / setting.step + 1e-9) + 1
-        return [setting.low + i * setting.step for i in range(count)]
-    return [setting]
+        return setting.values
+    if not isinstance(setting, Range):
+        return [setting]
+    low, high, _, step = setting
+    if isinstance(low, int):
+        return range(low, int(high) + 1, int(step or 1))
+    if step is None:
+        return None
+    # In decimal, as the file is written: 0.1 * 3 is to be 0.3.
+    start, end, width = (Decimal(str(number)) for number in (low, high, step))
+    return [float(start + i * width) for i in range(int((end - start) / width) + 1)]
 
 
 def largest_value(setting: Setting) -> Value:
@@ -81,14 +110,6 @@ def largest_value(setting: Setting) -> Value:
     if isinstance(setting, Range):
         return setting.high
     return max(setting.values, key=float) if isinstance(setting, Choices) else setting
-
-
-def grid(spec: StudySpec) -> list[dict[str, Value]]:
-    """The points of the grid over what is searched; empty where a range has no step."""
-    points: list[dict[str, Value]] = [{}]
-    for name, setting in spec.trial.searched().items():
-        points = [{**point, name: v} for point in points for v in values_of(setting) or []]
-    return points
 
 
 def _needless(spec: StudySpec) -> Iterator[Problem]:
@@ -107,31 +128,37 @@ def _needless(spec: StudySpec) -> Iterator[Problem]:
             yield ("trial", name), f"found a search that optimizer = {used} leaves idle"
 
 
-def _baselines(spec: StudySpec) -> Iterator[Problem]:
+def _baselines(spec: StudySpec) -> Iterator[tuple[Problem, str]]:
     searched = spec.trial.searched()
     for i, baseline in enumerate(spec.baseline):
         for name, value in baseline.items():
             problem = _baseline_problem(searched, name, value)
             if problem:
-                yield ("baseline", i, name), problem
+                yield (("baseline", i, name), problem), name
+        missing = [name for name in searched if name not in baseline]
+        if spec.sampler.name == "grid" and missing:
+            text = f"found no {missing[0]}, but the grid sampler needs all that is searched"
+            yield (("baseline", i), text), missing[0]
 
 
 def _baseline_problem(searched: dict[str, Any], name: str, value: Value) -> str | None:
     if name not in TrialSection.model_fields:
-        return "found an unknown key, expected a key of [trial]"
+        hint = nearest(name, TrialSection.model_fields)
+        return f"found an unknown key, expected a key of [trial]{hint}"
     if name not in searched:
         return f"found {value!r}, but trial.{name} is fixed, expected only what is searched"
-    setting = searched[name]
-    if isinstance(setting, Choices) and value not in setting.values:
-        return f"found {value!r}, expected one of {', '.join(map(str, setting.values))}"
+    try:
+        checked = kind_of(name).check(value)
+    except ValueError as error:
+        return str(error)
+    setting, values = searched[name], values_of(searched[name])
+    if isinstance(setting, Range) and not setting.low <= float(checked) <= setting.high:
+        return f"found {value!r}, expected {setting.low:g} to {setting.high:g}"
+    if values is None or checked in values:
+        return None
     if isinstance(setting, Range):
-        try:
-            number = kind_of(name).check(value)
-        except ValueError as error:
-            return str(error)
-        if not setting.low <= float(number) <= setting.high:
-            return f"found {value!r}, expected {setting.low:g} to {setting.high:g}"
-    return None
+        return f"found {value!r}, expected {setting.low:g} plus a multiple of {setting.step:g}"
+    return f"found {value!r}, expected one of {', '.join(map(str, values))}"
 
 
 def _sampler(spec: StudySpec) -> Iterator[Problem]:
@@ -144,12 +171,20 @@ def _sampler(spec: StudySpec) -> Iterator[Problem]:
                 yield ("trial", name), text
         if not searched:
             yield ("sampler", "name"), "found 'grid', expected something to search in [trial]"
-    if spec.sampler.name == "cmaes" and len(ranges) < 2:
-        found = ", ".join(ranges) or "none"
-        yield ("sampler", "name"), f"found 'cmaes' with ranges: {found}; expected at least two"
+    match spec.sampler:
+        case policies.CmaEsSampler() if len(ranges) < 2:
+            found = ", ".join(ranges) or "none"
+            yield ("sampler", "name"), f"found 'cmaes' with ranges: {found}; expected at least two"
+        case policies.CmaEsSampler(with_margin=True, lr_adapt=True):
+            yield ("sampler", "lr_adapt"), "found true with with_margin = true, expected only one"
+        case policies.TpeSampler(group=True, multivariate=False):
+            yield ("sampler", "group"), "found true, expected it only with multivariate = true"
 
 
 def _pruner(spec: StudySpec) -> Iterator[Problem]:
+    if spec.pruner.name == "patient" and spec.study.value == "best":
+        text = "found 'patient' with study.value = 'best', expected 'last': the best so far never"
+        yield ("pruner", "name"), f"{text} gets worse, so it could never prune"
     for key, problem in _never_prunes(spec.pruner, spec.study.epochs, spec.study.trials):
         yield ("pruner", *key), problem
 
@@ -174,6 +209,8 @@ def _never_prunes(pruner: Any, epochs: int, trials: int) -> Iterator[Problem]:
                 yield ("wrapped", *key), problem
         case policies.ThresholdPruner() if pruner.lower is None and pruner.upper is None:
             yield ("upper",), "found neither lower nor upper, expected at least one"
+        case policies.ThresholdPruner(lower=float(low), upper=float(high)) if low >= high:
+            yield ("upper",), f"found {high:g} with lower = {low:g}, expected upper above lower"
     if getattr(pruner, "n_warmup_steps", 0) >= epochs:
         found = f"a warm-up until epoch {pruner.n_warmup_steps}"
         yield ("n_warmup_steps",), _too_late(found, epochs)
@@ -190,30 +227,29 @@ MOST_DRIFT = 0.1
 
 
 def data_problems(spec: StudySpec, images: int) -> list[str]:
-    """What makes the study impossible on ``images`` images, one line each."""
-    problems = []
+    """What makes the study impossible on ``images`` images: the first problem of each kind."""
+    problems: dict[str, str] = {}
     for d_steps in values_of(spec.trial.d_steps) or []:
         for batch_size in values_of(spec.trial.batch_size) or []:
             per_iteration = int(batch_size) * int(d_steps)
             per_epoch = max(1, round(images / per_iteration)) * per_iteration
             if int(batch_size) > images:
                 found = f"found {batch_size}, expected at most {images}, the number of images"
-                problems.append(f"trial.batch_size: {found}")
+                problems.setdefault("large", f"trial.batch_size: {found}")
             elif abs(per_epoch / images - 1) > MOST_DRIFT:
-                problems.append(
+                problems.setdefault(
+                    "drift",
                     f"trial.batch_size: found {batch_size} with d_steps = {d_steps}: an epoch "
-                    f"would see {per_epoch} images, expected within {MOST_DRIFT:.0%} of {images}"
+                    f"would see {per_epoch} images, expected within {MOST_DRIFT:.0%} of {images}",
                 )
-    return list(dict.fromkeys(problems))
+    return list(problems.values())
 
 
 def program_count(spec: StudySpec) -> int:
     """How many distinct compiled training programs the study can need."""
-    count = 1
-    for name in STRUCTURAL:
-        count *= len(values_of(getattr(spec.trial, name)) or [])
     ema = spec.trial.ema_decay
     values = values_of(ema)
-    low = ema.low if isinstance(ema, Range) else 1.0
-    kinds = {v != 0 for v in values} if values is not None else {True, low > 0}
-    return count * len(kinds)
+    smallest = ema.low if isinstance(ema, Range) else 0.0
+    kinds = {v != 0 for v in values} if values is not None else {True, smallest > 0}
+    settings = [getattr(spec.trial, name) for name in STRUCTURAL]
+    return math.prod(len(values_of(setting) or []) for setting in settings) * len(kinds)

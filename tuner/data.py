@@ -2,8 +2,10 @@
 
 import gzip
 import hashlib
+import math
 import os
 import struct
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,15 +97,19 @@ def _how_to_get(spec: DataSpec) -> str:
 def _idx(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
     """The training images of an MNIST-like folder: ``train-images…`` and, if there, labels."""
     images = read_idx(_find(folder, "train-images"))
-    if images.ndim not in (3, 4):
-        raise InputError(f"{folder}: found {images.ndim} dimensions in the images, expected 3 or 4")
-    try:
-        labels = read_idx(_find(folder, "train-labels")).astype(np.int64)
-    except InputError:
-        labels = None
-    if labels is not None and labels.shape != images.shape[:1]:
-        raise InputError(f"{folder}: found {len(labels)} labels, expected {len(images)}")
-    return images.reshape(*images.shape[:3], -1), labels
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
+        raise InputError(
+            f"{folder}: found images of shape {images.shape}, expected (n, height, width) or "
+            "(n, height, width, 1 or 3) with n above 0"
+        )
+    if not any(folder.glob("train-labels*")):
+        return images, None
+    labels = read_idx(_find(folder, "train-labels")).astype(np.int64)
+    if labels.shape != images.shape[:1]:
+        raise InputError(f"{folder}: found labels of shape {labels.shape}, expected {len(images)}")
+    return images, labels
 
 
 def _find(folder: Path, prefix: str) -> Path:
@@ -117,7 +123,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     """An IDX file of unsigned bytes (LeCun's format), plain or gzipped."""
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: can't be read: {error}") from None
     if len(data) < 4 or data[:3] != b"\x00\x00\x08":
         raise InputError(f"{path}: found first bytes {data[:4].hex()}, expected IDX (000008..)")
@@ -125,7 +131,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     if len(data) < 4 + 4 * rank:
         raise InputError(f"{path}: found {len(data)} bytes, too few for a header")
     shape = struct.unpack(f">{rank}I", data[4 : 4 + 4 * rank])
-    expected = 4 + 4 * rank + int(np.prod(shape))
+    expected = 4 + 4 * rank + math.prod(shape)
     if len(data) != expected:
         raise InputError(f"{path}: found {len(data)} bytes, expected {expected} for {shape}")
     return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Section(BaseModel):
     """A table of the study file: frozen, no unknown keys, no silent conversions."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class RandomSampler(Section):
@@ -41,10 +41,7 @@ class TpeSampler(Section):
 class CmaEsSampler(Section):
     name: Literal["cmaes"] = "cmaes"
     n_startup_trials: Annotated[int, Field(ge=0, description="random trials first")] = 1
-    sigma0: Annotated[
-        float | None, Field(gt=0, strict=False, description="initial step, in units of the range")
-    ] = None
-    popsize: Annotated[int | None, Field(ge=2, description="population of a generation")] = None
+    popsize: Annotated[int | None, Field(ge=4, description="population of a generation")] = None
     with_margin: Annotated[bool, Field(description="keep whole numbers from freezing")] = False
     lr_adapt: Annotated[bool, Field(description="adapt the learning rate (noisy objectives)")] = (
         False
@@ -70,7 +67,7 @@ class NoPruner(Section):
 class PercentilePruner(Section):
     name: Literal["percentile"] = "percentile"
     percentile: Annotated[
-        float, Field(gt=0, lt=100, strict=False, description="keep this share of trials, in %")
+        float, Field(gt=0, lt=100, description="keep this share of trials, in %")
     ] = 25.0
     n_startup_trials: Annotated[int, Field(ge=0, description="trials that must end first")] = 5
     n_warmup_steps: Annotated[int, Field(ge=0, description="never before this epoch")] = 0
@@ -107,8 +104,8 @@ class HyperbandPruner(Section):
 
 class ThresholdPruner(Section):
     name: Literal["threshold"] = "threshold"
-    lower: Annotated[float | None, Field(strict=False, description="prune below this FID")] = None
-    upper: Annotated[float | None, Field(strict=False, description="prune above this FID")] = None
+    lower: Annotated[float | None, Field(description="prune below this FID")] = None
+    upper: Annotated[float | None, Field(description="prune above this FID")] = None
     n_warmup_steps: Annotated[int, Field(ge=0, description="never before this epoch")] = 0
     interval_steps: Annotated[int, Field(ge=1, description="epochs between checks")] = 1
 
@@ -116,9 +113,7 @@ class ThresholdPruner(Section):
 class PatientPruner(Section):
     name: Literal["patient"] = "patient"
     patience: Annotated[int, Field(ge=0, description="epochs without progress to bear")] = 3
-    min_delta: Annotated[
-        float, Field(ge=0, strict=False, description="FID that counts as progress")
-    ] = 0.0
+    min_delta: Annotated[float, Field(ge=0, description="FID that counts as progress")] = 0.0
     wrapped: Annotated[
         Annotated[
             MedianPruner | PercentilePruner | SuccessiveHalvingPruner | ThresholdPruner,
@@ -141,8 +136,8 @@ PrunerSpec = Annotated[
 ]
 
 _Enabled = Annotated[bool, Field(description="whether it can end a trial")]
-_Low = Annotated[float | None, Field(ge=0, strict=False, description="below it is out of bounds")]
-_High = Annotated[float | None, Field(ge=0, strict=False, description="above it is out of bounds")]
+_Low = Annotated[float | None, Field(ge=0, description="below it is out of bounds")]
+_High = Annotated[float | None, Field(ge=0, description="above it is out of bounds")]
 _Patience = Annotated[int, Field(ge=1, description="epochs in a row out of bounds that end it")]
 _Grace = Annotated[int, Field(ge=0, description="generator updates before it is looked at")]
 

@@ -16,6 +16,9 @@ from pydantic_core import CoreSchema, core_schema
 
 Value = float | int | str
 
+_ROUNDING = 1e-7  # closer to a bound than this is on it, in float32
+_LARGEST = 1e300  # a number beyond it is no hyperparameter, and soon no float
+
 
 class Choices(NamedTuple):
     """One of ``values`` is picked."""
@@ -93,8 +96,8 @@ class Real(_Checked):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"found {value!r}, expected {self.describe()}")
         above = value > self.low if self.open_low else value >= self.low
-        below = value < self.high if self.open_high else value <= self.high
-        if not (above and below and math.isfinite(value)):
+        below = value < self.high - _ROUNDING if self.open_high else value <= self.high
+        if not (above and below and abs(value) < _LARGEST):
             raise ValueError(f"found {value!r}, expected {self.describe()}")
         return float(value)
 
@@ -150,7 +153,7 @@ def _parse_choices(kind: Kind, values: list[Any]) -> Choices:
 
 def _parse_range(kind: Kind, table: dict[str, Any]) -> Range:
     if isinstance(kind, Name):
-        raise ValueError(f"found a range, expected {kind.describe()}, or a list of them")
+        raise ValueError(f"found a table, expected {kind.describe()}, or a list of them")
     unknown = [key for key in table if key not in Range._fields]
     if unknown:
         hint = nearest(unknown[0], Range._fields)

@@ -4,9 +4,9 @@ Every key has a default; the defaults are the recipe of TensorFlow's DCGAN tutor
 checked one by one here; what concerns several keys at once is checked in ``specfile``.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, PlainValidator
 
 from tuner.policies import (
     GuardSection,
@@ -22,6 +22,21 @@ LOSSES = ("minimax", "non_saturating")
 OPTIMIZERS = ("adam", "sgd", "rmsprop")
 NETWORKS = ("dcgan",)
 
+
+def _exactly_whole(value: Any) -> Any:
+    """Python takes 1, 1.0 and True for equal, and so would a list of allowed numbers."""
+    if isinstance(value, bool | float):
+        raise ValueError(f"found {value!r}, expected a whole number")
+    return value
+
+
+def _scalar(value: Any) -> Value:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"found {value!r}, expected one value")
+    return value
+
+
+_EXACTLY_WHOLE = BeforeValidator(_exactly_whole)
 _RATE = Real(0, 10, open_low=True)
 _FRACTION = Real(0, 1, open_high=True)
 
@@ -56,10 +71,14 @@ class DataSpec(Section):
         str, Field(description="the folder with IDX files; the variable TUNER_DATA goes before it")
     ] = ""
     size: Annotated[
-        Literal[32], Field(description="height and width; smaller images are padded with black")
+        Literal[32],
+        _EXACTLY_WHOLE,
+        Field(description="height and width; smaller images are padded with black"),
     ] = 32
     channels: Annotated[
-        Literal[1, 3] | None, Field(description="by default as in the data; 3 repeats grey")
+        Literal[1, 3] | None,
+        _EXACTLY_WHOLE,
+        Field(description="by default as in the data; 3 repeats grey"),
     ] = None
 
 
@@ -126,7 +145,9 @@ class StudySpec(Section):
     study: StudySection = StudySection()
     data: DataSpec = DataSpec()
     trial: TrialSection = TrialSection()
-    baseline: tuple[dict[str, Value], ...] = Field((), strict=False)
+    baseline: tuple[dict[str, Annotated[Value, PlainValidator(_scalar)]], ...] = Field(
+        (), strict=False
+    )
     sampler: SamplerSpec = TpeSampler()
     pruner: PrunerSpec = SuccessiveHalvingPruner()
     guard: GuardSection = GuardSection()

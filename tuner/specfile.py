@@ -35,11 +35,7 @@ def load_spec(path: str | Path) -> StudySpec:
 def parse_spec(table: Mapping[str, Any], origin: str) -> StudySpec:
     """The study in ``table`` (a parsed study file); ``origin`` names it in errors."""
     spec, problems = _validate(table)
-    problems += [
-        (key, text)
-        for key, text in incoherences(spec)
-        if not any(_within(key, k) for k, _ in problems)
-    ]
+    problems += incoherences(spec, [key for key, _ in problems])
     if problems:
         lines = [f"{origin}: {_dotted(key)}: {text}" for key, text in problems]
         raise InputError("\n".join(lines))
@@ -60,18 +56,19 @@ def _validate(table: Mapping[str, Any]) -> tuple[StudySpec, list[tuple[Key, str]
 
 
 def _without(table: Any, key: Key) -> Any:
-    """``table`` less the value at ``key``, as far down as tables go."""
-    if not isinstance(table, dict) or key[0] not in table:
+    """``table`` less the value at ``key``, or less the innermost thing that holds it."""
+    first, *rest = key
+    if isinstance(table, list) and isinstance(first, int) and first < len(table):
+        child = _without(table[first], tuple(rest)) if rest else {}
+        return [*table[:first], child if isinstance(child, dict) else {}, *table[first + 1 :]]
+    if not isinstance(table, dict) or first not in table:
         return table
-    kept = {k: v for k, v in table.items() if k != key[0]}
-    child = table[key[0]]
-    if len(key) > 1 and isinstance(child, dict) and key[1] in child:
-        kept[key[0]] = _without(child, key[1:])
+    child = table[first]
+    deeper = rest and isinstance(child, dict | list)
+    kept = {k: v for k, v in table.items() if k != first}
+    if deeper and (isinstance(child, list) or rest[0] in child):
+        kept[str(first)] = _without(child, tuple(rest))
     return kept
-
-
-def _within(key: Key, parent: Key) -> bool:
-    return key[: len(parent)] == parent
 
 
 def _dotted(key: Key) -> str:
@@ -94,7 +91,7 @@ def _explain(error: Any) -> tuple[Key, str]:
             expected = f"expected one of {', '.join(names)}{nearest(tag, names)}"
             return (*key, "name"), f"found {tag!r}, {expected}"
         case "union_tag_not_found":
-            return key, "found no key 'name', expected one"
+            return key, "found no key 'name', which says what the other keys mean"
         case "literal_error":
             names = [
                 name.strip("' ")
@@ -151,7 +148,7 @@ def differences(old: StudySpec, new: StudySpec) -> list[str]:
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value and not {"low", "high"} <= set(value):
+    if isinstance(value, dict) and value and not prefix.startswith("trial."):  # a range there
         parts = [_flatten(v, f"{prefix}.{k}" if prefix else k) for k, v in value.items()]
         return {k: v for part in parts for k, v in part.items()}
     return {prefix: value}

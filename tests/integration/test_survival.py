@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import Tuner, command
+from processes import Tuner, command
 
 import tuner as api
 from tuner.errors import TunerError

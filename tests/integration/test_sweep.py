@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from conftest import STUDY, run
 from numpy.typing import NDArray
 from PIL import Image
+from processes import STUDY, run
 
 import tuner
 from tuner.study.database import Database

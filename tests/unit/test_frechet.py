@@ -168,3 +168,9 @@ def test_other_dimensions_are_refused() -> None:
     assert isinstance(GOOD, Reference)
     with pytest.raises(ValueError, match="expected 3 features, found 4"):
         frechet_distance(GOOD, np.zeros((5, 4)))
+
+
+def test_what_is_not_a_number_is_never_a_perfect_score() -> None:
+    lost = reference_from_moments(np.zeros(2), np.full((2, 2), 1.0))._replace(trace=float("nan"))
+    with pytest.raises(ValueError, match="found a distance of nan"):
+        frechet_distance(lost, np.random.default_rng(0).normal(size=(9, 2)))

@@ -125,3 +125,10 @@ def test_clipping_nothing_stays_finite(limit: float) -> None:
     for values in dict(clip(limit, {k: 0 * v for k, v in TREE.items()})).values():
         np.testing.assert_array_equal(values, 0 * values)
         assert np.isfinite(values).all()
+
+
+def test_clipping_does_not_hide_divergence() -> None:
+    updates, _ = clip_global_norm(1.0).update(
+        {"a": np.array([1e25, 1.0], np.float32)}, optax.EmptyState()
+    )
+    assert np.isnan(updates["a"]).all()

@@ -9,7 +9,7 @@ from builders import RANGES, setting_tables, spec_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuner.coherence import data_problems, warnings
+from tuner.coherence import data_problems, program_count, warnings
 from tuner.errors import InputError
 from tuner.policies import SuccessiveHalvingPruner, TpeSampler
 from tuner.settings import Choices, Range
@@ -49,7 +49,7 @@ def assert_one(toml: str, key: str, *parts: str) -> None:
             "n_startup_trials",
         ),
         ("[sampler]\nname = 'qmc'\nqmctype = 'halton'", "sampler.qmctype", "qmc_type"),
-        ("[sampler]\nname = 'cmaes'\nsigma = 1\n" + RANGES, "sampler.sigma", "sigma0"),
+        ("[sampler]\nname = 'cmaes'\npopsiz = 6\n" + RANGES, "sampler.popsiz", "popsize"),
         ("[pruner]\nname = 'median'\nn_warmup = 3", "pruner.n_warmup", "n_warmup_steps"),
         ("[pruner]\nname = 'hyperband'\nmin_resources = 2", "pruner.min_resources", "min_resource"),
         ("[pruner]\nname = 'patient'\npatince = 2", "pruner.patince", "patience"),
@@ -164,7 +164,7 @@ def test_whole_number_has_a_whole_step() -> None:
 
 def test_name_has_no_range() -> None:
     toml = "[trial]\nloss = { low = 1, high = 2 }"
-    assert_one(toml, "trial.loss", "found a range", "expected one of minimax, non_saturating")
+    assert_one(toml, "trial.loss", "found a table", "expected one of minimax, non_saturating")
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_name_has_no_range() -> None:
     [
         ("[sampler]\nname = 'tpee'", "sampler.name", "'tpee'", "(did you mean 'tpe'?)"),
         ("[sampler]\nname = 'zzz'", "sampler.name", "'zzz'", "random, grid, qmc, tpe, cmaes, gp"),
-        ("[sampler]\nn_startup_trials = 3", "sampler", "no key 'name'", "expected one"),
+        ("[sampler]\nn_startup_trials = 3", "sampler", "no key 'name'", "what the other keys mean"),
         ("[pruner]\nname = 'medain'", "pruner.name", "'medain'", "(did you mean 'median'?)"),
         (
             "[pruner]\nname = 'patient'\nwrapped = { name = 'treshold' }",
@@ -276,7 +276,7 @@ LATE = "one before the last epoch, 10: it could never prune"
     ],
 )
 def test_pruner_that_can_never_prune(pruner: str, key: str, found: str, expected: str) -> None:
-    toml = f"[study]\nepochs = 10\ntrials = 6\n[pruner]\n{pruner}"
+    toml = f"[study]\nepochs = 10\ntrials = 6\nvalue = 'last'\n[pruner]\n{pruner}"
     assert_one(toml, f"pruner.{key}", f"found {found}", f"expected {expected}")
 
 
@@ -292,7 +292,7 @@ def test_pruner_that_can_never_prune(pruner: str, key: str, found: str, expected
     ],
 )
 def test_pruner_that_can_just_prune(pruner: str) -> None:
-    assert problems(f"[study]\nepochs = 10\ntrials = 6\n[pruner]\n{pruner}") == []
+    assert problems(f"[study]\nepochs = 10\ntrials = 6\nvalue = 'last'\n[pruner]\n{pruner}") == []
 
 
 @pytest.mark.parametrize(
@@ -305,11 +305,53 @@ def test_pruner_that_can_just_prune(pruner: str) -> None:
             "the grid sampler needs choices, or a range with a step",
         ),
         (
-            "[trial]\nwidth = { low = 8, high = 64, log = true }\n[sampler]\nname = 'grid'",
-            "trial.width",
-            "a range",
-            "the grid sampler needs choices, or a range with a step",
+            RANGES + "[pruner]\nname = 'patient'",
+            "pruner.name",
+            "'patient' with study.value = 'best'",
+            "'last'",
         ),
+        (
+            "[pruner]\nname = 'threshold'\nlower = 3\nupper = 1",
+            "pruner.upper",
+            "1 with lower = 3",
+            "upper above lower",
+        ),
+        (
+            RANGES + "[sampler]\nname = 'tpe'\ngroup = true\nmultivariate = false",
+            "sampler.group",
+            "true",
+            "only with multivariate = true",
+        ),
+        (
+            RANGES + "[sampler]\nname = 'cmaes'\nwith_margin = true\nlr_adapt = true",
+            "sampler.lr_adapt",
+            "true with with_margin = true",
+            "only one",
+        ),
+        (
+            "[trial]\nbeta1 = [0.1, 0.2]\nwidth = [8, 16]\n"
+            "[sampler]\nname = 'grid'\n[[baseline]]\nwidth = 8",
+            "baseline.1",
+            "no beta1",
+            "",
+        ),
+        ("[data]\nchannels = true", "data.channels", "True", "a whole number"),
+        ("[data]\nchannels = 1.0", "data.channels", "1.0", "a whole number"),
+        (
+            "[trial]\nbatch_size = [32, 64]\n[[baseline]]\nbatch_size = 64.0",
+            "baseline.1.batch_size",
+            "64.0",
+            "a whole number",
+        ),
+        (
+            "[trial]\nbatch_size = { low = 32, high = 64, step = 16 }\n"
+            "[[baseline]]\nbatch_size = 40",
+            "baseline.1.batch_size",
+            "40",
+            "32 plus a multiple of 16",
+        ),
+        ("[pruner]\nname = 'threshold'\nupper = inf", "pruner.upper", "inf", "a finite number"),
+        ("[trial]\nclip_norm = 1" + "0" * 400, "trial.clip_norm", "1000", "a number"),
         ("[sampler]\nname = 'grid'", "sampler.name", "'grid'", "something to search"),
         ("[sampler]\nname = 'cmaes'", "sampler.name", "'cmaes' with ranges: none", "at least two"),
         (
@@ -389,6 +431,7 @@ def test_every_problem_at_once_and_once_only() -> None:
         [study]
         epoch = 3
         trials = 'x'
+        value = 'last'
         [trial]
         learning_rat = 1
         width = []
@@ -416,7 +459,7 @@ def test_every_problem_at_once_and_once_only() -> None:
         [
             *("bogus", "study.epoch", "study.trials", "trial.learning_rat", "trial.width"),
             *("trial.beta1", "pruner.wrapped.upper", "guard.loss_ratio", "guard.d_auc.low"),
-            *("metrics.feature", "baseline.1.beta1", "baseline.1.width"),
+            *("metrics.feature", "baseline.1.beta1"),
         ]
     )
     assert all(line.startswith("study.toml: ") for line in lines)
@@ -425,6 +468,49 @@ def test_every_problem_at_once_and_once_only() -> None:
 def test_a_wrong_key_is_not_judged_again_by_its_default() -> None:
     assert_one("[study]\nepochs = 10\n[pruner]\nname = 'threshold'\nupper = 'x'", "pruner.upper")
     assert_one("[trial]\nbeta1 = [2.0]\noptimizer = 'sgd'", "trial.beta1")
+
+
+@pytest.mark.parametrize(
+    ("toml", "key"),
+    [
+        ("[study]\nepochs = 1\n[pruner]\nname = 'medain'", "pruner.name"),
+        ("[study]\nepochs = '100'\n[pruner]\nname = 'patient'\nmin_resource = 30", None),
+        ("[trial]\noptimizer = 'sgdd'\nmomentum = [0.1, 0.2]", "trial.optimizer"),
+        (
+            "[trial]\nlearning_rate = { low = 2, high = 1 }\n[[baseline]]\nlearning_rate = 1",
+            "trial.learning_rate",
+        ),
+        (
+            "[trial]\nlearning_rate = { low = 2, high = 1 }\nbeta1 = { low = 0.1, high = 0.9 }\n"
+            "[sampler]\nname = 'cmaes'",
+            "trial.learning_rate",
+        ),
+        ("[guard.loss_ratio]\nlow = 200\nhigh = 'x'", "guard.loss_ratio.high"),
+        ("[trial]\nbeta1 = [0.1, 0.2]\n[[baseline]]\nbeta1 = [0.1]", "baseline.1.beta1"),
+    ],
+)
+def test_what_depends_on_a_wrong_key_is_not_judged(toml: str, key: str | None) -> None:
+    lines = [line.split(": ")[1] for line in problems(toml)]
+    assert lines == [key] if key else "pruner.min_resource" in lines
+
+
+def test_one_wrong_baseline_does_not_hide_the_others() -> None:
+    toml = "[trial]\nbeta1 = [0.1, 0.2]\n[[baseline]]\nbeta1 = [0.1]\n[[baseline]]\nbeta1 = 0.5"
+    assert len(problems(toml)) == 2
+
+
+def test_a_huge_space_is_checked_at_once() -> None:
+    wide = "width = { low = 1, high = 1024 }\nlatent_dim = { low = 1, high = 4096 }\n"
+    spec = spec_of("[trial]\n" + wide + "batch_size = { low = 2, high = 64000, log = true }")
+    assert list(warnings(spec)) == []
+    assert program_count(spec) == 1024 * 4096 * 63999
+    assert len(data_problems(spec, 1000)) == 2
+
+
+def test_differences_name_the_key_that_differs() -> None:
+    other = spec_of("[guard.d_auc]\nenabled = true")
+    [line] = differences(spec_of(""), other)
+    assert line == "guard.d_auc.enabled: False in the database, True in the file"
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -568,7 +654,7 @@ def test_data_problems(trial: str, images: int, said: list[str]) -> None:
         ),
         (
             "[trial]\nwidth = [8, 16]\n[sampler]\nname = 'grid'\n[study]\ntrials = 3\n",
-            ["grid does not learn", "the grid has 2 points, so points repeat in 3 trials"],
+            ["grid does not learn", "the grid has 2 points, fewer than the trials"],
         ),
     ],
 )
@@ -585,7 +671,7 @@ def policies() -> st.SearchStrategy[dict[str, Any]]:
         {"name": "random"},
         {"name": "qmc", "qmc_type": "halton", "scramble": False},
         {"name": "tpe", "n_startup_trials": 3, "group": True},
-        {"name": "cmaes", "sigma0": 0.25, "popsize": 6},
+        {"name": "cmaes", "lr_adapt": True, "popsize": 6},
         {"name": "gp", "deterministic_objective": True},
     ]
     pruners: list[dict[str, Any]] = [

@@ -347,3 +347,12 @@ def test_live_progress() -> None:
         text = "\n".join(shown(view._render()))
     assert "3/5 trials" in text
     assert "learning_rate" not in text
+
+
+def test_brackets_in_a_reason_are_shown_as_they_are() -> None:
+    console = Console(record=True, width=200, file=io.StringIO())
+    PlainProgress(console).announce("trial 1 failed: KeyError: '[/x] [bold]'")
+    console.print(trial_table([record(1, reason="a [/x] [bold]")]))
+    text = console.export_text()
+    assert "'[/x] [bold]'" in text
+    assert "a [/x] [bold]" in text

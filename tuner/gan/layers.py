@@ -113,7 +113,7 @@ class BatchNorm(nnx.Module):
 
     With ``train=True`` the batch's own statistics are used and recorded; with ``train=False`` the
     ones recorded last. No running average is kept: before a generator is evaluated its statistics
-    are measured afresh for the weights at hand (see ``training.measure_statistics``), which makes
+    are measured afresh for the weights at hand (see ``sampling.generator_of``), which makes
     an average over past weights, always a little wrong, needless.
     """
 

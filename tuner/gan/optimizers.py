@@ -32,7 +32,9 @@ def clip_global_norm(max_norm: float | Array) -> optax.GradientTransformation:
         updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.EmptyState]:
         norm = optax.tree.norm(updates)
-        factor = jnp.where(max_norm > 0, jnp.minimum(1.0, max_norm / jnp.maximum(norm, 1e-30)), 1.0)
+        factor = jnp.minimum(1.0, max_norm / jnp.maximum(norm, 1e-30))
+        factor = jnp.where(jnp.isfinite(norm), factor, jnp.nan)  # diverged: not to be hidden
+        factor = jnp.where(max_norm > 0, factor, 1.0)
         return optax.tree.scale(factor, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

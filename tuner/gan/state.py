@@ -82,7 +82,8 @@ def _init_state(program: Program, hyperparameters: Hyperparameters, key: Array) 
 
 def init_state(program: Program, hyperparameters: Hyperparameters, seed: int) -> GanState:
     """Fresh networks and optimizers for the trial that ``seed`` names."""
-    return _init_state(program, hyperparameters, jax.random.key(seed))
+    state: GanState = _init_state(program, hyperparameters, jax.random.key(seed))
+    return state
 
 
 def make_optimizers(

@@ -64,25 +64,30 @@ def _scan_plan(iterations: int) -> tuple[int, bool]:
     return max(k for k in range(1, _LONGEST_UNROLL + 1) if iterations % k == 0), True
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def epoch_order(program: Program, count: int, key: Array, epoch: Array | int) -> Array:
-    """Which images an epoch visits: int32 (iterations, d_steps, batch_size).
+def epoch_order(program: Program, count: int, key: Array, epoch: int) -> Array:
+    """Which images an epoch (counted from 0) visits: int32 (iterations, d_steps, batch_size).
 
     Epochs cut one endless sequence of shuffled passes over the images into equal lengths, so no
     image is left out because a batch size does not divide their number.
     """
+    length = program.iterations(count) * program.d_steps * program.batch_size
+    first_pass, offset = divmod(epoch * length, count)
+    order: Array = _order_window(program, count, key, first_pass, offset)
+    return order
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _order_window(
+    program: Program, count: int, key: Array, first_pass: Array | int, offset: Array | int
+) -> Array:
     shape = (program.iterations(count), program.d_steps, program.batch_size)
     length = shape[0] * shape[1] * shape[2]
-    start = epoch * length
-    first_pass = start // count
-    passes = 2 + length // count  # as many as a window of this length can touch
     order_key = jax.random.fold_in(key, _ORDER)
     shuffled = [
         jax.random.permutation(jax.random.fold_in(order_key, first_pass + i), count)
-        for i in range(passes)
+        for i in range(2 + length // count)  # as many passes as a window of this length can touch
     ]
-    window = lax.dynamic_slice(jnp.concatenate(shuffled), (start - first_pass * count,), (length,))
-    return window.reshape(shape)
+    return lax.dynamic_slice(jnp.concatenate(shuffled), (offset,), (length,)).reshape(shape)
 
 
 @functools.partial(jit, static_argnums=(0, 7, 8), donate_argnums=(1, 2))

@@ -45,7 +45,7 @@ def moments(features: Features) -> tuple[Matrix, Matrix]:
 def frechet_distance(real: Reference, features: Features) -> float:
     """FID of ``features`` (n, d) against the reference: finite and at least 0.
 
-    Raises ValueError for fewer than two samples or a number that is not finite.
+    Raises ValueError for fewer than two samples, and where a number or the result is not finite.
     """
     centred, mean = _centre(features)
     count, dimensions = centred.shape
@@ -56,7 +56,10 @@ def frechet_distance(real: Reference, features: Features) -> float:
     trace_of_root = np.sqrt(np.linalg.eigvalsh(product).clip(min=0)).sum()
     trace = float(np.square(centred).sum()) / (count - 1)
     shift = float(np.square(mean - real.mean).sum())
-    return max(0.0, float(shift + real.trace + trace - 2 * trace_of_root))
+    distance = float(shift + real.trace + trace - 2 * trace_of_root)
+    if not np.isfinite(distance):
+        raise ValueError(f"found a distance of {distance}, expected a finite number")
+    return max(0.0, distance)
 
 
 def _centre(features: Features) -> tuple[Matrix, Matrix]:

@@ -11,8 +11,8 @@ def loss_ratio(
 ) -> float | None:
     """(D's loss / its value at indifference) / (the same of G): 1 is balance, towards 0 D has won.
 
-    Both are epoch means without penalties. None for a loss without such a scale, or where a number
-    is missing or the quotient is not finite.
+    Both are epoch means without penalties. None for a loss without such a scale, or where the
+    quotient is not finite.
     """
     if indifference is None:
         return None

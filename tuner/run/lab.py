@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -28,6 +29,7 @@ from tuner.spec import StudySpec
 from tuner.trial import Program
 
 AUC_IMAGES = 1000
+FEWEST_LABELLED = 50
 # What fixed latents are for, folded into the study's seed.
 STATISTICS, EVALUATION, FRESH, PICTURES = range(4)
 
@@ -50,6 +52,8 @@ class Lab:
         self.extractor = _extractor(spec, images, cache)
         self._real_features = self.extractor(self.images)
         self.reference: Reference = reference(self._real_features)
+        if self.reference.trace == 0:
+            raise InputError("data: found images that all look alike, expected a variety")
         chosen = np.random.default_rng(spec.study.seed).permutation(len(images.images))
         self._reals = self.images[np.sort(chosen[:AUC_IMAGES])]
 
@@ -65,12 +69,14 @@ class Lab:
         fakes = np.concatenate(jax.device_get(list(generate(program, generator, z))))
         if not bool(all_finite(state)) or not np.isfinite(fakes).all():
             return Measurement(None, None, None, False)
-        features = self.extractor(quantise(jax.device_put(fakes)))
-        real_logits = discriminate(program, state, self._reals)
-        fake_logits = discriminate(program, state, jax.device_put(fakes[:AUC_IMAGES]))
+        features = self.extractor(quantise(jnp.asarray(fakes)))
+        judged = self._reals, jnp.asarray(fakes[:AUC_IMAGES])
+        real_logits, fake_logits = jax.device_get([discriminate(program, state, x) for x in judged])
+        if not np.isfinite(real_logits).all() or not np.isfinite(fake_logits).all():
+            return Measurement(None, None, None, False)
         return Measurement(
             fid=frechet_distance(self.reference, features),
-            d_auc=discriminator_auc(*jax.device_get((real_logits, fake_logits))),
+            d_auc=discriminator_auc(real_logits, fake_logits),
             variance_ratio=variance_ratio(features, self.reference.trace),
             finite=True,
         )
@@ -100,6 +106,11 @@ def _extractor(spec: StudySpec, images: ImageSet, cache: Path) -> Extractor:
     if images.labels is None:
         raise InputError(
             "metrics.features: found 'classifier' with images without labels, expected 'random'"
+        )
+    if len(images.images) < FEWEST_LABELLED:
+        raise InputError(
+            f"metrics.features: found 'classifier' with {len(images.images)} images, expected at "
+            f"least {FEWEST_LABELLED}, or 'random'"
         )
     path = cache / f"classifier-{images.fingerprint}.safetensors"
     if not path.exists():

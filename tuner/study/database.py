@@ -13,6 +13,8 @@ from sqlalchemy import select
 from tuner.errors import InputError, StorageError
 from tuner.study import tables
 
+TOKEN = "tuner:token"  # the attribute that marks an Optuna study as ours
+
 
 class Database:
     """A SQLite database of studies, opened: Optuna's tables and ours."""
@@ -34,18 +36,28 @@ class Database:
 
     def study_names(self) -> list[str]:
         """The studies made by tuner."""
-        with storage_errors(self.path), self.rdb.engine.connect() as connection:
-            ours = set(connection.scalars(select(tables.studies.c.study_id)))
-        return [s.study_name for s in self.rdb.get_all_studies() if s._study_id in ours]
+        with storage_errors(self.path):
+            with self.rdb.engine.connect() as connection:
+                columns = tables.studies.c
+                rows = connection.execute(select(columns.study_id, columns.token))
+                ours = {row.study_id: row.token for row in rows}
+            # The token, for SQLite gives the ids of deleted studies to new ones.
+            return [
+                study.study_name
+                for study in self.rdb.get_all_studies()
+                if ours.get(study._study_id, "") == study.user_attrs.get(TOKEN)
+            ]
 
 
 def _sqlite_path(url: str) -> Path:
+    """The file of a SQLite URL; InputError, which shows no password, for any other."""
     try:
         parsed = sqlalchemy.make_url(url)
-    except sqlalchemy.exc.ArgumentError:
+    except (sqlalchemy.exc.ArgumentError, ValueError):
         raise InputError("storage: found no database URL, expected sqlite:///FILE") from None
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
-        raise InputError(f"storage: found {parsed.render_as_string()}, expected sqlite:///FILE")
+    backend = parsed.get_backend_name()
+    if backend != "sqlite" or not parsed.database:
+        raise InputError(f"storage: found a {backend} URL, expected sqlite:///FILE")
     return Path(parsed.database)
 
 

@@ -73,7 +73,7 @@ def _build_sampler(spec: StudySpec, trial_seed: int) -> Any:
         case policies.RandomSampler():
             return samplers.RandomSampler(trial_seed)
         case policies.GridSampler():
-            points = {name: values_of(s) or [] for name, s in spec.trial.searched().items()}
+            points = {name: list(values_of(s) or []) for name, s in spec.trial.searched().items()}
             return samplers.GridSampler(points, seed=study_seed)
         case policies.TpeSampler():
             return quietly(samplers.TPESampler, seed=trial_seed, **extra)

@@ -11,6 +11,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from tuner.coherence import values_of
 from tuner.settings import Choices, Range
 from tuner.spec import StudySpec
 from tuner.trial import Hyperparameters, Program, TrialConfig
@@ -25,10 +26,12 @@ def _distribution(setting: Choices | Range) -> BaseDistribution:
     if isinstance(setting, Choices):
         return CategoricalDistribution(setting.values)
     low, high, log, step = setting
-    if not isinstance(low, int):
-        return FloatDistribution(low, high, log=log, step=step)
-    step = int(step or 1)
-    return IntDistribution(low, low + (int(high) - low) // step * step, log=log, step=step)
+    values = values_of(setting)
+    if values is not None:
+        high = float(values[-1])  # Optuna wants the highest value that steps from low can reach
+    if isinstance(low, int):
+        return IntDistribution(low, int(high), log=log, step=int(step or 1))
+    return FloatDistribution(low, high, log=log, step=step)
 
 
 def trial_config(

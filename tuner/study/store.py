@@ -7,6 +7,7 @@ FAIL and its parameters are queued again.
 
 import contextlib
 import fcntl
+import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -14,11 +15,12 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import delete, insert, select, update
 
+from tuner.coherence import kind_of
 from tuner.errors import InputError, TunerError
 from tuner.spec import StudySpec
 from tuner.specfile import differences
 from tuner.study import tables
-from tuner.study.database import Database, storage_errors
+from tuner.study.database import TOKEN, Database, storage_errors
 from tuner.study.search import make_pruner, make_sampler, quietly
 from tuner.study.space import distributions, trial_config
 from tuner.study.verdict import Complete, Continue, Fail, Prune, Verdict
@@ -71,24 +73,44 @@ def create_study(database: Database, spec: StudySpec) -> "StudyStore":
         _check_same(store, spec)
         return store
     with storage_errors(database.path):
-        study = optuna.create_study(storage=database.rdb, study_name=name, direction="minimize")
-        quietly(study.set_metric_names, ["FID"])
+        study = _new_optuna_study(database, name)
+        for baseline in spec.baseline:
+            point = {key: kind_of(key).check(value) for key, value in baseline.items()}
+            study.enqueue_trial(point, user_attrs={"tuner:baseline": True})
+        # Our row comes last: without it the study is taken for unfinished, and made anew.
         with database.rdb.engine.begin() as connection:
-            # SQLite gives the ids of deleted rows to new ones.
             ours = tables.studies
             connection.execute(delete(ours).where(ours.c.study_id == study._study_id))
             connection.execute(
                 insert(ours).values(
                     study_id=study._study_id,
+                    token=study.user_attrs[TOKEN],
                     spec=spec.model_dump_json(),
                     total=spec.study.trials,
                     tuner_version=__version__,
                     created_at=tables.db_now(),
                 )
             )
-        for baseline in spec.baseline:
-            study.enqueue_trial(dict(baseline), user_attrs={"tuner:baseline": True})
     return StudyStore(database, name)
+
+
+def _new_optuna_study(database: Database, name: str) -> optuna.Study:
+    """An empty study marked with a token of ours; InputError where the name is another's."""
+    try:
+        study = optuna.create_study(storage=database.rdb, study_name=name, direction="minimize")
+    except optuna.exceptions.DuplicatedStudyError:
+        found = optuna.load_study(storage=database.rdb, study_name=name)
+        begun = [trial for trial in found.get_trials() if trial.state != TrialState.WAITING]
+        if begun or TOKEN not in found.user_attrs:
+            raise InputError(
+                f"study {name!r}: found a study of that name in {database.path} that tuner did "
+                "not make, expected another name"
+            ) from None
+        optuna.delete_study(storage=database.rdb, study_name=name)
+        return _new_optuna_study(database, name)
+    study.set_user_attr(TOKEN, uuid.uuid4().hex)
+    quietly(study.set_metric_names, ["FID"])
+    return study
 
 
 def _check_same(store: "StudyStore", spec: StudySpec) -> None:
@@ -132,22 +154,24 @@ class StudyStore:
         """Hold the study's lock; TunerError where another process holds it."""
         path = self.database.path
         lock_path = path.with_name(f".{path.name}.{self.name}.lock")
-        with storage_errors(lock_path), lock_path.open("w") as lock:
+        with storage_errors(lock_path):
+            lock = lock_path.open("w")
+        with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise TunerError(
                     f"study {self.name!r}: another process on this machine is running it"
                 ) from None
-            self._study.sampler, self._study.pruner = (
-                make_sampler(self.spec),
-                make_pruner(self.spec),
-            )
+            self._study.sampler = make_sampler(self.spec)
+            self._study.pruner = make_pruner(self.spec)
             self._bury_the_dead()
             yield
 
     def _bury_the_dead(self) -> None:
-        for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
+        with storage_errors(self.database.path):
+            running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        for trial in running:
             self._end(trial._trial_id, Fail("its process died", requeue=True))
 
     def raise_total(self, trials: int) -> None:
@@ -163,7 +187,8 @@ class StudyStore:
 
     def remaining(self) -> int:
         """Trials still to start. Failed ones do not count towards the total."""
-        return self.total - len(self._study.get_trials(deepcopy=False, states=COUNTED))
+        with storage_errors(self.database.path):
+            return self.total - len(self._study.get_trials(deepcopy=False, states=COUNTED))
 
     def claim(self, image_shape: tuple[int, int, int], machine: dict[str, str]) -> Claim | None:
         """The next trial, from the queue or from the sampler; None once the total is reached."""
@@ -205,7 +230,8 @@ class StudyStore:
     def finish(self, claim: Claim, verdict: Verdict, artifact: str | None = None) -> None:
         """Tell Optuna how the trial ended and why."""
         if artifact:
-            self._storage.set_trial_user_attr(claim.trial_id, ARTIFACT, artifact)
+            with storage_errors(self.database.path):
+                self._storage.set_trial_user_attr(claim.trial_id, ARTIFACT, artifact)
         self._end(claim.trial_id, verdict)
 
     def keep_traceback(self, claim: Claim, text: str) -> None:
@@ -226,8 +252,14 @@ class StudyStore:
                     self._study.tell(trial.number, state=TrialState.PRUNED)
                 case Fail():
                     self._study.tell(trial.number, state=TrialState.FAIL)
-                    if verdict.requeue and trial.params:
-                        self._study.enqueue_trial(trial.params)
+                    if verdict.requeue:
+                        self._requeue(trial)
+
+    def _requeue(self, trial: FrozenTrial) -> None:
+        """Try a trial's point again. One that died before it was given any loses nothing."""
+        point = trial.system_attrs.get("fixed_params", {}) | trial.params
+        if point:
+            self._study.enqueue_trial(point)
 
     @property
     def _storage(self) -> Any:
@@ -236,7 +268,9 @@ class StudyStore:
     def summary(self) -> StudySummary:
         states: dict[str, int] = {}
         finished = []
-        for trial in self._study.get_trials(deepcopy=False):
+        with storage_errors(self.database.path):
+            trials = self._study.get_trials(deepcopy=False)
+        for trial in trials:
             states[trial.state.name] = states.get(trial.state.name, 0) + 1
             if trial.state == TrialState.COMPLETE and trial.value is not None:
                 finished.append(trial.value)

@@ -37,6 +37,7 @@ studies = Table(
     "tuner_studies",
     metadata,
     Column("study_id", Integer, _belongs_to(_optuna_studies.c.study_id), primary_key=True),
+    Column("token", String(32), nullable=False),  # the same as in the study's attributes
     Column("spec", Text, nullable=False),  # StudySpec as JSON
     Column("total", Integer, nullable=False),  # trials asked for so far
     Column("tuner_version", String(32), nullable=False),

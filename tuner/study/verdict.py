@@ -52,8 +52,7 @@ def verdict(
     if last.epoch >= epochs:
         return Complete()
     if pruner_says_stop:
-        best = min(report.fid for report in history if report.fid is not None)
-        return Prune(f"pruner: best FID {best:.4g} by epoch {last.epoch} is not good enough")
+        return Prune(f"pruner: not good enough by epoch {last.epoch}")
     return Continue()
 
 

@@ -19,7 +19,7 @@ def duration(seconds: float) -> str:
 def size(count: float) -> str:
     """Bytes as ``12.3 MB``."""
     for unit in ("B", "kB", "MB"):
-        if count < 1000:
+        if count < 999.5:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} GB"

@@ -30,7 +30,9 @@ class PlainProgress:
         return None
 
     def announce(self, text: str) -> None:
-        self._console.print(f"{time.strftime('%H:%M:%S')} {text}", soft_wrap=True, highlight=False)
+        self._console.print(
+            f"{time.strftime('%H:%M:%S')} {text}", soft_wrap=True, highlight=False, markup=False
+        )
 
     def trial_started(self, claim: Claim) -> None:
         self.announce(f"trial {claim.number} starts: {settings(claim.params)}")
@@ -98,6 +100,7 @@ class LiveProgress:
             f"trial {claim.number}: FID {number(min(fids, default=None))}"
             f" after {len(reports)} epochs, {outcome(verdict)}",
             highlight=False,
+            markup=False,
         )
 
     def _render(self) -> Group:

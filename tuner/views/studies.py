@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from tuner.settings import to_toml
 from tuner.spec import StudySpec
@@ -30,7 +31,7 @@ def trial_table(trials: Sequence[TrialRecord], best: int | None = None) -> Table
             number(trial.value),
             number(last.loss_ratio if last else None),
             *(_plain(trial.params.get(name)) for name in names),
-            trial.reason or "",
+            Text(trial.reason or ""),
             style="bold green" if trial.number == best else None,
         )
     return table
