@@ -1,6 +1,7 @@
 """The command line: parse, call, print."""
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -28,7 +29,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Hyperparameter search for GANs.",
 )
-out = Console(highlight=False, markup=False, emoji=False)
+# Where no terminal says how wide it is, a table is to stay in one piece.
+WIDTH = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "160"))
+out = Console(highlight=False, markup=False, emoji=False, width=WIDTH)
 err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 File = Annotated[Path, typer.Argument(metavar="STUDY.toml", show_default=False)]
@@ -79,10 +82,12 @@ def sweep(
     out.print(studies.trial_table(found, report.best_number(found)))
     if store.remaining() > 0:
         again = shlex.join(["tuner", *sys.argv[1:]])
-        out.print(f"\n{store.remaining()} of {store.total} trials are left; to go on: {again}")
+        left = f"\n{store.remaining()} of {store.total} trials are left; to go on: {again}"
+        out.print(left, soft_wrap=True)
     if not stopped and report.best_number(found) is not None:
         _show_best(store, artifacts, lab)
-    out.print(f"To look further: tuner status {store.name}, or optuna-dashboard {storage}")
+    further = f"To look further: tuner status {store.name}, or optuna-dashboard {storage}"
+    out.print(further, soft_wrap=True)
 
 
 def _run(store: StudyStore, artifacts: Path) -> tuple[Any, bool]:

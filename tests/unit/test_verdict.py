@@ -136,7 +136,7 @@ def test_the_last_epoch_completes(number: int, pruner_says_stop: bool, expected:
 def test_the_pruners_word_counts_before_the_last_epoch(number: int) -> None:
     history = [epoch(n, 123.456) for n in range(1, number + 1)]
     found = verdict(GuardSection(), history, EPOCHS, pruner_says_stop=True)
-    assert found == Prune(f"pruner: not good enough by epoch {number}")
+    assert found == Prune(f"not good enough by epoch {number}, says the pruner")
 
 
 def test_the_guard_comes_before_the_pruner() -> None:

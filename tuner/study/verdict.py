@@ -52,7 +52,7 @@ def verdict(
     if last.epoch >= epochs:
         return Complete()
     if pruner_says_stop:
-        return Prune(f"pruner: not good enough by epoch {last.epoch}")
+        return Prune(f"not good enough by epoch {last.epoch}, says the pruner")
     return Continue()
 
 

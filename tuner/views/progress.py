@@ -98,7 +98,7 @@ class LiveProgress:
         fids = [report.fid for report in reports if report.fid is not None]
         self._console.print(
             f"trial {claim.number}: FID {number(min(fids, default=None))}"
-            f" after {len(reports)} epochs, {outcome(verdict)}",
+            f" after {len(reports)} epoch{'s' * (len(reports) != 1)}, {outcome(verdict)}",
             highlight=False,
             markup=False,
         )
