@@ -1,7 +1,6 @@
 """The command line: parse, call, print."""
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -30,7 +29,7 @@ app = typer.Typer(
     help="Hyperparameter search for GANs.",
 )
 # Where no terminal says how wide it is, a table is to stay in one piece.
-WIDTH = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "160"))
+WIDTH = None if sys.stdout.isatty() else 160
 out = Console(highlight=False, markup=False, emoji=False, width=WIDTH)
 err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
