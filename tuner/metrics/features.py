@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from tuner.xla import jit
 
+VERSION = 1  # of everything here that changes an extractor's numbers
 FEATURES = 128
 BATCH = 128
 CHUNK = 256

@@ -1,5 +1,6 @@
 """What a study's trials share on a device: images, extractor, reference statistics, latents."""
 
+import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from tuner.gan.sampling import (
 )
 from tuner.gan.state import GanState
 from tuner.gan.training import quantise
-from tuner.metrics.features import Extractor, random_extractor, train_classifier
+from tuner.metrics.features import VERSION, Extractor, random_extractor, train_classifier
 from tuner.metrics.frechet import Reference, frechet_distance, reference
 from tuner.metrics.health import discriminator_auc, variance_ratio
 from tuner.run.artifacts import load_extractor, save_extractor
@@ -112,7 +113,8 @@ def _extractor(spec: StudySpec, images: ImageSet, cache: Path) -> Extractor:
             f"metrics.features: found 'classifier' with {len(images.images)} images, expected at "
             f"least {FEWEST_LABELLED}, or 'random'"
         )
-    path = cache / f"classifier-{images.fingerprint}.safetensors"
-    if not path.exists():
-        save_extractor(path, train_classifier(images.images, images.labels))
+    path = cache / f"classifier-{VERSION}-{images.fingerprint}.safetensors"
+    with contextlib.suppress(InputError):  # missing or damaged: made anew
+        return load_extractor(path)
+    save_extractor(path, train_classifier(images.images, images.labels))
     return load_extractor(path)

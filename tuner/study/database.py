@@ -29,9 +29,10 @@ class Database:
         elif not self.path.exists():
             raise StorageError(f"{self.path}: found no database, expected one made by tuner sweep")
         with storage_errors(self.path):
-            self.rdb = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 30}})
+            # A connection for each use: opening a file is cheap, and nothing is left open.
+            options = {"poolclass": sqlalchemy.NullPool, "connect_args": {"timeout": 30}}
+            self.rdb = RDBStorage(url, engine_kwargs=options)
             sqlalchemy.event.listen(self.rdb.engine, "connect", _configure)
-            self.rdb.engine.dispose()
             tables.create_tables(self.rdb.engine)
 
     def study_names(self) -> list[str]:
