@@ -27,6 +27,8 @@ def jax_epochs(width: int, images: np.ndarray, device: str) -> Callable[[], None
     from tuner.gan.training import train_epoch
     from tuner.trial import Hyperparameters, Program
 
+    if device == "cuda" and jax.default_backend() != "gpu":
+        raise SystemExit(f"JAX found {jax.default_backend()}, expected a GPU: install jax[cuda13]")
     program = Program(
         "dcgan", "dcgan", width, 100, images.shape[1:], BATCH, "non_saturating", "adam", 1, False
     )

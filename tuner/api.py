@@ -37,7 +37,8 @@ def sweep(
 
     Goes on where an earlier call ended. ``storage`` is a URL ``sqlite:///FILE``, ``artifacts`` a
     folder; both default to the command line's. ``observer`` hears of every trial and epoch.
-    Raises InputError, StorageError or TunerError with a message for people.
+    Raises InputError, StorageError or TunerError with a message for people, and KeyboardInterrupt
+    after an epoch was finished because of Ctrl-C.
     """
     spec = study if isinstance(study, StudySpec) else load_spec(Path(study))
     if trials is not None and trials < 1:
@@ -45,5 +46,8 @@ def sweep(
     store = create_study(Database(storage or default_storage(), create=True), spec)
     store.raise_total(trials or spec.study.trials)
     if store.remaining() > 0:
-        run_study(store, Path(artifacts or default_artifacts()), observer or _Silence())
+        places = Path(artifacts or default_artifacts())
+        _, stopped = run_study(store, places, observer or _Silence())
+        if stopped:
+            raise KeyboardInterrupt
     return store

@@ -13,10 +13,11 @@ import typer
 from rich.console import Console
 
 from tuner.errors import InputError, TunerError
-from tuner.places import ARTIFACTS_VARIABLE, STORAGE_VARIABLE, default_artifacts, default_storage
+from tuner.places import ARTIFACTS, ARTIFACTS_VARIABLE, STORAGE, STORAGE_VARIABLE
+from tuner.spec import MOST_TRIALS
 from tuner.specfile import load_spec
 from tuner.study.database import Database
-from tuner.study.store import StudyStore, create_study, summaries
+from tuner.study.store import StudyStore, best_of, create_study, summaries
 from tuner.version import __version__
 from tuner.views import report, studies
 from tuner.views.progress import LiveProgress, PlainProgress
@@ -38,7 +39,10 @@ StudyName = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
 Storage = Annotated[
     str,
     typer.Option(
-        metavar="URL", envvar=STORAGE_VARIABLE, help="Database of studies, as sqlite:///FILE."
+        metavar="URL",
+        envvar=STORAGE_VARIABLE,
+        show_envvar=True,
+        help="Database of studies, as sqlite:///FILE.",
     ),
 ]
 Artifacts = Annotated[
@@ -48,10 +52,11 @@ Artifacts = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Trials = Annotated[
     int | None,
-    typer.Option(metavar="N", min=1, help="Trials in all, where more than the file says."),
+    typer.Option(
+        metavar="N", min=1, max=MOST_TRIALS, help="Trials in all, where more than the file says."
+    ),
 ]
 Name = Annotated[str | None, typer.Option(metavar="NAME", help="Call the study this instead.")]
-STORAGE, ARTIFACTS = default_storage(), Path(default_artifacts())
 
 
 class Format(StrEnum):
@@ -63,7 +68,7 @@ class Format(StrEnum):
 def sweep(
     file: File,
     storage: Storage = STORAGE,
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = Path(ARTIFACTS),
     trials: Trials = None,
     name: Name = None,
 ) -> None:
@@ -73,17 +78,18 @@ def sweep(
 
     Example: tuner sweep studies/quickstart.toml
     """
-    spec = _load(file, name)
+    spec = load_spec(file, name)
     store = create_study(Database(storage, create=True), spec)
     store.raise_total(trials or spec.study.trials)
     lab, stopped = _run(store, artifacts)
     found = store.trials()
-    out.print(studies.trial_table(found, report.best_number(found)))
+    best = best_of(found)
+    out.print(studies.trial_table(found, best and best.number))
     if store.remaining() > 0:
         again = shlex.join(["tuner", *sys.argv[1:]])
         left = f"\n{store.remaining()} of {store.total} trials are left; to go on: {again}"
         out.print(left, soft_wrap=True)
-    if not stopped and report.best_number(found) is not None:
+    if not stopped and best is not None:
         _show_best(store, artifacts, lab)
     further = f"To look further: tuner status {store.name}, or optuna-dashboard {storage}"
     out.print(further, soft_wrap=True)
@@ -115,7 +121,7 @@ def _show_best(store: StudyStore, artifacts: Path, lab: Any = None) -> None:
     trial = store.best()
     lab = lab or open_lab(store, artifacts, lambda text: None)
     out.print(report.appraisal(appraise(store, lab, artifacts, trial)._asdict()), soft_wrap=True)
-    picture = artifacts / store.name / f"best-trial-{trial.number:05d}.png"
+    picture = artifacts / store.folder / f"best-trial-{trial.number:05d}.png"
     save_grid(draw_samples(store, artifacts, trial, 64, store.spec.study.seed), picture)
     out.print(f"Samples: {picture}", soft_wrap=True)
 
@@ -126,7 +132,7 @@ def create(file: File, storage: Storage = STORAGE, name: Name = None) -> None:
 
     Example: tuner create studies/quickstart.toml
     """
-    store = create_study(Database(storage, create=True), _load(file, name))
+    store = create_study(Database(storage, create=True), load_spec(file, name))
     out.print(f"Study {store.name!r}: {store.remaining()} of {store.total} trials to run.")
 
 
@@ -192,7 +198,7 @@ def status(
 def best(
     name: StudyName,
     storage: Storage = STORAGE,
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = Path(ARTIFACTS),
     as_json: AsJson = False,
 ) -> None:
     """Show the best trial, measured again on fresh latents, and draw samples of it.
@@ -223,7 +229,8 @@ def trials(name: StudyName, storage: Storage = STORAGE, as_json: AsJson = False)
     if as_json:
         _print_json([studies.trial_values(trial) for trial in found])
     else:
-        out.print(studies.trial_table(found, report.best_number(found)))
+        best = best_of(found)
+        out.print(studies.trial_table(found, best and best.number))
 
 
 @app.command()
@@ -261,7 +268,7 @@ def sample(
     name: StudyName,
     to: Annotated[Path, typer.Option("--out", metavar="FILE.png", help="The picture.")],
     storage: Storage = STORAGE,
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = Path(ARTIFACTS),
     trial: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="This trial's; by default the best's.")
     ] = None,
@@ -279,13 +286,6 @@ def sample(
 
     save_grid(draw_samples(store, artifacts, chosen, count, seed), to)
     out.print(f"{count} samples of trial {chosen.number}: {to}", soft_wrap=True)
-
-
-def _load(file: Path, name: str | None) -> Any:
-    spec = load_spec(file)
-    if name is None:
-        return spec
-    return spec.model_copy(update={"study": spec.study.model_copy(update={"name": name})})
 
 
 def _print_json(value: Any) -> None:
@@ -309,12 +309,6 @@ def _plain_errors() -> Iterator[None]:
     except TunerError as error:
         err.print(f"tuner: {error}", soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        err.print("tuner: left at once; the same command goes on with the study")
-        sys.exit(1)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
 
 
 def main() -> None:

@@ -13,7 +13,14 @@ class InputError(TunerError):
     exit_code = 2
 
 
+class InterruptError(TunerError):
+    """A person asked to leave at once."""
+
+    def __init__(self) -> None:
+        super().__init__("left at once; the same command goes on with the study")
+
+
 class StorageError(TunerError):
-    """The database or the artifact store can't be reached."""
+    """The database can't be reached."""
 
     exit_code = 3

@@ -21,6 +21,7 @@ from tuner.settings import Choices, Name, Range, Real, Setting, Value, Whole
 LOSSES = ("minimax", "non_saturating")
 OPTIMIZERS = ("adam", "sgd", "rmsprop")
 NETWORKS = ("dcgan",)
+MOST_TRIALS = 1_000_000
 
 
 def _exactly_whole(value: Any) -> Any:
@@ -50,9 +51,16 @@ class StudySection(Section):
         ),
     ] = "study"
     trials: Annotated[
-        int, Field(ge=1, description="trials in all, complete and pruned; may be raised later")
+        int,
+        Field(
+            ge=1,
+            le=MOST_TRIALS,
+            description="trials in all, complete and pruned; may be raised later",
+        ),
     ] = 20
-    epochs: Annotated[int, Field(ge=1, description="epochs of a trial that is not pruned")] = 20
+    epochs: Annotated[
+        int, Field(ge=1, le=100_000, description="epochs of a trial that is not pruned")
+    ] = 20
     seed: Annotated[
         int, Field(ge=0, lt=2**31, description="everything random in the study follows from it")
     ] = 0
@@ -97,7 +105,7 @@ class TrialSection(Section):
     ] = 100
     loss: Annotated[Setting, Name(LOSSES), Field(description="adversarial loss")] = "non_saturating"
     optimizer: Annotated[Setting, Name(OPTIMIZERS), Field(description="of both networks")] = "adam"
-    batch_size: Annotated[Setting, Whole(2), Field(description="images in a batch")] = 64
+    batch_size: Annotated[Setting, Whole(2, 65_536), Field(description="images in a batch")] = 64
     d_steps: Annotated[
         Setting, Whole(1, 100), Field(description="discriminator updates per generator update")
     ] = 1
@@ -136,7 +144,9 @@ class MetricsSection(Section):
         Literal["classifier", "random"],
         Field(description="what FID sees by: a classifier of the data's labels, or random filters"),
     ] = "classifier"
-    samples: Annotated[int, Field(ge=2, description="generated images per evaluation")] = 5000
+    samples: Annotated[
+        int, Field(ge=2, le=1_000_000, description="generated images per evaluation")
+    ] = 5000
 
 
 class StudySpec(Section):

@@ -15,8 +15,11 @@ from tuner.spec import StudySpec
 Key = tuple[str | int, ...]
 
 
-def load_spec(path: str | Path) -> StudySpec:
-    """The study in the TOML file at ``path``; InputError lists every problem, one a line."""
+def load_spec(path: str | Path, name: str | None = None) -> StudySpec:
+    """The study in the TOML file at ``path``, or one called ``name`` of the same content.
+
+    InputError lists every problem, one a line.
+    """
     path = Path(path)
     try:
         table = tomllib.loads(path.read_text())
@@ -28,7 +31,7 @@ def load_spec(path: str | Path) -> StudySpec:
         raise InputError(f"{path}: found invalid TOML, {error}") from None
     study = table.setdefault("study", {})
     if isinstance(study, dict):
-        study.setdefault("name", path.stem)
+        study["name"] = name or study.get("name", path.stem)
     return parse_spec(table, str(path))
 
 

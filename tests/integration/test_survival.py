@@ -15,7 +15,7 @@ from tuner.errors import TunerError
 from tuner.gan import training
 from tuner.run.worker import MOST_FAILURES
 from tuner.study.database import Database
-from tuner.study.store import StudyStore
+from tuner.study.store import MOST_TRIES, StudyStore
 from tuner.study.verdict import Fail, Prune
 
 MANY_EPOCHS = ("epochs = 3", "epochs = 40")
@@ -61,19 +61,40 @@ def test_one_signal_finishes_the_epoch_and_queues_the_trial_again(
     assert store.summary().states == {"FAIL": 1, "WAITING": 1}
 
 
-def test_a_killed_sweep_goes_on_with_nothing_lost(
+def test_a_second_signal_leaves_at_once(study_file: Path, environment: dict[str, str]) -> None:
+    process = begin(study_file, environment)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "finishing the epoch" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors == "tuner: left at once; the same command goes on with the study\n"
+
+
+def test_a_killed_sweep_goes_on_until_a_point_has_killed_too_often(
     study_file: Path, environment: dict[str, str]
 ) -> None:
+    """The study asks for one trial, so that each process dies in what would be the last."""
+    study_file.write_text(study_file.read_text().replace("trials = 4", "trials = 1"))
+    for _ in range(MOST_TRIES):
+        process = begin(study_file, environment)
+        process.kill()
+        process.communicate()
+        assert store_of(study_file).trials()[-1].state == "RUNNING"
     process = begin(study_file, environment)
     process.kill()
     process.communicate()
-    assert [trial.state for trial in store_of(study_file).trials()] == ["RUNNING"]
-    second = begin(study_file, environment)
-    second.kill()
-    second.communicate()
-    first, *_ = trials = store_of(study_file).trials()
-    assert (first.state, first.reason) == ("FAIL", "its process died")
-    assert trials[1].params == first.params
+    first, *others = store_of(study_file).trials()
+    assert [trial.params == first.params for trial in others] == [True, True, False]
+    assert [trial.reason for trial in (first, *others)] == [
+        "its process died",
+        "its process died, in each of 2 tries",
+        "its process died, in each of 3 tries",
+        None,
+    ]
 
 
 def test_two_sweeps_of_one_study_do_not_mix(

@@ -1,6 +1,7 @@
 """A whole sweep through the command line, and everything that can be asked of it afterwards."""
 
 import csv
+import gzip
 import io
 import json
 import socket
@@ -132,13 +133,13 @@ def test_a_finished_study_is_only_reported(
     swept: tuple[Path, str], environment: dict[str, str]
 ) -> None:
     folder = swept[0]
-    before = (folder / "tuner-data/artifacts/tiny/trial-00000.safetensors").stat().st_mtime_ns
+    [kept] = folder.glob("tuner-data/artifacts/tiny-*/trial-00000.safetensors")
+    before = kept.stat().st_mtime_ns
     done = run(folder, environment, "sweep", "tiny.toml")
     assert done.returncode == 0
     assert "nothing to run" in done.stdout
     assert len(store_of(folder).trials()) == 4
-    after = (folder / "tuner-data/artifacts/tiny/trial-00000.safetensors").stat().st_mtime_ns
-    assert before == after
+    assert before == kept.stat().st_mtime_ns
 
 
 def test_dashboard_opens_the_database(swept: tuple[Path, str]) -> None:
@@ -232,6 +233,38 @@ def test_wrong_words(
     assert "secret" not in done.stderr
 
 
+def test_help_shows_no_password(tmp_path: Path, environment: dict[str, str]) -> None:
+    secret = environment | {"TUNER_STORAGE": "postgresql://me:secret@127.0.0.1/x"}
+    done = run(tmp_path, secret, "sweep", "--help")
+    assert done.returncode == 0
+    assert "TUNER_STORAGE" in done.stdout
+    assert "secret" not in done.stdout
+
+
+def test_a_wrong_name_is_refused_before_anything_is_written(
+    swept: tuple[Path, str], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    (tmp_path / "tiny.toml").write_text((swept[0] / "tiny.toml").read_text())
+    done = run(tmp_path, environment, "sweep", "tiny.toml", "--name", "../x")
+    assert done.returncode == 2
+    assert "study.name: found '../x', expected letters" in done.stderr
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "tiny.toml"]
+
+
+def test_other_images_are_refused_once_trials_were_measured(
+    swept: tuple[Path, str], tmp_path: Path, environment: dict[str, str], digits: Path
+) -> None:
+    for path in digits.iterdir():
+        data = bytearray(gzip.decompress(path.read_bytes()))
+        data[-1] = (data[-1] + 1) % 10
+        (tmp_path / path.name).write_bytes(gzip.compress(data))
+    elsewhere = environment | {"TUNER_DATA": str(tmp_path)}
+    done = run(swept[0], elsewhere, "best", "tiny")
+    assert done.returncode == 2
+    assert "study 'tiny': found data " in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
 def test_a_damaged_database_is_one_line(tmp_path: Path, environment: dict[str, str]) -> None:
     (tmp_path / "bad.db").write_bytes(b"this is not a database" * 100)
     done = run(tmp_path, environment, "list", "--storage", "sqlite:///bad.db")
@@ -243,7 +276,7 @@ def test_a_damaged_database_is_one_line(tmp_path: Path, environment: dict[str, s
 def test_a_damaged_generator_is_one_line(
     swept: tuple[Path, str], tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    folder = tmp_path / "artifacts/tiny"
+    folder = tmp_path / "artifacts" / store_of(swept[0]).folder
     folder.mkdir(parents=True)
     (folder / "trial-00000.safetensors").write_bytes(b"torn")
     storage = f"sqlite:///{swept[0]}/tuner-data/studies.db"

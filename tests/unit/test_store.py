@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from builders import RANGES, SHAPE, epoch, new_database, spec_of
 from optuna.trial import TrialState
 
@@ -72,7 +73,9 @@ def test_created_twice_is_one_study(tmp_path: Path) -> None:
 
 
 def test_another_study_file_is_refused(url: str) -> None:
-    make(url)
+    store = make(url)
+    with store.owned():
+        claim(store)
     with pytest.raises(InputError) as caught:
         make(url, RANDOM.replace("0.9", "0.8"), epochs=9)
     text = str(caught.value)
@@ -424,3 +427,30 @@ def test_studies_of_others_are_let_alone(url: str) -> None:
     assert Database(url).study_names() == ["s"]
     with pytest.raises(InputError, match="found no study 'foreign'"):
         StudyStore(Database(url), "foreign")
+
+
+def test_a_study_without_trials_is_made_anew_from_a_mended_file(tmp_path: Path) -> None:
+    database = Database(new_database(tmp_path / "s.db"), create=True)
+    create_study(database, spec_of(RANGES + "[study]\nepochs = 3"))
+    store = create_study(database, spec_of(RANGES + "[study]\nepochs = 4"))
+    assert store.spec.study.epochs == 4
+    assert database.study_names() == [store.name]
+
+
+def test_a_study_is_tied_to_what_it_was_measured_with(tmp_path: Path) -> None:
+    database = Database(new_database(tmp_path / "s.db"), create=True)
+    store = create_study(database, spec_of(RANGES))
+    store.bind("data", "abc")
+    again = StudyStore(database, store.name)
+    again.bind("data", "abc")
+    with pytest.raises(InputError, match="found data xyz, expected abc"):
+        again.bind("data", "xyz")
+
+
+def test_a_study_of_another_version_is_one_line(tmp_path: Path) -> None:
+    database = Database(new_database(tmp_path / "s.db"), create=True)
+    name = create_study(database, spec_of(RANGES)).name
+    with database.rdb.engine.begin() as connection:
+        connection.execute(sqlalchemy.text("UPDATE tuner_studies SET spec = '{\"old\": 1}'"))
+    with pytest.raises(InputError, match="found a study file of tuner"):
+        StudyStore(database, name)

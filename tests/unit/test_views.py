@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 
 from tuner.errors import TunerError
 from tuner.study.space import trial_config
-from tuner.study.store import Claim, StudySummary, TrialRecord
+from tuner.study.store import Claim, StudySummary, TrialRecord, best_of
 from tuner.study.verdict import Complete, Continue, Fail, Prune, Verdict
 from tuner.trial import EpochReport
 from tuner.views import report
@@ -248,8 +248,9 @@ def test_json_values() -> None:
         ([record(0, value=3.0), record(4, value=0.0)], 4),
     ],
 )
-def test_best_number(trials: list[TrialRecord], best: int | None) -> None:
-    assert report.best_number(trials) == best
+def test_best_of(trials: list[TrialRecord], best: int | None) -> None:
+    found = best_of(trials)
+    assert (found and found.number) == best
     line = report.best_line(trials)
     assert line.startswith("No trial" if best is None else f"Best: trial {best}, FID ")
 
@@ -260,6 +261,7 @@ def test_appraisal() -> None:
         "fresh_fid": 21.25,
         "real_fid": 0.5,
         "real_count": 5000,
+        "class_samples": 1000,
         "classes_found": 9,
         "classes": 10,
         "accuracy": 0.9876,

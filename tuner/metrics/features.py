@@ -8,6 +8,7 @@ the images and labels alone, never on a study's seed: studies of the same data s
 """
 
 import functools
+import hashlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -44,6 +45,15 @@ class Extractor(NamedTuple):
     def __call__(self, images: Images | Array) -> NDArray[np.float32]:
         """Features (n, 128) of uint8 images (n, h, w, c)."""
         return _in_chunks(_compiled_features, self.weights, images)
+
+    @property
+    def digest(self) -> str:
+        """A hash of the weights."""
+        parts = [
+            name.encode() + np.asarray(self.weights[name]).tobytes()
+            for name in sorted(self.weights)
+        ]
+        return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
     def classify(self, images: Images | Array) -> NDArray[np.int64]:
         """The most likely class of each image: (n,)."""

@@ -85,15 +85,21 @@ def load_generator(path: Path) -> tuple[Program, Generator, dict[str, Any]]:
     if "program" not in about:
         raise InputError(f"{path}: found no program, expected a generator kept by tuner")
     fields = about.pop("program")
+    if set(fields) != set(Program._fields):
+        raise InputError(f"{path}: found a generator kept by another version of tuner")
     program = Program(**{**fields, "image_shape": tuple(fields["image_shape"])})
     return program, unpack(Generator(*abstract_generator(program)), arrays, path), about
 
 
 def save_extractor(path: Path, extractor: Extractor) -> None:
+    """Keep an extractor's weights and what is known of it."""
     about = {"kind": extractor.kind, "accuracy": extractor.accuracy}
     write_arrays(path, {k: np.asarray(v) for k, v in extractor.weights.items()}, about)
 
 
 def load_extractor(path: Path) -> Extractor:
+    """An extractor that ``save_extractor`` kept; InputError for anything else."""
     arrays, about = read_arrays(path)
+    if not {"kind", "accuracy"} <= set(about):
+        raise InputError(f"{path}: found no extractor, expected one kept by tuner")
     return Extractor(about["kind"], dict(jax.device_put(arrays)), about["accuracy"])

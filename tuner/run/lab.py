@@ -104,6 +104,19 @@ def _extractor(spec: StudySpec, images: ImageSet, cache: Path) -> Extractor:
     """The study's extractor: from the cache, or made and cached."""
     if spec.metrics.features == "random":
         return random_extractor(images.shape)
+    check_labels(spec, images)
+    assert images.labels is not None
+    path = cache / f"classifier-{VERSION}-{images.fingerprint}.safetensors"
+    with contextlib.suppress(InputError):  # missing or damaged: made anew
+        return load_extractor(path)
+    save_extractor(path, train_classifier(images.images, images.labels))
+    return load_extractor(path)
+
+
+def check_labels(spec: StudySpec, images: ImageSet) -> None:
+    """InputError where the study's extractor can't be made of these images."""
+    if spec.metrics.features == "random":
+        return
     if images.labels is None:
         raise InputError(
             "metrics.features: found 'classifier' with images without labels, expected 'random'"
@@ -113,8 +126,3 @@ def _extractor(spec: StudySpec, images: ImageSet, cache: Path) -> Extractor:
             f"metrics.features: found 'classifier' with {len(images.images)} images, expected at "
             f"least {FEWEST_LABELLED}, or 'random'"
         )
-    path = cache / f"classifier-{VERSION}-{images.fingerprint}.safetensors"
-    with contextlib.suppress(InputError):  # missing or damaged: made anew
-        return load_extractor(path)
-    save_extractor(path, train_classifier(images.images, images.labels))
-    return load_extractor(path)

@@ -17,8 +17,10 @@ from tuner.trial import Program
 
 
 def plan(spec: StudySpec) -> dict[str, Any]:
-    """Programs, images, and the parameters and bytes of the largest program. Loads the images and
-    compiles that one program. InputError where the study can't be run."""
+    """Programs, images, and the parameters (numbers) and memory (bytes) of the largest program.
+
+    Loads the images and compiles that one program. InputError where the study can't be run.
+    """
     make_sampler(spec)
     images = load_images(spec.data)
     check_data(spec, images)
@@ -42,6 +44,8 @@ def largest_program(spec: StudySpec, image_shape: tuple[int, int, int]) -> Progr
     names = ("width", "latent_dim", "batch_size", "d_steps", "ema_decay")
     largest = {name: largest_value(getattr(spec.trial, name)) for name in names}
     first = {name: (values_of(s) or [0.0])[0] for name, s in spec.trial.searched().items()}
+    if "adam" in (values_of(spec.trial.optimizer) or []):  # it keeps two numbers per weight
+        largest["optimizer"] = "adam"
     return trial_config(spec, first | largest, 0, image_shape).program
 
 

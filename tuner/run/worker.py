@@ -9,6 +9,7 @@
 """
 
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from typing import Protocol
 
 import jax
 
-from tuner.errors import TunerError
+from tuner.errors import InterruptError, TunerError
 from tuner.run.artifacts import save_generator
 from tuner.run.lab import Lab
 from tuner.run.lane import Lane
@@ -40,19 +41,25 @@ class Observer(Protocol):
 
 
 class Stop:
-    """Whether a person asked to stop."""
+    """Whether a person asked to stop, and whether that has to wait for an epoch's end."""
 
     requested = False
+    has_something_to_finish = False
 
 
 @contextmanager
 def stop_on_signals(announce: Callable[[], None]) -> Iterator[Stop]:
-    """The first SIGINT or SIGTERM asks to stop at the epoch's end; a second leaves at once."""
+    """The first SIGINT or SIGTERM asks to stop at the epoch's end; a second raises InterruptError,
+    as does the first while there is nothing to finish. Elsewhere than in the main thread, where
+    Python delivers no signals, nothing is changed."""
     stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if stop.requested:
-            raise KeyboardInterrupt
+        if stop.requested or not stop.has_something_to_finish:
+            raise InterruptError
         stop.requested = True
         announce()
 
@@ -96,30 +103,36 @@ class Worker:
     def _run(self, claim: Claim, stop: Stop) -> Verdict:
         """Run one trial to its end, whatever that is."""
         self._artifact: str | None = None
-        try:
-            end = self._train(claim, stop)
-        except TunerError:
-            raise
-        except Exception as error:  # a bug in a network or in ours must not end the worker
-            end = _blame(error)
-            self._store.keep_traceback(claim, traceback.format_exc())
+        history: list[EpochReport] = []
+        end: Verdict = Continue()
+        while isinstance(end, Continue):
+            if stop.requested and history:
+                end = Fail("interrupted by a person", requeue=True)
+                break
+            report, end = self._advance(claim, history)
+            if report is not None:
+                self._observer.epoch_done(claim, report)
         self._store.finish(claim, end, self._artifact)
         return end
 
-    def _train(self, claim: Claim, stop: Stop) -> Verdict:
-        self._lane.insert(claim.config)
-        history: list[EpochReport] = []
-        while True:
+    def _advance(
+        self, claim: Claim, history: list[EpochReport]
+    ) -> tuple[EpochReport | None, Verdict]:
+        """Train, keep, report and judge one more epoch."""
+        try:
+            if not history:
+                self._lane.insert(claim.config)
             report = self._lane.run_epoch()
-            history.append(report)
-            self._keep_if_best(claim, history)
-            pruner_says_stop = self._store.report(claim, report)
-            self._observer.epoch_done(claim, report)
-            end = verdict(self._store.spec.guard, history, claim.config.epochs, pruner_says_stop)
-            if not isinstance(end, Continue):
-                return end
-            if stop.requested:
-                return Fail("interrupted by a person", requeue=True)
+        except TunerError:
+            raise
+        except Exception as error:  # a bug in a network or in ours must not end the worker
+            self._store.keep_traceback(claim, traceback.format_exc())
+            return None, _blame(error)
+        history.append(report)
+        self._keep_if_best(claim, history)
+        pruner_says_stop = self._store.report(claim, report)
+        guard, epochs = self._store.spec.guard, claim.config.epochs
+        return report, verdict(guard, history, epochs, pruner_says_stop)
 
     def _keep_if_best(self, claim: Claim, history: list[EpochReport]) -> None:
         """Keep the generator whose FID is the trial's value, for later samples."""

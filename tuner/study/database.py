@@ -31,7 +31,11 @@ class Database:
         with storage_errors(self.path):
             # A connection for each use: opening a file is cheap, and nothing is left open.
             options = {"poolclass": sqlalchemy.NullPool, "connect_args": {"timeout": 30}}
-            self.rdb = RDBStorage(url, engine_kwargs=options)
+            try:
+                self.rdb = RDBStorage(url, engine_kwargs=options)
+            except RuntimeError as error:  # a schema of another Optuna
+                text = str(error).splitlines()[0]
+                raise StorageError(f"{self.path}: can't be used: {text}") from error
             sqlalchemy.event.listen(self.rdb.engine, "connect", _configure)
             tables.create_tables(self.rdb.engine)
 
@@ -57,8 +61,10 @@ def _sqlite_path(url: str) -> Path:
     except (sqlalchemy.exc.ArgumentError, ValueError):
         raise InputError("storage: found no database URL, expected sqlite:///FILE") from None
     backend = parsed.get_backend_name()
-    if backend != "sqlite" or not parsed.database:
+    if parsed.drivername not in ("sqlite", "sqlite+pysqlite") or not parsed.database:
         raise InputError(f"storage: found a {backend} URL, expected sqlite:///FILE")
+    if parsed.database == ":memory:":
+        raise InputError("storage: found a database in memory, expected sqlite:///FILE")
     return Path(parsed.database)
 
 
@@ -73,6 +79,8 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Turn what database drivers raise into one line that names the database."""
     try:
         yield
+    except KeyError as error:  # Optuna's word for what is not there, or no longer
+        raise StorageError(f"{path}: a study or trial is gone: {error.args[0]}") from error
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
         cause = error.__cause__ or error
         text = str(getattr(cause, "orig", None) or cause).splitlines()[0]

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import optuna
+import pydantic
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import delete, insert, select, update
 
@@ -27,9 +28,12 @@ from tuner.study.verdict import Complete, Continue, Fail, Prune, Verdict
 from tuner.trial import EpochReport, TrialConfig
 from tuner.version import __version__
 
-COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+MOST_TRIES = (
+    3  # of a point whose process dies each time, before it is taken to be the point's doing
+)
 REASON, ARTIFACT, MACHINE = "tuner:reason", "tuner:generator", "tuner:machine"
-TRACEBACK = "tuner:traceback"
+TRACEBACK, TRIES = "tuner:traceback", "tuner:tries"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -66,12 +70,14 @@ class StudySummary(NamedTuple):
 
 
 def create_study(database: Database, spec: StudySpec) -> "StudyStore":
-    """The study, added with its baselines queued. One that is there already must be equal."""
+    """The study, added with its baselines queued. One that is there already must be equal, or
+    have no trial yet: then it is made anew, for its file may have been wrong."""
     name = spec.study.name
     if name in database.study_names():
         store = StudyStore(database, name)
-        _check_same(store, spec)
-        return store
+        if store.trials() or not differences(store.spec, spec):
+            _check_same(store, spec)
+            return store
     with storage_errors(database.path):
         study = _new_optuna_study(database, name)
         for baseline in spec.baseline:
@@ -144,10 +150,20 @@ class StudyStore:
             with self._engine.connect() as connection:
                 ours = tables.studies.c
                 row = connection.execute(
-                    select(ours.spec, ours.total).where(ours.study_id == self._study._study_id)
+                    select(ours.spec, ours.total, ours.token, ours.tuner_version).where(
+                        ours.study_id == self._study._study_id
+                    )
                 ).one()
-        self.spec = StudySpec.model_validate_json(row.spec)
+        try:
+            self.spec = StudySpec.model_validate_json(row.spec)
+        except pydantic.ValidationError:
+            raise InputError(
+                f"study {name!r}: found a study file of tuner {row.tuner_version} in "
+                f"{database.path}, which tuner {__version__} can't read"
+            ) from None
         self.total: int = row.total
+        # Studies of one name in several databases may share a folder for artifacts.
+        self.folder = f"{name}-{row.token[:8]}"
 
     @contextlib.contextmanager
     def owned(self) -> Iterator[None]:
@@ -172,7 +188,9 @@ class StudyStore:
         with storage_errors(self.database.path):
             running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         for trial in running:
-            self._end(trial._trial_id, Fail("its process died", requeue=True))
+            tries = trial.user_attrs.get(TRIES, 1)
+            reason = "its process died" + (f", in each of {tries} tries" if tries > 1 else "")
+            self._end(trial._trial_id, Fail(reason, requeue=tries < MOST_TRIES))
 
     def raise_total(self, trials: int) -> None:
         """Ask for ``trials`` trials in all; fewer than were asked for before changes nothing."""
@@ -186,12 +204,28 @@ class StudyStore:
             self.total = trials
 
     def remaining(self) -> int:
-        """Trials still to start. Failed ones do not count towards the total."""
+        """Trials still to finish. Failed ones do not count towards the total."""
         with storage_errors(self.database.path):
-            return self.total - len(self._study.get_trials(deepcopy=False, states=COUNTED))
+            return self.total - len(self._study.get_trials(deepcopy=False, states=FINISHED))
+
+    def bind(self, what: str, value: str) -> None:
+        """Tie the study to ``what`` its numbers depend on; InputError where that is another now."""
+        key = f"tuner:{what}"
+        with storage_errors(self.database.path):
+            known = self._study.user_attrs.get(key)
+            if known is None:
+                self._study.set_user_attr(key, value)
+        if known not in (None, value):
+            raise InputError(
+                f"study {self.name!r}: found {what} {value}, expected {known}, with which its "
+                "trials were measured: their numbers could not be compared"
+            )
 
     def claim(self, image_shape: tuple[int, int, int], machine: dict[str, str]) -> Claim | None:
-        """The next trial, from the queue or from the sampler; None once the total is reached."""
+        """The next trial, from the queue or from the sampler; None once the total is reached.
+
+        Only the study's owner may call this, ``report`` and ``finish``, one trial at a time.
+        """
         with storage_errors(self.database.path):
             if self.remaining() <= 0:
                 return None
@@ -222,7 +256,7 @@ class StudyStore:
             trial = self._storage.get_trial(claim.trial_id)
             value = report.fid
             if self.spec.study.value == "best":
-                value = min(value, *trial.intermediate_values.values(), value)
+                value = min([value, *trial.intermediate_values.values()])
             self._storage.set_trial_intermediate_value(claim.trial_id, report.epoch, value)
             # Not Trial.should_prune: it would not see what the storage was told directly.
             return self._study.pruner.prune(self._study, self._storage.get_trial(claim.trial_id))
@@ -251,15 +285,16 @@ class StudyStore:
                 case Complete() | Prune():
                     self._study.tell(trial.number, state=TrialState.PRUNED)
                 case Fail():
-                    self._study.tell(trial.number, state=TrialState.FAIL)
-                    if verdict.requeue:
+                    if verdict.requeue:  # first: a point tried twice is better than one lost
                         self._requeue(trial)
+                    self._study.tell(trial.number, state=TrialState.FAIL)
 
     def _requeue(self, trial: FrozenTrial) -> None:
         """Try a trial's point again. One that died before it was given any loses nothing."""
         point = trial.system_attrs.get("fixed_params", {}) | trial.params
         if point:
-            self._study.enqueue_trial(point)
+            tries = trial.user_attrs.get(TRIES, 1) + 1
+            self._study.enqueue_trial(point, user_attrs=trial.user_attrs | {TRIES: tries})
 
     @property
     def _storage(self) -> Any:
@@ -302,10 +337,10 @@ class StudyStore:
 
     def best(self) -> TrialRecord:
         """The complete trial with the lowest value; InputError where there is none."""
-        complete = [t for t in self.trials() if t.state == "COMPLETE" and t.value is not None]
-        if not complete:
+        found = best_of(self.trials())
+        if found is None:
             raise InputError(f"study {self.name!r}: found no complete trial yet")
-        return min(complete, key=lambda trial: trial.value or 0.0)
+        return found
 
     def trial(self, number: int) -> TrialRecord:
         """The trial ``number``; InputError where there is none."""
@@ -314,6 +349,12 @@ class StudyStore:
             known = f"0 to {max(trials)}" if trials else "one that has begun; none has"
             raise InputError(f"study {self.name!r}: found no trial {number}, expected {known}")
         return trials[number]
+
+
+def best_of(trials: Sequence[TrialRecord]) -> TrialRecord | None:
+    """The complete trial with the lowest value, if there is one."""
+    complete = [t for t in trials if t.state == "COMPLETE" and t.value is not None]
+    return min(complete, key=lambda trial: (trial.value, trial.number), default=None)
 
 
 def _record(trial: FrozenTrial, reports: Sequence[EpochReport]) -> TrialRecord:

@@ -107,7 +107,7 @@ class LiveProgress:
         table = Table(box=None, pad_edge=False)
         for heading in ("trial", "epoch", "FID", "loss ratio", "images/s", "left", "settings"):
             table.add_column(heading, justify="left" if heading == "settings" else "right")
-        for running in self._running.values():
+        for running in list(self._running.values()):  # drawn by a thread of rich's
             table.add_row(*_line(running))
         return Group(table, self._overall(), Text(self._message, style="dim"))
 

@@ -5,23 +5,17 @@ from typing import Any
 
 from tuner.coherence import warnings
 from tuner.spec import StudySpec
-from tuner.study.store import TrialRecord
+from tuner.study.store import TrialRecord, best_of
 from tuner.views.numbers import number, size
 from tuner.views.progress import settings
 
 
-def best_number(trials: Sequence[TrialRecord]) -> int | None:
-    """The number of the complete trial with the lowest value."""
-    complete = [t for t in trials if t.state == "COMPLETE" and t.value is not None]
-    return min(complete, key=lambda t: t.value or 0.0).number if complete else None
-
-
 def best_line(trials: Sequence[TrialRecord]) -> str:
-    chosen = best_number(trials)
-    if chosen is None:
+    """The best trial so far, in words."""
+    trial = best_of(trials)
+    if trial is None:
         return "No trial is complete yet."
-    trial = next(t for t in trials if t.number == chosen)
-    return f"Best: trial {chosen}, FID {number(trial.value)}, {settings(trial.params)}"
+    return f"Best: trial {trial.number}, FID {number(trial.value)}, {settings(trial.params)}"
 
 
 def appraisal(found: Mapping[str, Any]) -> str:
@@ -36,7 +30,8 @@ def appraisal(found: Mapping[str, Any]) -> str:
     ]
     if found["classes"] is not None:
         lines.append(
-            f"Classes found among 1,000 samples: {found['classes_found']} of {found['classes']}"
+            f"Classes found among {found['class_samples']:,} samples: "
+            f"{found['classes_found']} of {found['classes']}"
             f" (by a classifier that is right on {found['accuracy']:.1%} of held-out images)"
         )
     return "\n".join(lines)
