@@ -58,7 +58,7 @@ def test_sweep_says_what_happened(swept: tuple[Path, str]) -> None:
     assert "trial 0 epoch 3/3 FID" in text
     assert "FID on fresh latents" in text
     assert "real against real images" in text
-    assert "Classes found among 1,000 samples:" in text
+    assert "Classes found among 300 samples:" in text
     assert "optuna-dashboard sqlite:///tuner-data/studies.db" in text
     picture = folder / text.split("Samples: ")[1].splitlines()[0]
     assert pixels(picture).shape == (548, 548)

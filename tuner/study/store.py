@@ -227,7 +227,8 @@ class StudyStore:
         Only the study's owner may call this, ``report`` and ``finish``, one trial at a time.
         """
         with storage_errors(self.database.path):
-            if self.remaining() <= 0:
+            started = (*FINISHED, TrialState.RUNNING)
+            if len(self._study.get_trials(deepcopy=False, states=started)) >= self.total:
                 return None
             trial = self._study.ask(fixed_distributions=distributions(self.spec))
             for part, description in machine.items():
