@@ -14,8 +14,9 @@ import tuner as api
 from tuner.errors import TunerError
 from tuner.gan import training
 from tuner.run.worker import MOST_FAILURES
+from tuner.specfile import load_spec
 from tuner.study.database import Database
-from tuner.study.store import MOST_TRIES, StudyStore
+from tuner.study.store import MOST_TRIES, StudyStore, create_study
 from tuner.study.verdict import Fail, Prune
 
 MANY_EPOCHS = ("epochs = 3", "epochs = 40")
@@ -106,6 +107,19 @@ def test_two_sweeps_of_one_study_do_not_mix(
     process.communicate()
     assert other.returncode == 1
     assert "another process on this machine is running it" in other.stderr
+
+
+def test_what_can_not_be_written_ends_the_run_and_loses_nothing(study_file: Path) -> None:
+    """The folder for generators is a file: root may write anywhere else."""
+    folder = study_file.parent
+    store = create_study(Database(f"sqlite:///{folder}/s.db", create=True), load_spec(study_file))
+    (folder / store.folder).write_text("in the way")
+    with pytest.raises(TunerError, match="can't be written"):
+        sweep(study_file, Log())
+    [trial] = store.trials()
+    assert trial.state == "FAIL"
+    assert "can't be written" in (trial.reason or "")
+    assert store.summary().states == {"FAIL": 1, "WAITING": 1}
 
 
 class Log:

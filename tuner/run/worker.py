@@ -12,7 +12,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -81,6 +81,7 @@ class Worker:
         self._store, self._lab, self._folder = store, lab, folder
         self._machine, self._observer = machine, observer
         self._lane = Lane(lab)
+        self._artifact: str | None = None  # the file of the present trial's generator
 
     def work(self, stop: Stop) -> None:
         """Run trials until the study's total is reached or ``stop`` is requested.
@@ -93,7 +94,12 @@ class Worker:
             if claim is None:
                 return
             self._observer.trial_started(claim)
-            end = self._run(claim, stop)
+            try:
+                end = self._run(claim, stop)
+            except TunerError as error:
+                with suppress(TunerError):  # where even this fails, the next run finds it dead
+                    self._store.finish(claim, Fail(str(error), requeue=True), self._artifact)
+                raise
             self._observer.trial_ended(claim, end)
             failures = failures + 1 if isinstance(end, Fail) and not end.requeue else 0
             if failures == MOST_FAILURES:
@@ -102,7 +108,7 @@ class Worker:
 
     def _run(self, claim: Claim, stop: Stop) -> Verdict:
         """Run one trial to its end, whatever that is."""
-        self._artifact: str | None = None
+        self._artifact = None
         history: list[EpochReport] = []
         end: Verdict = Continue()
         while isinstance(end, Continue):

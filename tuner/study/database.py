@@ -81,6 +81,8 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except KeyError as error:  # Optuna's word for what is not there, or no longer
         raise StorageError(f"{path}: a study or trial is gone: {error.args[0]}") from error
+    except optuna.exceptions.UpdateFinishedTrialError as error:
+        raise StorageError(f"{path}: the trial has been ended from elsewhere") from error
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
         cause = error.__cause__ or error
         text = str(getattr(cause, "orig", None) or cause).splitlines()[0]
