@@ -454,3 +454,16 @@ def test_a_study_of_another_version_is_one_line(tmp_path: Path) -> None:
         connection.execute(sqlalchemy.text("UPDATE tuner_studies SET spec = '{\"old\": 1}'"))
     with pytest.raises(InputError, match="found a study file of tuner"):
         StudyStore(database, name)
+
+
+def test_a_point_queued_again_takes_nothing_of_its_first_try_along(tmp_path: Path) -> None:
+    database = Database(new_database(tmp_path / "s.db"), create=True)
+    store = create_study(database, spec_of(RANGES))
+    with store.owned():
+        first = claim(store)
+        store.report(first, epoch(1, 50.0))
+        store.finish(first, Fail("interrupted", requeue=True), artifact="first.safetensors")
+        claim(store)
+    _, second = store.trials()
+    assert second.params == first.params
+    assert (second.reason, second.artifact, second.reports) == (None, None, ())

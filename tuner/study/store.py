@@ -33,7 +33,8 @@ MOST_TRIES = (
     3  # of a point whose process dies each time, before it is taken to be the point's doing
 )
 REASON, ARTIFACT, MACHINE = "tuner:reason", "tuner:generator", "tuner:machine"
-TRACEBACK, TRIES = "tuner:traceback", "tuner:tries"
+TRACEBACK = "tuner:traceback"
+BASELINE, DEATHS = "tuner:baseline", "tuner:deaths"  # these go along when a point is queued again
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -82,7 +83,7 @@ def create_study(database: Database, spec: StudySpec) -> "StudyStore":
         study = _new_optuna_study(database, name)
         for baseline in spec.baseline:
             point = {key: kind_of(key).check(value) for key, value in baseline.items()}
-            study.enqueue_trial(point, user_attrs={"tuner:baseline": True})
+            study.enqueue_trial(point, user_attrs={BASELINE: True})
         # Our row comes last: without it the study is taken for unfinished, and made anew.
         with database.rdb.engine.begin() as connection:
             ours = tables.studies
@@ -188,9 +189,11 @@ class StudyStore:
         with storage_errors(self.database.path):
             running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         for trial in running:
-            tries = trial.user_attrs.get(TRIES, 1)
-            reason = "its process died" + (f", in each of {tries} tries" if tries > 1 else "")
-            self._end(trial._trial_id, Fail(reason, requeue=tries < MOST_TRIES))
+            deaths = trial.user_attrs.get(DEATHS, 0) + 1
+            with storage_errors(self.database.path):
+                self._storage.set_trial_user_attr(trial._trial_id, DEATHS, deaths)
+            reason = "its process died" + (f", in each of {deaths} tries" if deaths > 1 else "")
+            self._end(trial._trial_id, Fail(reason, requeue=deaths < MOST_TRIES))
 
     def raise_total(self, trials: int) -> None:
         """Ask for ``trials`` trials in all; fewer than were asked for before changes nothing."""
@@ -294,8 +297,8 @@ class StudyStore:
         """Try a trial's point again. One that died before it was given any loses nothing."""
         point = trial.system_attrs.get("fixed_params", {}) | trial.params
         if point:
-            tries = trial.user_attrs.get(TRIES, 1) + 1
-            self._study.enqueue_trial(point, user_attrs=trial.user_attrs | {TRIES: tries})
+            kept = {k: v for k, v in trial.user_attrs.items() if k in (BASELINE, DEATHS)}
+            self._study.enqueue_trial(point, user_attrs=kept)
 
     @property
     def _storage(self) -> Any:
