@@ -9,8 +9,9 @@ from tuner.run.sweep import run_study
 from tuner.run.worker import Observer
 from tuner.spec import StudySpec
 from tuner.specfile import load_spec
+from tuner.study.creation import create_study
 from tuner.study.database import Database
-from tuner.study.store import StudyStore, create_study
+from tuner.study.store import StudyStore
 from tuner.study.verdict import Verdict
 
 

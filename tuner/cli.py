@@ -16,8 +16,9 @@ from tuner.errors import InputError, TunerError
 from tuner.places import ARTIFACTS, ARTIFACTS_VARIABLE, STORAGE, STORAGE_VARIABLE
 from tuner.spec import MOST_TRIALS
 from tuner.specfile import load_spec
+from tuner.study.creation import create_study, summaries
 from tuner.study.database import Database
-from tuner.study.store import StudyStore, best_of, create_study, summaries
+from tuner.study.store import StudyStore, best_of
 from tuner.version import __version__
 from tuner.views import report, studies
 from tuner.views.progress import LiveProgress, PlainProgress

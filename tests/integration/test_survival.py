@@ -15,8 +15,9 @@ from tuner.errors import TunerError
 from tuner.gan import training
 from tuner.run.worker import MOST_FAILURES
 from tuner.specfile import load_spec
+from tuner.study.creation import create_study
 from tuner.study.database import Database
-from tuner.study.store import MOST_TRIES, StudyStore, create_study
+from tuner.study.store import MOST_TRIES, StudyStore
 from tuner.study.verdict import Fail, Prune
 
 MANY_EPOCHS = ("epochs = 3", "epochs = 40")

@@ -15,9 +15,10 @@ from builders import RANGES, SHAPE, epoch, new_database, spec_of
 from optuna.trial import TrialState
 
 from tuner.errors import InputError, StorageError, TunerError
+from tuner.study.creation import create_study, summaries
 from tuner.study.database import Database
 from tuner.study.space import derive_seed
-from tuner.study.store import Claim, StudyStore, create_study, summaries
+from tuner.study.store import Claim, StudyStore
 from tuner.study.verdict import Complete, Fail, Prune, Verdict
 
 RANDOM = RANGES + "[sampler]\nname = 'random'\n[pruner]\nname = 'none'\n"

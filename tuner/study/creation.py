@@ -1,0 +1,82 @@
+"""Putting studies into a database, and listing those that are there."""
+
+import uuid
+
+import optuna
+from optuna.trial import TrialState
+from sqlalchemy import delete, insert
+
+from tuner.coherence import kind_of
+from tuner.errors import InputError
+from tuner.spec import StudySpec
+from tuner.specfile import differences
+from tuner.study import tables
+from tuner.study.database import TOKEN, Database, storage_errors
+from tuner.study.search import quietly
+from tuner.study.store import BASELINE, StudyStore, StudySummary
+from tuner.version import __version__
+
+
+def create_study(database: Database, spec: StudySpec) -> StudyStore:
+    """The study, added with its baselines queued. One that is there already must be equal, or
+    have no trial yet: then it is made anew, for its file may have been wrong."""
+    name = spec.study.name
+    if name in database.study_names():
+        store = StudyStore(database, name)
+        if store.trials() or not differences(store.spec, spec):
+            _check_same(store, spec)
+            return store
+    with storage_errors(database.path):
+        study = _new_optuna_study(database, name)
+        for baseline in spec.baseline:
+            point = {key: kind_of(key).check(value) for key, value in baseline.items()}
+            study.enqueue_trial(point, user_attrs={BASELINE: True})
+        # Our row comes last: without it the study is taken for unfinished, and made anew.
+        with database.rdb.engine.begin() as connection:
+            ours = tables.studies
+            connection.execute(delete(ours).where(ours.c.study_id == study._study_id))
+            connection.execute(
+                insert(ours).values(
+                    study_id=study._study_id,
+                    token=study.user_attrs[TOKEN],
+                    spec=spec.model_dump_json(),
+                    total=spec.study.trials,
+                    tuner_version=__version__,
+                    created_at=tables.db_now(),
+                )
+            )
+    return StudyStore(database, name)
+
+
+def _new_optuna_study(database: Database, name: str) -> optuna.Study:
+    """An empty study marked with a token of ours; InputError where the name is another's."""
+    try:
+        study = optuna.create_study(storage=database.rdb, study_name=name, direction="minimize")
+    except optuna.exceptions.DuplicatedStudyError:
+        found = optuna.load_study(storage=database.rdb, study_name=name)
+        begun = [trial for trial in found.get_trials() if trial.state != TrialState.WAITING]
+        if begun or TOKEN not in found.user_attrs:
+            raise InputError(
+                f"study {name!r}: found a study of that name in {database.path} that tuner did "
+                "not make, expected another name"
+            ) from None
+        optuna.delete_study(storage=database.rdb, study_name=name)
+        return _new_optuna_study(database, name)
+    study.set_user_attr(TOKEN, uuid.uuid4().hex)
+    quietly(study.set_metric_names, ["FID"])
+    return study
+
+
+def _check_same(store: StudyStore, spec: StudySpec) -> None:
+    lines = differences(store.spec, spec)
+    if lines:
+        raise InputError(
+            f"study {store.name!r} is in {store.database.path} already, with another study file "
+            "(expected the same; choose another name, or delete the study):\n  "
+            + "\n  ".join(lines)
+        )
+
+
+def summaries(database: Database) -> list[StudySummary]:
+    """Every study of ours in the database."""
+    return [StudyStore(database, name).summary() for name in database.study_names()]
