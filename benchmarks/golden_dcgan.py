@@ -28,7 +28,7 @@ from torch.nn import functional
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
 
-import dcgan_weights as rule  # noqa: E402
+import dcgan_weights as rule  # noqa: E402 - after the path to it
 
 Parameters = dict[str, Tensor]
 Statistics = dict[str, tuple[Tensor, Tensor]]  # by layer: mean and biased variance

@@ -15,8 +15,8 @@ R = TypeVar("R")
 def compiler_options(backend: str) -> dict[str, str] | None:
     """On the CPU: Eigen for convolutions, XLA's newer library for products and sums.
 
-    With jax 0.10 that takes a quarter off a training step at width 64 and a third off generating
-    images; a jaxlib that does not know the option does without it.
+    With jax 0.10 that takes a third or more off generating images and extracting their features;
+    a jaxlib that does not know the option does without it.
     """
     if backend != "cpu":
         return None
@@ -52,8 +52,8 @@ class jit(Generic[P, R]):  # noqa: N801 - used as jax.jit is
 
 
 def keep_compiled(folder: Path) -> None:
-    """Keep compiled code in ``folder``, unless JAX was told of another place: a second run of the
-    same programs starts in a tenth of the time."""
+    """Keep compiled code in ``folder``, unless JAX was told of another place, so that a second
+    run need not compile the same programs again."""
     config: Any = jax.config
     if config.jax_compilation_cache_dir is None:
         config.update("jax_compilation_cache_dir", str(folder.absolute()))

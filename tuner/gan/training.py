@@ -5,7 +5,7 @@ on who runs it nor on when.
 
 Training is compiled once per ``Program``. On an accelerator an epoch is one rolled scan. On a CPU
 it is a Python loop over short, fully unrolled scans: XLA's CPU backend runs the gradient of a
-convolution inside a rolled loop on a slow path, some sixty times slower.
+convolution inside a rolled loop on a slow path, ten times slower and more.
 """
 
 import functools

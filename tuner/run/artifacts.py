@@ -46,7 +46,7 @@ def read_arrays(path: Path) -> tuple[Arrays, dict[str, Any]]:
     try:
         with safe_open(path, framework="numpy") as file:
             about = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 - no dict
     except FileNotFoundError:
         raise InputError(f"{path}: found no such file") from None
     except (OSError, SafetensorError, ValueError) as error:

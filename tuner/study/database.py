@@ -21,7 +21,6 @@ class Database:
 
     def __init__(self, url: str, *, create: bool = False) -> None:
         """StorageError where it can't be opened; with ``create`` it is made where it is missing."""
-        self.url = url
         self.path = _sqlite_path(url)
         if create:
             with storage_errors(self.path):
