@@ -21,6 +21,14 @@ class InterruptError(TunerError):
 
 
 class StorageError(TunerError):
-    """The database can't be reached."""
+    """The database or the artifact store can't be reached; ``transient`` where that may pass."""
 
     exit_code = 3
+
+    def __init__(self, message: str, *, transient: bool = False) -> None:
+        super().__init__(message)
+        self.transient = transient
+
+
+class LeaseLostError(TunerError):
+    """A trial is not, or no longer, this worker's to write to."""
