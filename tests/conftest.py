@@ -4,10 +4,12 @@ import gzip
 import os
 import struct
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from postgres import BINARIES, Postgres
 from processes import STUDY, Tuner, run
 
 from tuner.data import load_images
@@ -33,9 +35,19 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real Postgres server (of another version where POSTGRES_BINARIES names a folder with its
+    programs); take a ``new_database`` of it for each test."""
+    server = Postgres(Path(os.environ.get("POSTGRES_BINARIES", BINARIES)))
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
     """What the processes see: no settings of whoever runs the tests, warnings as errors."""
     mine = {"JAX_PLATFORMS": "cpu", "COLUMNS": "160", "PYTHONWARNINGS": "error"}
+    mine["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # many are started: a second each
     return {k: v for k, v in os.environ.items() if not k.startswith("TUNER_")} | mine
 
 

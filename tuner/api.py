@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 
 from tuner.errors import InputError
-from tuner.places import default_artifacts, default_storage
-from tuner.run.sweep import run_study
+from tuner.places import default_storage
+from tuner.run.files import open_files
+from tuner.run.signals import Stop
+from tuner.run.sweep import run_worker
 from tuner.run.worker import Observer
 from tuner.spec import StudySpec
 from tuner.specfile import load_spec
@@ -16,6 +18,9 @@ from tuner.study.verdict import Verdict
 
 
 class _Silence:
+    def announce(self, text: str) -> None:
+        return None
+
     def trial_started(self, claim: object) -> None:
         return None
 
@@ -23,6 +28,9 @@ class _Silence:
         return None
 
     def trial_ended(self, claim: object, verdict: Verdict) -> None:
+        return None
+
+    def trial_left(self, claim: object, why: str) -> None:
         return None
 
 
@@ -36,8 +44,9 @@ def sweep(
 ) -> StudyStore:
     """Run a study (a spec, or the path of a study file) to its total, and return its store.
 
-    Goes on where an earlier call ended. ``storage`` is a URL ``sqlite:///FILE``, ``artifacts`` a
-    folder; both default to the command line's. ``observer`` hears of every trial and epoch.
+    Goes on where an earlier call ended, beside whatever other workers the study has. ``storage``
+    is a URL ``sqlite:///FILE`` or ``postgresql://…``, ``artifacts`` a folder or the URL of one;
+    both default to the command line's. ``observer`` hears of every trial and epoch.
     Raises InputError, StorageError or TunerError with a message for people, and KeyboardInterrupt
     after an epoch was finished because of Ctrl-C.
     """
@@ -46,9 +55,10 @@ def sweep(
         raise InputError(f"trials: found {trials}, expected at least 1")
     store = create_study(Database(storage or default_storage(), create=True), spec)
     store.raise_total(trials or spec.study.trials)
+    files = open_files(store, None if artifacts is None else str(artifacts))
     if store.remaining() > 0:
-        places = Path(artifacts or default_artifacts())
-        _, stopped = run_study(store, places, observer or _Silence())
-        if stopped:
+        stop = Stop()
+        run_worker(store, files, observer or _Silence(), stop)
+        if stop.requested:
             raise KeyboardInterrupt
     return store

@@ -132,7 +132,7 @@ def _baselines(spec: StudySpec) -> Iterator[tuple[Problem, str]]:
     searched = spec.trial.searched()
     for i, baseline in enumerate(spec.baseline):
         for name, value in baseline.items():
-            problem = _baseline_problem(searched, name, value)
+            problem = point_problem(searched, name, value)
             if problem:
                 yield (("baseline", i, name), problem), name
         missing = [name for name in searched if name not in baseline]
@@ -141,7 +141,8 @@ def _baselines(spec: StudySpec) -> Iterator[tuple[Problem, str]]:
             yield (("baseline", i), text), missing[0]
 
 
-def _baseline_problem(searched: dict[str, Any], name: str, value: Value) -> str | None:
+def point_problem(searched: dict[str, Any], name: str, value: Value) -> str | None:
+    """What is wrong with trying ``value`` for the setting ``name``, of those that are searched."""
     if name not in TrialSection.model_fields:
         hint = nearest(name, TrialSection.model_fields)
         return f"found an unknown key, expected a key of [trial]{hint}"

@@ -31,9 +31,11 @@ class ImageSet(NamedTuple):
         return height, width, channels
 
 
-def load_images(spec: DataSpec) -> ImageSet:
-    """The images that ``[data]`` names, padded to its size. InputError says what is missing."""
-    images, labels = _mnist5k() if spec.source == "mnist5k" else _idx(_idx_folder(spec))
+def load_images(spec: DataSpec, folder: str | None = None) -> ImageSet:
+    """The images that ``[data]`` names, or their copy in ``folder``, padded to its size.
+    InputError says what is missing."""
+    mnist5k = spec.source == "mnist5k"
+    images, labels = _mnist5k() if mnist5k else _idx(_idx_folder(spec, folder))
     images = _fit(images, spec)
     digest = hashlib.sha256(repr(images.shape).encode())
     digest.update(images.tobytes())
@@ -72,8 +74,8 @@ def _mnist5k() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return pixels.reshape(-1, 28, 28, 1).astype(np.uint8), labels.astype(np.int64)
 
 
-def _idx_folder(spec: DataSpec) -> Path:
-    folder = os.environ.get(DATA_VARIABLE) or spec.path
+def _idx_folder(spec: DataSpec, folder: str | None) -> Path:
+    folder = folder or os.environ.get(DATA_VARIABLE) or spec.path
     if not folder:
         raise InputError(
             f"data.path: found neither a path nor the variable {DATA_VARIABLE}, expected the "

@@ -1,9 +1,11 @@
 """Where studies and files are kept unless told otherwise."""
 
 import os
+from pathlib import Path
 
 STORAGE_VARIABLE, ARTIFACTS_VARIABLE = "TUNER_STORAGE", "TUNER_ARTIFACTS"
-
+PASSWORD_FILE_VARIABLE = "TUNER_PASSWORD_FILE"  # a file that holds the database's password
+MACHINE_VARIABLE = "TUNER_MACHINE"  # what this machine is called
 
 STORAGE, ARTIFACTS = "sqlite:///tuner-data/studies.db", "tuner-data/artifacts"
 
@@ -14,5 +16,11 @@ def default_storage() -> str:
 
 
 def default_artifacts() -> str:
-    """A folder."""
+    """A folder, or the URL of one."""
     return os.environ.get(ARTIFACTS_VARIABLE, ARTIFACTS)
+
+
+def compiled_programs() -> Path:
+    """Where this machine keeps compiled programs: never shared, as they are code that runs."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "tuner" / "compiled"

@@ -68,6 +68,21 @@ class StudySection(Section):
         Literal["best", "last"],
         Field(description="what a trial is judged by: its best epoch so far, or its last"),
     ] = "best"
+    lease_seconds: Annotated[
+        float,
+        Field(ge=1, le=86_400, description="silence after which a worker's trial is taken over"),
+    ] = 60.0
+    checkpoint_seconds: Annotated[
+        float, Field(ge=0, le=86_400, description="least time between checkpoints of a trial")
+    ] = 30.0
+    max_takeovers: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1000,
+            description="times a trial may lose its worker without getting an epoch further",
+        ),
+    ] = 3
 
 
 class DataSpec(Section):

@@ -1,65 +1,69 @@
-"""Arrays as files: one safetensors file each, no pickle, written whole or not at all."""
+"""Arrays as bytes and back: safetensors, no pickle, with a checksum; and what is kept so."""
 
+import hashlib
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
-from tuner.errors import InputError, TunerError
+from tuner.errors import InputError
 from tuner.gan.sampling import Generator
 from tuner.gan.state import abstract_generator
 from tuner.metrics.features import Extractor
+from tuner.metrics.frechet import Reference
+from tuner.run.files import StudyFiles
 from tuner.trial import Program
 
 Arrays = dict[str, NDArray[Any]]
+About = dict[str, Any]
+
+_CHECKSUM = "sha256"
 
 
-def write_arrays(path: Path, arrays: Arrays, about: dict[str, Any]) -> None:
-    """Write ``arrays`` and the JSON values ``about`` them, replacing what is there in one step.
+def encode(arrays: Arrays, about: About) -> bytes:
+    """One safetensors file of ``arrays`` and the JSON values ``about`` them."""
+    words = {key: json.dumps(value) for key, value in about.items()}
+    words[_CHECKSUM] = json.dumps(_checksum(arrays, words))
+    return save({name: np.asarray(x, order="C") for name, x in arrays.items()}, words)
 
-    TunerError where that fails; then nothing is left half-written.
-    """
-    data = save(arrays, {key: json.dumps(value) for key, value in about.items()})
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+
+def decode(data: bytes, origin: str) -> tuple[Arrays, About]:
+    """What ``encode`` made; InputError, which names the ``origin``, for anything damaged."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise TunerError(f"{path}: can't be written: {error.strerror}") from error
+        arrays: Arrays = load(data)
+        length = int.from_bytes(data[:8], "little")
+        words = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+        about = {key: json.loads(value) for key, value in words.items()}
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        text = f"{origin}: found a damaged file, expected safetensors ({error})"
+        raise InputError(text) from None
+    found = about.pop(_CHECKSUM, None)
+    words.pop(_CHECKSUM, None)
+    if found is not None and found != _checksum(arrays, words):
+        raise InputError(f"{origin}: found a damaged file: its checksum does not agree")
+    return arrays, about
 
 
-def read_arrays(path: Path) -> tuple[Arrays, dict[str, Any]]:
-    """What ``write_arrays`` wrote; InputError for a missing or damaged file."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            about = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 - no dict
-    except FileNotFoundError:
-        raise InputError(f"{path}: found no such file") from None
-    except (OSError, SafetensorError, ValueError) as error:
-        raise InputError(f"{path}: found a damaged file, expected safetensors ({error})") from None
+def _checksum(arrays: Arrays, words: dict[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(words, sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name], order="C")
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def pack(tree: Any) -> Arrays:
     """A pytree's leaves as host arrays, named by their paths."""
     leaves = jax.tree_util.tree_flatten_with_path(jax.device_get(tree))[0]
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    return {jax.tree_util.keystr(path): np.array(leaf) for path, leaf in leaves}
 
 
-def unpack(like: Any, arrays: Arrays, origin: Path) -> Any:
+def unpack(like: Any, arrays: Arrays, origin: str) -> Any:
     """The pytree of ``like``'s structure and shapes; InputError where ``arrays`` do not fit."""
     paths, structure = jax.tree_util.tree_flatten_with_path(like)
     leaves = []
@@ -72,34 +76,50 @@ def unpack(like: Any, arrays: Arrays, origin: Path) -> Any:
     return jax.tree_util.tree_unflatten(structure, leaves)
 
 
-def save_generator(
-    path: Path, program: Program, generator: Generator, about: dict[str, Any]
-) -> None:
-    """Keep a generator, with all that is needed to use it without a database."""
-    write_arrays(path, pack(generator), {"program": program._asdict(), **about})
+def encode_generator(program: Program, packed: Arrays, about: About) -> bytes:
+    """A packed generator, with all that is needed to use it without a database."""
+    return encode(packed, {"program": program._asdict(), **about})
 
 
-def load_generator(path: Path) -> tuple[Program, Generator, dict[str, Any]]:
-    """A generator that ``save_generator`` kept, its program, and what was said about it."""
-    arrays, about = read_arrays(path)
+def load_generator(files: StudyFiles, name: str) -> tuple[Program, Generator, About]:
+    """A generator that was kept, its program, and what was said about it; InputError where it is
+    missing or damaged."""
+    origin = files.locate(name)
+    data = files.read(name)
+    if data is None:
+        raise InputError(f"{origin}: found no such file, expected a generator kept by tuner")
+    arrays, about = decode(data, origin)
     if "program" not in about:
-        raise InputError(f"{path}: found no program, expected a generator kept by tuner")
+        raise InputError(f"{origin}: found no program, expected a generator kept by tuner")
     fields = about.pop("program")
     if set(fields) != set(Program._fields):
-        raise InputError(f"{path}: found a generator kept by another version of tuner")
+        raise InputError(f"{origin}: found a generator kept by another version of tuner")
     program = Program(**{**fields, "image_shape": tuple(fields["image_shape"])})
-    return program, unpack(Generator(*abstract_generator(program)), arrays, path), about
+    return program, unpack(Generator(*abstract_generator(program)), arrays, origin), about
 
 
-def save_extractor(path: Path, extractor: Extractor) -> None:
-    """Keep an extractor's weights and what is known of it."""
+def encode_extractor(extractor: Extractor) -> bytes:
+    """An extractor's weights and what is known of it."""
     about = {"kind": extractor.kind, "accuracy": extractor.accuracy}
-    write_arrays(path, {k: np.asarray(v) for k, v in extractor.weights.items()}, about)
+    return encode({k: np.asarray(v) for k, v in extractor.weights.items()}, about)
 
 
-def load_extractor(path: Path) -> Extractor:
-    """An extractor that ``save_extractor`` kept; InputError for anything else."""
-    arrays, about = read_arrays(path)
+def decode_extractor(data: bytes, origin: str) -> Extractor:
+    """What ``encode_extractor`` made; InputError for anything else."""
+    arrays, about = decode(data, origin)
     if not {"kind", "accuracy"} <= set(about):
-        raise InputError(f"{path}: found no extractor, expected one kept by tuner")
+        raise InputError(f"{origin}: found no extractor, expected one kept by tuner")
     return Extractor(about["kind"], dict(jax.device_put(arrays)), about["accuracy"])
+
+
+def encode_reference(real: Reference) -> bytes:
+    """The real side of a Fréchet distance."""
+    return encode({"mean": real.mean, "root": real.root}, {"trace": real.trace})
+
+
+def decode_reference(data: bytes, origin: str) -> Reference:
+    """What ``encode_reference`` made; InputError for anything else."""
+    arrays, about = decode(data, origin)
+    if set(arrays) != {"mean", "root"} or "trace" not in about:
+        raise InputError(f"{origin}: found no statistics, expected some kept by tuner")
+    return Reference(arrays["mean"], arrays["root"], about["trace"])

@@ -1,7 +1,6 @@
 """What a study's trials share on a device: images, extractor, reference statistics, latents."""
 
-import contextlib
-from pathlib import Path
+from functools import cached_property
 from typing import NamedTuple
 
 import jax
@@ -22,10 +21,9 @@ from tuner.gan.sampling import (
 )
 from tuner.gan.state import GanState
 from tuner.gan.training import quantise
-from tuner.metrics.features import VERSION, Extractor, random_extractor, train_classifier
+from tuner.metrics.features import Extractor
 from tuner.metrics.frechet import Reference, frechet_distance, reference
 from tuner.metrics.health import discriminator_auc, variance_ratio
-from tuner.run.artifacts import load_extractor, save_extractor
 from tuner.spec import StudySpec
 from tuner.trial import Program
 
@@ -47,16 +45,19 @@ class Measurement(NamedTuple):
 class Lab:
     """Measures generators, the same way for every trial of a study."""
 
-    def __init__(self, spec: StudySpec, images: ImageSet, cache: Path) -> None:
+    def __init__(
+        self, spec: StudySpec, images: ImageSet, extractor: Extractor, real: Reference
+    ) -> None:
+        """``real`` is the extractor's view of the images: see ``sharing``."""
         self.spec, self.image_set = spec, images
+        self.extractor, self.reference = extractor, real
         self.images: Array = jax.device_put(images.images)
-        self.extractor = _extractor(spec, images, cache)
-        self._real_features = self.extractor(self.images)
-        self.reference: Reference = reference(self._real_features)
-        if self.reference.trace == 0:
-            raise InputError("data: found images that all look alike, expected a variety")
         chosen = np.random.default_rng(spec.study.seed).permutation(len(images.images))
         self._reals = self.images[np.sort(chosen[:AUC_IMAGES])]
+
+    @cached_property
+    def _real_features(self) -> np.ndarray:
+        return self.extractor(self.images)
 
     def seed(self, purpose: int) -> int:
         return int(np.random.SeedSequence((self.spec.study.seed, purpose, 1)).generate_state(1)[0])
@@ -98,19 +99,6 @@ class Lab:
         order = np.random.default_rng(0).permutation(len(self._real_features))
         halves = self._real_features[order[:count]], self._real_features[order[count : 2 * count]]
         return frechet_distance(reference(halves[0]), halves[1]), count
-
-
-def _extractor(spec: StudySpec, images: ImageSet, cache: Path) -> Extractor:
-    """The study's extractor: from the cache, or made and cached."""
-    if spec.metrics.features == "random":
-        return random_extractor(images.shape)
-    check_labels(spec, images)
-    assert images.labels is not None
-    path = cache / f"classifier-{VERSION}-{images.fingerprint}.safetensors"
-    with contextlib.suppress(InputError):  # missing or damaged: made anew
-        return load_extractor(path)
-    save_extractor(path, train_classifier(images.images, images.labels))
-    return load_extractor(path)
 
 
 def check_labels(spec: StudySpec, images: ImageSet) -> None:

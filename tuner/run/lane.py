@@ -10,6 +10,8 @@ from tuner.gan.sampling import Generator
 from tuner.gan.state import GanState, init_state
 from tuner.gan.training import train_epoch
 from tuner.metrics.health import loss_ratio
+from tuner.run.artifacts import Arrays, pack
+from tuner.run.checkpoints import pack_state
 from tuner.run.lab import Lab
 from tuner.trial import EpochReport, Hyperparameters, TrialConfig
 
@@ -21,36 +23,42 @@ class Lane:
         self._lab = lab
         self._config: TrialConfig
         self._state: GanState
-        self._epoch = 0
+        self.epoch = 0  # the last one trained
 
-    def insert(self, config: TrialConfig) -> None:
-        """Begin the trial ``config`` afresh."""
-        self._config = config
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels of the images that are trained on."""
+        return self._lab.image_set.shape
+
+    def insert(self, config: TrialConfig, state: GanState | None = None, epoch: int = 0) -> None:
+        """Begin the trial ``config``: afresh, or from its ``state`` after ``epoch`` epochs."""
+        self._config, self.epoch = config, epoch
         # As arrays: a Python float and an array would be two programs to the compiler.
         self._hyperparameters = Hyperparameters(*map(jnp.float32, config.hyperparameters))
-        self._state = init_state(config.program, self._hyperparameters, config.seed)
-        self._epoch = 0
+        if state is None:
+            state = init_state(config.program, self._hyperparameters, config.seed)
+        self._state = state
 
     def run_epoch(self) -> EpochReport:
         """Train an epoch, evaluate, and bring the numbers to the host."""
         program, lab = self._config.program, self._lab
         started = time.perf_counter()
         self._state, device_losses = train_epoch(
-            program, self._state, self._hyperparameters, lab.images, self._epoch
+            program, self._state, self._hyperparameters, lab.images, self.epoch
         )
         losses = jax.device_get(device_losses)
         trained = time.perf_counter()
         self.generator: Generator = lab.generator(program, self._state)
         found = lab.measure(program, self._state, self.generator)
         evaluated = time.perf_counter()
-        self._epoch += 1
-        steps = self._epoch * program.iterations(len(lab.images))
+        self.epoch += 1
+        steps = self.epoch * program.iterations(len(lab.images))
         finite = found.finite and all(jnp.isfinite(x) for x in losses)
         ratio = loss_ratio(
             float(losses.d_adversarial), float(losses.g_measure), LOSSES[program.loss].indifference
         )
         return EpochReport(
-            epoch=self._epoch,
+            epoch=self.epoch,
             fid=found.fid,
             d_loss=_number(losses.d_loss),
             g_loss=_number(losses.g_loss),
@@ -63,6 +71,14 @@ class Lane:
             train_seconds=trained - started,
             evaluate_seconds=evaluated - trained,
         )
+
+    def packed_state(self) -> Arrays:
+        """The state after the last epoch, on the host."""
+        return pack_state(self._state)
+
+    def packed_generator(self) -> Arrays:
+        """The generator that the last epoch measured, on the host."""
+        return pack(self.generator)
 
 
 def _number(value: float) -> float | None:

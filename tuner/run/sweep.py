@@ -3,7 +3,6 @@
 import platform
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -13,10 +12,17 @@ from tuner.coherence import data_problems
 from tuner.data import ImageSet, load_images
 from tuner.errors import InputError
 from tuner.gan.sampling import draw, fixed_latents
+from tuner.metrics.features import VERSION
+from tuner.places import compiled_programs
 from tuner.run.artifacts import load_generator
+from tuner.run.files import StudyFiles
 from tuner.run.lab import PICTURES, Lab, check_labels
-from tuner.run.worker import Observer, Worker, stop_on_signals
+from tuner.run.lane import Lane
+from tuner.run.sharing import shared_measures
+from tuner.run.signals import GRACE, Stop, stop_on_signals
+from tuner.run.worker import Limits, Observer, Worker
 from tuner.spec import StudySpec
+from tuner.study.membership import Membership
 from tuner.study.store import StudyStore, TrialRecord
 from tuner.version import __version__
 from tuner.xla import keep_compiled
@@ -62,57 +68,68 @@ def machine() -> dict[str, str]:
     }
 
 
-def open_lab(store: StudyStore, artifacts: Path, announce: Callable[[str], None]) -> Lab:
-    """Load the images and make ready to measure; may train the classifier.
+def open_lab(
+    store: StudyStore,
+    files: StudyFiles,
+    announce: Callable[[str], None],
+    membership: Membership | None = None,
+    data: str | None = None,
+) -> Lab:
+    """Load the images (from the folder ``data``, where this machine has them elsewhere) and make
+    ready to measure; a member may train the classifier.
 
-    InputError where the images are missing or unfit, or not those the study began with.
+    InputError where the images are missing or unfit, or where the study's numbers come from other
+    images, another extractor or other metrics.
     """
-    keep_compiled(artifacts / "compiled")
+    keep_compiled(compiled_programs())
     announce(f"loading the images of {store.spec.data.source}")
-    images = load_images(store.spec.data)
+    images = load_images(store.spec.data, data)
     check_data(store.spec, images)
     store.bind("data", images.fingerprint)
-    announce("preparing the feature extractor")
-    lab = Lab(store.spec, images, artifacts / "extractors")
-    store.bind("extractor", lab.extractor.digest)
-    if lab.extractor.accuracy is not None:
-        announce(f"the classifier names {lab.extractor.accuracy:.1%} of held-out images rightly")
-    return lab
+    store.bind("metrics", f"version {VERSION}")
+    extractor, real = shared_measures(store.spec, images, files, membership, announce)
+    store.bind("extractor", extractor.digest)
+    if extractor.accuracy is not None:
+        announce(f"the classifier names {extractor.accuracy:.1%} of held-out images rightly")
+    return Lab(store.spec, images, extractor, real)
 
 
-def run_study(
+def run_worker(
     store: StudyStore,
-    artifacts: Path,
+    files: StudyFiles,
     observer: Observer,
-    announce: Callable[[str], None] = lambda text: None,
-) -> tuple[Lab, bool]:
-    """Run the study's remaining trials here. Returns the lab they were measured in, and whether a
-    person stopped the run before its end.
+    stop: Stop | None = None,
+    limits: Limits | None = None,
+    *,
+    data: str | None = None,
+    grace: float = GRACE,
+) -> Lab:
+    """Run the study's trials here until it has ended, ``stop`` is requested (by signals, too) or a
+    limit is reached. Returns the lab they were measured in.
 
-    TunerError where another process runs the study, where too many trials fail in a row, or where
-    a file can't be written; StorageError where the database fails; InputError for unfit images.
+    TunerError where too many trials fail in a row or a file can't be written; StorageError where
+    the database or the artifact store stays away; InputError where this machine can't give the
+    numbers that the study's other workers give.
     """
-
-    def say_stopping() -> None:
-        announce("finishing the epoch, then stopping; once more to leave at once")
-
-    with store.owned(), stop_on_signals(say_stopping) as stop:
-        lab = open_lab(store, artifacts, announce)
+    stop = stop or Stop()
+    membership = Membership(store, machine(), observer.announce)
+    with stop_on_signals(stop, observer.announce, membership.leave_at_once, grace), membership:
+        lab = open_lab(store, files, observer.announce, membership, data)
         stop.has_something_to_finish = True
-        Worker(store, lab, artifacts / store.folder, machine(), observer).work(stop)
-        return lab, stop.requested
+        Worker(membership, Lane(lab), files, observer).work(stop, limits or Limits())
+        return lab
 
 
-def generator_path(store: StudyStore, artifacts: Path, trial: TrialRecord) -> Path:
-    """Where a trial's generator is kept; InputError for a trial that kept none."""
+def generator_of(store: StudyStore, trial: TrialRecord) -> str:
+    """The name of a trial's kept generator; InputError for a trial that kept none."""
     if trial.artifact is None:
         raise InputError(f"study {store.name!r}: trial {trial.number} kept no generator")
-    return artifacts / store.folder / trial.artifact
+    return trial.artifact
 
 
-def appraise(store: StudyStore, lab: Lab, artifacts: Path, trial: TrialRecord) -> Appraisal:
+def appraise(store: StudyStore, lab: Lab, files: StudyFiles, trial: TrialRecord) -> Appraisal:
     """Measure a trial's kept generator again, on latents that had no part in choosing it."""
-    program, generator, _ = load_generator(generator_path(store, artifacts, trial))
+    program, generator, _ = load_generator(files, generator_of(store, trial))
     samples = lab.fresh_samples(program, generator)
     found = classes = None
     pictures = samples[:CLASS_SAMPLES]
@@ -134,10 +151,10 @@ def appraise(store: StudyStore, lab: Lab, artifacts: Path, trial: TrialRecord) -
 
 
 def draw_samples(
-    store: StudyStore, artifacts: Path, trial: TrialRecord, count: int, seed: int
+    store: StudyStore, files: StudyFiles, trial: TrialRecord, count: int, seed: int
 ) -> np.ndarray:
     """``count`` uint8 images (n, h, w, c) of a trial's kept generator. The same ``seed`` gives
     every trial of equal latent size the same latents."""
-    program, generator, _ = load_generator(generator_path(store, artifacts, trial))
+    program, generator, _ = load_generator(files, generator_of(store, trial))
     latent_seed = int(np.random.SeedSequence((seed, PICTURES)).generate_state(1)[0])
     return draw(program, generator, fixed_latents(latent_seed, count, program.latent_dim))

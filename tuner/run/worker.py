@@ -1,33 +1,36 @@
-"""The loop that runs trials: claim, train an epoch, report, judge, finish.
+"""The loop that runs trials, whoever started it: claim, train an epoch, report, judge, finish.
 
-1. ``store.claim`` asks the sampler for a trial, or takes one from the queue.
-2. ``lane.insert`` begins it on the device.
+1. ``membership.claim`` takes over a trial that lost its worker, or asks the sampler for one.
+2. ``lane.insert`` begins it on the device, from its last checkpoint where there is one. Epochs
+   between that and the last reported one are trained again, and not reported again.
 3. ``lane.run_epoch`` trains an epoch and measures it.
-4. ``store.report`` writes the report and asks the pruner; ``verdict`` decides.
-5. The generator of the best epoch so far is kept as a file.
-6. ``store.finish`` tells Optuna how the trial ended.
+4. ``membership.report`` writes the report, the pruner is asked, ``verdict`` decides.
+5. A thread writes a checkpoint now and then, with the generator of the best epoch so far.
+6. That generator is kept as a file, and ``membership.finish`` tells Optuna how the trial ended.
 """
 
-import signal
-import threading
+import random
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from types import FrameType
-from typing import Protocol
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NamedTuple, Protocol
 
 import jax
 
-from tuner.errors import InterruptError, TunerError
-from tuner.run.artifacts import save_generator
-from tuner.run.lab import Lab
+from tuner.errors import InterruptError, LeaseLostError, StorageError, TunerError
+from tuner.run.checkpoints import CheckpointWriter, load_latest
+from tuner.run.files import StudyFiles
 from tuner.run.lane import Lane
-from tuner.study.store import Claim, StudyStore
+from tuner.run.signals import GRACE, Stop
+from tuner.run.trialrun import TrialRun
+from tuner.study.membership import Claim, Idle, Membership
+from tuner.study.patience import Patience
 from tuner.study.verdict import Continue, Fail, Prune, Verdict, verdict
 from tuner.trial import EpochReport
 
 MOST_FAILURES = 5  # in a row, before the worker takes it that the fault is not the trials'
+LONGEST_WAIT = 5.0  # seconds between looks for trials that others left behind
+TOLERANCE = 0.01  # relative, of an epoch's FID when it is trained again
 
 
 class Observer(Protocol):
@@ -39,119 +42,156 @@ class Observer(Protocol):
 
     def trial_ended(self, claim: Claim, verdict: Verdict) -> None: ...
 
+    def trial_left(self, claim: Claim, why: str) -> None: ...
 
-class Stop:
-    """Whether a person asked to stop, and whether that has to wait for an epoch's end."""
-
-    requested = False
-    has_something_to_finish = False
+    def announce(self, text: str) -> None: ...
 
 
-@contextmanager
-def stop_on_signals(announce: Callable[[], None]) -> Iterator[Stop]:
-    """The first SIGINT or SIGTERM asks to stop at the epoch's end; a second raises InterruptError,
-    as does the first while there is nothing to finish. Elsewhere than in the main thread, where
-    Python delivers no signals, nothing is changed."""
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
+class Limits(NamedTuple):
+    """When a worker leaves before the study has ended."""
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.requested or not stop.has_something_to_finish:
-            raise InterruptError
-        stop.requested = True
-        announce()
-
-    handled = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, handle) for number in handled]
-    try:
-        yield stop
-    finally:
-        for number, handler in zip(handled, before, strict=True):
-            signal.signal(number, handler)
+    trials: int | None = None  # so many claimed
+    when_idle: bool = False  # nothing to claim, while others still run the last trials
 
 
 class Worker:
     """Runs a study's trials one after another on this process's device."""
 
     def __init__(
-        self, store: StudyStore, lab: Lab, folder: Path, machine: dict[str, str], observer: Observer
+        self, membership: Membership, lane: Lane, files: StudyFiles, observer: Observer
     ) -> None:
-        self._store, self._lab, self._folder = store, lab, folder
-        self._machine, self._observer = machine, observer
-        self._lane = Lane(lab)
-        self._artifact: str | None = None  # the file of the present trial's generator
+        self._membership, self._lane, self._files = membership, lane, files
+        self._observer = observer
+        self._patience = Patience(observer.announce)
+        self._failures = 0  # in a row
 
-    def work(self, stop: Stop) -> None:
-        """Run trials until the study's total is reached or ``stop`` is requested.
+    def work(self, stop: Stop, limits: Limits = Limits()) -> None:  # noqa: B008 - immutable
+        """Run trials until the study has ended, ``stop`` is requested or a limit is reached.
 
-        TunerError when too many trials in a row failed.
+        TunerError when too many trials in a row failed, or a file can't be written; StorageError
+        when the database or the artifact store stayed away.
         """
-        failures = 0
-        while not stop.requested:
-            claim = self._store.claim(self._lab.image_set.shape, self._machine)
-            if claim is None:
+        claimed, waiting = 0, False
+        while not self._leaves(stop) and claimed != limits.trials:
+            claim = self._membership.claim(self._lane.image_shape)
+            if isinstance(claim, Claim):
+                claimed, waiting = claimed + 1, False
+                self._run(claim, stop)
+            elif claim is Idle.ENDED or limits.when_idle:
                 return
-            self._observer.trial_started(claim)
-            try:
-                end = self._run(claim, stop)
-            except TunerError as error:
-                with suppress(TunerError):  # where even this fails, the next run finds it dead
-                    self._store.finish(claim, Fail(str(error), requeue=True), self._artifact)
-                raise
-            self._observer.trial_ended(claim, end)
-            failures = failures + 1 if isinstance(end, Fail) and not end.requeue else 0
-            if failures == MOST_FAILURES:
-                assert isinstance(end, Fail)
-                raise TunerError(f"{failures} trials in a row failed, the last with: {end.reason}")
+            else:
+                if not waiting:
+                    self._observer.announce("waiting: other workers run the last trials")
+                waiting = True
+                pause = min(LONGEST_WAIT, self._membership.spec.study.lease_seconds / 4)
+                stop.wait(pause * random.uniform(0.5, 1.0))
 
-    def _run(self, claim: Claim, stop: Stop) -> Verdict:
-        """Run one trial to its end, whatever that is."""
-        self._artifact = None
-        history: list[EpochReport] = []
-        end: Verdict = Continue()
-        while isinstance(end, Continue):
-            if stop.requested and history:
-                end = Fail("interrupted by a person", requeue=True)
-                break
-            report, end = self._advance(claim, history)
-            if report is not None:
-                self._observer.epoch_done(claim, report)
-        self._store.finish(claim, end, self._artifact)
-        return end
+    def _leaves(self, stop: Stop) -> bool:
+        if self._membership.stop_requested:
+            stop.request()
+        return stop.requested
 
-    def _advance(
-        self, claim: Claim, history: list[EpochReport]
-    ) -> tuple[EpochReport | None, Verdict]:
-        """Train, keep, report and judge one more epoch."""
+    def _run(self, claim: Claim, stop: Stop) -> None:
+        """Run one trial to its end, or until it is lost or left to others."""
+        spec, observer = self._membership.spec, self._observer
+        writer = CheckpointWriter(
+            self._files, claim.number, claim.token, claim.config, observer.announce
+        )
+        trial = TrialRun(claim, self._lane, writer, spec.study)
+        observer.trial_started(claim)
         try:
-            if not history:
-                self._lane.insert(claim.config)
-            report = self._lane.run_epoch()
+            end = self._advance_to_end(trial, stop)
+            if isinstance(end, Continue):
+                self._leave(trial)
+                observer.trial_left(claim, "left for later")
+                return
+            self._finish(trial, end)
+        except LeaseLostError as error:
+            observer.trial_left(claim, str(error))
+            return
+        except InterruptError:
+            raise
+        except TunerError:  # leaving the study gives the trial back
+            with suppress(TunerError):
+                trial.save(GRACE / 2)
+            raise
+        finally:
+            writer.close()
+        observer.trial_ended(claim, end)
+        self._count_failures(end)
+
+    def _advance_to_end(self, trial: TrialRun, stop: Stop) -> Verdict:
+        """Train, report and judge until the trial ends, or until it is time to leave."""
+        claim = trial.claim
+        end: Verdict = self._judge(trial, None) if trial.history else Continue()
+        try:
+            checkpoint = self._patience(
+                lambda: load_latest(
+                    self._files,
+                    claim.number,
+                    claim.config,
+                    len(trial.history),
+                    self._observer.announce,
+                )
+            )
+            trial.begin(checkpoint)
+            # The crash may have come between the last report and what followed from it.
+            last = len(trial.history) if isinstance(end, Continue) else trial.best_epoch()
+            while self._lane.epoch < last:
+                if self._leaves(stop):
+                    return Continue()
+                self._compare(claim, trial.history, trial.repeat_epoch())
+            while isinstance(end, Continue) and not self._leaves(stop):
+                report = trial.run_epoch()
+                wish = self._membership.report(claim, report, trial.history[:-1])
+                self._observer.epoch_done(claim, report)
+                end = self._judge(trial, wish)
+                if isinstance(end, Continue):
+                    trial.offer_checkpoint()
         except TunerError:
             raise
         except Exception as error:  # a bug in a network or in ours must not end the worker
-            self._store.keep_traceback(claim, traceback.format_exc())
-            return None, _blame(error)
-        history.append(report)
-        self._keep_if_best(claim, history)
-        pruner_says_stop = self._store.report(claim, report)
-        guard, epochs = self._store.spec.guard, claim.config.epochs
-        return report, verdict(guard, history, epochs, pruner_says_stop)
+            trial.traceback = traceback.format_exc()
+            return _blame(error)
+        return end
 
-    def _keep_if_best(self, claim: Claim, history: list[EpochReport]) -> None:
-        """Keep the generator whose FID is the trial's value, for later samples."""
-        report = history[-1]
-        earlier = [r.fid for r in history[:-1] if r.fid is not None]
-        keeps_best = self._store.spec.study.value == "best"
-        if report.fid is None or (keeps_best and earlier and report.fid >= min(earlier)):
+    def _judge(self, trial: TrialRun, wish: str | None) -> Verdict:
+        measured = trial.history[-1].fid is not None
+        says_stop = measured and self._membership.pruner_says_stop(trial.claim)
+        guard = self._membership.spec.guard
+        return verdict(guard, trial.history, trial.claim.config.epochs, says_stop, wish)
+
+    def _compare(self, claim: Claim, history: Sequence[EpochReport], again: EpochReport) -> None:
+        before = history[again.epoch - 1].fid
+        if before is None or again.fid is None:
             return
-        name = f"trial-{claim.number:05d}.safetensors"
-        about = {"study": self._store.name, "trial": claim.number}
-        about |= {"epoch": report.epoch, "fid": report.fid}
-        save_generator(self._folder / name, claim.config.program, self._lane.generator, about)
-        self._artifact = name
+        if abs(again.fid - before) > TOLERANCE * before:
+            self._observer.announce(
+                f"trial {claim.number} epoch {again.epoch}: FID {again.fid:.4g} when trained "
+                f"again, {before:.4g} before: the machines differ"
+            )
+
+    def _leave(self, trial: TrialRun) -> None:
+        """Save the trial and give it back."""
+        try:
+            trial.save(GRACE / 2)
+        finally:
+            self._membership.release(trial.claim)
+
+    def _finish(self, trial: TrialRun, end: Verdict) -> None:
+        """Keep the generator, then tell the end: never the other way round."""
+        artifact = None
+        if trial.kept is not None:
+            data, artifact = trial.encode_generator(self._membership.store.name)
+            self._patience(lambda: self._files.write(str(artifact), data))
+        self._membership.finish(trial.claim, end, artifact, trial.traceback)
+        with suppress(StorageError):
+            trial.writer.remove_all()
+
+    def _count_failures(self, end: Verdict) -> None:
+        self._failures = self._failures + 1 if isinstance(end, Fail) else 0
+        if isinstance(end, Fail) and self._failures == MOST_FAILURES:
+            raise TunerError(f"{MOST_FAILURES} trials in a row failed, the last with: {end.reason}")
 
 
 def _blame(error: Exception) -> Verdict:

@@ -11,7 +11,7 @@ from tuner.errors import InputError
 from tuner.spec import StudySpec
 from tuner.specfile import differences
 from tuner.study import tables
-from tuner.study.database import TOKEN, Database, storage_errors
+from tuner.study.database import TOKEN, Database
 from tuner.study.search import quietly
 from tuner.study.store import BASELINE, StudyStore, StudySummary
 from tuner.version import __version__
@@ -20,13 +20,18 @@ from tuner.version import __version__
 def create_study(database: Database, spec: StudySpec) -> StudyStore:
     """The study, added with its baselines queued. One that is there already must be equal, or
     have no trial yet: then it is made anew, for its file may have been wrong."""
+    with database.address.alone():
+        return _create(database, spec)
+
+
+def _create(database: Database, spec: StudySpec) -> StudyStore:
     name = spec.study.name
     if name in database.study_names():
         store = StudyStore(database, name)
         if store.trials() or not differences(store.spec, spec):
             _check_same(store, spec)
             return store
-    with storage_errors(database.path):
+    with database.errors():
         study = _new_optuna_study(database, name)
         for baseline in spec.baseline:
             point = {key: kind_of(key).check(value) for key, value in baseline.items()}
@@ -57,7 +62,7 @@ def _new_optuna_study(database: Database, name: str) -> optuna.Study:
         begun = [trial for trial in found.get_trials() if trial.state != TrialState.WAITING]
         if begun or TOKEN not in found.user_attrs:
             raise InputError(
-                f"study {name!r}: found a study of that name in {database.path} that tuner did "
+                f"study {name!r}: found a study of that name in {database.place} that tuner did "
                 "not make, expected another name"
             ) from None
         optuna.delete_study(storage=database.rdb, study_name=name)
@@ -71,7 +76,7 @@ def _check_same(store: StudyStore, spec: StudySpec) -> None:
     lines = differences(store.spec, spec)
     if lines:
         raise InputError(
-            f"study {store.name!r} is in {store.database.path} already, with another study file "
+            f"study {store.name!r} is in {store.database.place} already, with another study file "
             "(expected the same; choose another name, or delete the study):\n  "
             + "\n  ".join(lines)
         )

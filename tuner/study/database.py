@@ -1,46 +1,45 @@
-"""A database of studies: Optuna's tables and ours, opened; and its errors, made readable."""
+"""A database of studies: Optuna's tables and ours, opened."""
 
-import contextlib
+import weakref
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from contextlib import contextmanager
 
-import optuna
-import sqlalchemy
-from optuna.storages import RDBStorage
 from sqlalchemy import select
 
-from tuner.errors import InputError, StorageError
-from tuner.study import tables
+from tuner.errors import StorageError
+from tuner.study import schema, tables
+from tuner.study.connections import Address, configure
+from tuner.study.storage import FencedStorage
 
 TOKEN = "tuner:token"  # the attribute that marks an Optuna study as ours
 
 
 class Database:
-    """A SQLite database of studies, opened: Optuna's tables and ours."""
+    """A database of studies, opened: Optuna's tables and ours."""
 
     def __init__(self, url: str, *, create: bool = False) -> None:
-        """StorageError where it can't be opened; with ``create`` it is made where it is missing."""
-        self.path = _sqlite_path(url)
+        """StorageError where it can't be opened; with ``create`` its tables, and a SQLite file,
+        are made where they are missing."""
+        self.address = Address(url)
+        self.place = self.address.place
         if create:
-            with storage_errors(self.path):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-        elif not self.path.exists():
-            raise StorageError(f"{self.path}: found no database, expected one made by tuner sweep")
-        with storage_errors(self.path):
-            # A connection for each use: opening a file is cheap, and nothing is left open.
-            options = {"poolclass": sqlalchemy.NullPool, "connect_args": {"timeout": 30}}
-            try:
-                self.rdb = RDBStorage(url, engine_kwargs=options)
-            except RuntimeError as error:  # a schema of another Optuna
-                text = str(error).splitlines()[0]
-                raise StorageError(f"{self.path}: can't be used: {text}") from error
-            sqlalchemy.event.listen(self.rdb.engine, "connect", _configure)
-            tables.create_tables(self.rdb.engine)
+            _make_tables(self.address)
+        elif self.address.is_sqlite and not self.address.file.exists():
+            raise StorageError(f"{self.place}: found no database, expected one made by tuner sweep")
+        with self.address.connected() as connection:
+            schema.check(connection, self.place)
+        self.rdb = _open(self.address)
+        weakref.finalize(self.rdb, self.rdb.engine.dispose)  # at the latest when Python exits
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn what database drivers raise into one line that names the database."""
+        with self.address.errors():
+            yield
 
     def study_names(self) -> list[str]:
         """The studies made by tuner."""
-        with storage_errors(self.path):
+        with self.errors():
             with self.rdb.engine.connect() as connection:
                 columns = tables.studies.c
                 rows = connection.execute(select(columns.study_id, columns.token))
@@ -53,38 +52,51 @@ class Database:
             ]
 
 
-def _sqlite_path(url: str) -> Path:
-    """The file of a SQLite URL; InputError, which shows no password, for any other."""
-    try:
-        parsed = sqlalchemy.make_url(url)
-    except (sqlalchemy.exc.ArgumentError, ValueError):
-        raise InputError("storage: found no database URL, expected sqlite:///FILE") from None
-    backend = parsed.get_backend_name()
-    if parsed.drivername not in ("sqlite", "sqlite+pysqlite") or not parsed.database:
-        raise InputError(f"storage: found a {backend} URL, expected sqlite:///FILE")
-    if parsed.database == ":memory:":
-        raise InputError("storage: found a database in memory, expected sqlite:///FILE")
-    return Path(parsed.database)
+def _open(address: Address, *, make_tables: bool = False, check: bool = True) -> FencedStorage:
+    url = address.url.render_as_string(hide_password=False)
+    with address.errors():
+        try:
+            rdb = FencedStorage(
+                url.replace("{", "{{").replace("}", "}}"),  # Optuna formats it
+                address.engine_options(),
+                skip_compatibility_check=not check,
+                skip_table_creation=not make_tables,
+            )
+        except RuntimeError as error:  # a schema of another Optuna
+            text = str(error).splitlines()[0]
+            raise StorageError(f"{address.place}: can't be used: {text}") from error
+    configure(rdb.engine)
+    return rdb
 
 
-def _configure(connection: Any, record: Any) -> None:
-    """Readers beside one writer; rows of ours go when Optuna's go."""
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
+def _make_tables(address: Address) -> None:
+    """Make the tables where there are none."""
+    if address.is_sqlite:
+        with address.errors():
+            address.file.parent.mkdir(parents=True, exist_ok=True)
+    with address.alone():
+        with address.connected() as connection:
+            if schema.version(connection) is not None:
+                return
+        rdb = _open(address, make_tables=True)
+        with address.errors():
+            schema.upgrade(rdb.engine)
+        rdb.engine.dispose()
 
 
-@contextlib.contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn what database drivers raise into one line that names the database."""
-    try:
-        yield
-    except KeyError as error:  # Optuna's word for what is not there, or no longer
-        raise StorageError(f"{path}: a study or trial is gone: {error.args[0]}") from error
-    except optuna.exceptions.UpdateFinishedTrialError as error:
-        raise StorageError(f"{path}: the trial has been ended from elsewhere") from error
-    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
-        cause = error.__cause__ or error
-        text = str(getattr(cause, "orig", None) or cause).splitlines()[0]
-        raise StorageError(f"{path}: the database failed: {text}") from error
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror or error}") from error
+def upgrade(url: str) -> tuple[str, str]:
+    """Bring Optuna's tables and ours to what this tuner expects: the versions before and after.
+
+    StorageError where there are none, or newer ones.
+    """
+    address = Address(url)
+    with address.connected() as connection:
+        found = schema.version(connection)
+        if found is None or found > schema.HEAD:
+            schema.check(connection, address.place)
+    rdb = _open(address, check=False)
+    with address.errors():
+        rdb.upgrade()
+        schema.upgrade(rdb.engine)
+    rdb.engine.dispose()
+    return str(found), schema.HEAD

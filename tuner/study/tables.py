@@ -1,13 +1,20 @@
-"""Our tables, in Optuna's database, their rows removed with the rows of Optuna's they extend."""
+"""Our tables, in Optuna's database, their rows removed with the rows of Optuna's they extend.
+
+Times are seconds since 1970 by the database's clock, the one clock that all workers share. The
+tables are made by the migrations beside this file, which a test holds against these definitions.
+"""
 
 from typing import Any
 
+from optuna.trial import TrialState
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Double,
-    Engine,
+    Enum,
     ForeignKey,
+    Index,
     Integer,
     MetaData,
     String,
@@ -26,7 +33,10 @@ optuna_trials = Table(
     metadata,
     Column("trial_id", Integer, primary_key=True),
     Column("study_id", Integer),
+    Column("number", Integer),
+    Column("state", Enum(TrialState)),
 )
+OPTUNA_TABLES = (_optuna_studies, optuna_trials)
 
 
 def _belongs_to(column: Column[Any]) -> ForeignKey:
@@ -41,7 +51,11 @@ studies = Table(
     Column("spec", Text, nullable=False),  # StudySpec as JSON
     Column("total", Integer, nullable=False),  # trials asked for so far
     Column("tuner_version", String(32), nullable=False),
-    Column("created_at", Double, nullable=False),  # seconds since 1970, the database's clock
+    Column("created_at", Double, nullable=False),
+    Column("artifacts", Text),  # where the study's files are; no credentials
+    Column("stop_at", Double),  # workers that joined before are to leave
+    Column("preparer", String(32)),  # the worker that makes what all share: see Membership
+    Column("preparer_until", Double),
 )
 
 epochs = Table(
@@ -56,11 +70,45 @@ epochs = Table(
     Column("d_auc", Double),
     Column("variance_ratio", Double),
     Column("finite", Boolean, nullable=False),
-    Column("steps", Integer, nullable=False),
-    Column("images", Integer, nullable=False),
+    Column("steps", BigInteger, nullable=False),
+    Column("images", BigInteger, nullable=False),
     Column("train_seconds", Double, nullable=False),
     Column("evaluate_seconds", Double, nullable=False),
-    Column("reported_at", Double, nullable=False),  # seconds since 1970, the database's clock
+    Column("reported_at", Double, nullable=False),
+    Column("worker", String(32)),  # who reported it
+    Column("token", Integer),  # under which lease
+)
+
+leases = Table(
+    "tuner_leases",
+    metadata,
+    Column("trial_id", Integer, _belongs_to(optuna_trials.c.trial_id), primary_key=True),
+    Column("study_id", Integer, _belongs_to(_optuna_studies.c.study_id), nullable=False),
+    Column("status", String(8), nullable=False),  # held, free (to be taken), done
+    Column("worker", String(32)),
+    Column("token", Integer, nullable=False),  # grows with every owner: an old one fences nothing
+    Column("expires_at", Double, nullable=False),
+    Column("epoch", Integer, nullable=False),  # the last one reported
+    Column("takeovers", Integer, nullable=False),  # since that epoch, from workers that were gone
+    Column("prune_reason", Text),  # a person's wish, honoured at the next epoch
+    Index("tuner_leases_by_study", "study_id", "status", "expires_at"),
+)
+
+workers = Table(
+    "tuner_workers",
+    metadata,
+    Column("worker", String(32), primary_key=True),
+    Column("study_id", Integer, _belongs_to(_optuna_studies.c.study_id), nullable=False),
+    Column("host", Text, nullable=False),
+    Column("place", Text, nullable=False),  # where its process id means something
+    Column("pid", Integer, nullable=False),
+    Column("pid_since", Text, nullable=False),  # tells a process from a later one of its id
+    Column("device", Text, nullable=False),
+    Column("tuner_version", String(32), nullable=False),
+    Column("joined_at", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+    Column("left_at", Double),
+    Index("tuner_workers_by_study", "study_id"),
 )
 
 
@@ -80,7 +128,3 @@ def _sqlite_now(element: Any, compiler: Any, **options: Any) -> str:
 @compiles(db_now, "postgresql")
 def _postgres_now(element: Any, compiler: Any, **options: Any) -> str:
     return "extract(epoch from clock_timestamp())::float8"
-
-
-def create_tables(engine: Engine) -> None:
-    metadata.create_all(engine, tables=[studies, epochs])

@@ -24,27 +24,32 @@ class Prune(NamedTuple):
 
 
 class Fail(NamedTuple):
-    """The software or the machine failed, or a person stopped it; ``requeue`` to try again."""
+    """The software or the machine failed."""
 
     reason: str
-    requeue: bool = False
 
 
 Verdict = Continue | Complete | Prune | Fail
 
 
 def verdict(
-    guard: GuardSection, history: Sequence[EpochReport], epochs: int, pruner_says_stop: bool
+    guard: GuardSection,
+    history: Sequence[EpochReport],
+    epochs: int,
+    pruner_says_stop: bool,
+    wish: str | None = None,
 ) -> Verdict:
     """Judge a trial by all its reports so far, in order, the newest last.
 
-    Numbers that are not finite end a trial at once; a guarded quantity once it has been out of
-    bounds for its patience; the pruner's word comes after them, and counts only before the last
-    epoch: there is nothing left to save then.
+    Numbers that are not finite end a trial at once, and so does a person's ``wish``; a guarded
+    quantity once it has been out of bounds for its patience; the pruner's word comes after them,
+    and counts only before the last epoch: there is nothing left to save then.
     """
     last = history[-1]
     if not last.finite:
         return Prune(f"not finite in epoch {last.epoch}")
+    if wish is not None:
+        return Prune(wish)
     for name, limits in guard:
         reason = _out_of_bounds(name, limits, history)
         if reason:

@@ -1,5 +1,6 @@
 """Grids of images as PNG files."""
 
+import io
 import math
 from pathlib import Path
 
@@ -24,12 +25,20 @@ def grid(images: NDArray[np.uint8], *, gap: int = 2, scale: int = 2) -> NDArray[
     return canvas.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
-def save_grid(images: NDArray[np.uint8], path: Path) -> None:
-    """Write a grid as PNG; TunerError where the file can't be written."""
+def grid_png(images: NDArray[np.uint8]) -> bytes:
+    """A grid as a PNG file."""
     pixels = grid(images)
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    data = io.BytesIO()
+    picture.save(data, format="PNG")
+    return data.getvalue()
+
+
+def save_grid(images: NDArray[np.uint8], path: Path) -> None:
+    """Write a grid as PNG; TunerError where the file can't be written."""
+    data = grid_png(images)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, format="PNG")
+        path.write_bytes(data)
     except OSError as error:
         raise TunerError(f"{path}: can't be written: {error.strerror or error}") from error

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tuner.study.store import Claim
+from tuner.study.membership import Claim
 from tuner.study.verdict import Complete, Continue, Fail, Prune, Verdict
 from tuner.trial import EpochReport
 from tuner.views.numbers import duration, number
@@ -35,7 +35,8 @@ class PlainProgress:
         )
 
     def trial_started(self, claim: Claim) -> None:
-        self.announce(f"trial {claim.number} starts: {settings(claim.params)}")
+        begins = f"goes on after epoch {len(claim.history)}" if claim.history else "starts"
+        self.announce(f"trial {claim.number} {begins}: {settings(claim.params)}")
 
     def epoch_done(self, claim: Claim, report: EpochReport) -> None:
         self.announce(
@@ -48,6 +49,9 @@ class PlainProgress:
 
     def trial_ended(self, claim: Claim, verdict: Verdict) -> None:
         self.announce(f"trial {claim.number} {outcome(verdict)}")
+
+    def trial_left(self, claim: Claim, why: str) -> None:
+        self.announce(f"trial {claim.number} {why}")
 
 
 @dataclass
@@ -85,15 +89,17 @@ class LiveProgress:
 
     def trial_started(self, claim: Claim) -> None:
         self._message = ""
-        self._running[claim.number] = _Running(claim)
+        self._running[claim.number] = _Running(claim, list(claim.history))
 
     def epoch_done(self, claim: Claim, report: EpochReport) -> None:
-        self._running[claim.number].reports.append(report)
+        if claim.number in self._running:
+            self._running[claim.number].reports.append(report)
         if report.fid is not None and (self._best is None or report.fid < self._best[0]):
             self._best = (report.fid, claim.number)
 
     def trial_ended(self, claim: Claim, verdict: Verdict) -> None:
-        reports = self._running.pop(claim.number).reports
+        running = self._running.pop(claim.number, None)
+        reports = running.reports if running else list(claim.history)
         self._ended += not isinstance(verdict, Fail)
         fids = [report.fid for report in reports if report.fid is not None]
         self._console.print(
@@ -102,6 +108,10 @@ class LiveProgress:
             highlight=False,
             markup=False,
         )
+
+    def trial_left(self, claim: Claim, why: str) -> None:
+        self._running.pop(claim.number, None)
+        self._message = f"trial {claim.number} {why}"
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False)

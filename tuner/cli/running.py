@@ -1,0 +1,193 @@
+"""Commands that run trials: sweep, create, worker."""
+
+import shlex
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from tuner.cli.main import Artifacts, File, Name, Storage, StudyName, app, out, without_passwords
+from tuner.cli.results import show_best
+from tuner.errors import TunerError
+from tuner.places import STORAGE
+from tuner.spec import MOST_TRIALS
+from tuner.specfile import load_spec
+from tuner.study.creation import create_study
+from tuner.study.database import Database
+from tuner.study.store import StudyStore, best_of
+from tuner.views import studies
+from tuner.views.progress import LiveProgress, PlainProgress
+
+Trials = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=1, max=MOST_TRIALS, help="Trials in all, where more than the file says."
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(metavar="FOLDER", help="Where this machine has the images, if elsewhere."),
+]
+Grace = Annotated[
+    float,
+    typer.Option(
+        metavar="SECONDS", min=0, help="When told to stop, give an epoch so long to finish."
+    ),
+]
+MaxTime = Annotated[
+    str | None,
+    typer.Option(metavar="DURATION", help="Stop after the epoch that ends then: 90s, 30m, 8h."),
+]
+
+
+@app.command()
+def sweep(
+    file: File,
+    storage: Storage = STORAGE,
+    artifacts: Artifacts = None,
+    trials: Trials = None,
+    name: Name = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, max=256, help="Worker processes; by default one per accelerator."
+        ),
+    ] = None,
+    respawn: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Replace dead workers so many times.")
+    ] = 0,
+    data: Data = None,
+    max_time: MaxTime = None,
+) -> None:
+    """Run a study to its end, or go on with it; then show what came of it.
+
+    Ctrl-C once finishes the epoch, saves, and stops; the same command goes on later.
+
+    Example: tuner sweep studies/quickstart.toml
+    """
+    from tuner.run.files import open_files
+    from tuner.run.fleet import accelerators, run_fleet
+
+    spec = load_spec(file, name)
+    store = create_study(Database(storage, create=True), spec)
+    files = open_files(store, artifacts)
+    store.raise_total(trials or spec.study.trials)
+    devices = accelerators()
+    count = workers or max(1, len(devices))
+    lab, stopped = None, False
+    if store.remaining() <= 0:
+        out.print(f"Study {store.name!r} has all of its {store.total} trials: nothing to run.")
+    elif count == 1 and respawn == 0:
+        lab, stopped = _run_here(store, files, data, max_time)
+    else:
+        options = [("--storage", storage), ("--artifacts", artifacts)]
+        options += [("--data", data), ("--max-time", max_time)]
+        words = [word for key, value in options if value is not None for word in (key, value)]
+        with _view(store) as view:
+            stopped = run_fleet([store.name, *words], count, respawn, devices, view)
+    _show_outcome(store, files, lab, stopped)
+
+
+def _view(store: StudyStore) -> LiveProgress | PlainProgress:
+    if out.is_terminal:
+        return LiveProgress(out, store.total - store.remaining(), store.total)
+    return PlainProgress(out)
+
+
+def _run_here(
+    store: StudyStore, files: Any, data: str | None, max_time: str | None
+) -> tuple[Any, bool]:
+    """The lab of the run, and whether it was stopped."""
+    with _view(store) as view:
+        view.announce("starting JAX")
+        from tuner.run.signals import Stop, parse_duration
+        from tuner.run.sweep import run_worker
+
+        stop = Stop(parse_duration(max_time) if max_time else None)
+        lab = run_worker(store, files, view, stop, data=data)
+        return lab, stop.requested
+
+
+def _show_outcome(store: StudyStore, files: Any, lab: Any, stopped: bool) -> None:
+    found = store.trials()
+    best = best_of(found)
+    out.print(studies.trial_table(found, best and best.number))
+    left = store.remaining()
+    if left > 0:
+        again = shlex.join(["tuner", *without_passwords(sys.argv[1:])])
+        out.print(f"\n{left} of {store.total} trials are left; to go on: {again}", soft_wrap=True)
+    if not stopped and best is not None:
+        show_best(store, files, lab)
+    url = store.database.address.shareable_url
+    out.print(
+        f"To look further: tuner status {store.name}, or optuna-dashboard {url}", soft_wrap=True
+    )
+    if left > 0 and not stopped:
+        raise TunerError(f"study {store.name!r} has not ended: {left} trials are left")
+
+
+@app.command()
+def create(
+    file: File, storage: Storage = STORAGE, artifacts: Artifacts = None, name: Name = None
+) -> None:
+    """Put a study into the database without running it; workers may join it then.
+
+    Example: tuner create studies/quickstart.toml
+    """
+    from tuner.run.files import open_files
+
+    store = create_study(Database(storage, create=True), load_spec(file, name))
+    files = open_files(store, artifacts)
+    out.print(
+        f"Study {store.name!r} in {store.database.place}: {store.remaining()} of {store.total} "
+        f"trials to run. Files: {files.store.url}",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def worker(
+    name: StudyName,
+    storage: Storage = STORAGE,
+    artifacts: Artifacts = None,
+    data: Data = None,
+    trials: Trials = None,
+    exit_when_idle: Annotated[
+        bool,
+        typer.Option(
+            "--exit-when-idle", help="Leave once nothing is to be claimed; else wait for the end."
+        ),
+    ] = False,
+    max_trials: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Leave after so many trials.")
+    ] = None,
+    max_time: MaxTime = None,
+    grace: Grace = 25.0,
+    events: Annotated[bool, typer.Option("--events", hidden=True)] = False,
+) -> None:
+    """Join a study and run its trials, from any machine, until it has ended.
+
+    SIGTERM or Ctrl-C once finishes the epoch, saves, gives the trial back and leaves.
+
+    Example: tuner worker quickstart --storage postgresql://tuner@db/tuner
+    """
+    from tuner.run.files import open_files
+    from tuner.run.signals import Stop, parse_duration
+
+    stop = Stop(parse_duration(max_time) if max_time else None)
+    store = StudyStore(Database(storage), name)
+    files = open_files(store, artifacts)
+    if trials is not None:
+        store.raise_total(trials)
+    from tuner.run.events import EventWriter
+    from tuner.run.sweep import run_worker
+    from tuner.run.worker import Limits
+
+    limits = Limits(max_trials, exit_when_idle)
+    if events:
+        run_worker(store, files, EventWriter(stop.request), stop, limits, data=data, grace=grace)
+        return
+    view = PlainProgress(out)
+    run_worker(store, files, view, stop, limits, data=data, grace=grace)
+    left = store.remaining()
+    view.announce(f"{left} of {store.total} trials are left" if left > 0 else "the study has ended")

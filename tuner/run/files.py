@@ -1,0 +1,59 @@
+"""A study's files in its artifact store, and whether this is the store they are in."""
+
+from tuner.errors import StorageError
+from tuner.places import default_artifacts
+from tuner.run.stores import ArtifactStore, open_store
+from tuner.study.store import StudyStore
+
+TOKEN = "token"  # the file that tells a study's folder from all others
+
+
+class StudyFiles:
+    """The folder of one study; names are within it."""
+
+    def __init__(self, store: ArtifactStore, folder: str) -> None:
+        self.store, self._folder = store, folder
+
+    def write(self, name: str, data: bytes) -> None:
+        """Whole or not at all. TunerError, or StorageError where the store can't be reached."""
+        self.store.write(f"{self._folder}/{name}", data)
+
+    def read(self, name: str) -> bytes | None:
+        """None where there is no such file."""
+        return self.store.read(f"{self._folder}/{name}")
+
+    def names(self, folder: str) -> list[str]:
+        """All files in a folder of the study's, sorted."""
+        prefix = f"{self._folder}/"
+        return [name.removeprefix(prefix) for name in self.store.names(f"{prefix}{folder}")]
+
+    def remove(self, name: str) -> None:
+        self.store.remove(f"{self._folder}/{name}")
+
+    def remove_all(self, folder: str = "") -> None:
+        self.store.remove_all(f"{self._folder}/{folder}".rstrip("/"))
+
+    def locate(self, name: str) -> str:
+        """Where a file is, for people."""
+        return self.store.locate(f"{self._folder}/{name}")
+
+
+def open_files(store: StudyStore, url: str | None = None) -> StudyFiles:
+    """The study's files: where the study says, or at ``url``, where this machine reaches them.
+
+    A study that has none yet begins them there, by default in the default place. StorageError
+    where the store can't be reached, or is not the one that the study's other workers use.
+    """
+    if store.artifacts is None:
+        files = StudyFiles(open_store(url or default_artifacts()), store.folder)
+        files.write(TOKEN, store.token.encode())
+        store.keep_artifacts_at(files.store.url)
+        if store.artifacts != files.store.url:  # another worker was faster, at another place
+            files.remove(TOKEN)
+    files = StudyFiles(open_store(url or str(store.artifacts)), store.folder)
+    if files.read(TOKEN) != store.token.encode():
+        raise StorageError(
+            f"artifacts: found no files of study {store.name!r} at {files.store.url}, expected "
+            f"those at {store.artifacts}; --artifacts says where this machine finds them"
+        )
+    return files

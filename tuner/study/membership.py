@@ -1,0 +1,337 @@
+"""``Membership``: a worker's part in a study. Claims trials, reports on them, ends them.
+
+A trial that is RUNNING has a lease. ``claim`` takes over what others gave back or left behind
+before it asks the sampler for more; the trial stays itself, with its number and its reports. All
+of it may be repeated after a failure of the database whose outcome is not known: a lease found in
+our name is gone on with, a report found delivered is not delivered again, and so on.
+"""
+
+import contextlib
+import enum
+import functools
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import insert, or_, select, update
+
+from tuner.errors import LeaseLostError, StorageError
+from tuner.study import leases, tables
+from tuner.study.heartbeat import Heartbeat
+from tuner.study.leases import Taken
+from tuner.study.patience import LIMIT, Patience
+from tuner.study.processes import this_process
+from tuner.study.search import make_pruner, make_sampler
+from tuner.study.space import distributions, trial_config
+from tuner.study.storage import Lease, NoTrialLeftError
+from tuner.study.store import ARTIFACT, MACHINE, REASON, TRACEBACK, StudyStore
+from tuner.study.verdict import Complete, Continue, Fail, Verdict
+from tuner.trial import EpochReport, TrialConfig
+from tuner.version import __version__
+
+T = TypeVar("T")
+
+
+class Claim(NamedTuple):
+    """A trial that this worker owns, and what was reported of it so far."""
+
+    trial_id: int
+    number: int
+    params: dict[str, Any]
+    config: TrialConfig
+    token: int = 1  # of its lease
+    history: tuple[EpochReport, ...] = ()
+
+
+class Idle(enum.Enum):
+    """Why there is no trial to claim."""
+
+    WAIT = "other workers run the last trials, and may leave some behind"
+    ENDED = "the study has all of its trials"
+
+
+class Membership:
+    """One worker in one study, from joining to leaving. For one thread: see FencedStorage."""
+
+    def __init__(
+        self,
+        store: StudyStore,
+        machine: dict[str, str],
+        announce: Callable[[str], None],
+        patience: float = LIMIT,
+    ) -> None:
+        """``machine`` describes what makes the numbers; ``patience`` is in seconds. InputError
+        for a study of another tuner's."""
+        store.check_version()
+        self.store, self.spec = store, store.spec
+        self.worker = uuid.uuid4().hex[:12]
+        self._machine, self._database = machine, store.database
+        self._storage, self._study = store.database.rdb, store.study
+        self._study.sampler, self._study.pruner = make_sampler(self.spec), make_pruner(self.spec)
+        self._patience = Patience(announce, patience)
+        self._seconds = self.spec.study.lease_seconds
+        self._marks: dict[str, Any] = {}  # what the pruner noted on a trial that is to end
+        self._heart = Heartbeat(
+            self._database.address,
+            store.study_id,
+            self.worker,
+            self._storage.held,
+            self._seconds,
+        )
+
+    def __enter__(self) -> Self:
+        self._persist(self._register)
+        self._storage.asker = Lease(self.worker, 1, self._seconds)
+        self._heart.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave; what is still owned is given back if the database can be reached."""
+        self.leave_at_once()
+        self._heart.stop()
+        self._storage.held.clear()
+        self._storage.asker = None
+
+    def _register(self) -> None:
+        with self._storage.transaction() as session:
+            process, who = this_process(), tables.workers
+            if session.execute(select(who).where(who.c.worker == self.worker)).first():
+                return  # the answer to an earlier attempt was lost
+            session.execute(
+                insert(who).values(
+                    worker=self.worker,
+                    study_id=self.store.study_id,
+                    host=process.host,
+                    place=process.place,
+                    pid=process.pid,
+                    pid_since=process.since,
+                    device=self._machine.get("device", ""),
+                    tuner_version=__version__,
+                    joined_at=tables.db_now(),
+                    seen_at=tables.db_now(),
+                )
+            )
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether a person told the study's workers to leave."""
+        return self._heart.stop_requested
+
+    def leave_at_once(self) -> None:
+        """Give back what is owned, in one attempt; from any thread."""
+        with contextlib.suppress(StorageError):
+            self._heart.give_back_all()
+
+    def _persist(self, attempt: Callable[[], T]) -> T:
+        """Repeat while the database is away. Failures come out as StorageError."""
+
+        def once() -> T:
+            with self._database.errors():
+                return attempt()
+
+        return self._patience(once)
+
+    # Claiming
+
+    def claim(self, image_shape: tuple[int, int, int]) -> Claim | Idle:
+        """A trial to run: one that was left behind, else the next of the queue or the sampler."""
+        while True:
+            self._storage.held.clear()
+            taken = self._persist(self._next)
+            if isinstance(taken, Idle):
+                return taken
+            claim = self._persist(functools.partial(self._claim, taken, image_shape))
+            if claim is not None and taken.takeovers <= self.spec.study.max_takeovers:
+                return claim
+            if claim is not None:
+                text = f"lost its worker {taken.takeovers} times without getting an epoch further"
+                self.finish(claim, Fail(text))
+
+    def _next(self) -> Taken | Idle:
+        study_id, held = self.store.study_id, self._storage.held
+        with self._storage.transaction() as session:
+            taken = leases.held_unknown(session, study_id, self.worker, held)
+            if taken is None:
+                lease = Lease(self.worker, 0, self._seconds)
+                dead = leases.dead_workers(session, study_id, self.worker)
+                taken = leases.take(session, study_id, lease, dead, expired=self._may_judge())
+        if taken is not None:
+            held[taken.trial_id] = Lease(self.worker, taken.token, self._seconds)
+            return taken
+        try:
+            trial = self._study.ask(fixed_distributions=distributions(self.spec))
+        except NoTrialLeftError:
+            return self._idle()
+        return Taken(trial._trial_id, 1, 0, 0)
+
+    def _may_judge(self) -> bool:
+        """Whether a lease that ran out tells of a lost worker: not right after the database was
+        away, when no worker could renew its own."""
+        troubles = (self._patience.last_trouble, self._heart.last_trouble)
+        known = [time.monotonic() - moment for moment in troubles if moment is not None]
+        return min(known, default=self._seconds) >= self._seconds
+
+    def _idle(self) -> Idle:
+        with self._storage.transaction() as session:
+            leases.lease_strays(session, self.store.study_id)
+        return Idle.ENDED if self.store.remaining() <= 0 else Idle.WAIT
+
+    def _claim(self, taken: Taken, image_shape: tuple[int, int, int]) -> Claim | None:
+        """The trial in full, its missing parameters suggested; None if it was ended elsewhere."""
+        trial_id = taken.trial_id
+        trial = self._storage.get_trial(trial_id)
+        if trial.state.is_finished():
+            self._close(trial_id)
+            return None
+        wanted = distributions(self.spec)
+        if not wanted.keys() <= trial.params.keys():
+            self._study.get_trials(deepcopy=False)  # Optuna's cache must know of the trial
+            asked = optuna.Trial(self._study, trial_id)
+            for name, distribution in wanted.items():
+                asked._suggest(name, distribution)
+            trial = self._storage.get_trial(trial_id)
+        self._storage.set_attributes(trial_id, {MACHINE: self._machine})
+        config = trial_config(self.spec, trial.params, trial.number, image_shape)
+        history = tuple(self.store.reports_of(trial_id))
+        return Claim(trial_id, trial.number, trial.params, config, taken.token, history)
+
+    def _close(self, trial_id: int) -> None:
+        with self._storage.transaction() as session:
+            self._storage.fence(session, trial_id, status="done")
+        self._storage.held.pop(trial_id, None)
+
+    # Reporting
+
+    def report(
+        self, claim: Claim, report: EpochReport, earlier: Sequence[EpochReport]
+    ) -> str | None:
+        """Store an epoch's report; returns a person's wish to prune the trial.
+
+        Optuna is given the best FID so far, or the last, as the study says; never a NaN. An epoch
+        without a FID goes into our table alone. LeaseLostError where the trial is another's now.
+        """
+        value = report.fid
+        if value is not None and self.spec.study.value == "best":
+            value = min([value, *(r.fid for r in earlier if r.fid is not None)])
+        return self._persist(
+            lambda: self._storage.record_epoch(
+                claim.trial_id, report.epoch, report._asdict(), value
+            )
+        )
+
+    def pruner_says_stop(self, claim: Claim) -> bool:
+        """Whether the pruner would end the trial after the last epoch that was reported.
+
+        What it notes on the trial (successive halving does) is written with its decision: alone
+        where the trial goes on, else in the transaction that ends it. So after a crash between
+        the two it can be asked again.
+        """
+        return self._persist(lambda: self._ask_pruner(claim.trial_id))
+
+    def _ask_pruner(self, trial_id: int) -> bool:
+        trial = self._storage.get_trial(trial_id)
+        with self._storage.putting_off() as marks:
+            # Not Trial.should_prune: it would not see what the storage was told directly.
+            stop = self._study.pruner.prune(self._study, trial)
+        if marks and not stop:
+            self._storage.set_attributes(trial_id, marks)
+        self._marks = marks if stop else {}
+        return bool(stop)
+
+    # Ending
+
+    def finish(
+        self,
+        claim: Claim,
+        verdict: Verdict,
+        artifact: str | None = None,
+        traceback: str | None = None,
+    ) -> None:
+        """Tell Optuna how the trial ended and why, once. LeaseLostError where it is another's."""
+        assert not isinstance(verdict, Continue)
+        words = {REASON: verdict.reason, ARTIFACT: artifact, TRACEBACK: traceback}
+        words = {k: v for k, v in words.items() if v is not None} | self._marks
+        self._persist(lambda: self._tell(claim.trial_id, verdict, words))
+        self._storage.held.pop(claim.trial_id, None)
+        self._marks = {}
+
+    def _tell(self, trial_id: int, verdict: Verdict, words: dict[str, Any]) -> None:
+        with self._storage.transaction() as session:
+            found = leases.status(session, trial_id, self._storage.held[trial_id])
+        if found == "done":  # the answer to an earlier attempt was lost
+            return
+        trial = self._storage.get_trial(trial_id)
+        if trial.state.is_finished():
+            self._close(trial_id)
+            raise LeaseLostError("the trial has been ended from elsewhere")
+        state, value = _ending(trial, verdict)
+        with self._storage.last_words(words):
+            self._study.tell(trial.number, value, state)
+
+    def release(self, claim: Claim) -> None:
+        """Give the trial back, for any worker to go on with at once."""
+
+        def give_back() -> None:
+            with self._storage.transaction() as session:
+                lease = self._storage.held[claim.trial_id]
+                leases.give_back(session.connection(), claim.trial_id, lease)
+
+        self._persist(give_back)
+        self._storage.held.pop(claim.trial_id, None)
+
+    # Preparing what all share
+
+    def may_prepare(self) -> bool:
+        """Whether this worker is the one to make what the study's workers share; it stays so,
+        while it lives, until ``prepared``."""
+        ours = tables.studies
+
+        def apply() -> bool:
+            free = or_(
+                ours.c.preparer.is_(None),
+                ours.c.preparer == self.worker,
+                ours.c.preparer_until < tables.db_now(),
+            )
+            with self._storage.transaction() as session:
+                row = session.execute(
+                    update(ours)
+                    .where(ours.c.study_id == self.store.study_id, free)
+                    .values(preparer=self.worker, preparer_until=tables.db_now() + self._seconds)
+                    .returning(ours.c.study_id)
+                ).one_or_none()
+            return row is not None
+
+        self._heart.preparing = self._persist(apply)
+        return self._heart.preparing
+
+    def prepared(self) -> None:
+        """Let others look for what was made, or make it where that failed."""
+        self._heart.preparing = False
+        ours = tables.studies
+
+        def yield_right() -> None:
+            with self._storage.transaction() as session:
+                session.execute(
+                    update(ours)
+                    .where(ours.c.study_id == self.store.study_id, ours.c.preparer == self.worker)
+                    .values(preparer=None, preparer_until=None)
+                )
+
+        self._persist(yield_right)
+
+
+def _ending(trial: FrozenTrial, verdict: Verdict) -> tuple[TrialState, float | None]:
+    if isinstance(verdict, Fail):
+        return TrialState.FAIL, None
+    if isinstance(verdict, Complete) and trial.last_step is not None:
+        return TrialState.COMPLETE, trial.intermediate_values[trial.last_step]
+    return TrialState.PRUNED, None

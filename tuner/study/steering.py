@@ -1,0 +1,106 @@
+"""What people do to a study while workers run it: enqueue, retry, prune, delete."""
+
+import tomllib
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+from sqlalchemy import func, select, update
+
+from tuner.coherence import kind_of, point_problem
+from tuner.errors import InputError
+from tuner.settings import Value
+from tuner.study import tables
+from tuner.study.storage import COUNTED
+from tuner.study.store import BASELINE, StudyStore
+
+
+def parse_point(store: StudyStore, words: Sequence[str]) -> dict[str, Value]:
+    """Parameters from words like ``batch_size=64``; InputError lists all that are wrong."""
+    searched = store.spec.trial.searched()
+    point: dict[str, Value] = {}
+    problems = []
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            problems.append(f"found {word!r}, expected key=value")
+            continue
+        value = _value(text)
+        problem = point_problem(searched, name, value)
+        if problem:
+            problems.append(f"{name}: {problem}")
+        else:
+            point[name] = kind_of(name).check(value)
+    missing = [name for name in searched if name not in point]
+    if store.spec.sampler.name == "grid" and missing and not problems:
+        problems.append(f"found no {missing[0]}, but the grid sampler needs all that is searched")
+    if problems:
+        raise InputError("\n".join(problems))
+    return point
+
+
+def _value(text: str) -> Any:
+    """A number where TOML would read one, else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def enqueue(store: StudyStore, point: dict[str, Value], attributes: dict[str, Any]) -> int:
+    """Have ``point`` tried next, with ``attributes`` on its trial; returns the study's total,
+    which is raised where it leaves no room for all that is queued."""
+    with store.database.errors():
+        store.study.enqueue_trial(point, user_attrs=attributes)
+        trials = tables.optuna_trials.c
+        states = (*COUNTED, TrialState.WAITING)
+        query = select(func.count()).where(
+            trials.study_id == store.study_id, trials.state.in_(states)
+        )
+        with store.database.rdb.engine.connect() as connection:
+            wanted: int = connection.execute(query).scalar_one()
+    store.raise_total(wanted)
+    return store.total
+
+
+def retry(store: StudyStore, number: int) -> int:
+    """Queue a trial that has ended again, as a new trial; returns the study's total.
+
+    InputError for a trial that is not there, or has not ended.
+    """
+    found = store.trial(number)
+    if found.state == "RUNNING":
+        raise InputError(
+            f"study {store.name!r}: found trial {number} running, expected one that has ended"
+        )
+    with store.database.errors():
+        trials = {trial.number: trial for trial in store.study.get_trials(deepcopy=False)}
+    trial = trials[number]
+    point = trial.system_attrs.get("fixed_params", {}) | trial.params
+    kept = {k: v for k, v in trial.user_attrs.items() if k == BASELINE}
+    return enqueue(store, point, kept)
+
+
+def request_prune(store: StudyStore, number: int, reason: str) -> None:
+    """Have a running trial pruned at its next epoch. InputError for one that is not running."""
+    found = store.trial(number)
+    ours, trials = tables.leases, tables.optuna_trials.c
+    mine = select(trials.trial_id).where(trials.study_id == store.study_id, trials.number == number)
+    with store.database.errors(), store.database.rdb.engine.begin() as connection:
+        asked = connection.execute(
+            update(ours)
+            .where(ours.c.trial_id == mine.scalar_subquery(), ours.c.status != "done")
+            .values(prune_reason=reason)
+            .returning(ours.c.trial_id)
+        ).one_or_none()
+    if asked is None:
+        raise InputError(
+            f"study {store.name!r}: found trial {number} {found.state}, expected a running one"
+        )
+
+
+def delete(store: StudyStore) -> None:
+    """Remove the study and all its rows from the database; its files are the caller's."""
+    with store.database.errors():
+        optuna.delete_study(storage=store.database.rdb, study_name=store.name)

@@ -1,0 +1,80 @@
+"""Database URLs: which are taken, and how they are shown to people."""
+
+import os
+from pathlib import Path
+
+import sqlalchemy
+from sqlalchemy import URL
+
+from tuner.errors import InputError
+from tuner.places import PASSWORD_FILE_VARIABLE
+
+NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "fuse.sshfs", "9p", "lustre", "ceph", "glusterfs")
+EXPECTED = "expected sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+
+
+def parse_url(text: str) -> URL:
+    """The URL with its driver and password; InputError, which shows no password, for any other
+    than a SQLite file's or a Postgres server's."""
+    try:
+        url = sqlalchemy.make_url(text)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        raise InputError(f"storage: found no database URL, {EXPECTED}") from None
+    backend, _, driver = url.drivername.partition("+")
+    if backend == "sqlite" and driver in ("", "pysqlite"):
+        return _sqlite(url)
+    if backend in ("postgresql", "postgres") and driver in ("", "psycopg"):
+        return _postgres(url)
+    raise InputError(f"storage: found a {url.drivername} URL, {EXPECTED}")
+
+
+def _sqlite(url: URL) -> URL:
+    if not url.database or url.database == ":memory:":
+        raise InputError("storage: found a database in memory, expected sqlite:///FILE")
+    kind = _file_system(Path(url.database).absolute())
+    if kind.startswith(NETWORK_FILE_SYSTEMS):
+        raise InputError(
+            f"storage: found {url.database} on a network file system ({kind}), where SQLite loses "
+            "data; expected a local file, or a postgresql:// URL for several machines"
+        )
+    return url
+
+
+def _postgres(url: URL) -> URL:
+    url = url.set(drivername="postgresql+psycopg")
+    if not url.database:
+        raise InputError(f"storage: found a URL without a database, {EXPECTED}")
+    path = os.environ.get(PASSWORD_FILE_VARIABLE)
+    if url.password is not None or not path:
+        return url
+    try:
+        return url.set(password=Path(path).read_text().strip())
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not text"
+        raise InputError(f"{PASSWORD_FILE_VARIABLE}: {path} can't be read: {why}") from None
+
+
+def _file_system(path: Path) -> str:
+    """The type of the file system that ``path`` is, or will be, on; '' where nothing says so."""
+    try:
+        lines = Path("/proc/self/mounts").read_text().splitlines()
+    except OSError:
+        return ""
+    mounts = {fields[1]: fields[2] for fields in map(str.split, lines) if len(fields) > 2}
+    return next((mounts[str(p)] for p in (path, *path.parents) if str(p) in mounts), "")
+
+
+def shown(url: URL) -> str:
+    """The URL as people may see it: no password, no options. A SQLite file's path."""
+    if url.get_backend_name() == "sqlite":
+        return str(url.database)
+    place = URL.create("postgresql", url.username, None, url.host, url.port, url.database)
+    return place.render_as_string()
+
+
+def masked(text: str, url: URL) -> str:
+    """``text`` without the URL's passwords."""
+    secrets = [url.password, *url.normalized_query.get("password", ())]
+    for secret in filter(None, secrets):
+        text = text.replace(str(secret), "***")
+    return text
