@@ -39,7 +39,9 @@ def _create(database: Database, spec: StudySpec) -> StudyStore:
         # Our row comes last: without it the study is taken for unfinished, and made anew.
         with database.rdb.engine.begin() as connection:
             ours = tables.studies
-            connection.execute(delete(ours).where(ours.c.study_id == study._study_id))
+            # SQLite gives the ids of deleted studies to new ones: what another program left.
+            for table in (tables.leases, tables.workers, ours):
+                connection.execute(delete(table).where(table.c.study_id == study._study_id))
             connection.execute(
                 insert(ours).values(
                     study_id=study._study_id,

@@ -17,7 +17,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import Row, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from tuner.errors import LeaseLostError
@@ -93,6 +93,11 @@ class FencedStorage(RDBStorage):
 
     def _lease(self, session: Session, study_id: int, trial_id: int) -> None:
         assert self.asker is not None, "a trial is asked for by a worker that has joined"
+        if self.engine.dialect.name == "sqlite":
+            # It gives the ids of deleted trials to new ones; programs other than ours delete
+            # without the rows that hang on them.
+            for table in (tables.leases, tables.epochs):
+                session.execute(delete(table).where(table.c.trial_id == trial_id))
         session.execute(
             insert(tables.leases).values(
                 trial_id=trial_id,

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from urllib.parse import quote, quote_plus
 
 import sqlalchemy
 from sqlalchemy import URL
@@ -31,7 +32,7 @@ def parse_url(text: str) -> URL:
 def _sqlite(url: URL) -> URL:
     if not url.database or url.database == ":memory:":
         raise InputError("storage: found a database in memory, expected sqlite:///FILE")
-    kind = _file_system(Path(url.database).absolute())
+    kind = _file_system(Path(url.database).resolve())
     if kind.startswith(NETWORK_FILE_SYSTEMS):
         raise InputError(
             f"storage: found {url.database} on a network file system ({kind}), where SQLite loses "
@@ -73,8 +74,10 @@ def shown(url: URL) -> str:
 
 
 def masked(text: str, url: URL) -> str:
-    """``text`` without the URL's passwords."""
+    """``text`` without the URL's passwords, plain or as URLs spell them."""
     secrets = [url.password, *url.normalized_query.get("password", ())]
-    for secret in filter(None, secrets):
-        text = text.replace(str(secret), "***")
+    for secret in map(str, filter(None, secrets)):
+        spellings = {secret, quote(secret), quote(secret, safe=""), quote_plus(secret)}
+        for spelling in sorted(spellings, key=len, reverse=True):
+            text = text.replace(spelling, "***")
     return text
