@@ -122,7 +122,8 @@ class Address:
         except optuna.exceptions.UpdateFinishedTrialError as error:
             raise LeaseLostError("the trial has been ended from elsewhere") from error
         except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
-            cause = error.__cause__ or error
+            wrapped = isinstance(error, optuna.exceptions.StorageInternalError)
+            cause = (error.__cause__ if wrapped else None) or error
             line = f"{self.place}: the database failed: {masked(_first_line(cause), self.url)}"
             raise StorageError(line, transient=self._may_pass(cause)) from error
         except OSError as error:
