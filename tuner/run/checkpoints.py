@@ -21,6 +21,7 @@ from tuner.run.files import StudyFiles
 from tuner.trial import TrialConfig
 
 KEPT = 2
+CHECKPOINTS = "checkpoints"  # the folder of them all
 _STATE, _GENERATOR = "state", "generator"
 
 
@@ -84,7 +85,13 @@ def _under(arrays: Arrays, prefix: str) -> Arrays:
 
 
 def folder_of(number: int) -> str:
-    return f"checkpoints/trial-{number:05d}"
+    """Where the checkpoints of trial ``number`` are."""
+    return f"{CHECKPOINTS}/trial-{number:05d}"
+
+
+def number_of(folder: str) -> int:
+    """The trial whose checkpoints are in ``folder``."""
+    return int(folder.rpartition("-")[2])
 
 
 def load_latest(

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 import jax
 
 from tuner.errors import InterruptError, LeaseLostError, StorageError, TunerError
-from tuner.run.checkpoints import CheckpointWriter, load_latest
+from tuner.run.checkpoints import CHECKPOINTS, CheckpointWriter, load_latest, number_of
 from tuner.run.files import StudyFiles
 from tuner.run.lane import Lane
 from tuner.run.signals import GRACE, Stop
@@ -78,6 +78,7 @@ class Worker:
                 claimed, waiting = claimed + 1, False
                 self._run(claim, stop)
             elif claim is Idle.ENDED or limits.when_idle:
+                self._clear_up()
                 return
             else:
                 if not waiting:
@@ -85,6 +86,14 @@ class Worker:
                 waiting = True
                 pause = min(LONGEST_WAIT, self._membership.spec.study.lease_seconds / 4)
                 stop.wait(pause * random.uniform(0.5, 1.0))
+
+    def _clear_up(self) -> None:
+        """Remove the checkpoints of trials that ended, but whose worker died before it could."""
+        with suppress(TunerError):
+            ended = self._membership.store.ended()
+            for folder in {name.rpartition("/")[0] for name in self._files.names(CHECKPOINTS)}:
+                if number_of(folder) in ended:
+                    self._files.remove_all(folder)
 
     def _leaves(self, stop: Stop) -> bool:
         if self._membership.stop_requested:

@@ -151,6 +151,15 @@ class StudyStore:
         self.total = total
         return total - finished
 
+    def ended(self) -> set[int]:
+        """The numbers of all trials that have ended, however they did."""
+        trials = tables.optuna_trials.c
+        query = select(trials.number).where(
+            trials.study_id == self.study_id, trials.state.in_((*FINISHED, TrialState.FAIL))
+        )
+        with self.database.errors(), self.database.rdb.engine.connect() as connection:
+            return set(connection.execute(query).scalars())
+
     def bind(self, what: str, value: str) -> None:
         """Tie the study to ``what`` its numbers depend on; InputError where that is another now."""
         key = f"tuner:{what}"
