@@ -146,15 +146,19 @@ class Membership:
         """A trial to run: one that was left behind, else the next of the queue or the sampler."""
         while True:
             self._storage.held.clear()
-            taken = self._persist(self._next)
-            if isinstance(taken, Idle):
-                return taken
-            claim = self._persist(functools.partial(self._claim, taken, image_shape))
-            if claim is not None and taken.takeovers <= self.spec.study.max_takeovers:
-                return claim
-            if claim is not None:
-                text = f"lost its worker {taken.takeovers} times without getting an epoch further"
-                self.finish(claim, Fail(text))
+            with contextlib.suppress(LeaseLostError):  # it stood still on the way: the next, then
+                taken = self._persist(self._next)
+                if isinstance(taken, Idle):
+                    return taken
+                claim = self._persist(functools.partial(self._claim, taken, image_shape))
+                if claim is not None and taken.takeovers <= self.spec.study.max_takeovers:
+                    return claim
+                if claim is not None:
+                    self._give_up(claim, taken.takeovers)
+
+    def _give_up(self, claim: Claim, takeovers: int) -> None:
+        text = f"lost its worker {takeovers} times without getting an epoch further"
+        self.finish(claim, Fail(text))
 
     def _next(self) -> Taken | Idle:
         study_id, held = self.store.study_id, self._storage.held
