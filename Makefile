@@ -3,13 +3,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench lock clean
+.PHONY: demo test storm lint format bench lock clean
 
 demo: .venv/installed
 	$(BIN)/tuner sweep studies/quickstart.toml
 
 test: .venv/installed
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest
+
+# Kills workers and restarts Postgres until a study has ended, then looks for what went wrong.
+storm: .venv/installed
+	$(BIN)/python tests/storm.py --exact --report benchmarks/STORM.md
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

@@ -1,11 +1,20 @@
-"""A tiny study of real digits, and the command line as processes."""
+"""Tiny studies of real digits, and the command line as processes on pretended machines."""
 
+import os
+import re
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Self
 
 Tuner = Callable[..., subprocess.CompletedProcess[str]]
+
+DEADLINE = 120.0  # seconds; what should happen happens in a few, but not on a busy machine
 
 STUDY = """
 [study]
@@ -41,12 +50,62 @@ variance_ratio = {{ enabled = false }}
 samples = 300
 """
 
+# One program, and nothing ends a trial but its last epoch or a person: for tests of who runs what.
+STEADY = """
+[study]
+trials = {trials}
+epochs = {epochs}
+lease_seconds = {lease}
+checkpoint_seconds = 0
+max_takeovers = {takeovers}
 
-def run(folder: Path, environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+[data]
+source = "idx"
+path = "{digits}"
+
+[trial]
+width = 2
+latent_dim = 8
+learning_rate = {{ low = 1e-5, high = 1e-4, log = true }}
+
+[sampler]
+name = "random"
+
+[pruner]
+name = "none"
+
+[guard]
+loss_ratio = {{ enabled = false }}
+variance_ratio = {{ enabled = false }}
+
+[metrics]
+features = "random"
+samples = 300
+"""
+ENDLESS = 5000  # epochs, of trials that last until the test has seen enough
+
+
+def steady(
+    digits: Path,
+    trials: int = 2,
+    epochs: int = ENDLESS,
+    lease: float = 2,
+    takeovers: int = 3,
+) -> str:
+    """A study file."""
+    return STEADY.format(
+        digits=digits, trials=trials, epochs=epochs, lease=lease, takeovers=takeovers
+    )
+
+
+def run(
+    folder: Path, environment: dict[str, str], *words: str, answer: str = ""
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(*words),
         cwd=folder,
         env=environment,
+        input=answer,
         capture_output=True,
         text=True,
         timeout=200,
@@ -56,3 +115,172 @@ def run(folder: Path, environment: dict[str, str], *words: str) -> subprocess.Co
 
 def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "tuner.cli", *words]
+
+
+class Running:
+    """A command that runs while the test goes on. Everything it prints is kept."""
+
+    def __init__(
+        self, folder: Path, environment: dict[str, str], *words: str, under: Sequence[str] = ()
+    ) -> None:
+        """``under`` is a program, with its words, that becomes the command."""
+        self._words = words
+        self._popen = subprocess.Popen(
+            [*under, *command(*words)],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.pid = self._popen.pid
+        self._out: list[str] = []
+        self._err: list[str] = []
+        self._seen = 0  # lines
+        pairs = (self._popen.stdout, self._out), (self._popen.stderr, self._err)
+        self._readers = [
+            threading.Thread(target=_read, args=(pipe, lines), daemon=True) for pipe, lines in pairs
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    @property
+    def text(self) -> str:
+        return "".join(self._out)
+
+    @property
+    def errors(self) -> str:
+        return "".join(self._err)
+
+    def says(self, pattern: str, within: float = DEADLINE) -> re.Match[str]:
+        """Wait for a line after those that earlier calls found."""
+        deadline = time.monotonic() + within
+        while True:
+            alive = any(reader.is_alive() for reader in self._readers)
+            for i in range(self._seen, len(self._out)):
+                if found := re.search(pattern, self._out[i]):
+                    self._seen = i + 1
+                    return found
+            assert alive, f"ended without saying {pattern!r}: {self}"
+            assert time.monotonic() < deadline, f"did not say {pattern!r} in time: {self}"
+            time.sleep(0.01)
+
+    def signal(self, number: signal.Signals) -> None:
+        self._popen.send_signal(number)
+
+    def ends(self, within: float = DEADLINE) -> int:
+        """Wait for its end; the exit code."""
+        try:
+            code = self._popen.wait(timeout=within)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"did not end in time: {self}") from None
+        for reader in self._readers:
+            reader.join(timeout=5)
+        return code
+
+    def dies(self) -> None:
+        """As by a power cut."""
+        self._popen.kill()
+        self.ends()
+
+    @property
+    def alive(self) -> bool:
+        return self._popen.poll() is None
+
+    def __str__(self) -> str:
+        lines = [*self._out[:10], "...\n", *self._out[10:][-20:], *self._err]
+        return " ".join(self._words) + "\n" + "".join(lines)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.alive:
+            self.dies()
+        for pipe in (self._popen.stdout, self._popen.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+def _read(pipe: Iterator[str], lines: list[str]) -> None:
+    for line in pipe:
+        lines += [line]
+
+
+class Machine:
+    """Runs the command line as if on a machine of its own: with another name, folder and home."""
+
+    def __init__(self, folder: Path, environment: dict[str, str], **variables: str) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        mine = {"TUNER_MACHINE": folder.name, "HOME": str(folder)}
+        self.environment = environment | mine | variables
+        self._running = ExitStack()
+
+    def run(self, *words: str, answer: str = "") -> subprocess.CompletedProcess[str]:
+        """A command that comes to its end, and is told ``answer``."""
+        return run(self.folder, self.environment, *words, answer=answer)
+
+    def refuses(self, code: int, *words: str, answer: str = "") -> str:
+        """The one line that a command prints that has to fail."""
+        done = self.run(*words, answer=answer)
+        assert done.returncode == code, (words, done.stdout, done.stderr)
+        lines = done.stderr.splitlines()
+        assert len(lines) == 1, (words, done.stderr)
+        assert lines[0].startswith("tuner: "), (words, done.stderr)
+        return lines[0]
+
+    def does(self, *words: str) -> str:
+        """What a command prints that has to succeed."""
+        done = self.run(*words)
+        assert (done.returncode, done.stderr) == (0, ""), (words, done.stderr)
+        return done.stdout
+
+    def start(self, *words: str, under: Sequence[str] = ()) -> Running:
+        """A command that runs until it ends, or the machine is switched off."""
+        running = Running(self.folder, self.environment, *words, under=under)
+        return self._running.enter_context(running)
+
+    def switch_off(self) -> None:
+        self._running.close()
+
+
+@contextmanager
+def machines(folder: Path, environment: dict[str, str], *names: str) -> Iterator[list[Machine]]:
+    """Machines, which share nothing but what their commands name."""
+    made = [Machine(folder / name, environment) for name in names]
+    try:
+        yield made
+    finally:
+        for machine in made:
+            machine.switch_off()
+
+
+def wait_until(condition: Callable[[], object], what: str, within: float = DEADLINE) -> None:
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        time.sleep(0.05)
+
+
+def exists(pid: int) -> bool:
+    """Whether there is such a process, other than as a corpse."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[0] not in "ZX"
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process started, in that order."""
+    found = []
+    for entry in os.listdir("/proc"):
+        try:
+            stat = Path(f"/proc/{entry}/stat").read_text()
+        except OSError:
+            continue
+        if entry.isdigit() and int(stat.rpartition(")")[2].split()[1]) == pid:
+            found.append(int(entry))
+    return sorted(found)

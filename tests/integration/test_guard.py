@@ -6,8 +6,11 @@ import pytest
 
 from tuner.data import load_images
 from tuner.policies import GuardSection
+from tuner.run.files import StudyFiles
 from tuner.run.lab import Lab
 from tuner.run.lane import Lane
+from tuner.run.sharing import shared_measures
+from tuner.run.stores import open_store
 from tuner.specfile import parse_spec
 from tuner.study.space import trial_config
 from tuner.study.verdict import Complete, Continue, Prune, Verdict, verdict
@@ -19,7 +22,9 @@ EPOCHS = 6
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     spec = parse_spec({"trial": {"width": 16}, "metrics": {"samples": 1000}}, "test")
-    return Lab(spec, load_images(spec.data), tmp_path_factory.mktemp("cache"))
+    images = load_images(spec.data)
+    files = StudyFiles(open_store(str(tmp_path_factory.mktemp("files"))), "test")
+    return Lab(spec, images, *shared_measures(spec, images, files, None, print))
 
 
 def train(lab: Lab, **params: Any) -> tuple[list[EpochReport], Verdict]:

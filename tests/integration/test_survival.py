@@ -1,142 +1,104 @@
-"""Stopped, killed, failing: the study stays whole, whatever happens to the process."""
+"""Killed, hanging, failing: the study stays whole, whatever happens to the process."""
 
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
-from processes import Tuner, command
+from processes import machines, steady
+from rows import Rows
 
 import tuner as api
 from tuner.errors import TunerError
 from tuner.gan import training
+from tuner.run.files import open_files
 from tuner.run.worker import MOST_FAILURES
 from tuner.specfile import load_spec
 from tuner.study.creation import create_study
 from tuner.study.database import Database
-from tuner.study.store import MOST_TRIES, StudyStore
+from tuner.study.membership import Claim
+from tuner.study.store import StudyStore
 from tuner.study.verdict import Fail, Prune
 
-MANY_EPOCHS = ("epochs = 3", "epochs = 40")
 
-
-def begin(study_file: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
-    """A sweep whose first trial has done an epoch and has many to go."""
-    study_file.write_text(study_file.read_text().replace(*MANY_EPOCHS))
-    process = subprocess.Popen(
-        command("sweep", study_file.name),
-        cwd=study_file.parent,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "epoch 1/40" in line:
-            return process
-    raise AssertionError(process.communicate()[1])
-
-
-def store_of(study_file: Path) -> StudyStore:
-    url = f"sqlite:///{study_file.parent}/tuner-data/studies.db"
-    return StudyStore(Database(url), "tiny")
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_one_signal_finishes_the_epoch_and_queues_the_trial_again(
-    study_file: Path, environment: dict[str, str], number: signal.Signals
+def test_a_trial_that_costs_too_many_workers_is_given_up(
+    tmp_path: Path, environment: dict[str, str], digits: Path
 ) -> None:
-    process = begin(study_file, environment)
-    process.send_signal(number)
-    text, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-    assert "finishing the epoch" in text
-    assert "4 of 4 trials are left; to go on: tuner sweep tiny.toml" in text
-    store = store_of(study_file)
-    [trial] = store.trials()
-    assert (trial.state, trial.reason) == ("FAIL", "interrupted by a person")
-    assert trial.reports
-    assert store.summary().states == {"FAIL": 1, "WAITING": 1}
+    """None of them gets as far as an epoch, whose program takes a while to be made."""
+    with machines(tmp_path, environment, "here") as [here]:
+        (here.folder / "s.toml").write_text(steady(digits, trials=1, takeovers=1))
+        here.does("create", "s.toml")
+        rows = Rows(f"sqlite:///{here.folder}/tuner-data/studies.db")
 
+        hasty = here.start("worker", "s", "--grace", "0.1")
+        hasty.says("trial 0 starts")
+        hasty.signal(signal.SIGTERM)
+        hasty.says("abandoning the epoch, unfinished after 0.1 s")
+        assert hasty.ends() == 0, hasty
+        assert (rows.leases()[0].status, rows.leases()[0].takeovers) == ("free", 0)
 
-def test_a_second_signal_leaves_at_once(study_file: Path, environment: dict[str, str]) -> None:
-    process = begin(study_file, environment)
-    process.send_signal(signal.SIGINT)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "finishing the epoch" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert errors == "tuner: left at once; the same command goes on with the study\n"
+        for takeovers in (0, 1):
+            worker = here.start("worker", "s")
+            worker.says("trial 0 starts")
+            worker.dies()
+            lease = rows.leases()[0]
+            assert (lease.state, lease.status, lease.takeovers) == ("RUNNING", "held", takeovers)
 
-
-def test_a_killed_sweep_goes_on_until_a_point_has_killed_too_often(
-    study_file: Path, environment: dict[str, str]
-) -> None:
-    """The study asks for one trial, so that each process dies in what would be the last."""
-    study_file.write_text(study_file.read_text().replace("trials = 4", "trials = 1"))
-    for _ in range(MOST_TRIES):
-        process = begin(study_file, environment)
-        process.kill()
-        process.communicate()
-        assert store_of(study_file).trials()[-1].state == "RUNNING"
-    process = begin(study_file, environment)
-    process.kill()
-    process.communicate()
-    first, *others = store_of(study_file).trials()
-    assert [trial.params == first.params for trial in others] == [True, True, False]
-    assert [trial.reason for trial in (first, *others)] == [
-        "its process died",
-        "its process died, in each of 2 tries",
-        "its process died, in each of 3 tries",
-        None,
-    ]
-
-
-def test_two_sweeps_of_one_study_do_not_mix(
-    study_file: Path, environment: dict[str, str], tuner: Tuner
-) -> None:
-    process = begin(study_file, environment)
-    other = tuner("sweep", study_file.name)
-    process.kill()
-    process.communicate()
-    assert other.returncode == 1
-    assert "another process on this machine is running it" in other.stderr
+        last = here.start("worker", "s")
+        last.says("trial 1 starts")
+        last.dies()
+        leases = rows.leases()
+        assert [(lease.state, lease.status) for lease in leases.values()] == [
+            ("FAIL", "done"),
+            ("RUNNING", "held"),
+        ]
+        why = "lost its worker 2 times without getting an epoch further"
+        assert rows.reasons() == {0: f'"{why}"'}
 
 
 def test_what_can_not_be_written_ends_the_run_and_loses_nothing(study_file: Path) -> None:
-    """The folder for generators is a file: root may write anywhere else."""
+    """The folder for checkpoints is a file: root may write anywhere else."""
+    text = study_file.read_text()
+    study_file.write_text(text.replace("epochs = 3", "epochs = 3\ncheckpoint_seconds = 0"))
     folder = study_file.parent
     store = create_study(Database(f"sqlite:///{folder}/s.db", create=True), load_spec(study_file))
-    (folder / store.folder).write_text("in the way")
-    with pytest.raises(TunerError, match="can't be written"):
+    open_files(store, str(folder))
+    (folder / store.folder / "checkpoints").write_text("in the way")
+    with pytest.raises(TunerError, match=r"checkpoints.* can't be written"):
         sweep(study_file, Log())
-    [trial] = store.trials()
-    assert trial.state == "FAIL"
-    assert "can't be written" in (trial.reason or "")
-    assert store.summary().states == {"FAIL": 1, "WAITING": 1}
+    rows = Rows(f"sqlite:///{folder}/s.db")
+    lease = rows.leases()[0]
+    assert (lease.state, lease.status) == ("RUNNING", "free")
+    (folder / store.folder / "checkpoints").unlink()
+    log = Log()
+    sweep(study_file, log)
+    assert log.starts[0] == (0, lease.epoch)
+    rows.assert_ended(total=4)
 
 
 class Log:
-    """Remembers how trials ended."""
+    """Remembers how trials began, by number and epochs done, and how they ended."""
 
     def __init__(self) -> None:
+        self.starts: list[tuple[int, int]] = []
         self.ends: list[object] = []
 
-    def trial_started(self, claim: object) -> None:
+    def announce(self, text: str) -> None:
         return None
+
+    def trial_started(self, claim: Claim) -> None:
+        self.starts.append((claim.number, len(claim.history)))
 
     def epoch_done(self, claim: object, report: object) -> None:
         return None
 
     def trial_ended(self, claim: object, verdict: object) -> None:
         self.ends.append(verdict)
+
+    def trial_left(self, claim: object, why: str) -> None:
+        return None
 
 
 def sweep(study_file: Path, observer: Log) -> StudyStore:
@@ -196,10 +158,9 @@ def test_divergence_is_pruned_and_reported_without_nan(
 
 def test_one_program_is_compiled_once_however_many_trials_share_it(study_file: Path) -> None:
     counted = training._train_steps.compiled
-    before = counted._cache_size()
-    text = study_file.read_text().replace("latent_dim = 8", "latent_dim = 9")
-    study_file.write_text(text.replace("reduction_factor = 2", "reduction_factor = 3"))
+    counted.clear_cache()
+    study_file.write_text(study_file.read_text().replace("trials = 4", "trials = 6"))
     store = sweep(study_file, Log())
     batch_sizes = {trial.params["batch_size"] for trial in store.trials()}
     assert len(store.trials()) > len(batch_sizes)
-    assert counted._cache_size() - before == len(batch_sizes)
+    assert counted._cache_size() == len(batch_sizes)

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -133,7 +134,7 @@ def test_a_finished_study_is_only_reported(
     swept: tuple[Path, str], environment: dict[str, str]
 ) -> None:
     folder = swept[0]
-    [kept] = folder.glob("tuner-data/artifacts/tiny-*/trial-00000.safetensors")
+    [kept] = folder.glob("tuner-data/artifacts/tiny-*/trial-00000-1.safetensors")
     before = kept.stat().st_mtime_ns
     done = run(folder, environment, "sweep", "tiny.toml")
     assert done.returncode == 0
@@ -215,7 +216,6 @@ def test_another_file_of_the_same_name_is_refused(
         (("status", "nothing"), 2, "found no study 'nothing', expected one of: tiny"),
         (("sample", "tiny", "--trial", "99", "--out", "x.png"), 2, "found no trial 99"),
         (("list", "--storage", "sqlite:///nowhere/x.db"), 3, "found no database"),
-        (("list", "--storage", "postgresql://me:secret@127.0.0.1/x"), 2, "expected sqlite:///"),
         (("sweep", "tiny.toml", "--storage", "sqlite:////proc/x/y.db"), 3, "/proc/x/y.db"),
     ],
 )
@@ -230,7 +230,6 @@ def test_wrong_words(
     assert done.returncode == code
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-    assert "secret" not in done.stderr
 
 
 def test_help_shows_no_password(tmp_path: Path, environment: dict[str, str]) -> None:
@@ -276,14 +275,14 @@ def test_a_damaged_database_is_one_line(tmp_path: Path, environment: dict[str, s
 def test_a_damaged_generator_is_one_line(
     swept: tuple[Path, str], tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    folder = tmp_path / "artifacts" / store_of(swept[0]).folder
-    folder.mkdir(parents=True)
-    (folder / "trial-00000.safetensors").write_bytes(b"torn")
-    storage = f"sqlite:///{swept[0]}/tuner-data/studies.db"
-    words = ("sample", "tiny", "--trial", "0", "--out", "x.png", "--artifacts", "artifacts")
-    done = run(tmp_path, environment, *words, "--storage", storage)
+    """In a copy of the artifacts, as another machine may have them."""
+    copy = shutil.copytree(swept[0] / "tuner-data/artifacts", tmp_path / "copy")
+    (copy / store_of(swept[0]).folder / "trial-00000-1.safetensors").write_bytes(b"torn")
+    words = ("sample", "tiny", "--trial", "0", "--out", "x.png", "--artifacts", str(copy))
+    done = run(swept[0], environment, *words)
     assert done.returncode == 2
     assert "found a damaged file" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_python_interface(tmp_path: Path, digits: Path) -> None:

@@ -92,12 +92,24 @@ def test_only_study_touches_the_database() -> None:
     assert all(within(name, ("tuner.study",)) for name in users), users
 
 
+def test_one_module_leans_on_optunas_internals() -> None:
+    users = {
+        name
+        for name, path in modules().items()
+        if any(".storages._" in found for found in imports(path))
+    }
+    assert users == {"tuner.study.storage"}
+
+
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
         ("import tuner, tuner.cli", JAX),
         ("import tuner", (*JAX, *DATABASE)),
         ("import tuner.data", (*JAX, *DATABASE)),
+        # Who starts workers must leave the devices to them.
+        ("import tuner.run.fleet, tuner.run.files, tuner.study.steering", JAX),
+        ("import tuner.run.stores", (*JAX, *DATABASE, "s3fs", "gcsfs")),
     ],
 )
 def test_import_brings_along_only_what_it_needs(statement: str, absent: tuple[str, ...]) -> None:

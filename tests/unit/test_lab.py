@@ -1,4 +1,4 @@
-"""What a study's trials share: the extractor's cache, and measurements of states gone bad."""
+"""What a study's trials are measured with: the same every time, and not where it makes no sense."""
 
 from pathlib import Path
 
@@ -11,7 +11,10 @@ from tuner.data import ImageSet
 from tuner.errors import InputError
 from tuner.gan.state import init_state
 from tuner.metrics.frechet import frechet_distance, reference
-from tuner.run.lab import Lab, Measurement
+from tuner.run.files import StudyFiles
+from tuner.run.lab import Lab, Measurement, check_labels
+from tuner.run.sharing import shared_measures
+from tuner.run.stores import open_store
 from tuner.spec import StudySpec
 from tuner.specfile import parse_spec
 from tuner.study.space import trial_config
@@ -33,41 +36,24 @@ def image_set(count: int = 60, *, labelled: bool = True) -> ImageSet:
     return ImageSet(images, labels if labelled else None, "a-fingerprint")
 
 
-@pytest.mark.parametrize("damage", [b"torn", b""])
-def test_a_damaged_extractor_is_made_anew_and_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes
-) -> None:
-    monkeypatch.setattr("tuner.metrics.features.EPOCHS", 1)
-    first = Lab(spec_of("classifier"), image_set(), tmp_path)
-    [path] = tmp_path.iterdir()
-    whole = path.read_bytes()
-    path.write_bytes(damage)
-    second = Lab(spec_of("classifier"), image_set(), tmp_path)
-    for name, weight in first.extractor.weights.items():
-        np.testing.assert_array_equal(weight, second.extractor.weights[name])
-    assert first.extractor.accuracy == second.extractor.accuracy
-    path.write_bytes(whole)
-    before = path.stat().st_mtime_ns
-    Lab(spec_of("classifier"), image_set(), tmp_path)
-    assert path.stat().st_mtime_ns == before
+def lab_of(spec: StudySpec, images: ImageSet, folder: Path) -> Lab:
+    files = StudyFiles(open_store(str(folder)), "study")
+    extractor, real = shared_measures(spec, images, files, None, print)
+    return Lab(spec, images, extractor, real)
 
 
-def test_what_a_classifier_can_not_be_trained_on(tmp_path: Path) -> None:
+def test_what_a_classifier_can_not_be_trained_on() -> None:
     with pytest.raises(InputError, match="images without labels, expected 'random'"):
-        Lab(spec_of("classifier"), image_set(labelled=False), tmp_path)
+        check_labels(spec_of("classifier"), image_set(labelled=False))
     with pytest.raises(InputError, match="with 20 images, expected at least 50"):
-        Lab(spec_of("classifier"), image_set(20), tmp_path)
-
-
-def test_images_that_are_all_alike_are_refused(tmp_path: Path) -> None:
-    black = image_set()._replace(images=np.zeros((60, 32, 32, 1), np.uint8))
-    with pytest.raises(InputError, match="images that all look alike"):
-        Lab(spec_of("random"), black, tmp_path)
+        check_labels(spec_of("classifier"), image_set(20))
+    check_labels(spec_of("classifier"), image_set(50))
+    check_labels(spec_of("random"), image_set(20, labelled=False))
 
 
 def test_measurements(tmp_path: Path) -> None:
     spec, images = spec_of("random"), image_set(labelled=False)
-    lab = Lab(spec, images, tmp_path)
+    lab = lab_of(spec, images, tmp_path)
     program, hyperparameters, seed, _ = trial_config(spec, {}, 0, images.shape)
     state = init_state(program, hyperparameters, seed)
     generator = lab.generator(program, state)
@@ -85,7 +71,7 @@ def test_measurements(tmp_path: Path) -> None:
 
 def test_what_is_not_finite_is_not_measured(tmp_path: Path) -> None:
     spec, images = spec_of("random"), image_set(labelled=False)
-    lab = Lab(spec, images, tmp_path)
+    lab = lab_of(spec, images, tmp_path)
     program, hyperparameters, seed, _ = trial_config(spec, {}, 0, images.shape)
     state = init_state(program, hyperparameters, seed)
     for part in ("generator", "discriminator"):

@@ -10,7 +10,6 @@ from builders import RANGES, new_database, spec_of
 
 from tuner.settings import Choices, Range
 from tuner.spec import StudySpec
-from tuner.study.database import Database
 from tuner.study.search import make_pruner, make_sampler
 from tuner.study.space import distributions
 
@@ -41,7 +40,7 @@ def drive(
     spec: StudySpec, path: Path, trials: int, *, restart: bool = False
 ) -> list[dict[str, Any]]:
     """The points of so many trials; with ``restart`` every one is asked of a new worker."""
-    rdb = Database(new_database(path)).rdb
+    rdb = optuna.storages.RDBStorage(new_database(path))
     optuna.create_study(storage=rdb, study_name="s")
     study: optuna.Study | None = None
     points = []
@@ -51,6 +50,7 @@ def drive(
         trial = study.ask(fixed_distributions=distributions(spec))
         points.append(trial.params)
         study.tell(trial, fid(trial.params))
+    rdb.engine.dispose()
     return points
 
 

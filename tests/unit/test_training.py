@@ -22,7 +22,8 @@ from tuner.gan.training import (
     train_epoch,
     train_step,
 )
-from tuner.trial import Hyperparameters, Program
+from tuner.run.checkpoints import Checkpoint, decode_checkpoint, encode_checkpoint, pack_state
+from tuner.trial import Hyperparameters, Program, TrialConfig
 
 COUNT = 40
 IMAGES = jax.device_put(np.random.default_rng(0).integers(0, 256, (COUNT, 32, 32, 1), np.uint8))
@@ -180,6 +181,24 @@ def test_numbers_never_recompile_and_programs_compile_once() -> None:
         with compiled() as names:
             for i in range(1, 4):
                 trained(program, Hyperparameters(*[0.1 * i] * len(NUMBERS)), seed=i, epochs=2)
+        assert names == []
+
+
+def test_what_goes_on_from_a_checkpoint_is_what_never_stopped() -> None:
+    """To the bit, and with what is compiled already."""
+    for program in (PLAIN, FULL):
+        config = TrialConfig(program, NUMBERS, 0, 2)
+        state = trained(program)[0]
+        packed = pack_state(state)
+        before = {name: x.copy() for name, x in packed.items()}
+        straight, losses = train_epoch(program, state, NUMBERS, IMAGES, 1)  # reuses its memory
+        assert same(packed, before)
+        data = encode_checkpoint(config, Checkpoint(1, packed, None))
+        found = decode_checkpoint(config, data, "here")
+        with compiled() as names:
+            resumed, again = train_epoch(program, found.state, NUMBERS, IMAGES, found.epoch)
+        assert same(pack_state(resumed), pack_state(straight))
+        assert same(again, losses)
         assert names == []
 
 

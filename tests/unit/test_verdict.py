@@ -139,6 +139,16 @@ def test_the_pruners_word_counts_before_the_last_epoch(number: int) -> None:
     assert found == Prune(f"not good enough by epoch {number}, says the pruner")
 
 
+def test_a_persons_wish_is_honoured_at_once_but_for_numbers_that_are_none() -> None:
+    """It comes before the guard's word and the pruner's, and on the last epoch, too."""
+    healthy = [epoch(n) for n in range(1, EPOCHS + 1)]
+    for history in (healthy[:1], healthy, ratios(20, 30)):
+        for says_stop in (True, False):
+            assert verdict(guard(), history, EPOCHS, says_stop, "enough") == Prune("enough")
+    lost = [epoch(1, None, finite=False)]
+    assert verdict(guard(), lost, EPOCHS, False, "enough") == Prune("not finite in epoch 1")
+
+
 def test_the_guard_comes_before_the_pruner() -> None:
     assert verdict(guard(), ratios(20, 30), EPOCHS, pruner_says_stop=True) == Prune(HIGH)
 

@@ -13,15 +13,23 @@ from PIL import Image
 from rich.console import Console, RenderableType
 
 from tuner.errors import TunerError
+from tuner.study.membership import Claim
 from tuner.study.space import trial_config
-from tuner.study.store import Claim, StudySummary, TrialRecord, best_of
+from tuner.study.store import StudySummary, TrialRecord, WorkerRecord, best_of
 from tuner.study.verdict import Complete, Continue, Fail, Prune, Verdict
 from tuner.trial import EpochReport
 from tuner.views import report
 from tuner.views.numbers import duration, number, size
-from tuner.views.pictures import grid, save_grid
+from tuner.views.pictures import grid, grid_png, save_grid
 from tuner.views.progress import LiveProgress, PlainProgress, outcome, settings, share
-from tuner.views.studies import epochs_csv, space_table, study_table, trial_table, trial_values
+from tuner.views.studies import (
+    epochs_csv,
+    space_table,
+    study_table,
+    trial_table,
+    trial_values,
+    worker_table,
+)
 
 PARAMS = {"learning_rate": 2.123456e-4, "batch_size": 64}
 
@@ -146,6 +154,20 @@ def test_study_table() -> None:
     assert lines[2] == ["two", "4", "0", "0", "0", "0", "-"]
 
 
+def test_worker_table() -> None:
+    found = [
+        WorkerRecord("abc", "here", 12, "cpu", True, 3.2, 7, 4),
+        WorkerRecord("def", "there", 34, "NVIDIA H100", True, 0.4, None, None),
+        WorkerRecord("ghi", "there", 56, "cpu", False, 190.0, 0, 0),
+    ]
+    table = worker_table(found)
+    lines = [line.split() for line in shown(table)]
+    assert lines[1] == ["abc", "here", "12", "cpu", "7", "4", "3s", "ago"]
+    assert lines[2] == ["def", "there", "34", "NVIDIA", "H100", "0s", "ago"]
+    assert lines[3] == ["ghi", "there", "56", "cpu", "0", "0", "3m10s", "ago,", "lost"]
+    assert [row.style for row in table.rows] == [None, None, "red"]
+
+
 def test_space_table_has_what_is_searched_first() -> None:
     lines = shown(space_table(spec_of("[trial]\nloss = 'minimax'\nwidth = [8, 16]")))
     assert lines[1].split() == ["width", "[8,", "16]", "searched"]
@@ -192,6 +214,12 @@ def test_save_grid(channels: int, mode: str, tmp_path: Path) -> None:
         assert (picture.format, picture.mode) == ("PNG", mode)
         pixels = np.asarray(picture)
     np.testing.assert_array_equal(pixels.reshape(*pixels.shape[:2], channels), grid(images))
+
+
+def test_a_picture_is_written_as_it_is_encoded(tmp_path: Path) -> None:
+    images = np.arange(4 * 64, dtype=np.uint8).reshape(4, 8, 8, 1)
+    save_grid(images, tmp_path / "grid.png")
+    assert (tmp_path / "grid.png").read_bytes() == grid_png(images)
 
 
 def test_a_picture_that_can_not_be_written(tmp_path: Path) -> None:
@@ -301,7 +329,7 @@ def test_plan_ends_with_the_warnings() -> None:
         (Continue(), "goes on"),
         (Complete(), "complete"),
         (Prune("bad"), "pruned: bad"),
-        (Fail("a bug", requeue=True), "failed: a bug"),
+        (Fail("a bug"), "failed: a bug"),
     ],
 )
 def test_outcome(verdict: Verdict, text: str) -> None:
@@ -326,6 +354,33 @@ def test_plain_progress_is_a_line_a_step() -> None:
     assert lines[1].startswith("trial 7 epoch 2/4 FID 123.5 loss ratio 1.5 D AUC - variance 0.9")
     assert lines[1].endswith("16,000 images/s evaluation 20%")
     assert lines[2] == "trial 7 pruned: bad [1,2]"
+
+
+def test_plain_progress_of_a_trial_that_was_another_workers() -> None:
+    console = Console(file=(file := io.StringIO()), width=200)
+    claim = claim_of(7)._replace(history=(epoch(1, 30.0), epoch(2, 20.0)))
+    with PlainProgress(console) as view:
+        view.trial_started(claim)
+        view.trial_left(claim, "left for later")
+    lines = [line.split(" ", 1)[1] for line in file.getvalue().splitlines()]
+    assert lines[0].startswith("trial 7 goes on after epoch 2: learning_rate=")
+    assert lines[1] == "trial 7 left for later"
+
+
+def test_live_progress_of_a_trial_that_was_another_workers() -> None:
+    console = Console(file=io.StringIO(), width=160, force_terminal=True)
+    claim = claim_of(7)._replace(history=(epoch(1, 30.0), epoch(2, 20.0)))
+    view = LiveProgress(console, finished=0, total=5)
+    with view:
+        view.trial_started(claim)
+        line = shown(view._render())[1].split()
+        assert line[:3] == ["7", "2/4", "20"]
+        view.trial_left(claim, "lost to another worker")
+        view.epoch_done(claim, epoch(3, 10.0))  # told late
+        text = "\n".join(shown(view._render()))
+    assert "trial 7 lost to another worker" in text
+    assert "0/5 trials" in text
+    assert "2/4" not in text
 
 
 def test_live_progress() -> None:

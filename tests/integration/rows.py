@@ -1,0 +1,121 @@
+"""What the database says of a study, read by plain SQL: the tests' view, not the program's."""
+
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import sqlalchemy
+from sqlalchemy import Row, text
+
+EPOCHS = """
+SELECT trials.number, epoch, worker, token, fid, d_loss, g_loss, loss_ratio, d_auc, variance_ratio,
+       finite, steps, images
+FROM tuner_epochs JOIN trials ON trials.trial_id = tuner_epochs.trial_id
+ORDER BY trials.number, epoch
+"""
+LEASES = """
+SELECT trials.number, trials.state, status, worker, token, epoch, takeovers
+FROM tuner_leases JOIN trials ON trials.trial_id = tuner_leases.trial_id
+ORDER BY trials.number
+"""
+STEPS = """
+SELECT trials.number, step FROM trial_intermediate_values
+JOIN trials ON trials.trial_id = trial_intermediate_values.trial_id ORDER BY trials.number, step
+"""
+REASONS = """
+SELECT trials.number, value_json FROM trial_user_attributes
+JOIN trials ON trials.trial_id = trial_user_attributes.trial_id WHERE key = 'tuner:reason'
+"""
+WISH = "UPDATE tuner_leases SET prune_reason = 'seen enough' WHERE trial_id IN "
+ENDED = ("COMPLETE", "PRUNED")
+
+
+class Lease(NamedTuple):
+    """A trial's state and its lease."""
+
+    state: str  # Optuna's
+    status: str
+    worker: str | None
+    token: int
+    epoch: int
+    takeovers: int
+
+
+class Rows:
+    """The rows of a database that holds one study."""
+
+    def __init__(self, url: str) -> None:
+        url = url.replace("postgresql:", "postgresql+psycopg:")
+        self._engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+
+    def read(self, statement: str) -> Sequence[Row[Any]]:
+        with self._engine.connect() as connection:
+            return connection.execute(text(statement)).all()
+
+    def write(self, statement: str) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(text(statement))
+
+    def leases(self) -> dict[int, Lease]:
+        """By the trial's number."""
+        return {row.number: Lease(*tuple(row)[1:]) for row in self.read(LEASES)}
+
+    def owners(self) -> dict[int, str]:
+        """The worker of every trial that has one."""
+        held = {n: lease for n, lease in self.leases().items() if lease.status == "held"}
+        return {number: str(lease.worker) for number, lease in held.items()}
+
+    def lapsed(self, number: int) -> bool:
+        """Whether a trial's lease ran out."""
+        mine = f"trial_id = (SELECT trial_id FROM trials WHERE number = {number})"
+        [row] = self.read(f"SELECT expires_at FROM tuner_leases WHERE {mine}")
+        return bool(row.expires_at < time.time())
+
+    def epochs(self, number: int) -> list[tuple[Any, ...]]:
+        """A trial's reports: all but the seconds."""
+        mine = [row for row in self.read(EPOCHS) if row.number == number]
+        return [(row.epoch, *tuple(row)[4:]) for row in mine]
+
+    def signatures(self, number: int) -> list[tuple[int, str]]:
+        """Under which token, and by which worker, a trial's epochs were reported; each once."""
+        signed = [(row.token, row.worker) for row in self.read(EPOCHS) if row.number == number]
+        return list(dict.fromkeys(signed))
+
+    def silence(self, number: int) -> float:
+        """The longest time between two epochs of a trial."""
+        mine = f"trial_id = (SELECT trial_id FROM trials WHERE number = {number})"
+        found = self.read(f"SELECT reported_at FROM tuner_epochs WHERE {mine} ORDER BY epoch")
+        times = [row.reported_at for row in found]
+        return float(max(b - a for a, b in pairwise(times)))
+
+    def reasons(self) -> dict[int, str]:
+        """Why trials ended, as JSON."""
+        return {row.number: row.value_json for row in self.read(REASONS)}
+
+    def end(self, *numbers: int) -> None:
+        """Have these trials end at their next epoch; without a number, all that run."""
+        chosen = f"AND number IN ({', '.join(map(str, numbers))})" if numbers else ""
+        self.write(f"{WISH} (SELECT trial_id FROM trials WHERE state = 'RUNNING' {chosen})")
+
+    def assert_sound(self) -> None:
+        """Every epoch once and in order, by one worker a token, in both tables; nothing lost."""
+        epochs, steps = self.read(EPOCHS), self.read(STEPS)
+        assert [(row.number, row.epoch) for row in epochs] == [
+            (row.number, row.step) for row in steps
+        ]
+        for number, lease in self.leases().items():
+            mine = [row for row in epochs if row.number == number]
+            assert [row.epoch for row in mine] == [*range(1, lease.epoch + 1)], number
+            tokens = [row.token for row in mine]
+            assert tokens == sorted(tokens), number
+            signed = self.signatures(number)
+            assert len(signed) == len(set(tokens)), number
+            assert max(tokens, default=0) <= lease.token
+
+    def assert_ended(self, total: int) -> None:
+        """The study has exactly its trials, and nobody holds anything any more."""
+        self.assert_sound()
+        leases = self.leases().values()
+        assert sum(lease.state in ENDED for lease in leases) == total
+        assert {lease.status for lease in leases} == {"done"}

@@ -1,0 +1,136 @@
+"""``tuner sweep --workers 2``: one command, two worker processes, one view."""
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from postgres import Postgres
+from processes import (
+    DEADLINE,
+    Machine,
+    children,
+    command,
+    exists,
+    machines,
+    steady,
+    wait_until,
+)
+from rows import Rows
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@pytest.fixture
+def here(tmp_path: Path, environment: dict[str, str], digits: Path) -> Iterator[Machine]:
+    with machines(tmp_path, environment, "here") as [machine]:
+        (machine.folder / "s.toml").write_text(steady(digits, trials=3))
+        yield machine
+
+
+def test_a_dead_worker_is_replaced_and_ctrl_c_stops_all(here: Machine) -> None:
+    sweep = here.start("sweep", "s.toml", "--workers", "2", "--respawn", "1")
+    sweep.says(r"trial 0 epoch \d")
+    sweep.says(r"trial 1 epoch \d")
+    rows = Rows(f"sqlite:///{here.folder}/tuner-data/studies.db")
+    first, second = children(sweep.pid)
+    [row] = rows.read(f"SELECT worker FROM tuner_workers WHERE pid = {first}")
+    lost = next(number for number, worker in rows.owners().items() if worker == row.worker)
+    os.kill(first, signal.SIGKILL)
+    sweep.says(rf"worker \d \(process {first}\) died, killed by SIGKILL")
+    sweep.says(r"worker \d is replaced; 0 more times")
+    found = sweep.says(rf"trial {lost} goes on after epoch (\d+)")
+    sweep.says(rf"trial {lost} epoch {int(found[1]) + 1}/")
+
+    os.kill(second, signal.SIGKILL)
+    sweep.says(rf"worker \d \(process {second}\) died, killed by SIGKILL")
+    sweep.signal(signal.SIGINT)
+    sweep.says("the workers finish their epochs; once more to leave at once")
+    sweep.says(f"trial {lost} left for later")
+    assert sweep.ends() == 0, sweep
+    assert sweep.errors == ""
+    assert "is replaced" not in sweep.text.split("0 more times")[1]
+    assert "3 of 3 trials are left; to go on: tuner sweep s.toml --workers 2" in sweep.text
+    rows.assert_sound()
+    leases = rows.leases()
+    assert leases[lost].status == "free"
+    assert leases[1 - lost].status == "held"  # nobody lives who could give it back
+
+
+def test_workers_that_are_refused_say_why(here: Machine, tmp_path: Path) -> None:
+    done = here.run("sweep", "s.toml", "--workers", "2", "--respawn", "9", "--data", str(tmp_path))
+    assert done.returncode == 2
+    why = "its last words: tuner: .*found no file train-images"
+    assert len(re.findall(rf"worker \d \(process \d+\) died, exit code 2; {why}", done.stdout)) == 2
+    assert done.stderr == "tuner: no worker could join; the reason is above\n"
+
+
+def test_workers_whose_time_is_up_have_not_failed(here: Machine) -> None:
+    text = here.does("sweep", "s.toml", "--workers", "2", "--max-time", "1s")
+    assert "3 of 3 trials are left; to go on: tuner sweep s.toml --workers 2 --max-time 1s" in text
+
+
+class Screen:
+    """A command in a terminal of its own."""
+
+    def __init__(self, machine: Machine, *words: str) -> None:
+        self._master, terminal = pty.openpty()
+        environment = machine.environment | {"TERM": "xterm-256color", "COLUMNS": "120"}
+        self._popen = subprocess.Popen(
+            command(*words),
+            cwd=machine.folder,
+            env=environment,
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            start_new_session=True,
+        )
+        os.close(terminal)
+        self.pid, self._shown = self._popen.pid, ""
+
+    def frame(self, *patterns: str) -> str:
+        """Wait for a picture that shows all of it at once."""
+        deadline = time.monotonic() + DEADLINE
+        while time.monotonic() < deadline:
+            if select.select([self._master], [], [], 0.1)[0]:
+                self._shown += os.read(self._master, 65536).decode()
+            # Each picture begins by going up over the one before.
+            for picture in re.split(r"(?:\x1b\[1A\x1b\[2K)+", self._shown)[-3:]:
+                text = ESCAPES.sub("", picture)
+                if all(re.search(pattern, text) for pattern in patterns):
+                    return text
+        raise AssertionError(f"not shown: {patterns}: {self._shown[-3000:]!r}")
+
+    def kill(self) -> None:
+        self._popen.kill()
+        self._popen.wait()
+        os.close(self._master)
+
+
+def test_a_terminal_shows_all_trials_and_workers_leave_when_it_is_gone(
+    here: Machine, postgres: Postgres
+) -> None:
+    url = postgres.new_database()
+    here.environment["TUNER_STORAGE"] = url
+    screen = Screen(here, "sweep", "s.toml", "--workers", "2")
+    try:
+        lines = [rf" {number} +\d+/5000 +[0-9.]+ .*learning_rate=" for number in (0, 1)]
+        shown = screen.frame(*lines, r"0/3 trials, best FID here [0-9.]+ \(trial [01]\)")
+        assert "loss ratio" in shown
+        workers = children(screen.pid)
+        assert len(workers) == 2
+    finally:
+        screen.kill()
+    began = time.monotonic()
+    wait_until(lambda: not any(map(exists, workers)), "the workers leave")
+    assert time.monotonic() - began < 15
+    rows = Rows(url)
+    rows.assert_sound()
+    assert {lease.status for lease in rows.leases().values()} == {"free"}
+    assert rows.read("SELECT * FROM tuner_workers WHERE left_at IS NULL") == []

@@ -1,0 +1,263 @@
+"""The short form of the storm, and that its checks find what is wrong. ``make storm``: the long."""
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import storm_checks
+from postgres import Postgres
+from storm import NAME, NO_PRUNER, Outcome, Plan, own_environment, run_storm, undisturbed_numbers
+from storm_checks import Found, Numbers, Outage, lines_of
+from storm_workers import TRAINED, Exit
+
+from tuner.study.space import derive_seed
+
+pytestmark = pytest.mark.timeout(500)
+
+
+class Calm(NamedTuple):
+    """What is known of the storms' study when nothing happens to it."""
+
+    plan: Plan
+    numbers: Numbers
+    environment: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Calm:
+    folder = tmp_path_factory.mktemp("calm")
+    plan = Plan(
+        digits,
+        trials=10,
+        epochs=5,
+        batch_size="64",
+        features="random",
+        seed=1,
+        kills=8,
+        stops=2,
+        terms=1,
+        restarts=2,
+        life=2.0,
+        latest_step=130,
+        seconds=200.0,
+    )
+    environment = own_environment(folder)
+    return Calm(plan, undisturbed_numbers(plan, folder, environment), environment)
+
+
+def storm(calm: Calm, database: str, folder: Path, server: Postgres | None) -> Outcome:
+    return run_storm(calm.plan, database, folder, calm.environment, server, calm.numbers)
+
+
+@pytest.fixture(scope="module")
+def on_sqlite(tmp_path_factory: pytest.TempPathFactory, calm: Calm) -> Outcome:
+    return storm(calm, "sqlite", tmp_path_factory.mktemp("sqlite"), None)
+
+
+def assert_whole(outcome: Outcome) -> None:
+    plan, happened = outcome.plan, outcome.happened
+    assert outcome.violations == [], outcome.row()
+    # The last cards may come too late: the study may have ended.
+    assert outcome.kills >= plan.kills - 2, happened
+    assert outcome.stops >= plan.stops - 1, happened
+    assert sum(storm_checks.takeovers(outcome.found)) >= plan.kills / 2
+
+
+def test_a_study_survives_a_storm_on_sqlite(on_sqlite: Outcome) -> None:
+    assert_whole(on_sqlite)
+
+
+def test_a_study_survives_a_storm_and_crashes_of_postgres(calm: Calm, tmp_path: Path) -> None:
+    server = Postgres()  # of its own, for it is stopped
+    try:
+        outcome = storm(calm, "postgres", tmp_path, server)
+    finally:
+        server.remove()
+    assert_whole(outcome)
+    assert outcome.happened["restarts"] >= 1
+
+
+def test_without_the_fence_a_storm_shows(calm: Calm, tmp_path: Path) -> None:
+    """Two workers and one trial: each in turn is stopped, and goes on when the other has it."""
+    plan = Plan(
+        calm.plan.digits,
+        trials=1,
+        epochs=15,
+        batch_size="64",
+        features="random",
+        pruner=NO_PRUNER,
+        seed=1,
+        workers=2,
+        kills=0,
+        stops=2,
+        terms=0,
+        restarts=0,
+        life=0.5,
+        steps=0.0,
+        seconds=120.0,
+    )
+    outcome = run_storm(plan, "sqlite", tmp_path, calm.environment, unfenced=True)
+    assert any("but it was owned by" in line for line in outcome.violations), outcome.row()
+
+
+# The checks, shown what is wrong with a study that was whole
+
+ALTERED = [
+    ("UPDATE trials SET state = 'RUNNING' WHERE trial_id = 1", "expected 10 complete or pruned"),
+    ("UPDATE trials SET state = 'FAIL' WHERE trial_id = 1", "trial 0 failed"),
+    ("UPDATE trials SET number = 77 WHERE trial_id = 10", "found the trial numbers"),
+    ("UPDATE trial_params SET param_value = 0.001 WHERE trial_id = 2", "undisturbed it has"),
+    ("UPDATE trial_values SET value = value + 1", "its value is"),
+    ("UPDATE trial_intermediate_values SET intermediate_value = 0 WHERE step = 1", "Optuna has"),
+    (
+        "UPDATE trial_system_attributes SET value_json = '1.5' WHERE key = 'completed_rung_0'",
+        "at rung 0 noted 1.5",
+    ),
+    ("DELETE FROM tuner_epochs WHERE epoch = 1", "found the epochs [2"),
+    ("UPDATE tuner_epochs SET fid = fid + 1e-9", "undisturbed"),
+    ("UPDATE tuner_epochs SET token = 99 WHERE epoch = 1", "tokens went back after epoch 1"),
+    ("UPDATE tuner_epochs SET worker = 'x' WHERE epoch = 1", "a token belonged to two workers"),
+    ("UPDATE tuner_epochs SET reported_at = 0 WHERE epoch = 2", "was reported before its previous"),
+    ("UPDATE tuner_leases SET status = 'held'", "its lease ended as"),
+    ("UPDATE tuner_workers SET left_at = NULL", "left without a farewell"),
+    ("UPDATE storm_journal SET token = token + 1 WHERE what = 'epoch'", "but it was owned by"),
+    ("UPDATE storm_journal SET detail = '1' WHERE what = 'epoch'", "found a report of epoch 1"),
+    (
+        "UPDATE storm_journal SET old_expires_at = at + 1, old_worker = 'x'"
+        " WHERE old_status = 'held' AND detail = 'held'",
+        "was taken from an owner that lived",
+    ),
+    (
+        "INSERT INTO storm_journal (at, what, trial_id) SELECT at, 'value', trial_id"
+        " FROM storm_journal",
+        "written to after its end",
+    ),
+    ("DELETE FROM storm_journal WHERE detail = 'done'", "ended while its lease was"),
+    ("DELETE FROM storm_journal", "found no journal"),
+]
+
+
+@pytest.mark.parametrize(("statement", "words"), ALTERED)
+def test_checks_find_what_is_wrong_in_the_database(
+    on_sqlite: Outcome, tmp_path: Path, statement: str, words: str
+) -> None:
+    folder = folder_of(on_sqlite)
+    copy = tmp_path / "studies.db"
+    with sqlite3.connect(folder / "studies.db") as source, sqlite3.connect(copy) as altered:
+        source.backup(altered)
+        for (name,) in altered.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'"):
+            altered.execute(f"DROP TRIGGER {name}")
+        assert altered.execute(statement).rowcount > 0
+    source.close()
+    altered.close()
+    assert_found(look_again(on_sqlite.found, f"sqlite:///{copy}"), words)
+
+
+def folder_of(outcome: Outcome) -> Path:
+    if outcome.violations:
+        pytest.skip("something is wrong with the study already")
+    return outcome.found.logs[0].path.parent
+
+
+def look_again(found: Found, url: str) -> Found:
+    return storm_checks.find(
+        url, NAME, found.logs, found.outages, found.expected_params, found.reference
+    )
+
+
+def assert_found(found: Found, words: str) -> None:
+    lines = storm_checks.violations(found)
+    assert any(words in line for line in lines), lines
+
+
+def missing_generator(found: Found, folder: Path) -> Found:
+    generator_of(found, folder).unlink()
+    return found
+
+
+def damaged_generator(found: Found, folder: Path) -> Found:
+    file = generator_of(found, folder)
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    return found
+
+
+def generator_of(found: Found, folder: Path) -> Path:
+    return min(folder.rglob("trial-*.safetensors"))
+
+
+def forgotten_checkpoint(found: Found, folder: Path) -> Found:
+    file = generator_of(found, folder)
+    (file.parent / "checkpoints" / "trial-00000").mkdir(parents=True)
+    shutil.copy(file, file.parent / "checkpoints" / "trial-00000" / "epoch-000001-000001.x")
+    return found
+
+
+def process_that_stays(found: Found, folder: Path) -> Found:
+    return found._replace(logs=[log._replace(exit=None) for log in found.logs])
+
+
+def process_that_fails(found: Found, folder: Path) -> Found:
+    logs = [log._replace(exit=Exit(1, 0.0), killed=False) for log in found.logs]
+    return found._replace(logs=logs)
+
+
+def refused_without_an_outage(found: Found, folder: Path) -> Found:
+    logs = [log._replace(exit=Exit(3, 0.0), killed=False) for log in found.logs]
+    return found._replace(logs=logs, outages=[Outage(100.0, 101.0)])
+
+
+def with_a_log_of(words: str) -> Callable[[Found, Path], Found]:
+    def write(found: Found, folder: Path) -> Found:
+        path = folder / "worker.log"
+        path.write_text(words + "\n")
+        return found._replace(logs=[*found.logs, found.logs[0]._replace(path=path)])
+
+    return write
+
+
+SEED_OF_TRIAL_0 = derive_seed(1, 0)
+MISLAID = [
+    (missing_generator, "is missing"),
+    (damaged_generator, "its checksum does not agree"),
+    (forgotten_checkpoint, "of a trial that has ended"),
+    (process_that_stays, "did not leave"),
+    (process_that_fails, "left with 1"),
+    (refused_without_an_outage, "left with 3"),
+    (with_a_log_of("Traceback (most recent call last):"), "worker.log: Traceback"),
+    (with_a_log_of("16:00:00 trial 1: the machines differ"), "the machines differ"),
+    (with_a_log_of(f"{TRAINED} {SEED_OF_TRIAL_0} 1 0.5"), "trial 0 epoch 1: trained"),
+]
+
+
+@pytest.mark.parametrize(("mislay", "words"), MISLAID)
+def test_checks_find_what_is_wrong_with_files_and_logs(
+    on_sqlite: Outcome, tmp_path: Path, mislay: Callable[[Found, Path], Found], words: str
+) -> None:
+    folder = folder_of(on_sqlite)
+    shutil.copytree(folder / "artifacts", tmp_path / "artifacts")
+    found = storm_checks.find(
+        f"sqlite:///{folder}/studies.db",
+        NAME,
+        on_sqlite.found.logs,
+        on_sqlite.found.outages,
+        on_sqlite.found.expected_params,
+        on_sqlite.found.reference,
+        artifacts=str(tmp_path / "artifacts"),
+    )
+    assert_found(mislay(found, tmp_path), words)
+
+
+def test_the_journal_is_of_use(on_sqlite: Outcome) -> None:
+    """Every report and every end is in it; and the logs tell of every epoch."""
+    found = on_sqlite.found
+    reports = [note for note in found.journal if note.what == "epoch"]
+    assert len(reports) == sum(map(len, found.epochs.values()))
+    ends = [note for note in found.journal if note.detail in ("COMPLETE", "PRUNED")]
+    assert len(ends) == len(found.trials)
+    trained = [line for log in found.logs for line in lines_of(log) if line.startswith(TRAINED)]
+    assert len(trained) >= len(reports)

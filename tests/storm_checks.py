@@ -1,0 +1,472 @@
+"""What must be true of a study after a storm, looked for in its database, files and logs.
+
+The database is read with plain SQL and plain Optuna, not with what the workers wrote it with.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import optuna
+import sqlalchemy
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import text
+from storm_journal import Note, read_journal
+from storm_workers import TRAINED, Exit
+
+from tuner.errors import InputError, StorageError
+from tuner.run.artifacts import decode
+from tuner.run.files import StudyFiles, open_files
+from tuner.spec import StudySpec
+from tuner.study.connections import Address
+from tuner.study.creation import create_study
+from tuner.study.database import Database
+from tuner.study.membership import Claim, Membership
+from tuner.study.space import derive_seed
+from tuner.study.store import ARTIFACT, REASON, StudyStore
+from tuner.study.verdict import Prune
+
+FAREWELL = 10.0  # seconds that a worker may take to leave
+CLOCKS = 0.5  # seconds by which the harness may learn late of a death
+LOST = ("another worker took it over", "reported, expected", "is another's now")
+Numbers = dict[tuple[int, int], str]  # (trial's number, epoch): the FID in full
+
+
+class Log(NamedTuple):
+    """What is known of one worker process."""
+
+    pid: int
+    machine: str
+    path: Path
+    exit: Exit | None  # None: it did not leave
+    killed: bool  # by the storm
+    told_to_leave: bool
+
+
+class Outage(NamedTuple):
+    """When the database was away, in seconds since 1970."""
+
+    began: float
+    ended: float
+
+
+class Epoch(NamedTuple):
+    """A row of ``tuner_epochs``."""
+
+    trial_id: int
+    epoch: int
+    fid: float | None
+    reported_at: float
+    worker: str | None
+    token: int | None
+
+
+class Found(NamedTuple):
+    """All that is looked at."""
+
+    spec: StudySpec
+    trials: list[FrozenTrial]
+    epochs: dict[int, list[Epoch]]  # by trial id
+    leases: dict[int, Any]
+    workers: dict[str, Any]
+    journal: list[Note]
+    files: StudyFiles
+    logs: list[Log]
+    outages: list[Outage]
+    expected_params: dict[int, dict[str, Any]]
+    reference: Numbers | None  # of an undisturbed run
+
+
+class Takeovers(NamedTuple):
+    """How leases came to new owners."""
+
+    expired: int
+    same_machine: int
+    given_back: int
+
+
+def find(
+    url: str,
+    name: str,
+    logs: list[Log],
+    outages: list[Outage],
+    expected_params: dict[int, dict[str, Any]],
+    reference: Numbers | None = None,
+    artifacts: str | None = None,
+) -> Found:
+    """Read all there is. ``artifacts``: where the study's files are, if not where it says."""
+    address = Address(url)
+    store = StudyStore(Database(url), name)
+    engine = address.engine()
+    with engine.connect() as connection:
+        rows = connection.execute(
+            text("SELECT trial_id, epoch, fid, reported_at, worker, token FROM tuner_epochs")
+        )
+        epochs = sorted(Epoch(*row) for row in rows)
+        leases = {r.trial_id: r for r in connection.execute(text("SELECT * FROM tuner_leases"))}
+        workers = {r.worker: r for r in connection.execute(text("SELECT * FROM tuner_workers"))}
+        journal = read_journal(connection)
+    engine.dispose()
+    return Found(
+        spec=store.spec,
+        trials=_plain_optuna(address, name),
+        epochs={key: list(rows) for key, rows in groupby(epochs, lambda row: row.trial_id)},
+        leases=leases,
+        workers=workers,
+        journal=journal,
+        files=open_files(store, artifacts),
+        logs=logs,
+        outages=outages,
+        expected_params=expected_params,
+        reference=reference,
+    )
+
+
+def _plain_optuna(address: Address, name: str) -> list[FrozenTrial]:
+    url = address.url.render_as_string(hide_password=False)
+    options = {"poolclass": sqlalchemy.NullPool}  # nothing is left open
+    storage = optuna.storages.RDBStorage(url.replace("{", "{{").replace("}", "}}"), options)
+    return optuna.load_study(study_name=name, storage=storage).trials
+
+
+def undisturbed_params(spec: StudySpec, folder: Path) -> dict[int, dict[str, Any]]:
+    """The parameters by trial number, where one worker claims all trials and nothing goes wrong."""
+    store = create_study(Database(f"sqlite:///{folder}/undisturbed.db", create=True), spec)
+    params: dict[int, dict[str, Any]] = {}
+    with Membership(store, {}, lambda _: None) as membership:
+        while isinstance(claim := membership.claim((32, 32, 1)), Claim):
+            params[claim.number] = claim.params
+            membership.finish(claim, Prune("claimed"))
+    store.database.rdb.engine.dispose()
+    return params
+
+
+def violations(found: Found) -> list[str]:
+    """Everything that is not as it must be, a line each."""
+    return [line for check in CHECKS for line in check(found)]
+
+
+# The trials, as Optuna knows them
+
+
+def check_trials(found: Found) -> Iterator[str]:
+    states = Counter(trial.state.name for trial in found.trials)
+    finished = states["COMPLETE"] + states["PRUNED"]
+    if finished != found.spec.study.trials or finished != len(found.trials):
+        yield f"found trials {dict(states)}, expected {found.spec.study.trials} complete or pruned"
+    for trial in found.trials:
+        if trial.state == TrialState.FAIL:
+            yield f"trial {trial.number} failed: {trial.user_attrs.get(REASON)}"
+    numbers = [trial.number for trial in found.trials]
+    if numbers != list(range(len(numbers))):
+        yield f"found the trial numbers {numbers}"
+
+
+def check_params(found: Found) -> Iterator[str]:
+    for trial in found.trials:
+        expected = found.expected_params.get(trial.number)
+        if trial.params != expected:
+            yield f"trial {trial.number}: found {trial.params}, undisturbed it has {expected}"
+
+
+def check_epochs(found: Found) -> Iterator[str]:
+    """The epochs are there once each; Optuna's numbers are the best of ours."""
+    asked = found.spec.study.epochs
+    for trial in found.trials:
+        rows = found.epochs.get(trial._trial_id, [])
+        epochs = [row.epoch for row in rows]
+        if epochs != list(range(1, len(rows) + 1)) or not epochs:
+            yield f"trial {trial.number}: found the epochs {epochs}"
+        if trial.state == TrialState.COMPLETE and len(rows) != asked:
+            yield f"trial {trial.number} is complete after {len(rows)} of {asked} epochs"
+        best = _running_best(rows)
+        if trial.intermediate_values != best:
+            yield f"trial {trial.number}: Optuna has {trial.intermediate_values}, we have {best}"
+        if trial.value != (min(best.values()) if best else None):
+            yield f"trial {trial.number}: its value is {trial.value}, its epochs' best is {best}"
+
+
+def _running_best(rows: Sequence[Epoch]) -> dict[int, float]:
+    best: dict[int, float] = {}
+    for row in rows:
+        if row.fid is not None:
+            best[row.epoch] = min([row.fid, *best.values()])
+    return best
+
+
+def check_pruner_notes(found: Found) -> Iterator[str]:
+    """Successive halving notes what a trial was worth at each rung that it came to."""
+    pruner = found.spec.pruner
+    if pruner.name != "successive_halving":
+        return
+    for trial in found.trials:
+        for rung in range(10):
+            step = pruner.min_resource * pruner.reduction_factor**rung
+            expected = trial.intermediate_values.get(int(step))
+            noted = trial.system_attrs.get(f"completed_rung_{rung}")
+            if noted != expected:
+                yield f"trial {trial.number}: at rung {rung} noted {noted}, expected {expected}"
+
+
+# Who owned the trials
+
+
+def check_tokens(found: Found) -> Iterator[str]:
+    """From the reports alone: owners follow each other, each under a token of its own."""
+    for trial in found.trials:
+        rows = found.epochs.get(trial._trial_id, [])
+        for before, after in pairwise(rows):
+            if (after.token or 0) < (before.token or 0):
+                yield f"trial {trial.number}: tokens went back after epoch {before.epoch}"
+            if after.reported_at < before.reported_at:
+                yield f"trial {trial.number}: epoch {after.epoch} was reported before its previous"
+        owners = {(row.token, row.worker) for row in rows}
+        if len({token for token, _ in owners}) != len(owners):
+            yield f"trial {trial.number}: a token belonged to two workers: {sorted(owners)}"
+        lease = found.leases.get(trial._trial_id)
+        if lease is None or lease.status != "done" or lease.epoch != len(rows):
+            yield f"trial {trial.number}: its lease ended as {lease}, with {len(rows)} epochs"
+
+
+def check_journal(found: Found) -> Iterator[str]:
+    """Whether each trial had one owner at a time, who alone reported, until it ended once."""
+    numbers = {trial._trial_id: trial.number for trial in found.trials}
+    by_trial: dict[int, list[Note]] = {}
+    for note in found.journal:
+        by_trial.setdefault(note.trial_id, []).append(note)
+    for trial_id, notes in by_trial.items():
+        for line in _Story(found).problems(notes):
+            yield f"trial {numbers.get(trial_id)}: {line}"
+    if not found.journal:
+        yield "found no journal"
+
+
+class _Story:
+    """One trial's journal, read from its beginning."""
+
+    def __init__(self, found: Found) -> None:
+        self._found = found
+        self._lease: Note | None = None
+        self._ended = False
+        self._epoch = 0
+
+    def problems(self, notes: Sequence[Note]) -> Iterator[str]:
+        for note in notes:
+            if self._ended:
+                yield f"written to after its end: {note}"
+            elif note.what == "lease":
+                yield from self._lease_changed(note)
+            elif note.what == "epoch":
+                yield from self._reported(note)
+            elif note.what == "state":
+                yield from self._state_changed(note)
+            elif self._lease is None and note.what == "value":
+                yield f"written to without an owner: {note}"
+
+    def _lease_changed(self, note: Note) -> Iterator[str]:
+        before, self._lease = self._lease, note
+        if before is None:
+            if note.token != 1:
+                yield f"its first token was not 1: {note}"
+            return
+        assert before.token is not None
+        if note.token == before.token:
+            if note.worker not in (before.worker, None) or before.detail != "held":
+                yield f"changed its owner under one token: {before}, {note}"
+            return
+        if note.token != before.token + 1 or before.detail == "done":
+            yield f"its lease went from {before} to {note}"
+        if before.detail == "held" and not _ran_out(note) and not self._had_died(note):
+            yield f"was taken from an owner that lived, before the lease ran out: {note}"
+
+    def _had_died(self, take: Note) -> bool:
+        """Whether the old owner was a dead process of the new owner's machine."""
+        old, new = (self._found.workers.get(str(x)) for x in (take.old_worker, take.worker))
+        if old is None or new is None or old.host != new.host:
+            return False
+        exits = [
+            log.exit for log in self._found.logs if (log.pid, log.machine) == (old.pid, old.host)
+        ]
+        return any(end is not None and end.at <= take.at + CLOCKS for end in exits)
+
+    def _reported(self, note: Note) -> Iterator[str]:
+        owner = self._lease
+        if owner is None or owner.detail != "held":
+            yield f"reported on without an owner: {note}"
+        elif (note.worker, note.token) != (owner.worker, owner.token):
+            yield f"reported on by {note}, but it was owned by {owner}"
+        if note.detail != str(self._epoch + 1):
+            yield f"found a report of epoch {note.detail} after epoch {self._epoch}"
+        self._epoch += 1
+
+    def _state_changed(self, note: Note) -> Iterator[str]:
+        if note.detail in ("WAITING", "RUNNING"):
+            return
+        self._ended = True
+        if self._lease is None or self._lease.detail != "done":
+            yield f"ended while its lease was {self._lease}"
+
+
+def _ran_out(take: Note) -> bool:
+    return take.old_expires_at is not None and take.old_expires_at < take.at
+
+
+def takeovers(found: Found) -> Takeovers:
+    """Counted from the journal."""
+    leases = [note for note in found.journal if note.what == "lease" and note.detail == "held"]
+    taken = [note for note in leases if note.old_status == "held"]
+    given_back = sum(note.old_status == "free" for note in leases)
+    expired = sum(_ran_out(note) for note in taken)
+    return Takeovers(expired, len(taken) - expired, given_back)
+
+
+# Files
+
+
+def check_files(found: Found) -> Iterator[str]:
+    """Each complete trial has the generator of its best epoch, whole; and no checkpoint is left."""
+    for trial in found.trials:
+        name = trial.user_attrs.get(ARTIFACT)
+        if name is None:
+            if trial.state == TrialState.COMPLETE:
+                yield f"trial {trial.number} is complete and kept no generator"
+            continue
+        data = found.files.read(name)
+        if data is None:
+            yield f"trial {trial.number}: its generator {name} is missing"
+            continue
+        try:
+            about = decode(data, name)[1]
+        except InputError as error:
+            yield f"trial {trial.number}: {error}"
+            continue
+        if (about["trial"], about["fid"]) != (trial.number, trial.value):
+            yield f"trial {trial.number}, value {trial.value}: its generator says {about}"
+    for name in found.files.names("checkpoints"):
+        yield f"found {name}, of a trial that has ended"
+
+
+# Logs and processes
+
+
+def check_logs(found: Found) -> Iterator[str]:
+    for log in found.logs:
+        where = log.path.name
+        if was_refused(log, found.outages):
+            continue
+        if log.exit is not None and log.exit.code != 0 and not log.killed:
+            yield f"{where}: left with {log.exit.code}: {lines_of(log)[-1:]}"
+        for line in lines_of(log):
+            if not re.match(rf"\d\d:\d\d:\d\d |{TRAINED} ", line):
+                yield f"{where}: {line}"
+            if "the machines differ" in line:
+                yield f"{where}: {line}"
+
+
+def has_begun(path: Path) -> bool:
+    """Whether a worker's log tells of a trial."""
+    words = path.read_text() if path.exists() else ""
+    return " starts: " in words or " goes on after " in words
+
+
+def was_refused(log: Log, outages: Sequence[Outage]) -> bool:
+    """Whether a worker left because it found no database as it started: then, unlike later, it
+    doesn't wait for one."""
+    if log.exit is None or log.exit.code != StorageError.exit_code or has_begun(log.path):
+        return False
+    left = log.exit.at
+    return any(outage.began <= left <= outage.ended + FAREWELL for outage in outages)
+
+
+def lines_of(log: Log) -> list[str]:
+    """What a worker wrote; a line that it died in is left out."""
+    if not log.path.exists():
+        return []
+    *lines, _ = log.path.read_text().split("\n")
+    return lines
+
+
+def check_processes(found: Found) -> Iterator[str]:
+    """The nursery has seen every worker's end."""
+    for log in found.logs:
+        if log.exit is None:
+            yield f"{log.path.name}: process {log.pid} did not leave"
+
+
+def check_farewells(found: Found) -> Iterator[str]:
+    """Who left by itself said so in the database."""
+    silent = {
+        (log.pid, log.machine)
+        for log in found.logs
+        if log.killed or was_refused(log, found.outages)
+    }
+    for worker in found.workers.values():
+        if worker.left_at is None and (worker.pid, worker.host) not in silent:
+            yield f"worker {worker.worker} (process {worker.pid}) left without a farewell"
+
+
+# Numbers
+
+
+def check_numbers(found: Found) -> Iterator[str]:
+    """Every time that an epoch was trained it gave the FID, to the last bit, that was reported,
+    and that an undisturbed run gives."""
+    reported = {
+        (trial.number, row.epoch): repr(row.fid)
+        for trial in found.trials
+        for row in found.epochs.get(trial._trial_id, [])
+    }
+    trained = trained_epochs(found.spec, found.logs)
+    if not trained:
+        yield "found no trained epochs in the logs"
+    for key, fids in trained.items():
+        for what, others in (("reported", reported), ("undisturbed", found.reference or {})):
+            if key in others and fids != {others[key]}:
+                yield f"trial {key[0]} epoch {key[1]}: trained {fids}, {what} {others[key]}"
+    for key, fid in reported.items():
+        undisturbed = found.reference and found.reference.get(key)
+        if found.reference is not None and undisturbed != fid:
+            yield f"trial {key[0]} epoch {key[1]}: FID {fid}, undisturbed {undisturbed}"
+
+
+def trained_epochs(spec: StudySpec, logs: Sequence[Log]) -> dict[tuple[int, int], set[str]]:
+    """Every FID that an epoch was ever found to have."""
+    numbers = {derive_seed(spec.study.seed, n): n for n in range(2 * spec.study.trials)}
+    found: dict[tuple[int, int], set[str]] = {}
+    for seed, epoch, fid in _trained_lines(logs):
+        found.setdefault((numbers[int(seed)], int(epoch)), set()).add(fid)
+    return found
+
+
+def _trained_lines(logs: Sequence[Log]) -> list[list[str]]:
+    lines = (line for log in logs for line in lines_of(log))
+    return [line.removeprefix(TRAINED).split() for line in lines if line.startswith(TRAINED)]
+
+
+def trained_again(found: Found) -> int:
+    """Epochs that were trained and not reported for it: twice, or in vain."""
+    return len(_trained_lines(found.logs)) - sum(len(rows) for rows in found.epochs.values())
+
+
+def leases_lost(found: Found) -> int:
+    """How often a worker found its trial to be another's."""
+    lines = (line for log in found.logs for line in lines_of(log))
+    return sum(any(words in line for words in LOST) for line in lines)
+
+
+CHECKS: tuple[Callable[[Found], Iterator[str]], ...] = (
+    check_trials,
+    check_params,
+    check_epochs,
+    check_pruner_notes,
+    check_tokens,
+    check_journal,
+    check_files,
+    check_logs,
+    check_processes,
+    check_farewells,
+    check_numbers,
+)

@@ -1,0 +1,81 @@
+"""Where a study's files are: one place for all of its workers, told from all others."""
+
+from pathlib import Path
+
+import pytest
+import workplace
+from workplace import Studies
+
+from tuner.errors import StorageError
+from tuner.run.files import TOKEN, open_files
+
+sqlite = workplace.sqlite
+
+
+def test_the_first_worker_says_where_they_are(
+    sqlite: Studies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = sqlite.make()
+    monkeypatch.delenv("TUNER_ARTIFACTS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    files = open_files(store, str(tmp_path / "here"))
+    files.write("a/b", b"content")
+    assert sqlite.store().artifacts == str(tmp_path / "here")
+    assert files.locate("a/b") == str(tmp_path / "here" / store.folder / "a" / "b")
+    monkeypatch.chdir("/")
+    again = open_files(sqlite.store())
+    assert again.read("a/b") == b"content"
+    assert again.names("a") == ["a/b"]
+    assert again.read(TOKEN) == store.token.encode()
+
+
+def test_by_default_they_are_in_the_default_place(
+    sqlite: Studies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNER_ARTIFACTS", str(tmp_path / "default"))
+    assert open_files(sqlite.make()).store.url == str(tmp_path / "default")
+
+
+def test_a_place_that_is_not_theirs_is_refused(sqlite: Studies, tmp_path: Path) -> None:
+    store = sqlite.make()
+    open_files(store, str(tmp_path / "here")).write("a", b"content")
+    other = tmp_path / "other"
+    line = f"no files of study 's' at {other}, expected those at {tmp_path}/here"
+    with pytest.raises(StorageError, match=line):
+        open_files(sqlite.store(), str(other))
+    assert not other.exists()
+    (tmp_path / "here").rename(other)  # as another machine may have mounted it
+    assert open_files(sqlite.store(), str(other)).read("a") == b"content"
+    with pytest.raises(StorageError, match="found no files of study 's'"):
+        open_files(sqlite.store())
+
+
+def test_who_is_later_at_another_place_leaves_nothing_there(
+    sqlite: Studies, tmp_path: Path
+) -> None:
+    store, late = sqlite.make(), sqlite.store()  # the late one looked before the first one wrote
+    open_files(store, str(tmp_path / "here"))
+    with pytest.raises(StorageError, match="found no files of study 's'"):
+        open_files(late, str(tmp_path / "there"))
+    assert [path for path in (tmp_path / "there").rglob("*") if path.is_file()] == []
+
+
+def test_another_databases_study_of_that_name_has_others(sqlite: Studies, tmp_path: Path) -> None:
+    store = sqlite.make()
+    files = open_files(store, str(tmp_path))
+    files.write(TOKEN, b"of another study")
+    with pytest.raises(StorageError, match="found no files of study 's'"):
+        open_files(sqlite.store())
+
+
+def test_all_goes_with_the_folder(sqlite: Studies, tmp_path: Path) -> None:
+    files = open_files(sqlite.make(), str(tmp_path))
+    files.store.write("extractors/shared", b"of all studies")
+    for name in ("a", "folder/b", "folder/deep/c"):
+        files.write(name, b"content")
+    files.remove_all("folder")
+    assert files.names("folder") == []
+    assert files.read("a") == b"content"
+    files.remove_all()
+    assert files.read("a") is None
+    assert files.store.names("extractors") == ["extractors/shared"]

@@ -1,0 +1,195 @@
+"""A worker's part in a study: what it is given to run, what it reports, and how trials end."""
+
+from typing import Any
+
+import pytest
+import workplace
+from builders import RANGES, SHAPE, epoch
+from optuna.trial import TrialState
+from workplace import MACHINE, RANDOM, Studies, claim, report, run
+
+from tuner.study.membership import Idle
+from tuner.study.space import derive_seed
+from tuner.study.verdict import Complete, Fail, Prune, Verdict
+
+url, studies = workplace.url, workplace.studies
+
+BASELINES = """
+[[baseline]]
+learning_rate = 2e-4
+beta1 = 0.5
+[[baseline]]
+beta1 = 0.25
+"""
+FIDS: list[float | None] = [30.0, 20.0, 25.0, 22.0]
+
+
+def test_baselines_come_first_and_once(studies: Studies) -> None:
+    studies.make(RANDOM + BASELINES)
+    member, other = studies.join(), studies.join()
+    found = [run(worker, [1.0], Complete()) for worker in (member, other, member)]
+    assert found[0].params == {"learning_rate": 2e-4, "beta1": 0.5}
+    assert found[1].params["beta1"] == 0.25
+    assert 1e-4 <= found[1].params["learning_rate"] <= 1e-2
+    assert found[2].params["beta1"] not in (0.5, 0.25)
+    marks = [trial.user_attrs.get("tuner:baseline") for trial in studies.trials()]
+    assert marks == [True, True, None]
+
+
+def test_a_claim_is_a_trial_in_full(studies: Studies) -> None:
+    studies.make(seed=9)
+    member = studies.join()
+    run(member, [1.0], Complete())
+    found = claim(member)
+    assert (found.number, found.token, found.history) == (1, 1, ())
+    assert found.config.hyperparameters.beta1 == found.params["beta1"]
+    assert found.config.hyperparameters.generator_learning_rate == found.params["learning_rate"]
+    assert found.config.program.image_shape == SHAPE
+    assert (found.config.seed, found.config.epochs) == (derive_seed(9, 1), 4)
+    trial = studies.trials()[1]
+    assert (trial.state, trial.params) == (TrialState.RUNNING, found.params)
+    assert trial.user_attrs["tuner:machine"] == MACHINE
+
+
+@pytest.mark.parametrize(
+    ("value", "seen", "final"),
+    [
+        ("best", {1: 30.0, 2: 20.0, 3: 20.0, 4: 20.0}, 20.0),
+        ("last", {1: 30.0, 2: 20.0, 3: 25.0, 4: 22.0}, 22.0),
+    ],
+)
+def test_optuna_sees_the_best_fid_so_far_or_the_last(
+    value: str, seen: dict[int, float], final: float, studies: Studies
+) -> None:
+    store = studies.make(value=value)
+    run(studies.join(), FIDS, Complete(), "trial-00000.safetensors")
+    [trial] = studies.trials()
+    assert trial.intermediate_values == seen
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, final)
+    [record] = store.trials()
+    assert record.reports == tuple(epoch(n, fid) for n, fid in enumerate(FIDS, 1))
+    assert (record.state, record.value) == ("COMPLETE", final)
+    assert (record.artifact, record.machine) == ("trial-00000.safetensors", MACHINE)
+
+
+ENDS: list[tuple[list[float | None], Verdict, TrialState, float | None]] = [
+    ([30.0, 40.0], Complete(), TrialState.COMPLETE, 30.0),
+    ([30.0, 40.0], Prune("bad"), TrialState.PRUNED, 30.0),
+    ([30.0, 40.0, None], Prune("not finite"), TrialState.PRUNED, 30.0),
+    ([None], Prune("not finite"), TrialState.PRUNED, None),
+    ([], Prune("out of memory"), TrialState.PRUNED, None),
+    ([None], Complete(), TrialState.PRUNED, None),
+    ([30.0], Fail("a bug"), TrialState.FAIL, None),
+]
+
+
+def test_how_trials_end(studies: Studies) -> None:
+    store = studies.make(trials=len(ENDS))
+    member = studies.join()
+    for number, (fids, end, state, value) in enumerate(ENDS):
+        assert run(member, fids, end).number == number
+        trial, record = studies.trials()[number], store.trial(number)
+        assert isinstance(end, Complete | Prune | Fail)
+        assert (trial.state, trial.value) == (state, value)
+        assert trial.user_attrs["tuner:reason"] == end.reason
+        assert (record.state, record.reason, record.value) == (state.name, end.reason, value)
+        assert [found.fid for found in record.reports] == fids
+    assert {status for _, status, *_ in studies.leases()} == {"done"}
+    assert store.summary().states == {"COMPLETE": 1, "PRUNED": 5, "FAIL": 1}
+
+
+def test_what_was_lost_is_none_in_the_tables(studies: Studies) -> None:
+    store = studies.make()
+    member = studies.join()
+    claimed = claim(member)
+    lost = epoch(1, None, finite=False, d_loss=None, loss_ratio=None, d_auc=None)
+    assert member.report(claimed, lost, []) is None
+    assert studies.trials()[0].intermediate_values == {}
+    member.report(claimed, epoch(2, 40.0), [lost])
+    member.report(claimed, epoch(3, None), [lost, epoch(2, 40.0)])
+    member.finish(claimed, Complete())
+    assert store.trial(0).reports == (lost, epoch(2, 40.0), epoch(3, None))
+    [trial] = studies.trials()
+    assert (trial.intermediate_values, trial.value) == ({2: 40.0}, 40.0)
+
+
+def test_who_reported_what_is_noted(studies: Studies) -> None:
+    studies.make()
+    member = studies.join()
+    run(member, FIDS[:2], Complete())
+    assert studies.rows("SELECT epoch, worker, token FROM tuner_epochs ORDER BY epoch") == [
+        (1, member.worker, 1),
+        (2, member.worker, 1),
+    ]
+
+
+def test_a_traceback_is_kept(studies: Studies) -> None:
+    studies.make()
+    member = studies.join()
+    member.finish(claim(member), Fail("a bug"), traceback="Traceback: line 3")
+    assert studies.trials()[0].user_attrs["tuner:traceback"] == "Traceback: line 3"
+
+
+def test_the_total_is_exact(studies: Studies) -> None:
+    store = studies.make(trials=3)
+    member, other = studies.join(), studies.join()
+    run(member, FIDS, Complete())
+    run(other, [30.0], Prune("bad"))
+    assert store.remaining() == 1
+    last = claim(member)
+    assert other.claim(SHAPE) is Idle.WAIT
+    member.finish(last, Complete())
+    assert other.claim(SHAPE) is Idle.ENDED
+    store.raise_total(4)
+    run(other, FIDS, Complete())
+    assert member.claim(SHAPE) is Idle.ENDED
+    assert len(studies.trials()) == 4
+
+
+def test_queued_points_wait_for_room(studies: Studies) -> None:
+    """A baseline is not begun beyond the total, either."""
+    store = studies.make(RANDOM + BASELINES, trials=1)
+    member = studies.join()
+    first = claim(member)
+    assert studies.join().claim(SHAPE) is Idle.WAIT
+    member.finish(first, Complete())
+    assert member.claim(SHAPE) is Idle.ENDED
+    assert store.summary().states == {"PRUNED": 1, "WAITING": 1}
+    store.raise_total(2)
+    assert claim(member).params["beta1"] == 0.25
+
+
+def test_a_failed_trial_does_not_count(studies: Studies) -> None:
+    store = studies.make(trials=1)
+    member = studies.join()
+    failed = run(member, [30.0], Fail("a bug"))
+    assert store.remaining() == 1
+    again = run(member, FIDS, Complete())
+    assert member.claim(SHAPE) is Idle.ENDED
+    assert again.params != failed.params
+    assert store.summary().states == {"FAIL": 1, "COMPLETE": 1}
+
+
+def test_points_follow_from_the_trials_number_not_from_who_asks(studies: Studies) -> None:
+    points: list[list[dict[str, Any]]] = []
+    toml = RANGES + "[sampler]\nname = 'tpe'\nn_startup_trials = 1\n[pruner]\nname = 'none'\n"
+    for name, workers in (("one", 1), ("many", 3)):
+        studies.make(toml, name=name, seed=5)
+        members = [studies.join(name) for _ in range(workers)] * 3
+        points.append([run(member, [50.0], Complete()).params for member in members[:3]])
+    one, many = points
+    assert one == many
+    assert len({point["beta1"] for point in one}) == 3
+
+
+def test_other_studies_of_a_database_are_other_studies(studies: Studies) -> None:
+    for name in ("one", "other"):
+        studies.make(name=name)
+    one, other = studies.join("one"), studies.join("other")
+    first, second = claim(one), claim(other)
+    assert (first.number, second.number) == (0, 0)
+    report(one, first, [30.0])
+    report(other, second, [8.0])
+    studies.rows(workplace.LONG_AGO)
+    assert claim(studies.join("other")).history[0].fid == 8.0
+    assert [len(studies.store(name).trials()) for name in ("one", "other")] == [1, 1]
