@@ -119,9 +119,23 @@ def nap(rng: random.Random, seconds: float) -> None:
     time.sleep(rng.uniform(0.67, 1.33) * seconds)
 
 
-def run_ours(url: str, seconds: float, until: float, rng: random.Random) -> list[Sample]:
+def opened(kind: str, url: str) -> Any:
+    """The study with its history in memory, to be forked: as workers have it that run for long.
+    (Each new one would spend a second on reading it, all at once.)"""
+    study = StudyStore(Database(url), "ours") if kind == "ours" else bare(url)
+    (study.study if isinstance(study, StudyStore) else study).get_trials(deepcopy=False)
+    return study
+
+
+def take_over(storage: Any) -> None:
+    """Leave the parent's connections alone after a fork."""
+    storage.remove_session()
+    storage.engine.dispose(close=False)
+
+
+def run_ours(store: StudyStore, seconds: float, until: float, rng: random.Random) -> list[Sample]:
     samples: list[Sample] = []
-    store = StudyStore(Database(url), "ours")
+    take_over(store.database.rdb)
     with Membership(store, {"device": "none"}, lambda text: samples.append((text, 0.0))) as member:
         nap(rng, seconds)
         while time.time() < until:
@@ -162,9 +176,10 @@ def run_trial(
         member.finish(claim, end)
 
 
-def run_bare(url: str, seconds: float, until: float, rng: random.Random) -> list[Sample]:
+def run_bare(study: optuna.Study, seconds: float, until: float, rng: random.Random) -> list[Sample]:
     samples: list[Sample] = []
-    study = bare(url)
+    storage: Any = study._storage
+    take_over(storage._backend)
     nap(rng, seconds)
     while time.time() < until:
         with timed(samples, "claim"):
@@ -188,13 +203,11 @@ def run_bare(url: str, seconds: float, until: float, rng: random.Random) -> list
     return samples
 
 
-def work(
-    kind: str, url: str, seconds: float, until: float, seed: int, results: "Queue[Any]"
-) -> None:
+def work(study: Any, seconds: float, until: float, seed: int, results: "Queue[Any]") -> None:
     rng = random.Random(seed)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    run: Any = run_ours if isinstance(study, StudyStore) else run_bare
     try:
-        results.put(({"ours": run_ours, "bare": run_bare}[kind](url, seconds, until, rng), None))
+        results.put((run(study, seconds, until, rng), None))
     except (Exception, StorageError) as error:
         results.put(([], f"{type(error).__name__}: {error}"))
 
@@ -205,10 +218,11 @@ def measure(
     """Run ``workers`` processes for ``duration`` seconds; what they saw, and the server's side."""
     context = multiprocessing.get_context("fork")
     results: Queue[Any] = context.Queue()
-    start_up = 2 + 0.15 * workers
+    study = opened(kind, url)
+    start_up = 2 + 0.1 * workers
     until = time.time() + start_up + duration
     processes = [
-        context.Process(target=work, args=(kind, url, seconds, until, seed, results))
+        context.Process(target=work, args=(study, seconds, until, seed, results))
         for seed in range(workers)
     ]
     before, idle, most = watch.cpu_seconds(), watch.connections(), 0
@@ -308,10 +322,30 @@ def prepare(url: str) -> None:
     store = create_study(database, spec("ours"))
     store.keep_artifacts_at("none")
     optuna.create_study(study_name="bare", storage=optuna_url(url), direction="minimize")
-    for study in ("ours", "bare"):
-        fill(url, study, TRIALS)
+    fill(url, "bare", TRIALS)
     with psycopg.connect(url, autocommit=True) as connection:
+        copy(connection, store.study_id)
         connection.execute("ANALYZE")
+
+
+def copy(connection: Any, study_id: int) -> None:
+    """Give the same history to another study."""
+    columns = {
+        "trial_params": "param_name, param_value, distribution_json",
+        "trial_values": "objective, value, value_type",
+        "trial_intermediate_values": "step, intermediate_value, intermediate_value_type",
+        "trial_system_attributes": "key, value_json",
+    }
+    last = connection.execute("SELECT max(trial_id) FROM trials").fetchone()[0]
+    connection.execute(
+        "INSERT INTO trials (trial_id, number, study_id, state, datetime_start, datetime_complete) "
+        f"SELECT trial_id + {last}, number, {study_id}, state, datetime_start, datetime_complete "
+        "FROM trials"
+    )
+    for table, names in columns.items():
+        theirs = f"SELECT trial_id + {last}, {names} FROM {table}"
+        connection.execute(f"INSERT INTO {table} (trial_id, {names}) {theirs}")
+    connection.execute(f"SELECT setval('trials_trial_id_seq', {2 * last})")
 
 
 def row(workers: int, kind: str, found: dict[str, Any]) -> str:

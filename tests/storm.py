@@ -49,13 +49,22 @@ from tuner.study.database import Database
 NAME = "storm"
 LEASE = 3.0  # seconds
 DATABASES = ("postgres", "sqlite")
+SHARED_SHARE = 0.6  # of the workers are on one machine, the others on machines of their own
 COUNTS = ("kills", "stops", "terms", "workers", "trials", "epochs", "seed", "latest_step")
 MEASURES = ("seconds", "life", "steps")
 MOST_SURPRISES = 10  # workers that left and should not have, before the storm is called off
 HEADINGS = (
     *("database", "seed", "workers", "trials", "kills", "of them at a database step", "stops"),
     *("SIGTERMs", "restarts", "taken over: lease ran out", "same machine", "given back"),
-    *("leases lost", "epochs", "trained again", "seconds", "exact", "violations"),
+    *(
+        "of them after an epoch",
+        "leases lost",
+        "epochs",
+        "trained again",
+        "seconds",
+        "exact",
+        "violations",
+    ),
 )
 
 STUDY = """
@@ -94,7 +103,7 @@ variance_ratio = {{ enabled = false }}
 features = "{features}"
 samples = 200
 """
-HALVING = 'name = "successive_halving"\nmin_resource = 2\nreduction_factor = 2'
+HALVING = 'name = "successive_halving"\nmin_resource = 3\nreduction_factor = 2'
 NO_PRUNER = 'name = "none"'
 
 
@@ -114,10 +123,12 @@ class Plan:
     stops: int = 20
     terms: int = 10
     restarts: int = 10
-    life: float = 4.0  # seconds for which a worker has a trial before something happens, at most
+    life: float = 3.0  # seconds until something happens to a worker that has begun, at most
+    trained: float = 0.8  # the share of workers that begin with an epoch, not with their claim
+    leases: tuple[float, float] = (1.2, 2.5)  # how many a stop lasts
     steps: float = 0.4  # the share of kills and stops that come at a step in the database
     # A worker takes 85 steps before it trains, 25 an epoch, 90 at the end of a trial.
-    latest_step: int = 200
+    latest_step: int = 250
     seconds: float = 1200.0  # after which all is ended
 
     @property
@@ -136,11 +147,13 @@ class Plan:
 
 
 class Card(NamedTuple):
-    """What becomes of a worker: kill, stop, term. ``step`` 0: so long ``after`` its claim."""
+    """What becomes of a worker, and when: at a ``step`` in the database; or where that is 0, some
+    seconds ``after`` it has claimed a trial, or after it has trained an epoch of one."""
 
-    what: str
-    after: float
+    what: str  # kill, stop, term
     step: int
+    trained: bool
+    after: float
     lasts: float  # of a stop, in seconds
 
 
@@ -152,7 +165,8 @@ class Worker:
     machine: str
     log: Path
     card: Card | None
-    begun: float | None = None  # when it was first seen to have a trial, or was continued
+    claimed: bool = False  # a trial
+    begun: float | None = None  # when the time of its card began
     stopped: float | None = None
     killed: bool = False
     told_to_leave: bool = False
@@ -209,8 +223,8 @@ class Storm:
 
     def _start(self) -> None:
         number = len(self._gone) + len(self._living)
-        # Half of them share a machine, whose workers see at once that one of them has died.
-        machine = "shared" if self._random.random() < 0.5 else f"machine-{number}"
+        # Most share a machine, whose workers see at once that one of them has died.
+        machine = "shared" if self._random.random() < SHARED_SHARE else f"machine-{number}"
         log = self.folder / f"worker-{number:04d}.log"
         card = self._draw(steps=self.plan.steps)
         step, signal_number = 0, 0
@@ -229,16 +243,16 @@ class Storm:
         what, at_step = self._deck.popleft(), chance.random() < steps
         return Card(
             what,
-            after=chance.uniform(0.1, self.plan.life),
             step=chance.randint(1, self.plan.latest_step) if at_step and what != "term" else 0,
-            lasts=LEASE * chance.uniform(1.2, 2.5),
+            trained=chance.random() < self.plan.trained,
+            after=chance.uniform(0.1, self.plan.life),
+            lasts=LEASE * chance.uniform(*self.plan.leases),
         )
 
     def _deal_with(self, worker: Worker) -> None:
         """Do what the worker's card says once it is time."""
         now, card = time.monotonic(), worker.card
-        if worker.begun is None and storm_checks.has_begun(worker.log):
-            worker.begun = now
+        worker.claimed = worker.claimed or storm_checks.has_claimed(worker.log)
         if card is None:
             return
         if worker.stopped is not None:
@@ -247,7 +261,10 @@ class Storm:
         elif card.step:
             if card.what == "stop" and is_stopped(worker.pid):
                 self._note_stop(worker, "stops at a step")
-        elif worker.begun is not None and now > worker.begun + card.after:
+        elif worker.begun is None:
+            ready = storm_checks.has_trained if card.trained else storm_checks.has_claimed
+            worker.begun = now if ready(worker.log) else None
+        elif now > worker.begun + card.after:
             self._strike(worker, card)
 
     def _strike(self, worker: Worker, card: Card) -> None:
@@ -300,7 +317,7 @@ class Storm:
         if self.server is None or done >= self.plan.restarts or self._ended:
             return
         due = (done + 0.5) / self.plan.restarts * self._cards
-        busy = sum(worker.begun is not None for worker in self._living)
+        busy = sum(worker.claimed for worker in self._living)
         if self._cards - len(self._deck) < due or busy < self.plan.workers / 2:
             return
         began = time.time()
@@ -333,7 +350,11 @@ class Outcome(NamedTuple):
             *(self.database, self.plan.seed, self.plan.workers, self.plan.trials),
             *(self.kills, happened["kills at a step"], self.stops, happened["terms"]),
             *(happened["restarts"], taken.expired, taken.same_machine, taken.given_back),
-            *(storm_checks.leases_lost(found), sum(map(len, found.epochs.values()))),
+            *(
+                taken.after_an_epoch,
+                storm_checks.leases_lost(found),
+                sum(map(len, found.epochs.values())),
+            ),
             *(storm_checks.trained_again(found), round(self.seconds)),
             *("yes" if found.reference is not None else "-", len(self.violations)),
         ]

@@ -86,6 +86,7 @@ class Takeovers(NamedTuple):
     expired: int
     same_machine: int
     given_back: int
+    after_an_epoch: int  # of them all
 
 
 def find(
@@ -316,11 +317,16 @@ def _ran_out(take: Note) -> bool:
 
 def takeovers(found: Found) -> Takeovers:
     """Counted from the journal."""
-    leases = [note for note in found.journal if note.what == "lease" and note.detail == "held"]
-    taken = [note for note in leases if note.old_status == "held"]
-    given_back = sum(note.old_status == "free" for note in leases)
-    expired = sum(_ran_out(note) for note in taken)
-    return Takeovers(expired, len(taken) - expired, given_back)
+    begun: set[int] = set()  # trials with a report
+    kinds: Counter[str] = Counter()
+    for note in found.journal:
+        if note.what == "epoch":
+            begun.add(note.trial_id)
+        elif note.what == "lease" and note.detail == "held" and note.old_status is not None:
+            left = "expired" if _ran_out(note) else "died"
+            kinds["free" if note.old_status == "free" else left] += 1
+            kinds["begun"] += note.trial_id in begun
+    return Takeovers(kinds["expired"], kinds["died"], kinds["free"], kinds["begun"])
 
 
 # Files
@@ -366,16 +372,21 @@ def check_logs(found: Found) -> Iterator[str]:
                 yield f"{where}: {line}"
 
 
-def has_begun(path: Path) -> bool:
+def has_claimed(path: Path) -> bool:
     """Whether a worker's log tells of a trial."""
     words = path.read_text() if path.exists() else ""
     return " starts: " in words or " goes on after " in words
 
 
+def has_trained(path: Path) -> bool:
+    """Whether a worker's log tells of an epoch."""
+    return path.exists() and f"{TRAINED} " in path.read_text()
+
+
 def was_refused(log: Log, outages: Sequence[Outage]) -> bool:
     """Whether a worker left because it found no database as it started: then, unlike later, it
     doesn't wait for one."""
-    if log.exit is None or log.exit.code != StorageError.exit_code or has_begun(log.path):
+    if log.exit is None or log.exit.code != StorageError.exit_code or has_claimed(log.path):
         return False
     left = log.exit.at
     return any(outage.began <= left <= outage.ended + FAREWELL for outage in outages)

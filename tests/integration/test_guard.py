@@ -16,7 +16,7 @@ from tuner.study.space import trial_config
 from tuner.study.verdict import Complete, Continue, Prune, Verdict, verdict
 from tuner.trial import EpochReport
 
-EPOCHS = 6
+EPOCHS = 5
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,10 @@ class Site:
         for machine in named:
             machine.environment["TUNER_STORAGE"] = url
         (self.desk.folder / "s.toml").write_text(study)
-        self.desk.does("create", "s.toml", "--artifacts", str(shared))
+        words = ("create", "s.toml", "--artifacts", str(shared))
+        both = [self.desk.start(*words) for _ in range(2)]  # at once, in an empty database
+        for create in both:
+            assert (create.ends(), create.errors) == (0, ""), create
 
     def workers(self) -> dict[str, Any]:
         """By machine, as ``tuner status`` tells it."""

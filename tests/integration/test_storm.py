@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,8 +41,8 @@ def calm(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Calm:
         stops=2,
         terms=1,
         restarts=2,
-        life=2.0,
-        latest_step=130,
+        life=1.0,
+        latest_step=150,
         seconds=200.0,
     )
     environment = own_environment(folder)
@@ -63,7 +64,8 @@ def assert_whole(outcome: Outcome) -> None:
     # The last cards may come too late: the study may have ended.
     assert outcome.kills >= plan.kills - 2, happened
     assert outcome.stops >= plan.stops - 1, happened
-    assert sum(storm_checks.takeovers(outcome.found)) >= plan.kills / 2
+    taken = storm_checks.takeovers(outcome.found)
+    assert taken.expired + taken.same_machine >= plan.kills / 2
 
 
 def test_a_study_survives_a_storm_on_sqlite(on_sqlite: Outcome) -> None:
@@ -81,26 +83,29 @@ def test_a_study_survives_a_storm_and_crashes_of_postgres(calm: Calm, tmp_path: 
 
 
 def test_without_the_fence_a_storm_shows(calm: Calm, tmp_path: Path) -> None:
-    """Two workers and one trial: each in turn is stopped, and goes on when the other has it."""
-    plan = Plan(
-        calm.plan.digits,
+    """Two workers and one trial: one is stopped, and goes on when the other has it."""
+    plan = replace(
+        calm.plan,
         trials=1,
-        epochs=15,
-        batch_size="64",
-        features="random",
+        epochs=12,
         pruner=NO_PRUNER,
-        seed=1,
         workers=2,
         kills=0,
-        stops=2,
         terms=0,
         restarts=0,
         life=0.5,
+        trained=1.0,
+        leases=(1.3, 1.5),
         steps=0.0,
-        seconds=120.0,
     )
-    outcome = run_storm(plan, "sqlite", tmp_path, calm.environment, unfenced=True)
-    assert any("but it was owned by" in line for line in outcome.violations), outcome.row()
+    for seed in range(3):  # the other may have come so far that nobody listens any more
+        folder = tmp_path / f"{seed}"
+        folder.mkdir()
+        plan = replace(plan, seed=seed)
+        found = run_storm(plan, "sqlite", folder, calm.environment, unfenced=True).violations
+        if any("but it was owned by" in line for line in found):
+            return
+    raise AssertionError("what the fence keeps out was not seen")
 
 
 # The checks, shown what is wrong with a study that was whole

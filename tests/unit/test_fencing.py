@@ -177,56 +177,49 @@ def test_a_trial_comes_to_be_with_its_lease_or_not_at_all(
     assert claim(member).params["beta1"] == 0.5
 
 
-def test_nobody_asks_who_has_not_joined(studies: Studies) -> None:
-    store = studies.make()
+def test_the_storage_itself_keeps_to_members_and_the_total(studies: Studies) -> None:
+    store = studies.make(trials=1)
     with pytest.raises(AssertionError, match="by a worker that has joined"):
         store.study.ask()
     assert studies.trials() == []
-
-
-def test_the_storage_itself_keeps_to_the_total(studies: Studies) -> None:
-    studies.make(trials=1)
-    member = studies.join()
-    claim(member)
+    claim(studies.join())
     with pytest.raises(NoTrialLeftError):
-        member.store.study.ask()
+        studies.join().store.study.ask()
     assert len(studies.trials()) == 1
 
 
-def end_elsewhere(studies: Studies) -> None:
+def end_elsewhere(studies: Studies, number: int) -> None:
     """As a person does in the dashboard."""
-    studies.plain().tell(0, state=TrialState.FAIL)
+    studies.plain().tell(number, state=TrialState.FAIL)
 
 
-@pytest.mark.parametrize("fid", [20.0, None])
-def test_a_report_on_a_trial_ended_elsewhere_is_not_kept(
-    fid: float | None, studies: Studies
-) -> None:
+def test_a_report_on_a_trial_ended_elsewhere_is_not_kept(studies: Studies) -> None:
     studies.make()
     member = studies.join()
-    claimed = claim(member)
-    report(member, claimed, [30.0])
-    end_elsewhere(studies)
-    before = studies.everything()
-    with pytest.raises(LeaseLostError, match="ended from elsewhere"):
-        member.report(claimed, epoch(2, fid), [epoch(1, 30.0)])
-    now = studies.everything()
-    for table in ("trials", "trial_intermediate_values", "tuner_epochs"):
-        assert now[table] == before[table]
+    for number, fid in enumerate((20.0, None)):
+        claimed = claim(member)
+        report(member, claimed, [30.0])
+        end_elsewhere(studies, number)
+        before = studies.everything()
+        with pytest.raises(LeaseLostError, match="ended from elsewhere"):
+            member.report(claimed, epoch(2, fid), [epoch(1, 30.0)])
+        now = studies.everything()
+        for table in ("trials", "trial_intermediate_values", "tuner_epochs"):
+            assert now[table] == before[table]
 
 
-@pytest.mark.parametrize("what", ["complete", "fail", "the pruner's marks"])
-def test_a_trial_ended_elsewhere_is_lost_and_the_study_goes_on(what: str, studies: Studies) -> None:
+def test_a_trial_ended_elsewhere_is_lost_and_the_study_goes_on(studies: Studies) -> None:
     store = studies.make(HALVING, trials=1)
     member = studies.join()
-    claimed = claim(member)
-    report(member, claimed, [30.0])
-    end_elsewhere(studies)
-    ended = studies.trials()[0]
-    with pytest.raises(LeaseLostError, match="ended from elsewhere"):
-        WRITES[what](member, claimed)
-    assert studies.trials()[0] == ended
-    assert run(member, [20.0], Complete()).number == 1
+    for number, what in enumerate(("complete", "fail", "the pruner's marks")):
+        claimed = claim(member)
+        report(member, claimed, [30.0 - number])  # the best so far: the pruner would note it
+        end_elsewhere(studies, number)
+        ended = studies.trials()[number]
+        with pytest.raises(LeaseLostError, match="ended from elsewhere"):
+            WRITES[what](member, claimed)
+        assert studies.trials()[number] == ended
+    assert run(member, [20.0], Complete()).number == 3
     assert store.remaining() == 0
     assert {status for _, status, *_ in studies.leases()} == {"done"}
 
@@ -235,7 +228,7 @@ def test_a_trial_ended_elsewhere_is_not_taken_over(studies: Studies) -> None:
     studies.make()
     lost = studies.join()
     claim(lost)
-    end_elsewhere(studies)
+    end_elsewhere(studies, 0)
     studies.rows(LONG_AGO)
     member = studies.join()
     assert claim(member).number == 1

@@ -264,9 +264,20 @@ def test_workers_that_find_a_stray_at_once_do_not_trip_over_each_other(studies: 
         with other.transaction() as session:
             leases.lease_strays(session, store.study_id)
             found = pool.submit(member.claim, SHAPE)
-            time.sleep(0.3)  # now the member, too, has found the stray, and waits
+            wait_until_one_waits_for_the_other(studies)
         assert found.result() is Idle.WAIT
     assert len(studies.leases()) == 1
+
+
+def wait_until_one_waits_for_the_other(studies: Studies) -> None:
+    if studies.url.startswith("sqlite"):
+        time.sleep(0.3)  # it does not tell
+        return
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    end = time.monotonic() + 20
+    while not studies.rows(f"{waiting} AND datname = current_database()"):
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_a_trial_lost_while_it_is_claimed_is_left_to_its_owner(

@@ -121,26 +121,26 @@ def test_a_trial_is_given_back_once(studies: Studies) -> None:
         assert studies.leases()[0][1:6] == ("free", None, number + 1, 0, 0)
 
 
-@pytest.mark.parametrize("answer_only", [True, False])
-def test_a_worker_joins_once(answer_only: bool, studies: Studies) -> None:
+def test_a_worker_joins_once(studies: Studies) -> None:
     store = studies.make()
-    member = Membership(store, {}, studies.said.append)
-    with Cut(member, answer_only=answer_only), member:
-        rows = studies.rows("SELECT worker, left_at FROM tuner_workers")
-        assert rows == [(member.worker, None)]
-    assert len(studies.said) == 2
+    for answer_only in (True, False):
+        member = Membership(store, {}, studies.said.append)
+        with Cut(member, answer_only=answer_only), member:
+            rows = studies.rows("SELECT worker FROM tuner_workers WHERE left_at IS NULL")
+            assert rows == [(member.worker,)]
+    assert len(studies.said) == 4
 
 
-@pytest.mark.parametrize("answer_only", [True, False])
-def test_one_worker_prepares(answer_only: bool, studies: Studies) -> None:
-    member = worker(studies)
-    other = studies.join()
-    with Cut(member, answer_only=answer_only):
-        assert member.may_prepare()
-    assert not other.may_prepare()
-    with Cut(member, answer_only=answer_only):
-        member.prepared()
-    assert other.may_prepare()
+def test_one_worker_prepares(studies: Studies) -> None:
+    member, other = worker(studies), studies.join()
+    for answer_only in (True, False):
+        with Cut(member, answer_only=answer_only):
+            assert member.may_prepare()
+        assert not other.may_prepare()
+        with Cut(member, answer_only=answer_only):
+            member.prepared()
+        assert other.may_prepare()
+        other.prepared()
 
 
 def test_what_lasts_longer_than_the_patience_is_said(studies: Studies) -> None:

@@ -107,27 +107,13 @@ def test_what_was_lost_is_none_in_the_tables(studies: Studies) -> None:
     assert studies.trials()[0].intermediate_values == {}
     member.report(claimed, epoch(2, 40.0), [lost])
     member.report(claimed, epoch(3, None), [lost, epoch(2, 40.0)])
-    member.finish(claimed, Complete())
+    member.finish(claimed, Fail("a bug"), traceback="Traceback: line 3")
     assert store.trial(0).reports == (lost, epoch(2, 40.0), epoch(3, None))
     [trial] = studies.trials()
-    assert (trial.intermediate_values, trial.value) == ({2: 40.0}, 40.0)
-
-
-def test_who_reported_what_is_noted(studies: Studies) -> None:
-    studies.make()
-    member = studies.join()
-    run(member, FIDS[:2], Complete())
-    assert studies.rows("SELECT epoch, worker, token FROM tuner_epochs ORDER BY epoch") == [
-        (1, member.worker, 1),
-        (2, member.worker, 1),
-    ]
-
-
-def test_a_traceback_is_kept(studies: Studies) -> None:
-    studies.make()
-    member = studies.join()
-    member.finish(claim(member), Fail("a bug"), traceback="Traceback: line 3")
-    assert studies.trials()[0].user_attrs["tuner:traceback"] == "Traceback: line 3"
+    assert trial.intermediate_values == {2: 40.0}
+    assert trial.user_attrs["tuner:traceback"] == "Traceback: line 3"
+    who = studies.rows("SELECT epoch, worker, token FROM tuner_epochs ORDER BY epoch")
+    assert who == [(number, member.worker, 1) for number in (1, 2, 3)]
 
 
 def test_the_total_is_exact(studies: Studies) -> None:

@@ -80,26 +80,23 @@ def test_the_end_and_its_notes_are_one(studies: Studies, monkeypatch: pytest.Mon
     assert trial.user_attrs["tuner:generator"] == "kept.safetensors"
 
 
-@pytest.mark.parametrize("crash", ["before it is asked", "after its word"])
 @pytest.mark.parametrize(("toml", "stops"), [(STRICT, True), (HALVING, False)])
-def test_after_a_crash_the_pruner_says_the_same(
-    crash: str, toml: str, stops: bool, studies: Studies
-) -> None:
-    studies.make(toml)
-    lost = studies.join()
-    claimed = claim(lost)
-    report(lost, claimed, [30.0])
-    if crash == "after its word":
-        assert lost.pruner_says_stop(claimed) is stops
-    studies.rows(LONG_AGO)
-    member = studies.join()
-    taken = claim(member)
-    assert [found.fid for found in taken.history] == [30.0]
-    assert member.pruner_says_stop(taken) is stops
-    assert member.pruner_says_stop(taken) is stops
-    member.finish(taken, Prune("bad"))
-    [trial] = studies.trials()
-    assert trial.system_attrs == {"completed_rung_0": 30.0}
+def test_after_a_crash_the_pruner_says_the_same(toml: str, stops: bool, studies: Studies) -> None:
+    for crash in ("before", "after"):  # the pruner said its word
+        studies.make(toml, name=crash)
+        lost, member = studies.join(crash), studies.join(crash)
+        claimed = claim(lost)
+        report(lost, claimed, [30.0])
+        if crash == "after":
+            assert lost.pruner_says_stop(claimed) is stops
+        studies.rows(LONG_AGO)
+        taken = claim(member)
+        assert [found.fid for found in taken.history] == [30.0]
+        assert member.pruner_says_stop(taken) is stops
+        assert member.pruner_says_stop(taken) is stops
+        member.finish(taken, Prune("bad"))
+        [trial] = studies.trials(crash)
+        assert trial.system_attrs == {"completed_rung_0": 30.0}
 
 
 @pytest.mark.parametrize("pruner", ["successive_halving", "hyperband"])

@@ -195,6 +195,30 @@ def test_workers_that_begin_at_once_train_once(
     assert sorted(said) == ["preparing the feature extractor", wait, wait]
 
 
+def test_what_was_made_meanwhile_is_not_made_again(
+    studies: Studies, tmp_path: Path, trained: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker ended its work between this one's look and its turn. Made anew, on another
+    machine, they could differ from those that others have read."""
+    studies.make()
+    member, files = studies.join(), files_of(tmp_path)
+    ask, make, made = member.may_prepare, sharing._make, list[int]()
+
+    def ask_late() -> bool:
+        measures(files)
+        return ask()
+
+    def count(*args: Any) -> None:
+        made.append(1)
+        make(*args)
+
+    monkeypatch.setattr(member, "may_prepare", ask_late)
+    monkeypatch.setattr(sharing, "_make", count)
+    measures(files, member=member)
+    assert len(made) == 1
+    assert studies.rows("SELECT preparer FROM tuner_studies") == [(None,)]
+
+
 def test_who_fails_to_make_them_lets_others_try(
     studies: Studies, tmp_path: Path, trained: list[int]
 ) -> None:
