@@ -263,7 +263,7 @@ def test_workers_that_find_a_stray_at_once_do_not_trip_over_each_other(studies: 
     with ThreadPoolExecutor() as pool:
         with other.transaction() as session:
             leases.lease_strays(session, store.study_id)
-            found = pool.submit(member.claim, SHAPE)
+            found = pool.submit(member._persist, member._idle)  # what claim does in the end
             wait_until_one_waits_for_the_other(studies)
         assert found.result() is Idle.WAIT
     assert len(studies.leases()) == 1

@@ -23,6 +23,7 @@ from tuner.run.signals import GRACE, Stop, stop_on_signals
 from tuner.run.worker import Limits, Observer, Worker
 from tuner.spec import StudySpec
 from tuner.study.membership import Membership
+from tuner.study.patience import Patience
 from tuner.study.store import StudyStore, TrialRecord
 from tuner.version import __version__
 from tuner.xla import keep_compiled
@@ -85,10 +86,11 @@ def open_lab(
     announce(f"loading the images of {store.spec.data.source}")
     images = load_images(store.spec.data, data)
     check_data(store.spec, images)
-    store.bind("data", images.fingerprint)
-    store.bind("metrics", f"version {VERSION}")
+    patience = Patience(announce)
+    patience(lambda: store.bind("data", images.fingerprint))
+    patience(lambda: store.bind("metrics", f"version {VERSION}"))
     extractor, real = shared_measures(store.spec, images, files, membership, announce)
-    store.bind("extractor", extractor.digest)
+    patience(lambda: store.bind("extractor", extractor.digest))
     if extractor.accuracy is not None:
         announce(f"the classifier names {extractor.accuracy:.1%} of held-out images rightly")
     return Lab(store.spec, images, extractor, real)
