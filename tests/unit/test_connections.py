@@ -15,6 +15,7 @@ from workplace import Studies
 from tuner.errors import StorageError
 from tuner.study import connections
 from tuner.study.connections import POSTGRES_LIMITS, Address
+from tuner.study.database import Database
 from tuner.study.patience import Patience
 
 url, studies, sqlite = workplace.url, workplace.studies, workplace.sqlite
@@ -111,16 +112,17 @@ def test_a_server_that_says_nothing_is_given_up_soon(
 
 
 def test_every_connection_has_its_limits(address: Address) -> None:
-    """Also after a transaction that was rolled back."""
-    engine = address.engine()
-    for end in ("rollback", "commit"):
-        with engine.connect() as connection:
-            for name, value in POSTGRES_LIMITS.items():
-                found = connection.execute(text(f"SHOW {name}")).scalar()
-                assert found in (value, "1min"), (name, end)
-            assert connection.execute(text("SHOW application_name")).scalar() == "tuner"
-            getattr(connection, end)()
-    engine.dispose()
+    """Those of a storage, too; and also after a transaction that was rolled back."""
+    storage = Database(address.url.render_as_string(hide_password=False), create=True).rdb.engine
+    for engine in (address.engine(), storage):
+        for end in ("rollback", "commit"):
+            with engine.connect() as connection:
+                for name, value in POSTGRES_LIMITS.items():
+                    found = connection.execute(text(f"SHOW {name}")).scalar()
+                    assert found in (value, "1min"), name
+                assert connection.execute(text("SHOW application_name")).scalar() == "tuner"
+                getattr(connection, end)()
+        engine.dispose()
 
 
 def test_a_transaction_that_its_process_left_is_ended_by_the_server(address: Address) -> None:

@@ -80,11 +80,10 @@ def sweep(
     elif count == 1 and respawn == 0:
         lab, stopped = _run_here(store, files, data, max_time)
     else:
-        options = [("--storage", storage), ("--artifacts", artifacts)]
-        options += [("--data", data), ("--max-time", max_time)]
+        options = [("--artifacts", artifacts), ("--data", data), ("--max-time", max_time)]
         words = [word for key, value in options if value is not None for word in (key, value)]
         with _view(store) as view:
-            stopped = run_fleet([store.name, *words], count, respawn, devices, view)
+            stopped = run_fleet([store.name, *words], storage, count, respawn, devices, view)
     _show_outcome(store, files, lab, stopped)
 
 

@@ -43,7 +43,7 @@ def decode(data: bytes, origin: str) -> tuple[Arrays, About]:
         raise InputError(text) from None
     found = about.pop(_CHECKSUM, None)
     words.pop(_CHECKSUM, None)
-    if found is not None and found != _checksum(arrays, words):
+    if found != _checksum(arrays, words):
         raise InputError(f"{origin}: found a damaged file: its checksum does not agree")
     return arrays, about
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from tuner.errors import InputError, InterruptError
+from tuner.places import STORAGE_VARIABLE
 from tuner.run.events import Listener, replay
 
 LAST_WORDS = 5  # lines of a dead worker's errors that are looked at
@@ -33,14 +34,19 @@ def accelerators() -> list[str]:
 
 
 def run_fleet(
-    words: Sequence[str], count: int, respawn: int, devices: Sequence[str], listener: Listener
+    words: Sequence[str],
+    storage: str,
+    count: int,
+    respawn: int,
+    devices: Sequence[str],
+    listener: Listener,
 ) -> bool:
     """Run ``tuner worker`` with these ``words`` in ``count`` processes, each on a device of its own
     while there are enough, until all have left; the dead are replaced ``respawn`` times in all.
 
     Whether a person stopped them. InputError where every worker was refused.
     """
-    fleet = _Fleet(words, devices, listener, respawn)
+    fleet = _Fleet(words, storage, devices, listener, respawn)
     with _passing_on_signals(fleet):
         for i in range(count):
             fleet.start(i)
@@ -52,16 +58,22 @@ def run_fleet(
 
 class _Fleet:
     def __init__(
-        self, words: Sequence[str], devices: Sequence[str], listener: Listener, respawn: int
+        self,
+        words: Sequence[str],
+        storage: str,
+        devices: Sequence[str],
+        listener: Listener,
+        respawn: int,
     ) -> None:
         self._words, self._devices, self._listener = words, devices, listener
+        self._storage = storage  # not among the words, where ps would show its password
         self._respawn, self.stopping, self.refusals = respawn, False, 0
         self._processes: dict[int, subprocess.Popen[str]] = {}
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()  # over the listener, and all of the above
 
     def start(self, index: int) -> None:
-        environment = dict(os.environ)
+        environment = os.environ | {STORAGE_VARIABLE: self._storage}
         if self._devices:
             environment[VISIBLE] = self._devices[index % len(self._devices)]
         process = subprocess.Popen(
@@ -95,6 +107,8 @@ class _Fleet:
                     self._listener.announce(f"worker {index}: {line.strip()}")
         code = process.wait()
         reader.join(timeout=5)
+        process.stdout.close()
+        process.stderr.close()
         if code != 0:
             self._mourn(index, process.pid, code, [line.strip() for line in words if line.strip()])
 
