@@ -56,15 +56,8 @@ MOST_SURPRISES = 10  # workers that left and should not have, before the storm i
 HEADINGS = (
     *("database", "seed", "workers", "trials", "kills", "of them at a database step", "stops"),
     *("SIGTERMs", "restarts", "taken over: lease ran out", "same machine", "given back"),
-    *(
-        "of them after an epoch",
-        "leases lost",
-        "epochs",
-        "trained again",
-        "seconds",
-        "exact",
-        "violations",
-    ),
+    *("of them after an epoch", "leases lost", "epochs", "trained again", "seconds", "exact"),
+    "violations",
 )
 
 STUDY = """
@@ -165,6 +158,7 @@ class Worker:
     machine: str
     log: Path
     card: Card | None
+    started: float  # seconds since 1970
     claimed: bool = False  # a trial
     begun: float | None = None  # when the time of its card began
     stopped: float | None = None
@@ -232,8 +226,9 @@ class Storm:
             step = card.step
             signal_number = signal.SIGKILL if card.what == "kill" else signal.SIGSTOP
         words = ["worker", NAME, "--storage", self.url]
+        started = time.time()
         pid = self.nursery.start(words, machine, log, step, signal_number)
-        self._living.append(Worker(pid, machine, log, card))
+        self._living.append(Worker(pid, machine, log, card, started))
 
     def _draw(self, steps: float) -> Card | None:
         """The next card; a share of ``steps`` of them, at a step in the database."""
@@ -329,7 +324,7 @@ class Storm:
 
     def _log_of(self, worker: Worker) -> Log:
         end = self.nursery.exits.get(worker.pid)
-        return Log(worker.pid, worker.machine, worker.log, end, worker.killed, worker.told_to_leave)
+        return Log(worker.pid, worker.machine, worker.log, worker.started, end, worker.killed)
 
 
 class Outcome(NamedTuple):

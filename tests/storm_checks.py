@@ -29,7 +29,6 @@ from tuner.study.space import derive_seed
 from tuner.study.store import ARTIFACT, REASON, StudyStore
 from tuner.study.verdict import Prune
 
-FAREWELL = 10.0  # seconds that a worker may take to leave
 CLOCKS = 0.5  # seconds by which the harness may learn late of a death
 LOST = ("another worker took it over", "reported, expected", "is another's now")
 Numbers = dict[tuple[int, int], str]  # (trial's number, epoch): the FID in full
@@ -41,9 +40,9 @@ class Log(NamedTuple):
     pid: int
     machine: str
     path: Path
+    began: float  # seconds since 1970
     exit: Exit | None  # None: it did not leave
     killed: bool  # by the storm
-    told_to_leave: bool
 
 
 class Outage(NamedTuple):
@@ -384,12 +383,12 @@ def has_trained(path: Path) -> bool:
 
 
 def was_refused(log: Log, outages: Sequence[Outage]) -> bool:
-    """Whether a worker left because it found no database as it started: then, unlike later, it
-    doesn't wait for one."""
-    if log.exit is None or log.exit.code != StorageError.exit_code or has_claimed(log.path):
+    """Whether a worker found no database when it was started, and left: only one that has joined
+    waits for it."""
+    if log.exit is None or log.exit.code != StorageError.exit_code or len(lines_of(log)) != 1:
         return False
-    left = log.exit.at
-    return any(outage.began <= left <= outage.ended + FAREWELL for outage in outages)
+    began, left = log.began, log.exit.at
+    return any(began <= outage.ended and outage.began <= left for outage in outages)
 
 
 def lines_of(log: Log) -> list[str]:

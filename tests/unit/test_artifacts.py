@@ -1,6 +1,5 @@
 """Arrays as bytes and back: to the bit, or refused."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 from builders import SHAPE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import save
 
 from tuner.errors import InputError
 from tuner.gan.sampling import Generator
@@ -193,14 +191,6 @@ def test_what_is_no_kept_generator_is_refused(files: StudyFiles) -> None:
     files.write("g", artifacts.encode_generator(wider, pack(generator()), {}))
     with pytest.raises(InputError, match=f"^{where}: found "):
         artifacts.load_generator(files, "g")
-
-
-def test_generators_kept_before_checksums_are_read(files: StudyFiles) -> None:
-    made = pack(generator())
-    files.write("g", save(made, {"program": json.dumps(PROGRAM._asdict()), "trial": "3"}))
-    program, again, about = artifacts.load_generator(files, "g")
-    assert (program, about) == (PROGRAM, {"trial": 3})
-    assert same(pack(again), made)
 
 
 def test_measures_come_back_to_the_bit() -> None:

@@ -113,8 +113,8 @@ def test_a_server_that_says_nothing_is_given_up_soon(
 
 def test_every_connection_has_its_limits(address: Address) -> None:
     """Those of a storage, too; and also after a transaction that was rolled back."""
-    storage = Database(address.url.render_as_string(hide_password=False), create=True).rdb.engine
-    for engine in (address.engine(), storage):
+    database = Database(address.url.render_as_string(hide_password=False), create=True)
+    for engine in (address.engine(), database.rdb.engine):
         for end in ("rollback", "commit"):
             with engine.connect() as connection:
                 for name, value in POSTGRES_LIMITS.items():

@@ -64,15 +64,17 @@ def pack(tree: Any) -> Arrays:
 
 
 def unpack(like: Any, arrays: Arrays, origin: str) -> Any:
-    """The pytree of ``like``'s structure and shapes; InputError where ``arrays`` do not fit."""
+    """The pytree of ``like``'s structure, shapes and types; InputError where ``arrays`` differ."""
     paths, structure = jax.tree_util.tree_flatten_with_path(like)
     leaves = []
     for path, leaf in paths:
         name = jax.tree_util.keystr(path)
-        found = arrays[name].shape if name in arrays else None
-        if found != leaf.shape:
-            raise InputError(f"{origin}: found {name} {found}, expected {leaf.shape}")
-        leaves.append(arrays[name])
+        array = arrays.get(name)
+        found = None if array is None else f"{array.dtype} {array.shape}"
+        expected = f"{leaf.dtype} {leaf.shape}"
+        if found != expected:
+            raise InputError(f"{origin}: found {name} {found}, expected {expected}")
+        leaves.append(array)
     return jax.tree_util.tree_unflatten(structure, leaves)
 
 

@@ -134,7 +134,7 @@ class CheckpointWriter:
         self._files, self._config, self._announce = files, config, announce
         self._folder, self._token = folder_of(number), token
         self._wanted: Checkpoint | None = None
-        self._busy = self._ended = False
+        self._busy = self._ended = self._away = False
         self._failure: TunerError | None = None
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
@@ -201,12 +201,14 @@ class CheckpointWriter:
             except StorageError as error:
                 if not error.transient:
                     raise
-                if failures == 0:
+                if not self._away:
                     self._announce(f"{error}; training goes on, the checkpoint is tried again")
+                self._away = True
                 failures += 1
                 if self._wait_or_give_up(min(30.0, 2.0**failures)):
                     return
             else:
+                self._away = False
                 with suppress(StorageError):
                     self._remove_old()
                 return

@@ -54,8 +54,9 @@ def shared_measures(
             return found
         if membership is None or membership.may_prepare():
             try:
-                announce("preparing the feature extractor")
-                _make(spec, images, files)
+                if _find(files) is None:  # another worker may have made them meanwhile
+                    announce("preparing the feature extractor")
+                    _make(spec, images, files)
             finally:
                 if membership is not None:
                     membership.prepared()
