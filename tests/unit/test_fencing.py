@@ -8,7 +8,6 @@ import optuna
 import pytest
 import workplace
 from builders import RANGES, SHAPE, epoch
-from optuna.storages._rdb import models
 from optuna.storages._rdb import storage as optunas
 from optuna.trial import TrialState
 from workplace import LONG_AGO, Studies, claim, report, run
@@ -16,7 +15,7 @@ from workplace import LONG_AGO, Studies, claim, report, run
 from tuner.errors import LeaseLostError, StorageError
 from tuner.study import steering
 from tuner.study.membership import Claim, Membership
-from tuner.study.storage import FencedStorage, Lease, NoTrialLeftError
+from tuner.study.storage import FencedStorage, Lease
 from tuner.study.verdict import Complete, Fail, Prune
 
 url, studies = workplace.url, workplace.studies
@@ -28,7 +27,7 @@ WRITES: dict[str, Write] = {
     "report": lambda m, c: m.report(c, epoch(2, 1.0), [epoch(1, 30.0)]),
     "report without a FID": lambda m, c: m.report(c, epoch(2, None, finite=False), []),
     "the epoch reported already": lambda m, c: m.report(c, epoch(1, 30.0), []),
-    "an attribute of ours": lambda m, c: storage(m).set_attributes(c.trial_id, {"tuner:x": 1}),
+    "an attribute of ours": lambda m, c: storage(m).settle(c.trial_id, [], {"tuner:x": 1}),
     "Optuna's user attribute": lambda m, c: trial(m, c).set_user_attr("x", 1),
     "Optuna's system attribute": lambda m, c: storage(m).set_trial_system_attr(c.trial_id, "x", 1),
     "Optuna's report": lambda m, c: trial(m, c).report(1.0, 9),
@@ -164,27 +163,32 @@ def test_a_trial_comes_to_be_with_its_lease_or_not_at_all(
     studies.make(RANGES + "[[baseline]]\nbeta1 = 0.5")
     member = studies.join()
     before = studies.everything()
-    lease = FencedStorage._lease
-    with monkeypatch.context() as patch:
-        patch.setattr(FencedStorage, "_lease", failing_after(lease))
-        with pytest.raises(RuntimeError):
-            member.claim(SHAPE)
-        assert studies.everything() == before
-        monkeypatch.setattr(models.TrialModel, "count_past_trials", failing_after(lambda *_: 0))
-        with pytest.raises(RuntimeError):
-            member.store.study._storage.create_new_trial(member.store.study_id)
+    for name in ("_pop", "_lease"):
+        with monkeypatch.context() as patch:
+            patch.setattr(FencedStorage, name, failing_after(getattr(FencedStorage, name)))
+            with pytest.raises(RuntimeError):
+                member.claim(SHAPE)
         assert studies.everything() == before
     assert claim(member).params["beta1"] == 0.5
+    before = studies.everything()
+    for name in ("_get_prepared_new_trial", "_lease"):
+        with monkeypatch.context() as patch:
+            patch.setattr(FencedStorage, name, failing_after(getattr(FencedStorage, name)))
+            with pytest.raises(RuntimeError):
+                member.store.database.rdb.begin_trial(member.store.study_id)
+        assert studies.everything() == before
+    assert claim(studies.join()).number == 1
 
 
 def test_the_storage_itself_keeps_to_members_and_the_total(studies: Studies) -> None:
     store = studies.make(trials=1)
-    with pytest.raises(AssertionError, match="by a worker that has joined"):
+    with pytest.raises(AssertionError, match="has a lease"):
         store.study.ask()
+    with pytest.raises(AssertionError, match="by a worker that has joined"):
+        store.database.rdb.begin_trial(store.study_id)
     assert studies.trials() == []
     claim(studies.join())
-    with pytest.raises(NoTrialLeftError):
-        studies.join().store.study.ask()
+    assert studies.join().store.database.rdb.begin_trial(store.study_id) is None
     assert len(studies.trials()) == 1
 
 
@@ -251,7 +255,13 @@ def test_a_study_deleted_under_a_worker_is_one_line(studies: Studies) -> None:
 def test_what_we_lean_on_in_optuna_is_there() -> None:
     """What ``FencedStorage`` overrides or calls, by name and by the names of its parameters."""
     expected = {
+        "_create_new_trial": ["study_id", "template_trial"],
         "_get_prepared_new_trial": ["study_id", "template_trial", "session"],
+        "_set_trial_param_without_commit": [
+            *("session", "trial_id", "param_name", "param_value_internal", "distribution"),
+            "previous_distribution",
+        ],
+        "check_trial_is_updatable": ["trial_id", "trial_state"],
         "_set_trial_param": [
             *("trial_id", "param_name", "param_value_internal", "distribution"),
             "previous_distribution",

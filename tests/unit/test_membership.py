@@ -2,17 +2,18 @@
 
 from typing import Any
 
+import optuna
 import pytest
 import workplace
 from builders import RANGES, SHAPE, epoch
 from optuna.trial import TrialState
-from workplace import MACHINE, RANDOM, Studies, claim, report, run
+from workplace import LONG_AGO, MACHINE, RANDOM, Studies, claim, report, run
 
 from tuner.study.membership import Idle
 from tuner.study.space import derive_seed
 from tuner.study.verdict import Complete, Fail, Prune, Verdict
 
-url, studies = workplace.url, workplace.studies
+url, studies, sqlite = workplace.url, workplace.studies, workplace.sqlite
 
 BASELINES = """
 [[baseline]]
@@ -166,6 +167,33 @@ def test_points_follow_from_the_trials_number_not_from_who_asks(studies: Studies
     one, many = points
     assert one == many
     assert len({point["beta1"] for point in one}) == 3
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "grid"])
+def test_points_do_not_tell_who_died_while_they_were_chosen(
+    sampler: str, sqlite: Studies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing or all is left of a choice, so that nobody chooses its second half anew."""
+    space = "[trial]\nbatch_size = [32, 64, 128]\nwidth = [8, 16]\nd_steps = [1, 2]\n"
+    toml = f"{space}[sampler]\nname = '{sampler}'\n[pruner]\nname = 'none'\n"
+    sqlite.make(toml, name="undisturbed")
+    expected = claim(sqlite.join("undisturbed")).params
+    suggest = optuna.Trial._suggest
+    for dies_at in expected:
+
+        def dying(trial: optuna.Trial, name: str, kind: Any, last: str = dies_at) -> Any:
+            value = suggest(trial, name, kind)
+            if name == last:
+                raise KeyboardInterrupt
+            return value
+
+        sqlite.make(toml, name=dies_at)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(optuna.Trial, "_suggest", dying)
+            claim(sqlite.join(dies_at))
+        assert sqlite.trials(dies_at)[0].params == {}
+        sqlite.rows(LONG_AGO)
+        assert claim(sqlite.join(dies_at)).params == expected
 
 
 def test_other_studies_of_a_database_are_other_studies(studies: Studies) -> None:

@@ -101,11 +101,11 @@ def test_after_a_crash_the_pruner_says_the_same(toml: str, stops: bool, studies:
 
 @pytest.mark.parametrize("pruner", ["successive_halving", "hyperband"])
 def test_the_pruner_decides_as_it_does_in_optunas_own_loop(pruner: str, sqlite: Studies) -> None:
-    store = sqlite.make(f"{RANDOM}name = '{pruner}'\n", value="last", epochs=9, trials=10)
+    store = sqlite.make(f"{RANDOM}name = '{pruner}'\n", value="last", epochs=9, trials=7)
     member = sqlite.join()
     plain = optuna.create_study(pruner=make_pruner(store.spec), study_name="s")
     draw = random.Random(7)
-    for _ in range(10):
+    for _ in range(7):
         level = draw.uniform(10, 100)
         fids = [level / number + draw.uniform(0, 9) for number in range(1, 10)]
         expected: list[bool] = []

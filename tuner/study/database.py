@@ -4,6 +4,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from alembic.util import CommandError
 from sqlalchemy import select
 
 from tuner.errors import StorageError
@@ -55,18 +56,25 @@ class Database:
 def _open(address: Address, *, make_tables: bool = False, check: bool = True) -> FencedStorage:
     url = address.url.render_as_string(hide_password=False)
     with address.errors():
-        try:
-            rdb = FencedStorage(
-                url.replace("{", "{{").replace("}", "}}"),  # Optuna formats it
-                address.engine_options(),
-                skip_compatibility_check=not check,
-                skip_table_creation=not make_tables,
-            )
-        except RuntimeError as error:  # a schema of another Optuna
-            text = str(error).splitlines()[0]
-            raise StorageError(f"{address.place}: can't be used: {text}") from error
-    configure(rdb.engine)
+        rdb = FencedStorage(
+            url.replace("{", "{{").replace("}", "}}"),  # Optuna formats it
+            address.engine_options(),
+            skip_compatibility_check=True,
+            skip_table_creation=not make_tables,
+        )
+        configure(rdb.engine)
+        rdb.engine.dispose()  # connections from before that
+        if check:
+            _check_optunas(rdb, address.place)
     return rdb
+
+
+def _check_optunas(rdb: FencedStorage, place: str) -> None:
+    try:
+        rdb._version_manager.check_table_schema_compatibility()
+    except RuntimeError as error:  # a schema of another Optuna
+        rdb.engine.dispose()
+        raise StorageError(f"{place}: can't be used: {str(error).splitlines()[0]}") from error
 
 
 def _make_tables(address: Address) -> None:
@@ -95,8 +103,12 @@ def upgrade(url: str) -> tuple[str, str]:
         if found is None or found > schema.HEAD:
             schema.check(connection, address.place)
     rdb = _open(address, check=False)
-    with address.errors():
-        rdb.upgrade()
-        schema.upgrade(rdb.engine)
-    rdb.engine.dispose()
+    try:
+        with address.errors():
+            rdb.upgrade()
+            schema.upgrade(rdb.engine)
+    except CommandError as error:  # Optuna's tables are newer than this Optuna
+        raise StorageError(f"{address.place}: can't be upgraded: {error}") from error
+    finally:
+        rdb.engine.dispose()
     return str(found), schema.HEAD

@@ -10,12 +10,12 @@ from sqlalchemy import (
     and_,
     case,
     func,
-    insert,
     literal,
     or_,
     select,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from tuner.study import tables
@@ -115,7 +115,10 @@ def lease_strays(session: Session, study_id: int) -> None:
         ~select(_ours.trial_id).where(_ours.trial_id == trials.trial_id).exists(),
     )
     names = ["trial_id", "study_id", "status", "token", "expires_at", "epoch", "takeovers"]
-    session.execute(insert(tables.leases).from_select(names, strays))
+    postgres = session.get_bind().dialect.name == "postgresql"
+    insert = postgresql.insert if postgres else sqlite.insert
+    lease = insert(tables.leases).from_select(names, strays)
+    session.execute(lease.on_conflict_do_nothing())  # another worker saw it, too
 
 
 def renew(connection: Connection, leases: dict[int, Lease]) -> set[int]:

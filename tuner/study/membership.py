@@ -27,7 +27,7 @@ from tuner.study.patience import LIMIT, Patience
 from tuner.study.processes import this_process
 from tuner.study.search import make_pruner, make_sampler
 from tuner.study.space import distributions, trial_config
-from tuner.study.storage import Lease, NoTrialLeftError
+from tuner.study.storage import Choice, Lease
 from tuner.study.store import ARTIFACT, MACHINE, REASON, TRACEBACK, StudyStore
 from tuner.study.verdict import Complete, Continue, Fail, Verdict
 from tuner.trial import EpochReport, TrialConfig
@@ -146,6 +146,7 @@ class Membership:
         """A trial to run: one that was left behind, else the next of the queue or the sampler."""
         while True:
             self._storage.held.clear()
+            self._marks = {}
             with contextlib.suppress(LeaseLostError):  # it stood still on the way: the next, then
                 taken = self._persist(self._next)
                 if isinstance(taken, Idle):
@@ -171,11 +172,8 @@ class Membership:
         if taken is not None:
             held[taken.trial_id] = Lease(self.worker, taken.token, self._seconds)
             return taken
-        try:
-            trial = self._study.ask(fixed_distributions=distributions(self.spec))
-        except NoTrialLeftError:
-            return self._idle()
-        return Taken(trial._trial_id, 1, 0, 0)
+        trial_id = self._storage.begin_trial(study_id)
+        return self._idle() if trial_id is None else Taken(trial_id, 1, 0, 0)
 
     def _may_judge(self) -> bool:
         """Whether a lease that ran out tells of a lost worker: not right after the database was
@@ -196,17 +194,23 @@ class Membership:
         if trial.state.is_finished():
             self._close(trial_id)
             return None
-        wanted = distributions(self.spec)
-        if not wanted.keys() <= trial.params.keys():
-            self._study.get_trials(deepcopy=False)  # Optuna's cache must know of the trial
-            asked = optuna.Trial(self._study, trial_id)
-            for name, distribution in wanted.items():
-                asked._suggest(name, distribution)
-            trial = self._storage.get_trial(trial_id)
-        self._storage.set_attributes(trial_id, {MACHINE: self._machine})
+        self._storage.settle(trial_id, self._choices(trial), {MACHINE: self._machine})
+        trial = self._storage.get_trial(trial_id)
         config = trial_config(self.spec, trial.params, trial.number, image_shape)
         history = tuple(self.store.reports_of(trial_id))
         return Claim(trial_id, trial.number, trial.params, config, taken.token, history)
+
+    def _choices(self, trial: FrozenTrial) -> list[Choice]:
+        """What the sampler, or who queued the trial, chooses for it."""
+        wanted = distributions(self.spec)
+        if wanted.keys() <= trial.params.keys():
+            return []
+        self._study.get_trials(deepcopy=False)  # Optuna's cache must know of the trial
+        asked = optuna.Trial(self._study, trial._trial_id)
+        with self._storage.choosing() as choices:
+            for name, distribution in wanted.items():
+                asked._suggest(name, distribution)
+        return choices
 
     def _close(self, trial_id: int) -> None:
         with self._storage.transaction() as session:
@@ -247,7 +251,7 @@ class Membership:
             # Not Trial.should_prune: it would not see what the storage was told directly.
             stop = self._study.pruner.prune(self._study, trial)
         if marks and not stop:
-            self._storage.set_attributes(trial_id, marks)
+            self._storage.settle(trial_id, [], marks)
         self._marks = marks if stop else {}
         return bool(stop)
 

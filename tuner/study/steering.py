@@ -95,8 +95,10 @@ def request_prune(store: StudyStore, number: int, reason: str) -> None:
             .returning(ours.c.trial_id)
         ).one_or_none()
     if asked is None:
+        running = found.state == "RUNNING"
+        expected = "one that a worker of tuner's runs" if running else "a running one"
         raise InputError(
-            f"study {store.name!r}: found trial {number} {found.state}, expected a running one"
+            f"study {store.name!r}: found trial {number} {found.state}, expected {expected}"
         )
 
 

@@ -10,14 +10,15 @@ sessions, and a few methods whose names begin with an underscore): a test holds 
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Row, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from tuner.errors import LeaseLostError
@@ -34,8 +35,13 @@ class Lease(NamedTuple):
     seconds: float
 
 
-class NoTrialLeftError(Exception):
-    """The study's total is reached."""
+class Choice(NamedTuple):
+    """A parameter of a trial's, as Optuna stores it."""
+
+    name: str
+    internal_value: float
+    distribution: BaseDistribution
+    previous_distribution: BaseDistribution | None  # of the same parameter in other trials
 
 
 class FencedStorage(RDBStorage):
@@ -45,38 +51,29 @@ class FencedStorage(RDBStorage):
         self.held: dict[int, Lease] = {}
         self.asker: Lease | None = None
         self._put_off: dict[str, Any] | None = None
+        self._choices: list[Choice] | None = None
         self._last_words: dict[str, Any] = {}
         super().__init__(url, engine_kwargs, **options)
 
     # A trial comes to be, or leaves the queue: with its lease, and never beyond the total.
 
-    def _get_prepared_new_trial(
-        self, study_id: int, template_trial: FrozenTrial | None, session: Session
-    ) -> models.TrialModel:
-        if template_trial is not None:  # into the queue
-            return super()._get_prepared_new_trial(study_id, template_trial, session)
-        self._admit(session, study_id)
-        trial = super()._get_prepared_new_trial(study_id, None, session)
-        self._lease(session, study_id, int(trial.trial_id))
-        return trial
-
-    def _pop_waiting(self, trial_id: int) -> bool:
-        """Take a trial out of the queue; False where another worker was faster."""
+    def begin_trial(self, study_id: int) -> int | None:
+        """Take the first trial of the queue, or make a new one, in ``asker``'s name; None once the
+        study's total is reached. Where the answer is lost, the lease tells what came of it."""
         with self.transaction() as session:
-            trials = tables.optuna_trials.c
-            mine = trials.trial_id == trial_id
-            study_id = session.execute(select(trials.study_id).where(mine)).scalar_one()
-            # In the order in which new trials lock the rows, or the two would block each other.
+            # First this lock, as in Optuna's enqueue, or the two would block each other.
             models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
-            self._admit(session, study_id)
-            state = session.execute(select(trials.state).where(mine).with_for_update()).scalar_one()
-            if state != TrialState.WAITING:
-                return False
-            self._lease(session, study_id, trial_id)
-            return super().set_trial_state_values(trial_id, TrialState.RUNNING)
+            if not self._has_room(session, study_id):
+                return None
+            trial = self._pop(session, study_id)
+            trial = trial or self._get_prepared_new_trial(study_id, None, session)
+            trial_id = int(trial.trial_id)
+            lease = self._lease(session, study_id, trial_id)
+        self.held[trial_id] = lease
+        return trial_id
 
-    def _admit(self, session: Session, study_id: int) -> None:
-        """Let one worker at a time past, and none once the total is reached."""
+    def _has_room(self, session: Session, study_id: int) -> bool:
+        """Let one worker at a time past; whether the total is not reached yet."""
         ours, theirs = tables.studies, tables.optuna_trials.c
         # A write even on SQLite, where it alone keeps others out.
         total = session.execute(
@@ -88,10 +85,31 @@ class FencedStorage(RDBStorage):
         if total is None:
             raise KeyError("the study")
         counted = (theirs.study_id == study_id) & theirs.state.in_(COUNTED)
-        if session.execute(select(func.count()).where(counted)).scalar_one() >= total:
-            raise NoTrialLeftError
+        return bool(session.execute(select(func.count()).where(counted)).scalar_one() < total)
 
-    def _lease(self, session: Session, study_id: int, trial_id: int) -> None:
+    def _pop(self, session: Session, study_id: int) -> models.TrialModel | None:
+        trials = models.TrialModel
+        trial: models.TrialModel | None = (
+            session.query(trials)
+            .filter(trials.study_id == study_id, trials.state == TrialState.WAITING)
+            .order_by(trials.number)
+            .limit(1)
+            .with_for_update(key_share=True, skip_locked=True)
+            .one_or_none()
+        )
+        if trial is not None:
+            trial.state, trial.datetime_start = TrialState.RUNNING, datetime.now()
+            session.flush()
+        return trial
+
+    def _create_new_trial(
+        self, study_id: int, template_trial: FrozenTrial | None = None
+    ) -> FrozenTrial:
+        """Into the queue."""
+        assert template_trial is not None, "a trial that runs has a lease: see begin_trial"
+        return super()._create_new_trial(study_id, template_trial)
+
+    def _lease(self, session: Session, study_id: int, trial_id: int) -> Lease:
         assert self.asker is not None, "a trial is asked for by a worker that has joined"
         if self.engine.dialect.name == "sqlite":
             # It gives the ids of deleted trials to new ones; programs other than ours delete
@@ -110,13 +128,27 @@ class FencedStorage(RDBStorage):
                 takeovers=0,
             )
         )
-        self.held[trial_id] = self.asker
+        return self.asker
 
     # What is written to a trial: under its lease.
 
     def fence(self, session: Session, trial_id: int, **values: Any) -> Row[Any]:
         """Renew the lease in this transaction, and set ``values`` on it; returns its epoch and a
         person's wish to prune. LeaseLostError where the lease is not, or no longer, ours."""
+        row = self._renew(session, trial_id, values)
+        if row is None:
+            raise LeaseLostError("the trial's lease ran out and another worker took it over")
+        return row
+
+    def _renew(
+        self,
+        session: Session,
+        trial_id: int,
+        values: dict[str, Any],
+        *conditions: ColumnElement[bool],
+    ) -> Row[Any] | None:
+        # Once in a transaction, at most: Postgres checks the foreign keys of a row that is changed
+        # again, which would wait for whoever begins a trial of the study.
         ours, lease = tables.leases, self.held.get(trial_id)
         if lease is None:
             raise LeaseLostError("found a write to a trial that this worker does not own")
@@ -127,14 +159,17 @@ class FencedStorage(RDBStorage):
                 ours.c.worker == lease.worker,
                 ours.c.token == lease.token,
                 ours.c.status == "held",
+                *conditions,
             )
             .values(expires_at=tables.db_now() + lease.seconds, **values)
             .returning(ours.c.epoch, ours.c.prune_reason)
         )
-        row = session.execute(statement).one_or_none()
-        if row is None:
-            raise LeaseLostError("the trial's lease ran out and another worker took it over")
-        return row
+        return session.execute(statement).one_or_none()
+
+    def check_trial_is_updatable(self, trial_id: int, trial_state: TrialState) -> None:
+        # Optuna reads the trial for its message, and so commits what was written before the check.
+        if trial_state.is_finished():
+            raise UpdateFinishedTrialError("the trial has been ended from elsewhere")
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -160,6 +195,17 @@ class FencedStorage(RDBStorage):
             self._put_off = None
 
     @contextmanager
+    def choosing(self) -> Iterator[list[Choice]]:
+        """Collect the parameters that a sampler chooses, instead of writing them. One that dies
+        half-way leaves none: who chooses the rest from the start of its random numbers would
+        choose other ones."""
+        self._choices = []
+        try:
+            yield self._choices
+        finally:
+            self._choices = None
+
+    @contextmanager
     def last_words(self, attributes: dict[str, Any]) -> Iterator[None]:
         """Write ``attributes`` in the transaction that ends the trial."""
         self._last_words = attributes
@@ -167,12 +213,6 @@ class FencedStorage(RDBStorage):
             yield
         finally:
             self._last_words = {}
-
-    def set_attributes(self, trial_id: int, attributes: dict[str, Any]) -> None:
-        """Set user attributes, and system attributes (names that do not begin with tuner:)."""
-        with self.transaction() as session:
-            self.fence(session, trial_id)
-            self._set_attributes(session, trial_id, attributes)
 
     def _set_attributes(self, session: Session, trial_id: int, attributes: dict[str, Any]) -> None:
         for key, value in attributes.items():
@@ -183,8 +223,7 @@ class FencedStorage(RDBStorage):
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        if state == TrialState.RUNNING:
-            return self._pop_waiting(trial_id)
+        assert state.is_finished(), "trials leave the queue by begin_trial"
         with self.transaction() as session:
             self.fence(session, trial_id, status="done")
             self._set_attributes(session, trial_id, self._last_words)
@@ -200,11 +239,19 @@ class FencedStorage(RDBStorage):
         distribution: BaseDistribution,
         previous_distribution: BaseDistribution | None,
     ) -> None:
+        choice = Choice(param_name, param_value_internal, distribution, previous_distribution)
+        if self._choices is not None:
+            self._choices.append(choice)
+        else:
+            self.settle(trial_id, [choice], {})
+
+    def settle(self, trial_id: int, choices: Sequence[Choice], attributes: dict[str, Any]) -> None:
+        """Write parameters that were chosen, and attributes, at once."""
         with self.transaction() as session:
             self.fence(session, trial_id)
-            super()._set_trial_param(
-                trial_id, param_name, param_value_internal, distribution, previous_distribution
-            )
+            for choice in choices:
+                self._set_trial_param_without_commit(session, trial_id, *choice)
+            self._set_attributes(session, trial_id, attributes)
 
     def set_trial_intermediate_value(
         self, trial_id: int, step: int, intermediate_value: float
@@ -231,21 +278,23 @@ class FencedStorage(RDBStorage):
     ) -> str | None:
         """Store an epoch's report, and Optuna's intermediate value if there is one, in one
         transaction; returns a person's wish to prune. Told twice, it is stored once."""
+        new, previous = {"epoch": epoch, "takeovers": 0}, tables.leases.c.epoch == epoch - 1
         with self.transaction() as session:
-            lease = self.fence(session, trial_id)
-            if lease.epoch == epoch:  # the answer to the first attempt was lost
-                return _text(lease.prune_reason)
-            if lease.epoch != epoch - 1:
-                raise LeaseLostError(f"found epoch {lease.epoch} reported, expected {epoch - 1}")
+            lease = self._renew(session, trial_id, new, previous)
+            if lease is None:
+                lease = self.fence(session, trial_id)
+                if lease.epoch != epoch:
+                    expected = f"expected {epoch - 1}"
+                    raise LeaseLostError(f"found epoch {lease.epoch} reported, {expected}")
+                return _text(lease.prune_reason)  # the answer to the first attempt was lost
             held = self.held[trial_id]
             about = {"worker": held.worker, "token": held.token, "reported_at": tables.db_now()}
             session.execute(insert(tables.epochs).values(trial_id=trial_id, **row, **about))
-            session.execute(
-                update(tables.leases)
-                .where(tables.leases.c.trial_id == trial_id)
-                .values(epoch=epoch, takeovers=0)
-            )
-            if value is not None:
+            if value is None:
+                trials = tables.optuna_trials.c
+                query = select(trials.state).where(trials.trial_id == trial_id)
+                self.check_trial_is_updatable(trial_id, session.execute(query).scalar_one())
+            else:
                 self._set_trial_intermediate_value_without_commit(session, trial_id, epoch, value)
             return _text(lease.prune_reason)
 
