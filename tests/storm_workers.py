@@ -229,13 +229,16 @@ def _take_the_fence_down() -> None:
     from tuner.study import tables
     from tuner.study.storage import FencedStorage
 
-    def let_through(storage: Any, session: Any, trial_id: int, **values: Any) -> Any:
+    def let_through(
+        storage: Any, session: Any, trial_id: int, values: dict[str, Any], *conditions: Any
+    ) -> Any:
         ours = tables.leases
-        statement = update(ours).where(ours.c.trial_id == trial_id)
+        statement = update(ours).where(ours.c.trial_id == trial_id, *conditions)
         statement = statement.values(expires_at=ours.c.expires_at, **values)
-        return session.execute(statement.returning(ours.c.epoch, ours.c.prune_reason)).one()
+        returned = statement.returning(ours.c.epoch, ours.c.prune_reason)
+        return session.execute(returned).one_or_none()
 
-    FencedStorage.fence = let_through  # type: ignore[method-assign,assignment]
+    FencedStorage._renew = let_through  # type: ignore[method-assign,assignment]
 
 
 def _import_all() -> None:

@@ -53,6 +53,15 @@ class Rows:
         with self._engine.connect() as connection:
             return connection.execute(text(statement)).all()
 
+    def snapshot(self, *statements: str) -> list[Sequence[Row[Any]]]:
+        """All as of one moment, for workers go on meanwhile."""
+        sqlite = self._engine.dialect.name == "sqlite"
+        with self._engine.connect() as connection:
+            connection.exec_driver_sql(
+                "BEGIN" if sqlite else "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
+            )
+            return [connection.execute(text(statement)).all() for statement in statements]
+
     def write(self, statement: str) -> None:
         with self._engine.begin() as connection:
             connection.execute(text(statement))
@@ -100,17 +109,17 @@ class Rows:
 
     def assert_sound(self) -> None:
         """Every epoch once and in order, by one worker a token, in both tables; nothing lost."""
-        epochs, steps = self.read(EPOCHS), self.read(STEPS)
+        epochs, steps, leases = self.snapshot(EPOCHS, STEPS, LEASES)
         assert [(row.number, row.epoch) for row in epochs] == [
             (row.number, row.step) for row in steps
         ]
-        for number, lease in self.leases().items():
-            mine = [row for row in epochs if row.number == number]
-            assert [row.epoch for row in mine] == [*range(1, lease.epoch + 1)], number
+        for lease in leases:
+            mine = [row for row in epochs if row.number == lease.number]
+            assert [row.epoch for row in mine] == [*range(1, lease.epoch + 1)], lease
             tokens = [row.token for row in mine]
-            assert tokens == sorted(tokens), number
-            signed = self.signatures(number)
-            assert len(signed) == len(set(tokens)), number
+            assert tokens == sorted(tokens), lease
+            signed = {(row.token, row.worker) for row in mine}
+            assert len(signed) == len(set(tokens)), lease
             assert max(tokens, default=0) <= lease.token
 
     def assert_ended(self, total: int) -> None:

@@ -188,9 +188,11 @@ def test_points_do_not_tell_who_died_while_they_were_chosen(
             return value
 
         sqlite.make(toml, name=dies_at)
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        member = sqlite.join(dies_at)
+        with monkeypatch.context() as patch:
             patch.setattr(optuna.Trial, "_suggest", dying)
-            claim(sqlite.join(dies_at))
+            with pytest.raises(KeyboardInterrupt):
+                claim(member)
         assert sqlite.trials(dies_at)[0].params == {}
         sqlite.rows(LONG_AGO)
         assert claim(sqlite.join(dies_at)).params == expected

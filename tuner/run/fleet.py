@@ -44,7 +44,8 @@ def run_fleet(
     """Run ``tuner worker`` with these ``words`` in ``count`` processes, each on a device of its own
     while there are enough, until all have left; the dead are replaced ``respawn`` times in all.
 
-    Whether a person stopped them. InputError where every worker was refused.
+    Whether they left because they were told to: by a person, or as their time was up. InputError
+    where every worker was refused.
     """
     fleet = _Fleet(words, storage, devices, listener, respawn)
     with _passing_on_signals(fleet):
@@ -53,7 +54,7 @@ def run_fleet(
         fleet.wait()
     if fleet.refusals == count:
         raise InputError("no worker could join; the reason is above")
-    return fleet.stopping
+    return fleet.stopping or fleet.lost == 0
 
 
 class _Fleet:
@@ -67,7 +68,8 @@ class _Fleet:
     ) -> None:
         self._words, self._devices, self._listener = words, devices, listener
         self._storage = storage  # not among the words, where ps would show its password
-        self._respawn, self.stopping, self.refusals = respawn, False, 0
+        self._respawn, self.stopping = respawn, False
+        self.refusals, self.lost = 0, 0  # workers
         self._processes: dict[int, subprocess.Popen[str]] = {}
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()  # over the listener, and all of the above
@@ -117,12 +119,14 @@ class _Fleet:
         last = f"; its last words: {words[-1]}" if words else ""
         with self._lock:
             self._listener.announce(f"worker {index} (process {pid}) died, {how}{last}")
-            if code == InputError.exit_code:
-                self.refusals += 1
-            elif not self.stopping and self._respawn > 0:
+            refused = code == InputError.exit_code
+            if self._respawn > 0 and not refused and not self.stopping:
                 self._respawn -= 1
                 self._listener.announce(f"worker {index} is replaced; {self._respawn} more times")
                 self.start(index)
+                return
+            self.lost += 1
+            self.refusals += refused
 
     def wait(self) -> None:
         for thread in self._threads:  # which grows while workers are replaced

@@ -23,6 +23,8 @@ REASON, ARTIFACT, MACHINE = "tuner:reason", "tuner:generator", "tuner:machine"
 TRACEBACK, BASELINE = "tuner:traceback", "tuner:baseline"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+# It tells of SQL that failed; that the database is away is said by those who try again.
+optuna.logging.get_logger("optuna.storages._rdb.storage").setLevel(optuna.logging.ERROR)
 
 
 class TrialRecord(NamedTuple):
