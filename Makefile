@@ -9,7 +9,7 @@ demo: .venv/installed
 	$(BIN)/tuner sweep studies/quickstart.toml
 
 test: .venv/installed
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope
 
 # Kills workers and restarts Postgres until a study has ended, then looks for what went wrong.
 storm: .venv/installed

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 from postgres import BINARIES, Postgres
@@ -48,7 +49,9 @@ def environment() -> dict[str, str]:
     """What the processes see: no settings of whoever runs the tests, warnings as errors."""
     mine = {"JAX_PLATFORMS": "cpu", "COLUMNS": "160", "PYTHONWARNINGS": "error"}
     mine["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # many are started: a second each
-    return {k: v for k, v in os.environ.items() if not k.startswith("TUNER_")} | mine
+    found = {k: v for k, v in os.environ.items() if not k.startswith("TUNER_")} | mine
+    forked.start_server(found)
+    return found
 
 
 @pytest.fixture

@@ -8,9 +8,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
+
+from forked import Forked
 
 Tuner = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -101,16 +103,10 @@ def steady(
 def run(
     folder: Path, environment: dict[str, str], *words: str, answer: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*words),
-        cwd=folder,
-        env=environment,
-        input=answer,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    """A command that comes to its end, and is told ``answer``."""
+    with Running(folder, environment, *words, answer=answer) as running:
+        code = running.ends(within=200)
+        return subprocess.CompletedProcess(words, code, running.text, running.errors)
 
 
 def command(*words: str) -> list[str]:
@@ -121,19 +117,31 @@ class Running:
     """A command that runs while the test goes on. Everything it prints is kept."""
 
     def __init__(
-        self, folder: Path, environment: dict[str, str], *words: str, under: Sequence[str] = ()
+        self,
+        folder: Path,
+        environment: dict[str, str],
+        *words: str,
+        under: Sequence[str] = (),
+        answer: str = "",
     ) -> None:
         """``under`` is a program, with its words, that becomes the command."""
         self._words = words
-        self._popen = subprocess.Popen(
-            [*under, *command(*words)],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self._popen: subprocess.Popen[str] | Forked
+        if under:
+            self._popen = subprocess.Popen(
+                [*under, *command(*words)],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        else:
+            self._popen = Forked(words, folder, environment)
+        assert self._popen.stdin is not None
+        with suppress(BrokenPipeError), self._popen.stdin as stdin:
+            stdin.write(answer)
         self.pid = self._popen.pid
         self._out: list[str] = []
         self._err: list[str] = []

