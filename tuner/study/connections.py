@@ -16,7 +16,7 @@ from tuner.study.urls import masked, parse_url, shown
 # Seconds. A worker that is stopped in the middle of a transaction must not hold up the others,
 # and a connection that was cut must be noticed while its trial's lease still runs.
 POSTGRES_LIMITS = {
-    "lock_timeout": "10s",
+    "lock_timeout": "30s",
     "statement_timeout": "60s",
     "idle_in_transaction_session_timeout": "5s",
 }

@@ -194,18 +194,21 @@ class Membership:
         if trial.state.is_finished():
             self._close(trial_id)
             return None
-        self._storage.settle(trial_id, self._choices(trial), {MACHINE: self._machine})
-        trial = self._storage.get_trial(trial_id)
-        config = trial_config(self.spec, trial.params, trial.number, image_shape)
+        choices = self._choices(trial)
+        self._storage.settle(trial_id, choices, {MACHINE: self._machine})
+        params = trial.params | {choice.name: choice.value for choice in choices}
+        config = trial_config(self.spec, params, trial.number, image_shape)
         history = tuple(self.store.reports_of(trial_id))
-        return Claim(trial_id, trial.number, trial.params, config, taken.token, history)
+        return Claim(trial_id, trial.number, params, config, taken.token, history)
 
     def _choices(self, trial: FrozenTrial) -> list[Choice]:
         """What the sampler, or who queued the trial, chooses for it."""
         wanted = distributions(self.spec)
         if wanted.keys() <= trial.params.keys():
             return []
-        self._study.get_trials(deepcopy=False)  # Optuna's cache must know of the trial
+        # As Study.ask does: what samplers are shown is read anew, and knows of this trial.
+        self._study._thread_local.cached_all_trials = None
+        self._study.get_trials(deepcopy=False)
         asked = optuna.Trial(self._study, trial._trial_id)
         with self._storage.choosing() as choices:
             for name, distribution in wanted.items():
@@ -281,9 +284,10 @@ class Membership:
         if trial.state.is_finished():
             self._close(trial_id)
             raise LeaseLostError("the trial has been ended from elsewhere")
-        state, value = _ending(trial, verdict)
+        state, values = _ending(trial, verdict)
         with self._storage.last_words(words):
-            self._study.tell(trial.number, value, state)
+            # Not Study.tell: it reads the trial twice more.
+            self._storage.set_trial_state_values(trial_id, state, values)
 
     def release(self, claim: Claim) -> None:
         """Give the trial back, for any worker to go on with at once."""
@@ -337,9 +341,11 @@ class Membership:
         self._persist(yield_right)
 
 
-def _ending(trial: FrozenTrial, verdict: Verdict) -> tuple[TrialState, float | None]:
+def _ending(trial: FrozenTrial, verdict: Verdict) -> tuple[TrialState, list[float] | None]:
+    """How Optuna is to know it. A trial without a value can't be COMPLETE, as it has it."""
     if isinstance(verdict, Fail):
         return TrialState.FAIL, None
-    if isinstance(verdict, Complete) and trial.last_step is not None:
-        return TrialState.COMPLETE, trial.intermediate_values[trial.last_step]
-    return TrialState.PRUNED, None
+    if trial.last_step is None:
+        return TrialState.PRUNED, None
+    state = TrialState.COMPLETE if isinstance(verdict, Complete) else TrialState.PRUNED
+    return state, [trial.intermediate_values[trial.last_step]]

@@ -43,6 +43,11 @@ class Choice(NamedTuple):
     distribution: BaseDistribution
     previous_distribution: BaseDistribution | None  # of the same parameter in other trials
 
+    @property
+    def value(self) -> Any:
+        """As Optuna will read it."""
+        return self.distribution.to_external_repr(self.internal_value)
+
 
 class FencedStorage(RDBStorage):
     """For one thread. Trials in ``held`` may be written to; ``asker`` owns the trials it makes."""
@@ -75,17 +80,18 @@ class FencedStorage(RDBStorage):
     def _has_room(self, session: Session, study_id: int) -> bool:
         """Let one worker at a time past; whether the total is not reached yet."""
         ours, theirs = tables.studies, tables.optuna_trials.c
+        counted = (theirs.study_id == study_id) & theirs.state.in_(COUNTED)
         # A write even on SQLite, where it alone keeps others out.
-        total = session.execute(
+        row = session.execute(
             update(ours)
             .where(ours.c.study_id == study_id)
             .values(total=ours.c.total)
-            .returning(ours.c.total)
-        ).scalar_one_or_none()
-        if total is None:
+            .returning(ours.c.total, select(func.count()).where(counted).scalar_subquery())
+        ).one_or_none()
+        if row is None:
             raise KeyError("the study")
-        counted = (theirs.study_id == study_id) & theirs.state.in_(COUNTED)
-        return bool(session.execute(select(func.count()).where(counted)).scalar_one() < total)
+        total, found = row
+        return bool(found < total)
 
     def _pop(self, session: Session, study_id: int) -> models.TrialModel | None:
         trials = models.TrialModel
