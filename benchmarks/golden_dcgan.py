@@ -17,8 +17,10 @@ statistics of another batch, themselves ``recorded/norm1.mean`` and so on), ``re
 and ``g_grad/LOSS/PARAMETER``, each with its Euclidean norm as ``.../norm``.
 """
 
+import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,8 +29,7 @@ from torch.nn import functional
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
-
-import dcgan_weights as rule  # noqa: E402 - after the path to it
+rule = importlib.import_module("dcgan_weights")
 
 Parameters = dict[str, Tensor]
 Statistics = dict[str, tuple[Tensor, Tensor]]  # by layer: mean and biased variance
@@ -127,5 +128,6 @@ def golden() -> dict[str, np.ndarray]:
 if __name__ == "__main__":
     path = ROOT / "tests" / "golden" / "dcgan.npz"
     path.parent.mkdir(exist_ok=True)
-    np.savez_compressed(path, **golden())  # type: ignore[arg-type]
+    arrays: dict[str, Any] = golden()  # NumPy types a bool among the keywords
+    np.savez_compressed(path, **arrays)
     print(f"{path}: {path.stat().st_size:,} bytes")

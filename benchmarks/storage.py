@@ -4,7 +4,7 @@ Workers are processes that train nothing: an epoch is a sleep. The study holds 1
 epochs; its first trials are there already, as a study in its middle would have them. In the same
 run bare Optuna (report and should_prune on the same server, the same history) alternates with us,
 so that the difference is what leases, our tables and fencing cost. Starts a Postgres server of its
-own, or uses the one at --url (through PgBouncer, say).
+own; with --pgbouncer, workers reach it through the pgbouncer that is on the PATH or in /usr/sbin.
 
     python benchmarks/storage.py --workers 1 16 64 256
 """
@@ -14,8 +14,11 @@ import contextlib
 import multiprocessing
 import os
 import random
+import shutil
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from multiprocessing.queues import Queue
@@ -26,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import optuna
 import psycopg
-from postgres import Postgres
+from postgres import PASSWORD, Postgres, free_port
 
 from tuner.errors import StorageError
 from tuner.specfile import parse_spec
@@ -136,7 +139,7 @@ def take_over(storage: Any) -> None:
 
 def run_ours(store: StudyStore, seconds: float, until: float, rng: random.Random) -> list[Sample]:
     samples: list[Sample] = []
-    runs = 0
+    warm = False
     take_over(store.database.rdb)
     with Membership(store, {"device": "none"}, lambda text: samples.append((text, 0.0))) as member:
         nap(rng, seconds)
@@ -146,15 +149,15 @@ def run_ours(store: StudyStore, seconds: float, until: float, rng: random.Random
             if not isinstance(claim, Claim):
                 break
             run_trial(member, claim, samples, seconds, until, rng)
-            warm_up(samples, runs)
-            runs += 1
+            warm = warm_up(samples, warm)
     return samples
 
 
-def warm_up(samples: list[Sample], runs: int) -> None:
-    """A worker's first trial does not count."""
-    if runs == 0:
-        samples.clear()
+def warm_up(samples: list[Sample], warm: bool) -> bool:
+    """The times of a worker's first trial do not count; what it said does."""
+    if not warm:
+        samples[:] = [sample for sample in samples if sample[1] == 0.0]
+    return True
 
 
 def run_trial(
@@ -188,7 +191,7 @@ def run_trial(
 
 def run_bare(study: optuna.Study, seconds: float, until: float, rng: random.Random) -> list[Sample]:
     samples: list[Sample] = []
-    runs = 0
+    warm = False
     storage: Any = study._storage
     take_over(storage._backend)
     nap(rng, seconds)
@@ -211,8 +214,7 @@ def run_bare(study: optuna.Study, seconds: float, until: float, rng: random.Rand
             study.tell(trial, fid) if not stop else study.tell(
                 trial, state=optuna.trial.TrialState.PRUNED
             )
-        warm_up(samples, runs)
-        runs += 1
+        warm = warm_up(samples, warm)
     return samples
 
 
@@ -305,17 +307,18 @@ def main() -> None:
     parser.add_argument("--epoch-seconds", type=float, default=3.0)
     parser.add_argument("--duration", type=float, default=60.0)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--port", type=int, help="reach the server through this port instead")
+    parser.add_argument("--pgbouncer", choices=["transaction", "session"], help="its pool mode")
     options = parser.parse_args()
     server = Postgres()
     server.execute("ALTER SYSTEM SET max_connections = 600")  # two for each worker, and some
     server.stop("fast")
     server.start()
+    between = contextlib.ExitStack()
     try:
         url = server.new_database()
         prepare(url)
-        if options.port:
-            url = url.replace(f":{server.port}/", f":{options.port}/")
+        if options.pgbouncer:
+            url = between.enter_context(pgbouncer(server, options.pgbouncer, url))
         watch = Watch(server)
         print(
             "| workers | | claim | report and verdict | finish | beat | connections | CPU "
@@ -330,7 +333,50 @@ def main() -> None:
                     )
                     print(row(workers, kind, found), flush=True)
     finally:
+        between.close()
         server.remove()
+
+
+PGBOUNCER = """
+[databases]
+* = host=127.0.0.1 port={server}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = scram-sha-256
+auth_file = {folder}/users
+pool_mode = {mode}
+max_client_conn = 1000
+default_pool_size = {size}
+"""
+
+
+@contextlib.contextmanager
+def pgbouncer(server: Postgres, mode: str, url: str) -> Iterator[str]:
+    """The same database through PgBouncer; in transaction mode over 20 connections at most."""
+    port, size = free_port(), 20 if mode == "transaction" else 500
+    with tempfile.TemporaryDirectory(prefix="tuner-pgbouncer-") as name:
+        folder = Path(name)
+        settings = PGBOUNCER.format(
+            server=server.port, port=port, folder=folder, mode=mode, size=size
+        )
+        (folder / "settings.ini").write_text(settings)
+        (folder / "users").write_text(f'"owner" "{PASSWORD}"\n')
+        root = os.getuid() == 0  # as whom it will not run
+        if root:
+            for path in (folder, *folder.iterdir()):
+                shutil.chown(path, "nobody")
+        program = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
+        process = subprocess.Popen(
+            [program, "--quiet", str(folder / "settings.ini")], user="nobody" if root else None
+        )
+        try:
+            time.sleep(1)
+            yield url.replace(f":{server.port}/", f":{port}/")
+        finally:
+            process.terminate()
+            process.wait(timeout=10)
 
 
 def prepare(url: str) -> None:

@@ -16,14 +16,12 @@ class SamePad(nn.Module):
         return functional.pad(x, (1, 2, 1, 2))
 
 
-class CropTranspose(nn.ConvTranspose2d):
-    """A 5x5 stride-2 transposed convolution cut to twice the size as TensorFlow's SAME cuts it."""
+class Crop(nn.Module):
+    """Cuts what a 5x5 stride-2 transposed convolution makes to twice the size of what it was given,
+    as TensorFlow's SAME cuts it."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, 5, stride=2, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(x)[:, :, 1:-2, 1:-2]
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, 1:-2, 1:-2]
 
 
 def make_generator(width: int, latent_dim: int, channels: int) -> nn.Module:
@@ -38,10 +36,12 @@ def make_generator(width: int, latent_dim: int, channels: int) -> nn.Module:
         nn.ConvTranspose2d(4 * width, 2 * width, 5, padding=2, bias=False),
         norm2d(2 * width),
         nn.LeakyReLU(0.3),
-        CropTranspose(2 * width, width),
+        nn.ConvTranspose2d(2 * width, width, 5, stride=2, bias=False),
+        Crop(),
         norm2d(width),
         nn.LeakyReLU(0.3),
-        CropTranspose(width, channels),
+        nn.ConvTranspose2d(width, channels, 5, stride=2, bias=False),
+        Crop(),
         nn.Tanh(),
     )
 

@@ -92,9 +92,9 @@ class Postgres:
             autocommit=True,
         )
 
-    def execute(self, statement: sql.Composable | str, database: str = "postgres") -> None:
+    def execute(self, statement: sql.SQL | sql.Composed | str, database: str = "postgres") -> None:
         with self.connect(database) as connection:
-            connection.execute(statement)  # type: ignore[arg-type]
+            connection.execute(statement.encode() if isinstance(statement, str) else statement)
 
 
 def free_port() -> int:

@@ -14,6 +14,7 @@ outlive a fork; each child starts its own. What runs in a child is the command l
 """
 
 import ctypes
+import importlib
 import json
 import os
 import queue
@@ -27,6 +28,9 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
+
+from forked import IMPORTED
 
 TRAINED = "storm: trained"
 LONGEST_START = 60.0  # seconds for the nursery to import, or to fork
@@ -203,8 +207,8 @@ def _write_down_epochs() -> None:
         sys.stdout.flush()
         return report
 
-    Lane.insert = noting_insert  # type: ignore[method-assign,assignment]
-    Lane.run_epoch = noting_run_epoch  # type: ignore[method-assign,assignment]
+    mock.patch.object(Lane, "insert", noting_insert).start()
+    mock.patch.object(Lane, "run_epoch", noting_run_epoch).start()
 
 
 def _signal_itself(step: int, number: int) -> None:
@@ -238,24 +242,14 @@ def _take_the_fence_down() -> None:
         returned = statement.returning(ours.c.epoch, ours.c.prune_reason)
         return session.execute(returned).one_or_none()
 
-    FencedStorage._renew = let_through  # type: ignore[method-assign,assignment]
-
-
-def _import_all() -> None:
-    """What a worker imports, now or when it comes to need it."""
-    import psycopg  # noqa: F401
-
-    import tuner.cli
-    import tuner.run.events
-    import tuner.run.files
-    import tuner.run.sweep
-    import tuner.run.worker  # noqa: F401
+    mock.patch.object(FencedStorage, "_renew", let_through).start()
 
 
 def main() -> None:
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the harness's to deal with
-    _import_all()
+    for name in IMPORTED:
+        importlib.import_module(name)
     if "--unfenced" in sys.argv:
         _take_the_fence_down()
     request = serve()

@@ -49,14 +49,14 @@ def _rows(title: str, section: type[BaseModel]) -> list[str]:
     return rows
 
 
-def _toml(value: object) -> str:
+def _toml(value: Any) -> str:
     if value is None or value is PydanticUndefined or value == "":
         return "-"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, str):
         return f'`"{value}"`'
-    return f"`{to_toml(value)}`"  # type: ignore[arg-type]
+    return f"`{to_toml(value)}`"
 
 
 @pytest.mark.parametrize("row", key_rows())

@@ -12,6 +12,7 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from builders import epoch
+from optuna.study import StudyDirection
 from postgres import Postgres
 from workplace import RANDOM, Studies, claim, report, spec
 
@@ -216,7 +217,7 @@ def test_a_database_without_studies_is_refused_and_made(empty: str) -> None:
 def test_plain_optunas_database_gets_our_tables_beside_its_own(empty: str) -> None:
     database._open(Address(empty), make_tables=True).engine.dispose()
     studies = Studies(empty)
-    studies.plain_storage.create_new_study([1], "theirs")  # type: ignore[list-item]
+    studies.plain_storage.create_new_study([StudyDirection.MINIMIZE], "theirs")
     Database(empty, create=True).rdb.engine.dispose()
     assert studies.open().study_names() == []
     assert studies.plain("theirs").trials == []

@@ -178,9 +178,9 @@ def test_workers_that_begin_at_once_train_once(
 
     make = sharing._make
 
-    def slowly(*args: object) -> None:
+    def slowly(*args: Any) -> None:
         assert waiting.wait(20)  # until the others have said that they wait
-        make(*args)  # type: ignore[arg-type]
+        make(*args)
 
     monkeypatch.setattr(sharing, "_make", slowly)
 

@@ -68,9 +68,9 @@ def test_a_file_url_may_be_quoted_and_name_this_machine(tmp_path: Path) -> None:
         ("", r"found nothing, expected a folder or a URL"),
         ("http://host/x", r"found a URL with http://, expected a folder or s3://, gs://, file://"),
         ("postgresql://me:pass-word@host/x", r"found a URL with postgresql://"),
-        ("file:x", r"found file: and no place for a store, expected file:///PATH"),
-        ("file://x/y", r"expected file:///PATH"),
-        ("file://me:pass-word@host/y", r"expected file:///PATH"),
+        ("file:x", r"found file: and no place for a store, expected file:// and a path"),
+        ("file://x/y", r"expected file:// and a path"),
+        ("file://me:pass-word@host/y", r"expected file:// and a path"),
         (
             "s3://",
             r"found s3: and no place for a store, expected s3://BUCKET or s3://BUCKET/PREFIX",

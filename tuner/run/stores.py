@@ -43,7 +43,7 @@ class ArtifactStore(Protocol):
 
 
 def open_store(url: str) -> ArtifactStore:
-    """The store at a path, file:///PATH, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX.
+    """The store at a path, its file URL, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX.
 
     Nothing is asked of it yet. InputError where that is not a place for a store; it does not show
     the URL, in which there may be a password.
@@ -63,5 +63,6 @@ def _path_of(rest: str) -> str:
     """The path of a file URL without its scheme."""
     path = unquote(rest.removeprefix("//").removeprefix("localhost"))
     if not rest.startswith("//") or not path.startswith("/"):
-        raise InputError("artifacts: found file: and no place for a store, expected file:///PATH")
+        expected = "file:// and a path that begins with /"
+        raise InputError(f"artifacts: found file: and no place for a store, expected {expected}")
     return path

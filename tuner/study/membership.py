@@ -285,9 +285,8 @@ class Membership:
             self._close(trial_id)
             raise LeaseLostError("the trial has been ended from elsewhere")
         state, values = _ending(trial, verdict)
-        with self._storage.last_words(words):
-            # Not Study.tell: it reads the trial twice more.
-            self._storage.set_trial_state_values(trial_id, state, values)
+        # Not Study.tell: it reads the trial twice more.
+        self._storage.end_trial(trial_id, state, values, words)
 
     def release(self, claim: Claim) -> None:
         """Give the trial back, for any worker to go on with at once."""

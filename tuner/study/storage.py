@@ -57,7 +57,6 @@ class FencedStorage(RDBStorage):
         self.asker: Lease | None = None
         self._put_off: dict[str, Any] | None = None
         self._choices: list[Choice] | None = None
-        self._last_words: dict[str, Any] = {}
         super().__init__(url, engine_kwargs, **options)
 
     # A trial comes to be, or leaves the queue: with its lease, and never beyond the total.
@@ -211,15 +210,6 @@ class FencedStorage(RDBStorage):
         finally:
             self._choices = None
 
-    @contextmanager
-    def last_words(self, attributes: dict[str, Any]) -> Iterator[None]:
-        """Write ``attributes`` in the transaction that ends the trial."""
-        self._last_words = attributes
-        try:
-            yield
-        finally:
-            self._last_words = {}
-
     def _set_attributes(self, session: Session, trial_id: int, attributes: dict[str, Any]) -> None:
         for key, value in attributes.items():
             ours = key.startswith("tuner:")
@@ -229,13 +219,23 @@ class FencedStorage(RDBStorage):
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
+        self.end_trial(trial_id, state, values, {})
+        return True
+
+    def end_trial(
+        self,
+        trial_id: int,
+        state: TrialState,
+        values: Sequence[float] | None,
+        attributes: dict[str, Any],
+    ) -> None:
+        """End the trial, and its lease, with these attributes as its last."""
         assert state.is_finished(), "trials leave the queue by begin_trial"
         with self.transaction() as session:
             self.fence(session, trial_id, status="done")
-            self._set_attributes(session, trial_id, self._last_words)
+            self._set_attributes(session, trial_id, attributes)
             if not super().set_trial_state_values(trial_id, state, values):
                 raise StorageInternalError("the trial's end was not stored")
-            return True
 
     def _set_trial_param(
         self,
