@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tuner.metrics.frechet import (
     Reference,
     frechet_distance,
+    frechet_infinity,
     moments,
     reference,
     reference_from_moments,
@@ -62,7 +63,7 @@ def test_agrees_where_covariances_are_singular(seed: int, d: int, data: st.DataO
     real, fake = (mixed(rng, n, d, rank) for n, rank in zip(counts, ranks, strict=True))
     expected, scale = nuclear(real, fake)
     found = frechet_distance(reference(real), fake)
-    assert found == pytest.approx(expected, abs=1e-6 * scale)
+    assert found == pytest.approx(expected, abs=1e-9 * scale)
 
 
 @quick
@@ -78,7 +79,7 @@ def test_fewer_samples_than_dimensions(seed: int, d: int, data: st.DataObject) -
     mean = fake.mean(0)
     known = reference(real)
     expected = frechet_distance(known, mean + (many - mean) * factor)
-    assert frechet_distance(known, fake) == pytest.approx(expected, abs=1e-6 * known.trace)
+    assert frechet_distance(known, fake) == pytest.approx(expected, abs=1e-9 * known.trace)
 
 
 @quick
@@ -174,3 +175,53 @@ def test_what_is_not_a_number_is_never_a_perfect_score() -> None:
     lost = reference_from_moments(np.zeros(2), np.full((2, 2), 1.0))._replace(trace=float("nan"))
     with pytest.raises(ValueError, match="found a distance of nan"):
         frechet_distance(lost, np.random.default_rng(0).normal(size=(9, 2)))
+
+
+def ill_conditioned(rng: np.random.Generator, d: int) -> tuple[np.ndarray, np.ndarray]:
+    """Deviations over eight orders of magnitude, whose squares float64 can't hold side by side."""
+    deviations = np.logspace(0, -8, d)
+    signs = np.concatenate([np.eye(d), -np.eye(d)]) * np.sqrt((2 * d - 1) / 2)
+    return deviations, signs * deviations * rng.uniform(0.5, 2.0, d)
+
+
+def test_many_orders_of_magnitude() -> None:
+    """What eigenvalues of a square would lose: sum of (s_r - s_f)^2 in closed form."""
+    rng, d = np.random.default_rng(0), 30
+    deviations, fake = ill_conditioned(rng, d)
+    known = reference_from_moments(np.zeros(d), np.diag(deviations**2))
+    others = np.sqrt(np.diag(moments(fake)[1]))
+    expected = np.square(deviations - others).sum()
+    assert frechet_distance(known, fake) == pytest.approx(expected, abs=1e-12 * known.trace)
+
+
+def test_moments_of_many_rows_in_single_precision() -> None:
+    rng = np.random.default_rng(0)
+    features = (rng.normal(size=(9001, 5)) + 100).astype(np.float32)  # three chunks
+    mean, covariance = moments(features)
+    exact = features.astype(np.float64)
+    np.testing.assert_allclose(mean, exact.mean(0), rtol=1e-13)
+    np.testing.assert_allclose(covariance, np.cov(exact, rowvar=False), rtol=1e-10, atol=1e-12)
+
+
+def test_numbers_too_large_are_refused_and_not_made_up() -> None:
+    huge = np.random.default_rng(0).normal(size=(9, 3)) * 1e200
+    for fake in (huge, huge[:2]):
+        with pytest.raises(ValueError, match="expected a finite number"):
+            frechet_distance(GOOD, fake)
+
+
+def test_extrapolation_takes_the_bias_away() -> None:
+    """Two Gaussians whose distance is known: sum of (s_r - s_f)^2. Few samples add to it."""
+    rng, d = np.random.default_rng(0), 64
+    deviations = np.arange(1.0, d + 1) ** -0.25
+    others = deviations * np.linspace(0.9, 1.1, d)
+    known = reference_from_moments(np.zeros(d), np.diag(deviations**2))
+    expected = np.square(deviations - others).sum()
+    found = [rng.normal(size=(1000, d)) * others for _ in range(20)]
+    plain = np.mean([frechet_distance(known, fake) for fake in found])
+    extrapolated = np.mean([frechet_infinity(known, fake) for fake in found])
+    assert plain > 3 * expected
+    assert extrapolated == pytest.approx(expected, rel=0.25)
+    assert frechet_infinity(known, found[0]) == frechet_infinity(known, found[0])
+    with pytest.raises(ValueError, match="at least 3 samples"):
+        frechet_infinity(known, found[0][:2])

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tuner.metrics.health import discriminator_auc, loss_ratio, variance_ratio
+from tuner.metrics.health import class_balance, discriminator_auc, loss_ratio, variance_ratio
 
 SCALE = (2 * math.log(2), math.log(2))
 
@@ -63,3 +63,20 @@ def test_variance_ratio_by_hand() -> None:
     fake = np.array([[0.0, 1.0], [2.0, 1.0], [4.0, 4.0]], np.float32)  # variances 4 and 3
     assert variance_ratio(fake, 14.0) == pytest.approx(0.5, rel=1e-12)
     assert variance_ratio(np.ones((5, 3), np.float32), 14.0) == 0.0
+
+
+def test_classes_that_are_generated() -> None:
+    """Counted by hand: of four equal classes one is missing and one faint."""
+    real = np.full(4, 0.25)
+    fake = np.array([0] * 50 + [1] * 48 + [2] * 2)
+    found = class_balance(fake, real)
+    assert found.coverage == 0.5  # 2 of 100 is less than a tenth of a quarter
+    shares = np.array([0.5, 0.48, 0.02])
+    assert found.entropy == pytest.approx(-(shares * np.log(shares)).sum() / np.log(4))
+
+
+def test_classes_as_in_the_data() -> None:
+    uneven = np.array([0.5, 0.3, 0.2, 0.0])  # no image of the last
+    assert class_balance(np.repeat(range(3), [50, 30, 20]), uneven) == pytest.approx((1.0, 1.0))
+    assert class_balance(np.zeros(9, int), uneven) == pytest.approx((1 / 3, 0.0))
+    assert class_balance(np.zeros(9, int), np.array([1.0])) == (1.0, 1.0)

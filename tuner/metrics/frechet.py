@@ -1,9 +1,11 @@
 """The Fréchet distance between feature distributions (FID), in float64 on the host.
 
 Heusel et al. 2017, eq. 6: d^2 = |m_r - m_f|^2 + Tr(S_r + S_f - 2 (S_r S_f)^(1/2)). The trace of
-the square root is a sum of square roots of eigenvalues of S_r^(1/2) S_f S_r^(1/2), which is
-symmetric where S_r S_f is not; with fewer samples n than dimensions the same eigenvalues come from
-an n x n Gram matrix (Mathiasen and Hvilshøj 2020).
+the square root is the sum of the singular values of S_r^(1/2) X_f, X_f the centred samples over
+sqrt(n - 1): square roots of eigenvalues of S_r^(1/2) S_f S_r^(1/2), which is symmetric where
+S_r S_f is not, or, with fewer samples than dimensions, of an n x n Gram matrix (Mathiasen and
+Hvilshøj 2020). Eigenvalues of a square know only half of the digits of small singular values; where
+that would show, the singular values are computed themselves.
 """
 
 from typing import NamedTuple
@@ -13,6 +15,11 @@ from numpy.typing import NDArray
 
 Features = NDArray[np.floating]
 Matrix = NDArray[np.float64]
+
+CHUNK = 4096  # rows that are held in float64 at a time
+ROUNDING = float(np.finfo(np.float64).eps)
+TOLERANCE = 1e-10  # of the singular values' sum, before they are computed the slower way
+INFINITY_POINTS = 15  # as Chong and Forsyth
 
 
 class Reference(NamedTuple):
@@ -31,15 +38,36 @@ def reference(features: Features) -> Reference:
 
 def reference_from_moments(mean: Matrix, covariance: Matrix) -> Reference:
     """The same from a known mean (d,) and covariance (d, d)."""
+    return Reference(mean, _root(covariance), float(np.trace(covariance)))
+
+
+def _root(covariance: Matrix) -> Matrix:
+    """S^(1/2) (d, d). Eigenvalues that are zero but for rounding are zero: their roots would be a
+    hundred million times the rounding."""
     values, vectors = np.linalg.eigh(covariance)
-    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    return Reference(mean, root, float(np.trace(covariance)))
+    values[values < ROUNDING * len(values) * values[-1]] = 0
+    root: Matrix = (vectors * np.sqrt(values)) @ vectors.T
+    return root
 
 
 def moments(features: Features) -> tuple[Matrix, Matrix]:
     """Mean (d,) and unbiased covariance (d, d) of features (n, d), n >= 2."""
-    centred, mean = _centre(features)
-    return mean, centred.T @ centred / (len(centred) - 1)
+    mean = _mean(features)
+    covariance = np.zeros((len(mean), len(mean)))
+    for start in range(0, len(features), CHUNK):
+        centred = features[start : start + CHUNK] - mean
+        covariance += centred.T @ centred
+    return mean, covariance / (len(features) - 1)
+
+
+def _mean(features: Features) -> Matrix:
+    """The mean (d,); ValueError for features of which there is none."""
+    if features.ndim != 2 or len(features) < 2:
+        raise ValueError(f"expected features (n >= 2, d), found shape {features.shape}")
+    if not np.isfinite(features).all():
+        raise ValueError("expected finite features, found NaN or infinity")
+    mean: Matrix = features.mean(axis=0, dtype=np.float64)
+    return mean
 
 
 def frechet_distance(real: Reference, features: Features) -> float:
@@ -47,26 +75,77 @@ def frechet_distance(real: Reference, features: Features) -> float:
 
     Raises ValueError for fewer than two samples, and where a number or the result is not finite.
     """
-    centred, mean = _centre(features)
-    count, dimensions = centred.shape
+    mean = _mean(features)
+    count, dimensions = features.shape
     if dimensions != len(real.mean):
         raise ValueError(f"expected {len(real.mean)} features, found {dimensions}")
-    scaled = centred @ real.root / np.sqrt(count - 1)
-    product = scaled @ scaled.T if count < dimensions else scaled.T @ scaled
-    trace_of_root = np.sqrt(np.linalg.eigvalsh(product).clip(min=0)).sum()
-    trace = float(np.square(centred).sum()) / (count - 1)
-    shift = float(np.square(mean - real.mean).sum())
-    distance = float(shift + real.trace + trace - 2 * trace_of_root)
+    with np.errstate(over="ignore", invalid="ignore"):  # the result tells
+        shift = float(np.square(mean - real.mean).sum())
+        if count < dimensions:
+            centred = features - mean
+            trace = float(np.square(centred).sum()) / (count - 1)
+            root_trace = _root_trace_of_few(centred @ real.root / np.sqrt(count - 1))
+        else:
+            covariance = moments(features)[1]
+            trace = float(np.trace(covariance))
+            root_trace = _root_trace_of_many(real.root, covariance)
+        distance = shift + real.trace + trace - 2 * root_trace
     if not np.isfinite(distance):
         raise ValueError(f"found a distance of {distance}, expected a finite number")
-    return max(0.0, distance)
+    return max(0.0, float(distance))
 
 
-def _centre(features: Features) -> tuple[Matrix, Matrix]:
-    features = np.asarray(features, np.float64)
-    if features.ndim != 2 or len(features) < 2:
-        raise ValueError(f"expected features (n >= 2, d), found shape {features.shape}")
-    if not np.isfinite(features).all():
-        raise ValueError("expected finite features, found NaN or infinity")
-    mean = features.mean(axis=0)
-    return features - mean, mean
+def _root_trace_of_few(scaled: Matrix) -> float:
+    """Sum of the singular values of ``scaled`` (n, d), n < d, whose rows add up to zero."""
+    gram = scaled @ scaled.T
+    if not np.isfinite(gram).all():
+        return np.nan
+    squares = np.linalg.eigvalsh(gram)[1:]  # the smallest is zero
+    if _precise(squares):
+        return float(np.sqrt(squares).sum())
+    triangle = np.linalg.qr(scaled.T, mode="r")
+    return float(np.linalg.svd(triangle, compute_uv=False).sum())
+
+
+def _root_trace_of_many(real_root: Matrix, covariance: Matrix) -> float:
+    """Tr (S_r S_f)^(1/2) from S_r^(1/2) and S_f, both (d, d)."""
+    product = real_root @ covariance @ real_root
+    if not np.isfinite(product).all():
+        return np.nan
+    squares = np.linalg.eigvalsh((product + product.T) / 2)
+    if _precise(squares):
+        return float(np.sqrt(squares).sum())
+    return float(np.linalg.svd(real_root @ _root(covariance), compute_uv=False).sum())
+
+
+def _precise(squares: Features) -> bool:
+    """Whether the roots of computed eigenvalues, in ascending order, are right to ``TOLERANCE``.
+
+    Each eigenvalue is off by up to about the rounding of the largest one, its root by that over
+    twice the root.
+    """
+    noise = ROUNDING * max(squares[-1], 0.0)
+    if squares[0] <= noise:
+        return False
+    roots = np.sqrt(squares)
+    return bool((noise / (2 * roots)).sum() <= TOLERANCE * roots.sum())
+
+
+def frechet_infinity(real: Reference, features: Features) -> float:
+    """FID extrapolated to infinitely many generated samples, from ``features`` (n, d).
+
+    FID at n samples is biased by about a constant over n that is the model's own, so the distances
+    of random subsets are fitted linearly in 1/n (Chong and Forsyth 2020). Subsets are half of the
+    samples or more: below a few times d samples the bias is no straight line any more. What it
+    takes from the distance may be more than there is: the result can be slightly negative for
+    generators that are nearly perfect. ValueError as ``frechet_distance``.
+    """
+    order = np.random.default_rng(0)
+    sizes = np.linspace(max(2, len(features) // 2), len(features), INFINITY_POINTS).astype(int)
+    distances = [
+        frechet_distance(real, features[order.permutation(len(features))[:size]])
+        for size in np.unique(sizes)
+    ]
+    if len(distances) < 2:
+        raise ValueError(f"expected at least 3 samples to extrapolate, found {len(features)}")
+    return float(np.polyfit(1 / np.unique(sizes), distances, 1)[1])
