@@ -7,16 +7,19 @@ from typing import Any
 
 from tuner import policies
 from tuner.settings import Choices, Kind, Range, Setting, Value, nearest
-from tuner.spec import StudySpec, TrialSection
+from tuner.spec import FEATURES, MetricsSection, StudySpec, TrialSection
 
 Key = tuple[str | int, ...]
 Problem = tuple[Key, str]
+
+ENOUGH_FOR_INFINITY = 8  # samples per feature: see metrics.frechet.frechet_infinity
 
 # The structural settings: each distinct combination is a compiled program of its own.
 STRUCTURAL = (
     *("generator", "discriminator", "width", "latent_dim"),
     *("loss", "optimizer", "batch_size", "d_steps"),
 )
+_HALVING = ("successive_halving", "hyperband")
 _BELONGS_TO_OPTIMIZER = {
     "beta1": "adam",
     "beta2": "adam",
@@ -53,9 +56,12 @@ def _contradictions(spec: StudySpec) -> Iterator[tuple[Key, str, list[Key]]]:
     yield from ((*problem, space) for problem in _sampler(spec))
     for key, text in _pruner(spec):
         needed = {"n_startup_trials": "trials", "name": "value", "upper": "name"}
-        yield key, text, [("pruner",), ("study", needed.get(str(key[-1]), "epochs"))]
-    if spec.data.source == "mnist5k" and spec.data.path:
-        text = "found a path, expected none with source = 'mnist5k'"
+        inputs: list[Key] = [("study", needed.get(str(key[-1]), "epochs")), ("metrics", "every")]
+        yield key, text, [("pruner",), *inputs]
+    for key, text in _metrics(spec):
+        yield key, text, [("metrics",)]
+    if spec.data.source != "idx" and spec.data.path:
+        text = f"found a path, expected none with source = {spec.data.source!r}"
         yield ("data", "path"), text, [("data", "source")]
     for name, limits in spec.guard:
         low, high = limits.low, limits.high
@@ -69,6 +75,18 @@ def warnings(spec: StudySpec) -> Iterator[str]:
     searched = spec.trial.searched()
     if not searched:
         yield "trial: nothing is searched, so trials differ by their seeds alone"
+    metrics, width = spec.metrics, FEATURES[spec.metrics.features]
+    straight = ENOUGH_FOR_INFINITY * width
+    if metrics.objective == "fid_infinity" and metrics.samples < straight:
+        yield (
+            f"metrics.samples: {metrics.samples:,} of {width:,} features each are few for "
+            f"fid_infinity; from {straight:,} on its straight line holds"
+        )
+    if metrics.objective == "fid" and metrics.samples < 2 * width:
+        yield (
+            f"metrics.samples: FID of {metrics.samples:,} samples by {width:,} features is biased "
+            "far upwards; objective = 'kid' is not"
+        )
     if spec.sampler.name == "gp" and spec.pruner.name != "none":
         yield "sampler: gp does not learn from pruned trials; pruner = 'none' would let it"
     if spec.sampler.name in ("random", "grid", "qmc"):
@@ -186,27 +204,38 @@ def _pruner(spec: StudySpec) -> Iterator[Problem]:
     if spec.pruner.name == "patient" and spec.study.value == "best":
         text = "found 'patient' with study.value = 'best', expected 'last': the best so far never"
         yield ("pruner", "name"), f"{text} gets worse, so it could never prune"
-    for key, problem in _never_prunes(spec.pruner, spec.study.epochs, spec.study.trials):
+    for key, problem in _never_prunes(spec.pruner, spec, spec.metrics.every):
         yield ("pruner", *key), problem
 
 
-def _never_prunes(pruner: Any, epochs: int, trials: int) -> Iterator[Problem]:
-    """Settings under which no trial can end before its last epoch."""
+def first_rung(
+    pruner: policies.SuccessiveHalvingPruner | policies.HyperbandPruner, every: int
+) -> int:
+    """A halving pruner's first rung in epochs, of which ``every`` so many end in an evaluation."""
+    return pruner.min_resource or every
+
+
+def _never_prunes(pruner: Any, spec: StudySpec, every: int) -> Iterator[Problem]:
+    """Settings under which no trial can end before its last epoch, or not when it is meant to."""
+    epochs, trials = spec.study.epochs, spec.study.trials
     match pruner:
         case policies.SuccessiveHalvingPruner():
-            first = pruner.min_resource * pruner.reduction_factor**pruner.min_early_stopping_rate
+            factor = pruner.reduction_factor
+            first = first_rung(pruner, every) * factor**pruner.min_early_stopping_rate
+            yield from _between_evaluations(first, factor, epochs, every)
             if first >= epochs:
                 yield ("min_resource",), _too_late(f"a first rung at epoch {first}", epochs)
-        case policies.HyperbandPruner() if pruner.min_resource * pruner.reduction_factor > epochs:
-            text = f"found {pruner.min_resource} with reduction_factor = {pruner.reduction_factor}"
-            yield ("min_resource",), f"{text}, expected room for two rungs in {epochs} epochs"
+        case policies.HyperbandPruner():
+            first, factor = first_rung(pruner, every), pruner.reduction_factor
+            yield from _between_evaluations(first, factor, epochs, every)
+            if first * factor > epochs:
+                text = f"found {first} with reduction_factor = {factor}"
+                yield ("min_resource",), f"{text}, expected room for two rungs in {epochs} epochs"
         case policies.PatientPruner():
-            if pruner.patience + 2 >= epochs:
-                yield (
-                    ("patience",),
-                    _too_late(f"patience until epoch {pruner.patience + 2}", epochs),
-                )
-            for key, problem in _never_prunes(pruner.wrapped, epochs, trials):
+            until = (pruner.patience + 2) * every
+            if until >= epochs:
+                yield ("patience",), _too_late(f"patience until epoch {until}", epochs)
+            for key, problem in _never_prunes(pruner.wrapped, spec, every):
                 yield ("wrapped", *key), problem
         case policies.ThresholdPruner() if pruner.lower is None and pruner.upper is None:
             yield ("upper",), "found neither lower nor upper, expected at least one"
@@ -218,6 +247,33 @@ def _never_prunes(pruner: Any, epochs: int, trials: int) -> Iterator[Problem]:
     if getattr(pruner, "n_startup_trials", 0) >= trials:
         text = f"found {pruner.n_startup_trials}, expected fewer than the study's {trials} trials"
         yield ("n_startup_trials",), text
+
+
+def _between_evaluations(first: int, factor: int, epochs: int, every: int) -> Iterator[Problem]:
+    """A rung that no evaluation falls on: it would be decided later than it says."""
+    rung = first
+    while rung < epochs:
+        if rung % every:
+            text = f"found a rung at epoch {rung}, expected all where the study evaluates"
+            yield ("min_resource",), f"{text}: every {every} epochs (metrics.every)"
+            return
+        rung *= factor
+
+
+def _metrics(spec: StudySpec) -> Iterator[Problem]:
+    metrics = spec.metrics
+    if metrics.features != "inception":
+        for key in ("weights", "weights_sha256", "input"):
+            if key in metrics.model_fields_set and getattr(metrics, key) != _default(key):
+                text = f"found a value that features = {metrics.features!r} leaves idle"
+                yield ("metrics", key), f"{text}, expected it with 'inception' only"
+    if metrics.every >= spec.study.epochs > 1 and spec.pruner.name not in ("none", *_HALVING):
+        found = f"found {metrics.every} with {spec.study.epochs} epochs"
+        yield ("metrics", "every"), f"{found}, expected evaluations before the last for the pruner"
+
+
+def _default(key: str) -> Any:
+    return MetricsSection.model_fields[key].default
 
 
 def _too_late(found: str, epochs: int) -> str:

@@ -16,6 +16,7 @@ from tuner.errors import InputError
 from tuner.spec import DataSpec
 
 DATA_VARIABLE = "TUNER_DATA"
+RING_IMAGES, RING_MODES = 4000, 8
 
 
 class ImageSet(NamedTuple):
@@ -34,13 +35,32 @@ class ImageSet(NamedTuple):
 def load_images(spec: DataSpec, folder: str | None = None) -> ImageSet:
     """The images that ``[data]`` names, or their copy in ``folder``, padded to its size.
     InputError says what is missing."""
-    mnist5k = spec.source == "mnist5k"
-    images, labels = _mnist5k() if mnist5k else _idx(_idx_folder(spec, folder))
+    labels: NDArray[np.int64] | None
+    match spec.source:
+        case "mnist5k":
+            images, labels = _mnist5k()
+        case "gaussians":
+            images, labels = _gaussians(spec.size)
+        case "idx":
+            images, labels = _idx(_idx_folder(spec, folder))
     images = _fit(images, spec)
     digest = hashlib.sha256(repr(images.shape).encode())
     digest.update(images.tobytes())
     digest.update(b"" if labels is None else labels.tobytes())
     return ImageSet(images, labels, digest.hexdigest()[:16])
+
+
+def _gaussians(size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """A toy on which collapse shows: a spot at a point of a mixture of eight Gaussians on a ring,
+    the mixture that Metz et al. 2017 (Unrolled GANs) show it on, and which of the eight it was."""
+    labels = np.arange(RING_IMAGES, dtype=np.int64) % RING_MODES
+    angles = 2 * np.pi * labels / RING_MODES
+    means = np.stack([np.sin(angles), np.cos(angles)]) * size / 4
+    random = np.random.default_rng(0)
+    places = (size - 1) / 2 + means + random.normal(0, size / 64, means.shape)
+    steps = np.arange(size) - places[..., None]  # (2, n, size)
+    rows, columns = np.exp(-np.square(steps) / (2 * (size / 6) ** 2))
+    return np.round(255 * rows[:, :, None] * columns[:, None]).astype(np.uint8)[..., None], labels
 
 
 def _fit(images: NDArray[np.uint8], spec: DataSpec) -> NDArray[np.uint8]:

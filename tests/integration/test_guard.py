@@ -61,3 +61,44 @@ def test_a_generator_that_recovers_is_left_alone(lab: Lab) -> None:
     assert min(report.loss_ratio or 0 for report in history) < 0.05
     assert history[-1].fid is not None
     assert history[-1].fid < 0.6 * (history[0].fid or 0)
+
+
+RING = {"batch_size": 32, "learning_rate": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def ring(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    table = {
+        "study": {"epochs": EPOCHS},
+        "data": {"source": "gaussians"},
+        "trial": {"width": 8, "latent_dim": 16},
+        "metrics": {"samples": 500, "neighbours": "every"},
+    }
+    spec = parse_spec(table, "test")
+    images = load_images(spec.data)
+    files = StudyFiles(open_store(str(tmp_path_factory.mktemp("ring"))), "test")
+    return Lab(spec, images, *shared_measures(spec, images, files, None, print))
+
+
+@pytest.mark.slow
+def test_collapse_on_the_ring_is_pruned(ring: Lab) -> None:
+    """A generator much faster than its discriminator runs after it, from one mode to the next."""
+    rates = {"generator_learning_rate": 5e-3, "discriminator_learning_rate": 1e-4}
+    history, end = train(ring, **RING | rates)
+    assert isinstance(end, Prune)
+    assert "variance_ratio" in end.reason
+    last = history[-1]
+    assert (last.class_coverage or 0) <= 3 / 8
+    assert (last.class_entropy or 0) < 0.5
+    assert (last.recall or 0) < 0.05
+
+
+@pytest.mark.slow
+def test_the_whole_ring_is_left_alone(ring: Lab) -> None:
+    history, end = train(ring, **RING)
+    assert end == Complete()
+    last = history[-1]
+    assert last.class_coverage == 1
+    assert (last.class_entropy or 0) > 0.85
+    assert (last.recall or 0) > 0.3
+    assert (last.variance_ratio or 0) > 0.4

@@ -14,7 +14,7 @@ from tuner.errors import InputError
 from tuner.gan.sampling import Generator
 from tuner.gan.state import abstract_generator
 from tuner.metrics.features import Extractor
-from tuner.metrics.frechet import Reference
+from tuner.metrics.suite import real_side
 from tuner.run import artifacts
 from tuner.run.artifacts import Arrays, decode, encode, pack, unpack
 from tuner.run.files import StudyFiles
@@ -199,11 +199,11 @@ def test_measures_come_back_to_the_bit() -> None:
     extractor = Extractor("random", {"conv1": jax.device_put(rng.random(9, np.float32))}, 0.975)
     again = artifacts.decode_extractor(artifacts.encode_extractor(extractor), "here")
     assert (again.kind, again.accuracy, again.digest) == ("random", 0.975, extractor.digest)
-    real = Reference(rng.random(9), rng.random((9, 9)), 1.5)
-    found = artifacts.decode_reference(artifacts.encode_reference(real), "here")
-    assert same({"m": found.mean, "r": found.root}, {"m": real.mean, "r": real.root})
-    assert found.trace == real.trace
+    real = real_side(rng.random((40, 9)), np.arange(40) % 3, 3, samples=12)
+    found = artifacts.decode_real_side(artifacts.encode_real_side(real), "here")
+    assert same(pack(found), pack(real))
+    assert found.moments.trace == real.moments.trace
     with pytest.raises(InputError, match=r"^here: found no extractor"):
-        artifacts.decode_extractor(artifacts.encode_reference(real), "here")
+        artifacts.decode_extractor(artifacts.encode_real_side(real), "here")
     with pytest.raises(InputError, match=r"^here: found no statistics"):
-        artifacts.decode_reference(artifacts.encode_extractor(extractor), "here")
+        artifacts.decode_real_side(artifacts.encode_extractor(extractor), "here")

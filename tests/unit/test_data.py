@@ -202,3 +202,21 @@ def test_a_shape_beyond_all_bounds_is_one_line(tmp_path: Path) -> None:
     path.write_bytes(struct.pack(">HBB3I", 0, 8, 3, 2**31, 2**31, 4))
     with pytest.raises(InputError, match="found 16 bytes, expected 18446744073709551632"):
         read_idx(path)
+
+
+def test_a_ring_of_eight_spots() -> None:
+    found = load_images(DataSpec(source="gaussians"))
+    again = load_images(DataSpec(source="gaussians", channels=3))
+    assert found.labels is not None
+    assert found.images.shape == (4000, 32, 32, 1)
+    assert again.images.shape == (4000, 32, 32, 3)
+    assert np.bincount(found.labels).tolist() == [500] * 8
+    weights = found.images[..., 0] / found.images.sum(axis=(1, 2, 3))[:, None, None]
+    rows, columns = (weights * grid for grid in np.mgrid[:32, :32])
+    centres = np.stack([x.sum(axis=(1, 2)) for x in (rows, columns)], axis=1) - 15.5
+    means = np.stack([centres[found.labels == mode].mean(axis=0) for mode in range(8)])
+    distances = np.linalg.norm(means, axis=1)
+    assert distances.max() - distances.min() < 0.5  # the border cuts some
+    gaps = np.linalg.norm(means - np.roll(means, 1, axis=0), axis=1)
+    spread = max(centres[found.labels == mode].std(axis=0).max() for mode in range(8))
+    assert gaps.min() > 8 * spread  # modes, not a smear

@@ -79,7 +79,7 @@ def test_docs_name_commands_that_exist(path: Path) -> None:
 
 
 def _commands(text: str) -> set[str]:
-    return set(re.findall(r"\btuner ([a-z]+)\b", "\n".join(_code(text))))
+    return set(re.findall(r"\btuner ([a-z][a-z-]+)\b", "\n".join(_code(text))))
 
 
 def _code(text: str) -> list[str]:

@@ -45,8 +45,10 @@ def test_a_classifier_learns_and_repeats_itself(monkeypatch: pytest.MonkeyPatch)
     assert equal(first, second)
     assert (first.kind, first.accuracy) == ("classifier", second.accuracy)
     fresh, fresh_labels = corners(900)[0][600:], corners(900)[1][600:]
-    assert (first.classify(fresh) == fresh_labels).mean() > 0.95
-    assert first.classify(fresh).shape == (300,)
+    found = first.classes(first(fresh))
+    assert found is not None
+    assert (found == fresh_labels).mean() > 0.95
+    assert (found.shape, first.kinds) == ((300,), 4)
 
 
 def test_accuracy_is_measured_on_images_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,14 +65,15 @@ def test_accuracy_is_measured_on_images_not_trained_on(monkeypatch: pytest.Monke
     known = set(seen)
     unseen = np.array([image.tobytes() not in known for image in images])
     assert (len(known), unseen.sum()) == (483, 120)
-    right = extractor.classify(images[unseen]) == labels[unseen]
-    assert extractor.accuracy == pytest.approx(right.mean())
+    right = extractor.classes(extractor(images[unseen])) == labels[unseen]
+    assert extractor.accuracy == pytest.approx(np.mean(right))
 
 
 def test_random_features_are_always_the_same() -> None:
     first = random_extractor(SHAPE)
     assert equal(first, random_extractor(SHAPE))
-    assert (first.kind, first.accuracy) == ("random", None)
+    assert (first.kind, first.accuracy, first.kinds) == ("random", None, 0)
+    assert first.classes(first(corners(2)[0])) is None
     found = first(corners(10)[0])
     assert found.shape == (10, FEATURES)
     assert found.dtype == np.float32

@@ -58,13 +58,15 @@ def test_measurements(tmp_path: Path) -> None:
     state = init_state(program, hyperparameters, seed)
     generator = lab.generator(program, state)
     found = lab.measure(program, state, generator)
-    assert found == lab.measure(program, state, generator)
+    again = lab.measure(program, state, generator)
+    assert (found.scores, found.d_auc) == (again.scores, again.d_auc)
     assert found.finite
     real = lab.extractor(images.images)
     samples = lab.fresh_samples(program, generator)
     expected = frechet_distance(reference(real), lab.extractor(samples))
-    assert lab.fid(samples) == pytest.approx(expected, rel=1e-9)
-    assert found.fid == pytest.approx(expected, rel=0.5)
+    assert lab.scores(samples, ()).fid == pytest.approx(expected, rel=1e-9)
+    assert found.scores.fid == pytest.approx(expected, rel=0.5)
+    assert min(found.generate_seconds, found.extract_seconds, found.score_seconds) > 0
     assert lab.real_fid()[1] == 30
     assert 0 < lab.real_fid()[0] < expected
 
@@ -78,4 +80,4 @@ def test_what_is_not_finite_is_not_measured(tmp_path: Path) -> None:
         weights = jax.tree.map(lambda x: jnp.full_like(x, jnp.inf), getattr(state, part))
         bad = state._replace(**{part: weights})
         generator = lab.generator(program, bad)
-        assert lab.measure(program, bad, generator) == Measurement(None, None, None, False)
+        assert lab.measure(program, bad, generator) == Measurement()

@@ -100,12 +100,12 @@ def make_old(url: str) -> None:
             "INSERT INTO tuner_studies VALUES (1, '0123456789abcdef', :spec, 3, '0.1.0', 1e9)",
             spec=spec(RANDOM).model_dump_json(),
         )
-        old = list(tables.epochs.c)[: -len(("worker", "token"))]
+        names = [column.name for column in tables.epochs.c]
+        names = names[: names.index("worker")]
         for trial, count in ((1, 2), (2, 4)):
             for number in range(1, count + 1):
                 values = epoch(number, 40.0 - number)._asdict()
                 row = values | {"trial_id": trial, "reported_at": 1e9}
-                names = [column.name for column in old]
                 marks = ", ".join(f":{name}" for name in names)
                 insert = f"INSERT INTO tuner_epochs ({', '.join(names)}) VALUES ({marks})"
                 execute(connection, insert, **row)
@@ -165,7 +165,7 @@ def test_an_upgrade_that_fails_leaves_the_database_as_it_was(
     with Address(empty).connected() as connection:
         before = sqlalchemy.inspect(connection).get_table_names()
     with monkeypatch.context() as patch:
-        patch.setattr(Operations, "execute", lambda *_: 1 / 0)  # the last step of the migration
+        patch.setattr(Operations, "execute", lambda *_: 1 / 0)  # the second migration's last step
         with pytest.raises(ZeroDivisionError):
             database.upgrade(empty)
     with Address(empty).connected() as connection:

@@ -84,8 +84,8 @@ def test_they_are_made_once_and_read_by_all(tmp_path: Path, trained: list[int]) 
     assert len(trained) == 1
     assert second.extractor.digest == first.extractor.digest
     assert second.extractor.accuracy == first.extractor.accuracy
-    assert second.real.trace == first.real.trace
-    np.testing.assert_array_equal(second.real.root, first.real.root)
+    assert second.real.moments.trace == first.real.moments.trace
+    np.testing.assert_array_equal(second.real.moments.root, first.real.moments.root)
     np.testing.assert_array_equal(second.extractor(IMAGES.images), first.extractor(IMAGES.images))
 
 
@@ -192,7 +192,11 @@ def test_workers_that_begin_at_once_train_once(
     assert len({measure.extractor.digest for measure in found}) == 1
     assert len(trained) == 1
     wait = "waiting for another worker to prepare the feature extractor"
-    assert sorted(said) == ["preparing the feature extractor", wait, wait]
+    assert sorted(said) == [
+        "preparing the feature extractor and the real images' statistics",
+        wait,
+        wait,
+    ]
 
 
 def test_what_was_made_meanwhile_is_not_made_again(

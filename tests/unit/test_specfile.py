@@ -70,7 +70,7 @@ def test_unknown_key_and_the_nearest_one(toml: str, key: str, meant: str) -> Non
 @pytest.mark.parametrize(
     ("toml", "key", "expected"),
     [
-        ("[metrics]\nzzz = 1", "metrics.zzz", "expected one of features, samples"),
+        ("[metrics]\nzzz = 1", "metrics.zzz", "expected one of features, weights"),
         ("[sampler]\nname = 'random'\nzzz = 1", "sampler.zzz", "expected one of name"),
         ("[guard]\nzzz = 1", "guard.zzz", "expected one of loss_ratio, variance_ratio, d_auc"),
     ],
@@ -95,11 +95,11 @@ def test_unknown_key_far_from_all_names_them(toml: str, key: str, expected: str)
         ("[study]\nseed = -1", "study.seed", "-1", "greater than or equal to 0"),
         ("[study]\nseed = 2147483648", "study.seed", "2147483648", "less than 2147483648"),
         ("[study]\nvalue = 'bst'", "study.value", "'bst'", "'best' or 'last' (did you mean 'best'"),
-        ("[data]\nsource = 'mnist'", "data.source", "'mnist'", "'mnist5k' or 'idx'"),
+        ("[data]\nsource = 'mnist'", "data.source", "'mnist'", "'mnist5k', 'idx' or 'gaussians'"),
         ("[data]\nsize = 64", "data.size", "64", "32"),
         ("[data]\nchannels = 2", "data.channels", "2", "1 or 3"),
         ("[data]\npath = 3", "data.path", "3", "a valid string"),
-        ("[metrics]\nsamples = 1", "metrics.samples", "1", "greater than or equal to 2"),
+        ("[metrics]\nsamples = 1", "metrics.samples", "1", "greater than or equal to 10"),
         ("[metrics]\nfeatures = 'clasifier'", "metrics.features", "'clasifier'", "'classifier'"),
         ("[guard.loss_ratio]\nenabled = 1", "guard.loss_ratio.enabled", "1", "a valid boolean"),
         ("[guard.d_auc]\npatience = 0", "guard.d_auc.patience", "0", "greater than or equal to 1"),

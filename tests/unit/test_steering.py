@@ -185,7 +185,7 @@ def test_a_study_that_is_deleted_meanwhile_is_one_line(studies: Studies) -> None
         lambda: store.trials(),
         lambda: store.remaining(),
         lambda: store.raise_total(9),
-        lambda: store.bind("data", "abc"),
+        lambda: store.bind({"data": "abc"}),
     ):
         with pytest.raises(StorageError) as caught:
             act()

@@ -1,5 +1,7 @@
 """A study as it is read and steered: its total, its trials, its workers, and whose it is."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import optuna
@@ -12,8 +14,10 @@ from tuner.errors import InputError, StorageError
 from tuner.study import steering
 from tuner.study.creation import summaries
 from tuner.study.database import Database
+from tuner.study.fingerprint import digest
 from tuner.study.membership import Membership
 from tuner.study.processes import this_process
+from tuner.study.store import StudyStore
 from tuner.study.verdict import Complete, Fail, Prune
 
 url, studies = workplace.url, workplace.studies
@@ -46,7 +50,7 @@ def test_best_trial_and_summary(studies: Studies) -> None:
         store.trial(7)
     [summary] = summaries(studies.open())
     states = {"PRUNED": 1, "COMPLETE": 2, "FAIL": 1, "RUNNING": 1}
-    assert summary == ("s", 7, states, 25.0)
+    assert summary == ("s", 7, states, 25.0, "FID", None)
 
 
 def test_what_waits_has_not_begun(studies: Studies) -> None:
@@ -127,12 +131,32 @@ def test_the_first_place_of_the_files_stands(studies: Studies) -> None:
 
 def test_a_study_is_tied_to_what_it_was_measured_with(studies: Studies) -> None:
     store = studies.make()
-    store.bind("data", "abc")
+    assert (store.fingerprint(), store.summary().fingerprint) == ({}, None)
+    store.check_fingerprint({"data": "xyz"})  # nothing is known yet
+    parts = {"data": "abc", "samples": "9"}
+    store.bind(parts)
     again = studies.store()
-    again.bind("data", "abc")
-    with pytest.raises(InputError, match="found data xyz, expected abc"):
-        again.bind("data", "xyz")
-    store.bind("data", "abc")
+    again.bind(parts)
+    with pytest.raises(InputError, match="study 's': found data xyz, expected abc, with which"):
+        again.bind(parts | {"data": "xyz"})
+    with pytest.raises(InputError, match="data xyz, expected abc; found samples 8, expected 9,"):
+        again.check_fingerprint({"data": "xyz", "samples": "8"})
+    assert again.fingerprint() == parts
+    assert store.summary().fingerprint == digest(parts)
+
+
+def test_one_of_two_that_bind_at_once_is_refused(studies: Studies) -> None:
+    studies.make()
+    stores = [studies.store() for _ in range(4)]
+
+    def bind(store: StudyStore) -> bool:
+        with suppress(InputError):
+            store.bind({"data": str(id(store))})
+            return True
+        return False
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(bind, stores)) == 1
 
 
 def test_studies_of_one_name_have_folders_of_their_own(tmp_path: Path) -> None:

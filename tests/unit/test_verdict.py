@@ -155,3 +155,28 @@ def test_the_guard_comes_before_the_pruner() -> None:
 
 def test_a_study_of_one_epoch() -> None:
     assert verdict(GuardSection(), [epoch(1)], 1, pruner_says_stop=True) == Complete()
+
+
+def test_epochs_that_are_not_evaluated_are_passed_over() -> None:
+    limits = guard_of_images()
+    history = [
+        epoch(n, None if n % 2 else 50.0, variance_ratio=None if n % 2 else 0.01)
+        for n in range(1, 6)
+    ]
+    assert verdict(limits, history[:2], 9, pruner_says_stop=False) == Continue()
+    assert verdict(limits, history[:3], 9, pruner_says_stop=False) == Continue()
+    found = verdict(limits, history[:4], 9, pruner_says_stop=False)
+    assert found == Prune("guard: variance_ratio 0.01 below 0.05 for 2 evaluations in a row")
+    assert verdict(limits, history, 9, pruner_says_stop=False) == Continue()  # nothing new is known
+
+
+def test_classes_that_are_missing() -> None:
+    history = [epoch(n, class_coverage=0.2) for n in (1, 2)]
+    found = verdict(guard_of_images(), history, 9, pruner_says_stop=False)
+    assert found == Prune("guard: class_coverage 0.2 below 0.25 for 2 epochs in a row")
+    some = [epoch(n, class_coverage=0.3) for n in (1, 2)]
+    assert verdict(guard_of_images(), some, 9, pruner_says_stop=False) == Continue()
+
+
+def guard_of_images() -> GuardSection:
+    return GuardSection(variance_ratio=VarianceRatioGuard(grace_steps=0))

@@ -13,16 +13,18 @@ from PIL import Image
 from rich.console import Console, RenderableType
 
 from tuner.errors import TunerError
+from tuner.metrics.suite import Scores
 from tuner.study.membership import Claim
 from tuner.study.space import trial_config
 from tuner.study.store import StudySummary, TrialRecord, WorkerRecord, best_of
 from tuner.study.verdict import Complete, Continue, Fail, Prune, Verdict
 from tuner.trial import EpochReport
 from tuner.views import report
-from tuner.views.numbers import duration, number, size
+from tuner.views.numbers import duration, number, settings, size
 from tuner.views.pictures import grid, grid_png, save_grid
-from tuner.views.progress import LiveProgress, PlainProgress, outcome, settings, share
+from tuner.views.progress import LiveProgress, PlainProgress, outcome, share
 from tuner.views.studies import (
+    comparison_table,
     epochs_csv,
     space_table,
     study_table,
@@ -114,7 +116,7 @@ def test_trial_table() -> None:
         record(1, "PRUNED", value=None, params={"width": 8}, reason="guard: x below 1", reports=()),
         record(2, "RUNNING", reason=None, reports=(epoch(1, None, loss_ratio=None),), value=None),
     ]
-    lines = [line.split() for line in shown(trial_table(trials, best=0))]
+    lines = [line.split() for line in shown(trial_table(trials, "fid", best=0))]
     assert lines[0] == [
         *("trial", "state", "epochs", "FID", "loss", "ratio", "learning", "rate"),
         *("batch", "size", "width", "why", "it", "ended"),
@@ -131,27 +133,30 @@ def test_trial_table() -> None:
 
 
 def test_the_best_trial_is_marked() -> None:
-    rows = trial_table([record(0), record(1)], best=1).rows
+    rows = trial_table([record(0), record(1)], "fid", best=1).rows
     assert [row.style for row in rows] == [None, "bold green"]
 
 
 def test_a_long_reason_is_folded_not_cut() -> None:
     reason = "ValueError: " + "x" * 150
-    assert shown(trial_table([record(0, "FAIL", reason=reason)]), 100)
-    text = "".join(shown(trial_table([record(0, "FAIL", reason=reason)]), 100))
+    assert shown(trial_table([record(0, "FAIL", reason=reason)], "fid"), 100)
+    text = "".join(shown(trial_table([record(0, "FAIL", reason=reason)], "fid"), 100))
     assert text.count("x") == 150
 
 
 def test_no_trials() -> None:
-    assert shown(trial_table([])) == ["trial  state  epochs  FID  loss ratio  why it ended"]
+    assert shown(trial_table([], "kid")) == ["trial  state  epochs  KID  loss ratio  why it ended"]
 
 
 def test_study_table() -> None:
     states = {"COMPLETE": 3, "PRUNED": 2, "FAIL": 1, "WAITING": 7}
-    found = [StudySummary("one", 9, states, 12.345), StudySummary("two", 4, {}, None)]
+    found = [
+        StudySummary("one", 9, states, 12.345, "FID", "abcdef"),
+        StudySummary("two", 4, {}, None, "FID infinity", None),
+    ]
     lines = [line.split() for line in shown(study_table(found))]
-    assert lines[1] == ["one", "9", "3", "2", "0", "1", "12.35"]
-    assert lines[2] == ["two", "4", "0", "0", "0", "0", "-"]
+    assert lines[1] == ["one", "9", "3", "2", "0", "1", "12.35", "FID", "abcdef"]
+    assert lines[2] == ["two", "4", "0", "0", "0", "0", "-", "FID", "infinity", "-"]
 
 
 def test_worker_table() -> None:
@@ -248,7 +253,7 @@ def test_csv_is_read_back_with_the_same_numbers() -> None:
     assert float(rows[1]["learning_rate"]) == PARAMS["learning_rate"]
     assert rows[0]["reason"] == 'a "b", c\nd'
     for name, value in epoch(2, fid)._asdict().items():
-        assert rows[1][name] == str(value)
+        assert rows[1][name] == ("" if value is None else str(value))
     assert (rows[2]["fid"], rows[2]["finite"], rows[2]["loss"]) == ("", "False", "minimax")
     assert rows[2]["learning_rate"] == ""
     assert (rows[3]["epoch"], rows[3]["batch_size"]) == ("", "64")
@@ -279,27 +284,48 @@ def test_json_values() -> None:
 def test_best_of(trials: list[TrialRecord], best: int | None) -> None:
     found = best_of(trials)
     assert (found and found.number) == best
-    line = report.best_line(trials)
+    line = report.best_line(trials, "fid")
     assert line.startswith("No trial" if best is None else f"Best: trial {best}, FID ")
 
 
 def test_appraisal() -> None:
     found = {
         "trial": record(3),
-        "fresh_fid": 21.25,
+        "fresh": Scores(21.25, 0.0125, 19.5, 0.75, 0.625, 0.875, 0.5, 0.9, 0.9, 0.95),
         "real_fid": 0.5,
         "real_count": 5000,
-        "class_samples": 1000,
-        "classes_found": 9,
         "classes": 10,
         "accuracy": 0.9876,
     }
-    text = report.appraisal(found)
+    text = report.appraisal(found, "fid")
     assert "Best: trial 3, FID 20.5 in epoch 2 of 2: learning_rate=0.0002123 batch_size=64" in text
-    assert "FID on fresh latents 21.25; real against real images 0.5 (5000 each)" in text
-    assert "9 of 10" in text
+    assert "FID on fresh latents 21.25, extrapolated to infinitely many 19.5; real against" in text
+    assert "real images 0.5 (5000 each)" in text
+    assert "KID 0.0125, precision 0.75, recall 0.625, density 0.875, coverage 0.5" in text
+    assert "Classes generated: 9 of 10, entropy 0.95 of the data's" in text
     assert "98.8%" in text
-    assert "Classes" not in report.appraisal(found | {"classes": None})
+    assert "Classes" not in report.appraisal(found | {"classes": None}, "fid")
+
+
+def test_cost() -> None:
+    parts = {"generate_seconds": 0.25, "extract_seconds": 0.5, "score_seconds": 0.1}
+    trials = [record(0, reports=(epoch(1, **parts), epoch(2, None, evaluate_seconds=0.0)))]
+    text = report.cost(trials)
+    assert text.startswith("Evaluating took 11.1% of the time (generating 25%, features 50%,")
+    assert report.cost([record(0, reports=())]) == ""
+
+
+def test_what_the_numbers_depend_on() -> None:
+    assert report.measured_as({}, "None") == "Nothing is measured yet."
+    found = report.measured_as({"data": "abc", "samples": "9"}, "1234")
+    assert found == "Measured as 1234: data abc, samples 9"
+
+
+def test_a_comparison() -> None:
+    found = [("one", record(0)), ("two", record(3, value=21.0))]
+    lines = [line.split() for line in shown(comparison_table(found, "fid"))]
+    assert lines[1][:6] == ["one", "0", "20.5", "2", "128,000", "10s"]
+    assert lines[2][:3] == ["two", "3", "21"]
 
 
 def test_plan_ends_with_the_warnings() -> None:
@@ -313,6 +339,8 @@ def test_plan_ends_with_the_warnings() -> None:
         "discriminator_parameters": 89,
         "state_bytes": 2e6,
         "activation_bytes": 3e9,
+        "training_flops": 3e12,
+        "evaluation_flops": 1e12,
     }
     lines = report.plan(spec_of("[study]\ntrials = 9\nepochs = 8"), found).splitlines()
     assert lines[1] == "trials: 9 of up to 8 epochs, sampler tpe, pruner successive_halving"
@@ -320,7 +348,12 @@ def test_plan_ends_with_the_warnings() -> None:
     assert lines[3] == "images: 5,000 of 32x32x1"
     assert "generator 1,234,567 parameters, discriminator 89; state 2 MB" in lines[4]
     assert "activations 3 GB on this cpu" in lines[4]
-    assert lines[5].startswith("warning: trial: nothing is searched")
+    assert lines[5].startswith("evaluation every epoch: 1 TFLOP, an epoch's training 3: 25% of a")
+    assert lines[6].startswith("warning: trial: nothing is searched")
+    seldom = spec_of("[study]\nepochs = 8\n[metrics]\nevery = 4")
+    assert "every 4 epochs: 1 TFLOP, an epoch's training 3: 8%" in report.plan(seldom, found)
+    dear = report.plan(seldom, found | {"evaluation_flops": 99e12})
+    assert "a larger metrics.every or fewer metrics.samples make it less" in dear
 
 
 @pytest.mark.parametrize(
@@ -337,7 +370,8 @@ def test_outcome(verdict: Verdict, text: str) -> None:
 
 
 def test_share_and_settings() -> None:
-    assert share(epoch(1)) == pytest.approx(0.2)
+    assert share([epoch(1), epoch(2, evaluate_seconds=0.0)]) == pytest.approx(1 / 9)
+    assert share([]) == 0
     assert settings(dict(PARAMS)) == "learning_rate=0.0002123 batch_size=64"
 
 
@@ -351,7 +385,7 @@ def test_plain_progress_is_a_line_a_step() -> None:
     times, lines = zip(*(line.split(" ", 1) for line in file.getvalue().splitlines()), strict=True)
     assert all(len(time.split(":")) == 3 for time in times)
     assert lines[0] == "trial 7 starts: learning_rate=0.0002123 batch_size=64"
-    assert lines[1].startswith("trial 7 epoch 2/4 FID 123.5 loss ratio 1.5 D AUC - variance 0.9")
+    assert lines[1].startswith("trial 7 epoch 2/4 FID 123.5 loss ratio 1.5 variance 0.9")
     assert lines[1].endswith("16,000 images/s evaluation 20%")
     assert lines[2] == "trial 7 pruned: bad [1,2]"
 
@@ -370,7 +404,7 @@ def test_plain_progress_of_a_trial_that_was_another_workers() -> None:
 def test_live_progress_of_a_trial_that_was_another_workers() -> None:
     console = Console(file=io.StringIO(), width=160, force_terminal=True)
     claim = claim_of(7)._replace(history=(epoch(1, 30.0), epoch(2, 20.0)))
-    view = LiveProgress(console, finished=0, total=5)
+    view = LiveProgress(console, finished=0, total=5, objective="fid")
     with view:
         view.trial_started(claim)
         line = shown(view._render())[1].split()
@@ -386,7 +420,7 @@ def test_live_progress_of_a_trial_that_was_another_workers() -> None:
 def test_live_progress() -> None:
     console = Console(file=io.StringIO(), width=160, force_terminal=True)
     claim, other = claim_of(7), claim_of(8)
-    view = LiveProgress(console, finished=2, total=5)
+    view = LiveProgress(console, finished=2, total=5, objective="fid")
     with view:
         for one in (claim, other):
             view.trial_started(one)
@@ -394,7 +428,7 @@ def test_live_progress() -> None:
         view.epoch_done(other, epoch(1, None))
         lines = [line.split() for line in shown(view._render())]
         assert lines[1] == [
-            *("7", "1/4", "30", "1.5", "16,000", "15s"),
+            *("7", "1/4", "30", "1.5", "16,000", "20%", "15s"),
             *("learning_rate=0.0002123", "batch_size=64"),
         ]
         assert lines[2][:5] == ["8", "1/4", "-", "1.5", "16,000"]
@@ -409,7 +443,7 @@ def test_live_progress() -> None:
 def test_brackets_in_a_reason_are_shown_as_they_are() -> None:
     console = Console(record=True, width=200, file=io.StringIO())
     PlainProgress(console).announce("trial 1 failed: KeyError: '[/x] [bold]'")
-    console.print(trial_table([record(1, reason="a [/x] [bold]")]))
+    console.print(trial_table([record(1, reason="a [/x] [bold]")], "fid"))
     text = console.export_text()
     assert "'[/x] [bold]'" in text
     assert "a [/x] [bold]" in text

@@ -5,10 +5,12 @@ from typing import Annotated
 import typer
 
 from tuner.cli.main import AsJson, File, Storage, StudyName, app, open_study, out, print_json
+from tuner.errors import InputError
 from tuner.places import STORAGE
 from tuner.specfile import load_spec
 from tuner.study.creation import summaries
 from tuner.study.database import Database
+from tuner.study.fingerprint import incomparable
 from tuner.study.store import best_of
 from tuner.views import report, studies
 
@@ -57,21 +59,25 @@ def status(
         list_studies(storage, as_json)
         return
     store = open_study(storage, name)
-    trials, workers = store.trials(), store.workers()
+    trials, workers, summary = store.trials(), store.workers(), store.summary()
+    objective = store.spec.metrics.objective
     running = [trial for trial in trials if trial.state == "RUNNING"]
     if as_json:
         values = [studies.trial_values(trial) for trial in running]
         about = {"running": values, "workers": [worker._asdict() for worker in workers]}
-        print_json(store.summary()._asdict() | about)
+        print_json(summary._asdict() | {"measured_as": store.fingerprint()} | about)
         return
-    out.print(studies.study_table([store.summary()]))
+    out.print(studies.study_table([summary]))
     if workers:
         out.print()
         out.print(studies.worker_table(workers))
     if running:
         out.print()
-        out.print(studies.trial_table(running))
-    out.print(report.best_line(trials))
+        out.print(studies.trial_table(running, objective))
+    out.print(report.best_line(trials, objective))
+    out.print(report.measured_as(store.fingerprint(), str(summary.fingerprint)), soft_wrap=True)
+    if trials:
+        out.print(report.cost(trials))
 
 
 @app.command()
@@ -80,9 +86,38 @@ def trials(name: StudyName, storage: Storage = STORAGE, as_json: AsJson = False)
 
     Example: tuner trials quickstart
     """
-    found = open_study(storage, name).trials()
+    store = open_study(storage, name)
+    found = store.trials()
     if as_json:
         print_json([studies.trial_values(trial) for trial in found])
     else:
         best = best_of(found)
-        out.print(studies.trial_table(found, best and best.number))
+        objective = store.spec.metrics.objective
+        out.print(studies.trial_table(found, objective, best and best.number))
+
+
+@app.command()
+def compare(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", show_default=False)],
+    storage: Storage = STORAGE,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the best trials of studies whose numbers mean the same.
+
+    Example: tuner compare quickstart narrow
+    """
+    stores = [open_study(storage, name) for name in dict.fromkeys(names)]
+    if len(stores) < 2:
+        raise InputError(f"found {len(stores)} study, expected two or more to compare")
+    parts = [
+        (store.name, {"objective": store.spec.metrics.objective} | store.fingerprint())
+        for store in stores
+    ]
+    why_not = incomparable(parts)
+    if why_not:
+        raise InputError(f"these studies can't be compared: {why_not}")
+    bests = sorted([(store.name, store.best()) for store in stores], key=lambda b: b[1].value or 0)
+    if as_json:
+        print_json([{"study": name} | studies.trial_values(trial) for name, trial in bests])
+    else:
+        out.print(studies.comparison_table(bests, parts[0][1]["objective"]))

@@ -51,6 +51,10 @@ Artifacts = Annotated[
         "default where the study says, for a new one tuner-data/artifacts.",
     ),
 ]
+Weights = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Where this machine has Inception's weights, if elsewhere."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str | None, typer.Option(metavar="NAME", help="Call the study this instead.")]
 TrialNumber = Annotated[int, typer.Argument(metavar="TRIAL", min=0, show_default=False)]

@@ -8,7 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from tuner.cli.main import Artifacts, AsJson, Storage, StudyName, app, open_study, out, print_json
+from tuner.cli.main import (
+    Artifacts,
+    AsJson,
+    Storage,
+    StudyName,
+    Weights,
+    app,
+    open_study,
+    out,
+    print_json,
+)
 from tuner.errors import InputError
 from tuner.places import STORAGE
 from tuner.study.store import StudyStore
@@ -20,14 +30,15 @@ class Format(StrEnum):
     json = "json"
 
 
-def show_best(store: StudyStore, files: Any, lab: Any = None) -> None:
+def show_best(store: StudyStore, files: Any, lab: Any = None, weights: str | None = None) -> None:
     """What the best trial is worth, and a picture of its samples."""
     from tuner.run.sweep import appraise, draw_samples, open_lab
     from tuner.views.pictures import grid_png
 
     trial = store.best()
-    lab = lab or open_lab(store, files, lambda text: None)
-    out.print(report.appraisal(appraise(store, lab, files, trial)._asdict()), soft_wrap=True)
+    lab = lab or open_lab(store, files, lambda text: None, weights=weights)
+    found = appraise(store, lab, files, trial)._asdict()
+    out.print(report.appraisal(found, store.spec.metrics.objective), soft_wrap=True)
     picture = f"best-trial-{trial.number:05d}.png"
     files.write(picture, grid_png(draw_samples(store, files, trial, 64, store.spec.study.seed)))
     out.print(f"Samples: {files.locate(picture)}", soft_wrap=True)
@@ -38,6 +49,7 @@ def best(
     name: StudyName,
     storage: Storage = STORAGE,
     artifacts: Artifacts = None,
+    weights: Weights = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the best trial, measured again on fresh latents, and draw samples of it.
@@ -47,18 +59,19 @@ def best(
     store = open_study(storage, name)
     trial = store.best()
     if not as_json:
-        out.print(studies.trial_table([trial]))
+        out.print(studies.trial_table([trial], store.spec.metrics.objective))
     from tuner.run.files import open_files
 
     files = open_files(store, artifacts)
     if not as_json:
-        show_best(store, files)
+        show_best(store, files, weights=weights)
         return
     from tuner.run.sweep import appraise, open_lab
 
-    lab = open_lab(store, files, lambda text: None)
+    lab = open_lab(store, files, lambda text: None, weights=weights)
     found = appraise(store, lab, files, trial)
-    print_json(found._asdict() | {"trial": studies.trial_values(trial)})
+    values = {"trial": studies.trial_values(trial), "fresh": found.fresh._asdict()}
+    print_json(found._asdict() | values)
 
 
 @app.command()

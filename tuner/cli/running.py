@@ -6,7 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from tuner.cli.main import Artifacts, File, Name, Storage, StudyName, app, out, without_passwords
+from tuner.cli.main import (
+    Artifacts,
+    File,
+    Name,
+    Storage,
+    StudyName,
+    Weights,
+    app,
+    out,
+    without_passwords,
+)
 from tuner.cli.results import show_best
 from tuner.errors import TunerError
 from tuner.places import STORAGE
@@ -15,7 +25,7 @@ from tuner.specfile import load_spec
 from tuner.study.creation import create_study
 from tuner.study.database import Database
 from tuner.study.store import StudyStore, best_of
-from tuner.views import studies
+from tuner.views import report, studies
 from tuner.views.progress import LiveProgress, PlainProgress
 
 Trials = Annotated[
@@ -57,6 +67,7 @@ def sweep(
         int, typer.Option(metavar="N", min=0, help="Replace dead workers so many times.")
     ] = 0,
     data: Data = None,
+    weights: Weights = None,
     max_time: MaxTime = None,
 ) -> None:
     """Run a study to its end, or go on with it; then show what came of it.
@@ -78,23 +89,27 @@ def sweep(
     if store.remaining() <= 0:
         out.print(f"Study {store.name!r} has all of its {store.total} trials: nothing to run.")
     elif count == 1 and respawn == 0:
-        lab, stopped = _run_here(store, files, data, max_time)
+        lab, stopped = _run_here(store, files, max_time, data, weights)
     else:
-        options = [("--artifacts", artifacts), ("--data", data), ("--max-time", max_time)]
+        options = [
+            *(("--artifacts", artifacts), ("--data", data), ("--weights", weights)),
+            ("--max-time", max_time),
+        ]
         words = [word for key, value in options if value is not None for word in (key, value)]
         with _view(store) as view:
             stopped = run_fleet([store.name, *words], storage, count, respawn, devices, view)
-    _show_outcome(store, files, lab, stopped)
+    _show_outcome(store, files, lab, stopped, weights)
 
 
 def _view(store: StudyStore) -> LiveProgress | PlainProgress:
     if out.is_terminal:
-        return LiveProgress(out, store.total - store.remaining(), store.total)
+        finished = store.total - store.remaining()
+        return LiveProgress(out, finished, store.total, store.spec.metrics.objective)
     return PlainProgress(out)
 
 
 def _run_here(
-    store: StudyStore, files: Any, data: str | None, max_time: str | None
+    store: StudyStore, files: Any, max_time: str | None, data: str | None, weights: str | None
 ) -> tuple[Any, bool]:
     """The lab of the run, and whether it was stopped."""
     with _view(store) as view:
@@ -103,20 +118,25 @@ def _run_here(
         from tuner.run.sweep import run_worker
 
         stop = Stop(parse_duration(max_time) if max_time else None)
-        lab = run_worker(store, files, view, stop, data=data)
+        lab = run_worker(store, files, view, stop, data=data, weights=weights)
         return lab, stop.requested
 
 
-def _show_outcome(store: StudyStore, files: Any, lab: Any, stopped: bool) -> None:
+def _show_outcome(
+    store: StudyStore, files: Any, lab: Any, stopped: bool, weights: str | None
+) -> None:
     found = store.trials()
     best = best_of(found)
-    out.print(studies.trial_table(found, best and best.number))
+    objective = store.spec.metrics.objective
+    out.print(studies.trial_table(found, objective, best and best.number))
     left = store.remaining()
     if left > 0:
         again = shlex.join(["tuner", *without_passwords(sys.argv[1:])])
         out.print(f"\n{left} of {store.total} trials are left; to go on: {again}", soft_wrap=True)
     if not stopped and best is not None:
-        show_best(store, files, lab)
+        show_best(store, files, lab, weights)
+    if found:
+        out.print(report.cost(found))
     url = store.database.address.shareable_url
     out.print(
         f"To look further: tuner status {store.name}, or optuna-dashboard {url}", soft_wrap=True
@@ -150,6 +170,7 @@ def worker(
     storage: Storage = STORAGE,
     artifacts: Artifacts = None,
     data: Data = None,
+    weights: Weights = None,
     trials: Trials = None,
     exit_when_idle: Annotated[
         bool,
@@ -183,10 +204,10 @@ def worker(
     from tuner.run.worker import Limits
 
     limits = Limits(max_trials, exit_when_idle)
-    if events:
-        run_worker(store, files, EventWriter(stop.request), stop, limits, data=data, grace=grace)
-        return
-    view = PlainProgress(out)
-    run_worker(store, files, view, stop, limits, data=data, grace=grace)
+    view = EventWriter(stop.request) if events else PlainProgress(out)
+    run_worker(store, files, view, stop, limits, data=data, weights=weights, grace=grace)
     left = store.remaining()
-    view.announce(f"{left} of {store.total} trials are left" if left > 0 else "the study has ended")
+    if not events:
+        view.announce(
+            f"{left} of {store.total} trials are left" if left > 0 else "the study has ended"
+        )

@@ -14,10 +14,10 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from tuner.gan.state import GanState, Variables, networks
+from tuner.gan.state import GanState, Variables, abstract_generator, networks
 from tuner.gan.training import normalise, quantise
 from tuner.trial import Program
-from tuner.xla import jit
+from tuner.xla import abstract, flops_of, jit
 
 STATISTICS_LATENTS = 512
 CHUNK = 256
@@ -70,6 +70,14 @@ def _generate(graph: nnx.GraphDef[Any], generator: Generator, z: Array) -> Array
     with jax.default_matmul_precision("highest"):
         images: Array = nnx.merge(graph, *generator, copy=True)(z, train=False)
     return images
+
+
+def generation_flops(program: Program) -> float:
+    """Floating-point operations to generate one image, as the compiler counts them."""
+    z = abstract((CHUNK, program.latent_dim), jnp.float32)
+    generator = Generator(*abstract_generator(program))
+    graph = networks(program).generator
+    return flops_of(_generate.compiled.lower(graph, generator, z)) / CHUNK
 
 
 def draw(program: Program, generator: Generator, latents: Array) -> np.ndarray:

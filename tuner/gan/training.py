@@ -20,7 +20,7 @@ from jax import Array, lax
 from tuner.gan.losses import LOSSES
 from tuner.gan.state import GanState, Variables, abstract_state, make_optimizers, networks
 from tuner.trial import Hyperparameters, Program
-from tuner.xla import jit
+from tuner.xla import abstract, flops_of, jit
 
 _ORDER, _STEP = 1, 2  # what the trial's key is folded with; 0 is for initial weights
 _LONGEST_UNROLL = 4
@@ -111,6 +111,8 @@ def _train_steps(
         return (state, jax.tree.map(jnp.add, totals, losses)), None
 
     batches = lax.dynamic_slice_in_dim(order, start, iterations)
+    if iterations == 1:  # a loop of one turn stays a loop to XLA, whatever its unrolling
+        return iterate((state, totals), batches[0])[0]
     carry, _ = lax.scan(iterate, (state, totals), batches, unroll=unroll)
     return carry
 
@@ -201,22 +203,32 @@ def _average(
     return average
 
 
+def iteration_flops(program: Program) -> float:
+    """Floating-point operations of one iteration, as the compiler counts them."""
+    number = abstract((), jnp.float32)
+    reals = (program.d_steps, program.batch_size, *program.image_shape)
+    lowered = jax.jit(train_step, static_argnums=0).lower(
+        program,
+        abstract_state(program),
+        Hyperparameters(*[number] * len(Hyperparameters._fields)),
+        abstract(reals, jnp.float32),
+    )
+    return flops_of(lowered)
+
+
 def training_memory(program: Program, count: int) -> int:
     """Bytes that training on ``count`` images needs on this device beyond images and state."""
     per_call, unroll = _scan_plan(program.iterations(count))
 
-    def of(shape: tuple[int, ...], kind: Any) -> Any:
-        return jax.ShapeDtypeStruct(shape, kind)  # type: ignore[no-untyped-call]
-
-    number = of((), jnp.float32)
+    number = abstract((), jnp.float32)
     lowered = _train_steps.compiled.lower(
         program,
         abstract_state(program),
         EpochLosses(*[number] * 4),
         Hyperparameters(*[number] * len(Hyperparameters._fields)),
-        of((count, *program.image_shape), jnp.uint8),
-        of((program.iterations(count), program.d_steps, program.batch_size), jnp.int32),
-        of((), jnp.int32),
+        abstract((count, *program.image_shape), jnp.uint8),
+        abstract((program.iterations(count), program.d_steps, program.batch_size), jnp.int32),
+        abstract((), jnp.int32),
         per_call,
         unroll,
     )

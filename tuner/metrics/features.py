@@ -1,10 +1,11 @@
-"""Feature extractors small enough to run after every epoch: a classifier's, or random ones.
+"""What FID sees by: a classifier's features, random ones, or the Inception network's.
 
-Both are one network: 5x5 convolutions of stride 2 (16, 32 channels), a dense layer of 128 whose
-outputs are the features, and a dense layer to the classes. ``classifier`` is trained on the
-labelled data set itself, as the MNIST literature does; ``random`` keeps its first weights, for
-data without labels. Everything is computed at the highest matrix-product precision and depends on
-the images and labels alone, never on a study's seed: studies of the same data share it.
+The first two are one network, small enough to run after every epoch: 5x5 convolutions of stride 2
+(16, 32 channels), a dense layer of 128 whose outputs are the features, and a dense layer to the
+classes. ``classifier`` is trained on the labelled data set itself, as the MNIST literature does;
+``random`` keeps its first weights, for data without labels. Everything is computed at the highest
+matrix-product precision and depends on the images and labels alone, never on a study's seed:
+studies of the same data share it.
 """
 
 import functools
@@ -19,7 +20,9 @@ import optax
 from jax import Array, lax
 from numpy.typing import NDArray
 
-from tuner.xla import jit
+from tuner.metrics.inception import CHUNK as INCEPTION_CHUNK
+from tuner.metrics.inception import inception_features, weight_shapes
+from tuner.xla import abstract, flops_of, jit
 
 VERSION = 1  # of everything here that changes an extractor's numbers
 FEATURES = 128
@@ -41,10 +44,14 @@ class Extractor(NamedTuple):
     kind: str
     weights: Weights
     accuracy: float | None
+    convention: str = ""  # of Inception's input
 
     def __call__(self, images: Images | Array) -> NDArray[np.float32]:
-        """Features (n, 128) of uint8 images (n, h, w, c)."""
-        return _in_chunks(_compiled_features, self.weights, images)
+        """Features (n, d) of uint8 images (n, h, w, c)."""
+        if self.kind == "inception":
+            extract = functools.partial(_compiled_inception, convention=self.convention)
+            return _in_chunks(extract, self.weights, images, INCEPTION_CHUNK)
+        return _in_chunks(_compiled_features, self.weights, images, CHUNK)
 
     @property
     def digest(self) -> str:
@@ -55,11 +62,18 @@ class Extractor(NamedTuple):
         ]
         return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
-    def classify(self, images: Images | Array) -> NDArray[np.int64]:
-        """The most likely class of each image: (n,)."""
-        logits = _in_chunks(_compiled_logits, self.weights, images)
-        classes: NDArray[np.int64] = np.argmax(logits, axis=1)
-        return classes
+    @property
+    def kinds(self) -> int:
+        """How many classes it tells apart; 0 for what is no classifier."""
+        return self.weights["dense2"].shape[1] if self.kind == "classifier" else 0
+
+    def classes(self, features: NDArray[np.float32]) -> NDArray[np.int64] | None:
+        """The most likely class (n,) of images with features (n, d); None without a classifier."""
+        if self.kind != "classifier":
+            return None
+        logits = features @ np.asarray(self.weights["dense2"])
+        found: NDArray[np.int64] = np.argmax(logits + self.weights["dense2.bias"], axis=1)
+        return found
 
 
 def random_extractor(shape: tuple[int, int, int]) -> Extractor:
@@ -75,7 +89,8 @@ def train_classifier(images: Images, labels: NDArray[np.integer]) -> Extractor:
     steps = min(EPOCHS * len(train) // BATCH + 1, MOST_STEPS)
     weights = _train(images[train], labels[train], int(labels.max()) + 1, steps)
     extractor = Extractor("classifier", weights, None)
-    accuracy = float((extractor.classify(images[test]) == labels[test]).mean())
+    found = extractor.classes(extractor(images[test]))
+    accuracy = float(np.mean(found == labels[test]))
     return extractor._replace(accuracy=accuracy)
 
 
@@ -157,17 +172,29 @@ def _logits(weights: Weights, images: Array) -> Array:
     return product + weights["dense2.bias"]
 
 
-_compiled_features, _compiled_logits = jit(_features), jit(_logits)
+def extraction_flops(kind: str, shape: tuple[int, int, int]) -> float:
+    """Floating-point operations to see one image of ``shape`` (h, w, c), as the compiler counts
+    them."""
+    images = abstract((1, *shape), jnp.uint8)
+    if kind == "inception":
+        weights = {name: abstract(size, jnp.float32) for name, size in weight_shapes().items()}
+        return flops_of(_compiled_inception.compiled.lower(weights, images, convention="clean"))
+    weights = jax.eval_shape(lambda: _init_weights(shape, classes=2))
+    return flops_of(_compiled_features.compiled.lower(weights, images))
+
+
+_compiled_features = jit(_features)
+_compiled_inception = jit(inception_features, static_argnames="convention")
 
 
 def _in_chunks(
-    function: Callable[[Weights, Array], Array], weights: Weights, images: Images | Array
+    function: Callable[[Weights, Array], Array], weights: Weights, images: Images | Array, most: int
 ) -> NDArray[np.float32]:
-    """``function`` over images in chunks of one shape, the last one padded: numpy (n, ...)."""
+    """``function`` over ``most`` images at a time, the last chunk padded: numpy (n, ...)."""
     results = []
-    for start in range(0, len(images), CHUNK):
-        chunk = jnp.asarray(images[start : start + CHUNK])
+    for start in range(0, len(images), most):
+        chunk = jnp.asarray(images[start : start + most])
         size = len(chunk)
-        chunk = jnp.pad(chunk, ((0, CHUNK - size), (0, 0), (0, 0), (0, 0)))
+        chunk = jnp.pad(chunk, ((0, most - size), (0, 0), (0, 0), (0, 0)))
         results.append(function(weights, chunk)[:size])
     return np.concatenate(jax.device_get(results))

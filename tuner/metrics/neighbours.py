@@ -48,7 +48,7 @@ def radii(features: Features) -> Matrix:
 
 
 def fidelity(real: Features, real_radii: Matrix, fake: Features) -> Fidelity:
-    """How ``fake`` (n, d) lies to ``real`` (m, d), given the latter's ``radii``. Errors as there."""
+    """How ``fake`` (n, d) lies to ``real`` (m, d) of known ``radii``; errors as there."""
     fake_radii = radii(fake)
     inside, among, counts = 0, np.zeros(len(real), bool), 0
     covered = np.zeros(len(real), bool)

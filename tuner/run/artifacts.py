@@ -15,6 +15,7 @@ from tuner.gan.sampling import Generator
 from tuner.gan.state import abstract_generator
 from tuner.metrics.features import Extractor
 from tuner.metrics.frechet import Reference
+from tuner.metrics.suite import RealSide
 from tuner.run.files import StudyFiles
 from tuner.trial import Program
 
@@ -114,14 +115,17 @@ def decode_extractor(data: bytes, origin: str) -> Extractor:
     return Extractor(about["kind"], dict(jax.device_put(arrays)), about["accuracy"])
 
 
-def encode_reference(real: Reference) -> bytes:
-    """The real side of a Fréchet distance."""
-    return encode({"mean": real.mean, "root": real.root}, {"trace": real.trace})
+def encode_real_side(real: RealSide) -> bytes:
+    """The real images as the metrics see them."""
+    arrays: Arrays = {"mean": real.moments.mean, "root": real.moments.root}
+    arrays |= {"features": real.features, "radii": real.radii, "shares": real.shares}
+    return encode(arrays, {"trace": real.moments.trace})
 
 
-def decode_reference(data: bytes, origin: str) -> Reference:
-    """What ``encode_reference`` made; InputError for anything else."""
+def decode_real_side(data: bytes, origin: str) -> RealSide:
+    """What ``encode_real_side`` made; InputError for anything else."""
     arrays, about = decode(data, origin)
-    if set(arrays) != {"mean", "root"} or "trace" not in about:
+    if set(arrays) != {"mean", "root", *RealSide._fields[1:]} or "trace" not in about:
         raise InputError(f"{origin}: found no statistics, expected some kept by tuner")
-    return Reference(arrays["mean"], arrays["root"], about["trace"])
+    moments = Reference(arrays.pop("mean"), arrays.pop("root"), about["trace"])
+    return RealSide(moments, **arrays)

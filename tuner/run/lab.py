@@ -1,6 +1,7 @@
 """What a study's trials share on a device: images, extractor, reference statistics, latents."""
 
-from functools import cached_property
+import time
+from collections.abc import Collection
 from typing import NamedTuple
 
 import jax
@@ -12,7 +13,6 @@ from tuner.data import ImageSet
 from tuner.errors import InputError
 from tuner.gan.sampling import (
     Generator,
-    all_finite,
     discriminate,
     draw,
     fixed_latents,
@@ -22,8 +22,8 @@ from tuner.gan.sampling import (
 from tuner.gan.state import GanState
 from tuner.gan.training import quantise
 from tuner.metrics.features import Extractor
-from tuner.metrics.frechet import Reference, frechet_distance, reference
-from tuner.metrics.health import discriminator_auc, variance_ratio
+from tuner.metrics.health import discriminator_auc
+from tuner.metrics.suite import RealSide, Scores, real_against_real, scores
 from tuner.spec import StudySpec
 from tuner.trial import Program
 
@@ -34,30 +34,29 @@ STATISTICS, EVALUATION, FRESH, PICTURES = range(4)
 
 
 class Measurement(NamedTuple):
-    """An evaluation's results; the distances are None where something was not finite."""
+    """An evaluation's results, empty where something was not finite, and the seconds it took to
+    generate images, to extract their features and to compute numbers from those."""
 
-    fid: float | None
-    d_auc: float | None
-    variance_ratio: float | None
-    finite: bool
+    finite: bool = False
+    scores: Scores = Scores()
+    d_auc: float | None = None
+    generate_seconds: float = 0.0
+    extract_seconds: float = 0.0
+    score_seconds: float = 0.0
 
 
 class Lab:
     """Measures generators, the same way for every trial of a study."""
 
     def __init__(
-        self, spec: StudySpec, images: ImageSet, extractor: Extractor, real: Reference
+        self, spec: StudySpec, images: ImageSet, extractor: Extractor, real: RealSide
     ) -> None:
         """``real`` is the extractor's view of the images: see ``sharing``."""
         self.spec, self.image_set = spec, images
-        self.extractor, self.reference = extractor, real
+        self.extractor, self.real = extractor, real
         self.images: Array = jax.device_put(images.images)
         chosen = np.random.default_rng(spec.study.seed).permutation(len(images.images))
         self._reals = self.images[np.sort(chosen[:AUC_IMAGES])]
-
-    @cached_property
-    def _real_features(self) -> np.ndarray:
-        return self.extractor(self.images)
 
     def seed(self, purpose: int) -> int:
         return int(np.random.SeedSequence((self.spec.study.seed, purpose, 1)).generate_state(1)[0])
@@ -65,27 +64,38 @@ class Lab:
     def generator(self, program: Program, state: GanState) -> Generator:
         return generator_of(program, state, self.seed(STATISTICS))
 
-    def measure(self, program: Program, state: GanState, generator: Generator) -> Measurement:
-        """Evaluate a trial's generator and discriminator on the study's latents and images."""
+    def measure(
+        self, program: Program, state: GanState, generator: Generator, extras: Collection[str] = ()
+    ) -> Measurement:
+        """Evaluate a trial's generator and discriminator on the study's latents and images.
+
+        ``extras`` as in ``metrics.suite.scores``.
+        """
+        started = time.perf_counter()
         z = fixed_latents(self.seed(EVALUATION), self.spec.metrics.samples, program.latent_dim)
         fakes = np.concatenate(jax.device_get(list(generate(program, generator, z))))
-        if not bool(all_finite(state)) or not np.isfinite(fakes).all():
-            return Measurement(None, None, None, False)
-        features = self.extractor(quantise(jnp.asarray(fakes)))
+        generated = time.perf_counter()
         judged = self._reals, jnp.asarray(fakes[:AUC_IMAGES])
         real_logits, fake_logits = jax.device_get([discriminate(program, state, x) for x in judged])
-        if not np.isfinite(real_logits).all() or not np.isfinite(fake_logits).all():
-            return Measurement(None, None, None, False)
+        if not all(np.isfinite(x).all() for x in (fakes, real_logits, fake_logits)):
+            return Measurement()
+        begun = time.perf_counter()
+        features = self.extractor(quantise(jnp.asarray(fakes)))
+        extracted = time.perf_counter()
+        found = scores(self.real, features, self.extractor.classes(features), extras)
         return Measurement(
-            fid=frechet_distance(self.reference, features),
-            d_auc=discriminator_auc(real_logits, fake_logits),
-            variance_ratio=variance_ratio(features, self.reference.trace),
             finite=True,
+            scores=found,
+            d_auc=discriminator_auc(real_logits, fake_logits),
+            generate_seconds=generated - started,
+            extract_seconds=extracted - begun,
+            score_seconds=time.perf_counter() - extracted,
         )
 
-    def fid(self, images: np.ndarray) -> float:
-        """FID of uint8 images (n, h, w, c)."""
-        return frechet_distance(self.reference, self.extractor(images))
+    def scores(self, images: np.ndarray, extras: Collection[str]) -> Scores:
+        """What uint8 images (n, h, w, c) are worth."""
+        features = self.extractor(images)
+        return scores(self.real, features, self.extractor.classes(features), extras)
 
     def fresh_samples(self, program: Program, generator: Generator) -> np.ndarray:
         """As many uint8 images as an evaluation uses, from latents that had no part in it: the
@@ -95,19 +105,17 @@ class Lab:
 
     def real_fid(self) -> tuple[float, int]:
         """FID of real against real images: two disjoint random sets of the size returned."""
-        count = min(self.spec.metrics.samples, len(self._real_features) // 2)
-        order = np.random.default_rng(0).permutation(len(self._real_features))
-        halves = self._real_features[order[:count]], self._real_features[order[count : 2 * count]]
-        return frechet_distance(reference(halves[0]), halves[1]), count
+        return real_against_real(self.real)
 
 
 def check_labels(spec: StudySpec, images: ImageSet) -> None:
     """InputError where the study's extractor can't be made of these images."""
-    if spec.metrics.features == "random":
+    if spec.metrics.features != "classifier":
         return
     if images.labels is None:
         raise InputError(
-            "metrics.features: found 'classifier' with images without labels, expected 'random'"
+            "metrics.features: found 'classifier' with images without labels, expected 'random' "
+            "or 'inception'"
         )
     if len(images.images) < FEWEST_LABELLED:
         raise InputError(

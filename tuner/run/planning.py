@@ -7,8 +7,11 @@ import numpy as np
 
 from tuner.coherence import largest_value, program_count, values_of
 from tuner.data import load_images
+from tuner.gan.sampling import generation_flops
 from tuner.gan.state import abstract_state
-from tuner.gan.training import training_memory
+from tuner.gan.training import iteration_flops, training_memory
+from tuner.metrics.features import extraction_flops
+from tuner.run.sharing import inception
 from tuner.run.sweep import check_data
 from tuner.spec import StudySpec
 from tuner.study.search import make_sampler
@@ -24,6 +27,7 @@ def plan(spec: StudySpec) -> dict[str, Any]:
     make_sampler(spec)
     images = load_images(spec.data)
     check_data(spec, images)
+    inception(spec)
     program = largest_program(spec, images.shape)
     state = abstract_state(program)
     return {
@@ -35,6 +39,8 @@ def plan(spec: StudySpec) -> dict[str, Any]:
         "discriminator_parameters": _count(state.discriminator),
         "state_bytes": _bytes((*state[:5], state.step)),
         "activation_bytes": training_memory(program, len(images.images)),
+        "training_flops": iteration_flops(program) * program.iterations(len(images.images)),
+        "evaluation_flops": _evaluation_flops(spec, program),
         "device": jax.devices()[0].platform,
     }
 
@@ -47,6 +53,13 @@ def largest_program(spec: StudySpec, image_shape: tuple[int, int, int]) -> Progr
     if "adam" in (values_of(spec.trial.optimizer) or []):  # it keeps two numbers per weight
         largest["optimizer"] = "adam"
     return trial_config(spec, first | largest, 0, image_shape).program
+
+
+def _evaluation_flops(spec: StudySpec, program: Program) -> float:
+    """Of generating, and of extracting features; what follows is little beside them."""
+    metrics = spec.metrics
+    an_image = extraction_flops(metrics.features, program.image_shape)
+    return metrics.samples * (generation_flops(program) + an_image)
 
 
 def _count(tree: Any) -> int:

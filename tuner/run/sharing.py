@@ -4,27 +4,32 @@ Different machines would train different classifiers and get slightly different 
 real images, and so FIDs that could not be compared.
 """
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
+import jax
+
 from tuner.data import ImageSet
 from tuner.errors import InputError
 from tuner.metrics.features import VERSION, Extractor, random_extractor, train_classifier
-from tuner.metrics.frechet import Reference, reference
+from tuner.metrics.suite import RealSide, real_side
 from tuner.run.artifacts import (
     decode_extractor,
-    decode_reference,
+    decode_real_side,
     encode_extractor,
-    encode_reference,
+    encode_real_side,
 )
 from tuner.run.files import StudyFiles
 from tuner.run.lab import check_labels
+from tuner.run.weights import PUBLISHED_AT, load_inception
 from tuner.spec import StudySpec
 from tuner.study.membership import Membership
 
 EXTRACTOR, REFERENCE = "extractor.safetensors", "reference.safetensors"
+WEIGHTS_VARIABLE = "TUNER_WEIGHTS"
 PAUSE = 1.0  # seconds between looks at what another worker makes
 
 
@@ -32,7 +37,7 @@ class Measures(NamedTuple):
     """The extractor, and its view of the real images."""
 
     extractor: Extractor
-    real: Reference
+    real: RealSide
 
 
 def shared_measures(
@@ -41,22 +46,25 @@ def shared_measures(
     files: StudyFiles,
     membership: Membership | None,
     announce: Callable[[str], None],
+    weights: str | None = None,
 ) -> Measures:
     """The study's measures: found, or made by this worker, or awaited from the one that makes them.
 
-    Without a ``membership`` (for those who only look) what is missing is made. InputError where
-    the images are unfit for it.
+    Without a ``membership`` (for those who only look) what is missing is made. Inception's
+    ``weights`` are read where this machine has them. InputError where they, or the images, are
+    unfit for it.
     """
+    published = inception(spec, weights)
     waiting = False
     while True:
-        found = _find(files)
+        found = _find(files, published)
         if found is not None:
             return found
         if membership is None or membership.may_prepare():
             try:
-                if _find(files) is None:  # another worker may have made them meanwhile
-                    announce("preparing the feature extractor")
-                    _make(spec, images, files)
+                if _find(files, published) is None:  # another may have made them meanwhile
+                    announce("preparing the feature extractor and the real images' statistics")
+                    _make(spec, images, files, published)
             finally:
                 if membership is not None:
                     membership.prepared()
@@ -67,27 +75,50 @@ def shared_measures(
         time.sleep(PAUSE)
 
 
-def _find(files: StudyFiles) -> Measures | None:
+def inception(spec: StudySpec, weights: str | None = None) -> Extractor | None:
+    """The published network, from the file ``weights`` or where the environment or the study say;
+    None where the study does not use it. InputError where the file is missing or another."""
+    metrics = spec.metrics
+    if metrics.features != "inception":
+        return None
+    path = weights or os.environ.get(WEIGHTS_VARIABLE) or metrics.weights
+    if not path:
+        raise InputError(
+            f"metrics.weights: found neither a path nor the variable {WEIGHTS_VARIABLE}, expected "
+            f"the file published at {PUBLISHED_AT}"
+        )
+    arrays = load_inception(path, metrics.weights_sha256)
+    return Extractor("inception", dict(jax.device_put(arrays)), None, metrics.input)
+
+
+def _find(files: StudyFiles, published: Extractor | None) -> Measures | None:
     """None where they are missing or damaged: then they are made anew."""
-    extractor, real = files.read(EXTRACTOR), files.read(REFERENCE)
-    if extractor is None or real is None:
+    real = files.read(REFERENCE)
+    extractor = None if published else files.read(EXTRACTOR)
+    if real is None or (extractor is None and published is None):
         return None
     with suppress(InputError):
-        return Measures(
-            decode_extractor(extractor, files.locate(EXTRACTOR)),
-            decode_reference(real, files.locate(REFERENCE)),
-        )
+        seen = decode_real_side(real, files.locate(REFERENCE))
+        if extractor is None:
+            assert published is not None
+            return Measures(published, seen)
+        return Measures(decode_extractor(extractor, files.locate(EXTRACTOR)), seen)
     return None
 
 
-def _make(spec: StudySpec, images: ImageSet, files: StudyFiles) -> None:
-    data = _extractor(spec, images, files)
-    extractor = decode_extractor(data, EXTRACTOR)
-    real = reference(extractor(images.images))
-    if real.trace == 0:
+def _make(
+    spec: StudySpec, images: ImageSet, files: StudyFiles, published: Extractor | None
+) -> None:
+    data = b"" if published else _extractor(spec, images, files)
+    extractor = published or decode_extractor(data, EXTRACTOR)
+    features = extractor(images.images)
+    classes = extractor.classes(features)
+    real = real_side(features, classes, extractor.kinds, spec.metrics.samples)
+    if real.moments.trace == 0:
         raise InputError("data: found images that all look alike, expected a variety")
-    files.write(EXTRACTOR, data)
-    files.write(REFERENCE, encode_reference(real))
+    if not published:
+        files.write(EXTRACTOR, data)
+    files.write(REFERENCE, encode_real_side(real))
 
 
 def _extractor(spec: StudySpec, images: ImageSet, files: StudyFiles) -> bytes:

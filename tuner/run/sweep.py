@@ -12,7 +12,8 @@ from tuner.coherence import data_problems
 from tuner.data import ImageSet, load_images
 from tuner.errors import InputError
 from tuner.gan.sampling import draw, fixed_latents
-from tuner.metrics.features import VERSION
+from tuner.metrics import suite
+from tuner.metrics.suite import Scores
 from tuner.places import compiled_programs
 from tuner.run.artifacts import load_generator
 from tuner.run.files import StudyFiles
@@ -22,13 +23,13 @@ from tuner.run.sharing import shared_measures
 from tuner.run.signals import GRACE, Stop, stop_on_signals
 from tuner.run.worker import Limits, Observer, Worker
 from tuner.spec import StudySpec
+from tuner.study.fingerprint import Parts
 from tuner.study.membership import Membership
 from tuner.study.patience import Patience
 from tuner.study.store import StudyStore, TrialRecord
 from tuner.version import __version__
 from tuner.xla import keep_compiled
 
-CLASS_SAMPLES = 1000
 FEWEST_IMAGES = 20
 
 
@@ -36,12 +37,10 @@ class Appraisal(NamedTuple):
     """What can be said of a trial's kept generator beyond what was recorded."""
 
     trial: TrialRecord
-    fresh_fid: float
+    fresh: Scores
     real_fid: float
     real_count: int
-    class_samples: int
-    classes_found: int | None
-    classes: int | None
+    classes: int | None  # in the data, where a classifier tells them apart
     accuracy: float | None
 
 
@@ -75,9 +74,10 @@ def open_lab(
     announce: Callable[[str], None],
     membership: Membership | None = None,
     data: str | None = None,
+    weights: str | None = None,
 ) -> Lab:
-    """Load the images (from the folder ``data``, where this machine has them elsewhere) and make
-    ready to measure; a member may train the classifier.
+    """Load the images (from the folder ``data``, where this machine has them elsewhere, as it may
+    have Inception's ``weights``) and make ready to measure; a member may train the classifier.
 
     InputError where the images are missing or unfit, or where the study's numbers come from other
     images, another extractor or other metrics.
@@ -87,13 +87,28 @@ def open_lab(
     images = load_images(store.spec.data, data)
     check_data(store.spec, images)
     patience = Patience(announce)
-    patience(lambda: store.bind("data", images.fingerprint))
-    patience(lambda: store.bind("metrics", f"version {VERSION}"))
-    extractor, real = shared_measures(store.spec, images, files, membership, announce)
-    patience(lambda: store.bind("extractor", extractor.digest))
+    known = known_parts(store.spec, images)
+    patience(lambda: store.check_fingerprint(known))
+    extractor, real = shared_measures(store.spec, images, files, membership, announce, weights)
+    parts = known | {"weights": extractor.digest}
+    patience(lambda: store.bind(parts))
     if extractor.accuracy is not None:
         announce(f"the classifier names {extractor.accuracy:.1%} of held-out images rightly")
     return Lab(store.spec, images, extractor, real)
+
+
+def known_parts(spec: StudySpec, images: ImageSet) -> Parts:
+    """What the study's numbers depend on, but for the extractor's weights."""
+    metrics = spec.metrics
+    return {
+        "data": images.fingerprint,
+        "features": metrics.features,
+        "input": metrics.input if metrics.features == "inception" else "as it is",
+        "samples": str(metrics.samples),
+        "latents": f"of seed {spec.study.seed}",
+        "precision": suite.PRECISION,
+        "version": str(suite.VERSION),
+    }
 
 
 def run_worker(
@@ -104,6 +119,7 @@ def run_worker(
     limits: Limits | None = None,
     *,
     data: str | None = None,
+    weights: str | None = None,
     grace: float = GRACE,
 ) -> Lab:
     """Run the study's trials here until it has ended, ``stop`` is requested (by signals, too) or a
@@ -116,7 +132,7 @@ def run_worker(
     stop = stop or Stop()
     membership = Membership(store, machine(), observer.announce)
     with stop_on_signals(stop, observer.announce, membership.leave_at_once, grace), membership:
-        lab = open_lab(store, files, observer.announce, membership, data)
+        lab = open_lab(store, files, observer.announce, membership, data, weights)
         stop.has_something_to_finish = True
         Worker(membership, Lane(lab), files, observer).work(stop, limits or Limits())
         return lab
@@ -133,21 +149,13 @@ def appraise(store: StudyStore, lab: Lab, files: StudyFiles, trial: TrialRecord)
     """Measure a trial's kept generator again, on latents that had no part in choosing it."""
     program, generator, _ = load_generator(files, generator_of(store, trial))
     samples = lab.fresh_samples(program, generator)
-    found = classes = None
-    pictures = samples[:CLASS_SAMPLES]
-    labels = lab.image_set.labels
-    if lab.extractor.kind == "classifier" and labels is not None:
-        classes = len(np.unique(labels))
-        found = len(np.unique(lab.extractor.classify(pictures)))
     real_fid, real_count = lab.real_fid()
     return Appraisal(
         trial=trial,
-        fresh_fid=lab.fid(samples),
+        fresh=lab.scores(samples, ("kid", "fid_infinity", "neighbours")),
         real_fid=real_fid,
         real_count=real_count,
-        class_samples=len(pictures),
-        classes_found=found,
-        classes=classes,
+        classes=int((lab.real.shares > 0).sum()) or None,
         accuracy=lab.extractor.accuracy,
     )
 

@@ -5,7 +5,7 @@ import time
 from tuner.run.artifacts import encode_generator
 from tuner.run.checkpoints import Checkpoint, CheckpointWriter, KeptGenerator
 from tuner.run.lane import Lane
-from tuner.spec import StudySection
+from tuner.spec import StudySpec
 from tuner.study.membership import Claim
 from tuner.trial import EpochReport
 
@@ -13,15 +13,13 @@ from tuner.trial import EpochReport
 class TrialRun:
     """A claimed trial on the lane, with its reports and its best generator so far."""
 
-    def __init__(
-        self, claim: Claim, lane: Lane, writer: CheckpointWriter, study: StudySection
-    ) -> None:
+    def __init__(self, claim: Claim, lane: Lane, writer: CheckpointWriter, spec: StudySpec) -> None:
         self.claim, self.writer = claim, writer
         self.history = list(claim.history)
         self.kept: KeptGenerator | None = None
         self.traceback: str | None = None
-        self._lane, self._interval = lane, study.checkpoint_seconds
-        self._keeps_best = study.value == "best"
+        self._lane, self._interval = lane, spec.study.checkpoint_seconds
+        self._keeps_best, self._objective = spec.study.value == "best", spec.metrics.objective
         self._saved_at, self._saved_epoch = time.monotonic(), 0
         self._begun = False
 
@@ -48,13 +46,12 @@ class TrialRun:
         return report
 
     def best_epoch(self, until: int | None = None) -> int:
-        """The epoch whose FID is the trial's value, of the first ``until``; 0 without any."""
-        measured = [r for r in self.history[:until] if r.fid is not None]
+        """The epoch whose number is the trial's value, of the first ``until``; 0 without any."""
+        values = [(r.value(self._objective), r.epoch) for r in self.history[:until]]
+        measured = [(value, epoch) for value, epoch in values if value is not None]
         if not measured:
             return 0
-        if not self._keeps_best:
-            return measured[-1].epoch
-        return min(measured, key=lambda r: (r.fid, r.epoch)).epoch
+        return (min(measured) if self._keeps_best else measured[-1])[1]
 
     def _keep_if_best(self) -> None:
         if self.best_epoch(self._lane.epoch) == self._lane.epoch:
@@ -65,7 +62,7 @@ class TrialRun:
         assert self.kept is not None
         epoch = self.kept.epoch
         about = {"study": study, "trial": self.claim.number, "epoch": epoch}
-        about |= {"fid": self.history[epoch - 1].fid}
+        about |= {self._objective: self.history[epoch - 1].value(self._objective)}
         data = encode_generator(self.claim.config.program, self.kept.arrays, about)
         return data, f"trial-{self.claim.number:05d}-{self.claim.token}.safetensors"
 

@@ -106,7 +106,7 @@ class Worker:
         writer = CheckpointWriter(
             self._files, claim.number, claim.token, claim.config, observer.announce
         )
-        trial = TrialRun(claim, self._lane, writer, spec.study)
+        trial = TrialRun(claim, self._lane, writer, spec)
         observer.trial_started(claim)
         try:
             end = self._advance_to_end(trial, stop)
@@ -165,10 +165,10 @@ class Worker:
         return end
 
     def _judge(self, trial: TrialRun, wish: str | None) -> Verdict:
-        measured = trial.history[-1].fid is not None
+        spec = self._membership.spec
+        measured = trial.history[-1].value(spec.metrics.objective) is not None
         says_stop = measured and self._membership.pruner_says_stop(trial.claim)
-        guard = self._membership.spec.guard
-        return verdict(guard, trial.history, trial.claim.config.epochs, says_stop, wish)
+        return verdict(spec.guard, trial.history, trial.claim.config.epochs, says_stop, wish)
 
     def _compare(self, claim: Claim, history: Sequence[EpochReport], again: EpochReport) -> None:
         before = history[again.epoch - 1].fid

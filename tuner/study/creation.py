@@ -8,7 +8,7 @@ from sqlalchemy import delete, insert
 
 from tuner.coherence import kind_of
 from tuner.errors import InputError
-from tuner.spec import StudySpec
+from tuner.spec import OBJECTIVES, StudySpec
 from tuner.specfile import differences
 from tuner.study import tables
 from tuner.study.database import TOKEN, Database
@@ -32,7 +32,7 @@ def _create(database: Database, spec: StudySpec) -> StudyStore:
             _check_same(store, spec)
             return store
     with database.errors():
-        study = _new_optuna_study(database, name)
+        study = _new_optuna_study(database, name, spec.metrics.objective)
         for baseline in spec.baseline:
             point = {key: kind_of(key).check(value) for key, value in baseline.items()}
             study.enqueue_trial(point, user_attrs={BASELINE: True})
@@ -55,7 +55,7 @@ def _create(database: Database, spec: StudySpec) -> StudyStore:
     return StudyStore(database, name)
 
 
-def _new_optuna_study(database: Database, name: str) -> optuna.Study:
+def _new_optuna_study(database: Database, name: str, objective: str) -> optuna.Study:
     """An empty study marked with a token of ours; InputError where the name is another's."""
     try:
         study = optuna.create_study(storage=database.rdb, study_name=name, direction="minimize")
@@ -68,9 +68,9 @@ def _new_optuna_study(database: Database, name: str) -> optuna.Study:
                 "not make, expected another name"
             ) from None
         optuna.delete_study(storage=database.rdb, study_name=name)
-        return _new_optuna_study(database, name)
+        return _new_optuna_study(database, name, objective)
     study.set_user_attr(TOKEN, uuid.uuid4().hex)
-    quietly(study.set_metric_names, ["FID"])
+    quietly(study.set_metric_names, [OBJECTIVES[objective]])
     return study
 
 

@@ -227,12 +227,14 @@ class Membership:
     ) -> str | None:
         """Store an epoch's report; returns a person's wish to prune the trial.
 
-        Optuna is given the best FID so far, or the last, as the study says; never a NaN. An epoch
-        without a FID goes into our table alone. LeaseLostError where the trial is another's now.
+        Optuna is given the best value so far, or the last, as the study says; never a NaN. An epoch
+        without one goes into our table alone. LeaseLostError where the trial is another's now.
         """
-        value = report.fid
+        objective = self.spec.metrics.objective
+        value = report.value(objective)
         if value is not None and self.spec.study.value == "best":
-            value = min([value, *(r.fid for r in earlier if r.fid is not None)])
+            values = [r.value(objective) for r in earlier]
+            value = min([value, *(v for v in values if v is not None)])
         return self._persist(
             lambda: self._storage.record_epoch(
                 claim.trial_id, report.epoch, report._asdict(), value

@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
 from tuner import policies
-from tuner.coherence import values_of
+from tuner.coherence import first_rung, values_of
 from tuner.errors import InputError
 from tuner.spec import StudySpec
 from tuner.study.space import derive_seed
@@ -92,19 +92,23 @@ def _build_sampler(spec: StudySpec, trial_seed: int) -> Any:
 
 def make_pruner(spec: StudySpec) -> pruners.BasePruner:
     """The study's pruner."""
-    pruner: pruners.BasePruner = _pruner(spec.pruner, spec.study.epochs)
+    pruner: pruners.BasePruner = build_pruner(spec.pruner, spec.study.epochs, spec.metrics.every)
     return pruner
 
 
-def _pruner(options: Any, epochs: int) -> Any:
+def build_pruner(options: Any, epochs: int, every: int) -> Any:
+    """The pruner of a ``[pruner]`` section, for trials of ``epochs`` epochs that are evaluated
+    ``every`` so many."""
     extra = options.model_dump(exclude={"name", "wrapped"})
+    if "min_resource" in extra:
+        extra["min_resource"] = first_rung(options, every)
     match options:
         case policies.NoPruner():
             return pruners.NopPruner()
         case policies.HyperbandPruner():
             return pruners.HyperbandPruner(max_resource=epochs, **extra)
         case policies.PatientPruner():
-            wrapped = options.wrapped and _pruner(options.wrapped, epochs)
+            wrapped = options.wrapped and build_pruner(options.wrapped, epochs, every)
             return quietly(pruners.PatientPruner, wrapped, **extra)
     kinds = {
         "median": pruners.MedianPruner,

@@ -1,6 +1,7 @@
 """``StudyStore``: a study in its database, as it is read and steered. The only user of Optuna's
 study, beside ``Membership``, which runs its trials."""
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from tuner.errors import InputError
 from tuner.spec import StudySpec
 from tuner.study import tables
 from tuner.study.database import Database
+from tuner.study.fingerprint import Parts, digest, disagreements
 from tuner.trial import EpochReport
 from tuner.version import __version__
 
@@ -60,6 +62,8 @@ class StudySummary(NamedTuple):
     total: int
     states: dict[str, int]
     best: float | None
+    objective: str  # what ``best`` is, in words
+    fingerprint: str | None  # what it was measured with; None before anything is
 
 
 class StudyStore:
@@ -162,18 +166,28 @@ class StudyStore:
         with self.database.errors(), self.database.rdb.engine.connect() as connection:
             return set(connection.execute(query).scalars())
 
-    def bind(self, what: str, value: str) -> None:
-        """Tie the study to ``what`` its numbers depend on; InputError where that is another now."""
-        key = f"tuner:{what}"
+    def fingerprint(self) -> Parts:
+        """What the study's numbers depend on; empty before the first worker is ready to measure."""
         with self.database.errors():
-            if key not in self.study.user_attrs:
-                self.study.set_user_attr(key, value)
-            known = self.study.user_attrs[key]  # another worker may have been faster
-        if known != value:
+            found: Parts = json.loads(self._ours().fingerprint or "{}")
+        return found
+
+    def check_fingerprint(self, parts: Parts) -> None:
+        """InputError, naming them, where some of the ``parts`` are not what the study's are."""
+        problems = disagreements(parts, self.fingerprint())
+        if problems:
             raise InputError(
-                f"study {self.name!r}: found {what} {value}, expected {known}, with which its "
-                "trials were measured: their numbers could not be compared"
+                f"study {self.name!r}: {'; '.join(problems)}, with which its trials were measured: "
+                "their numbers could not be compared"
             )
+
+    def bind(self, parts: Parts) -> None:
+        """Tie the study to all that its numbers depend on; InputError where that is another now."""
+        ours = tables.studies
+        unknown = (ours.c.study_id == self.study_id) & ours.c.fingerprint.is_(None)
+        with self.database.errors(), self.database.rdb.engine.begin() as connection:
+            connection.execute(update(ours).where(unknown).values(fingerprint=json.dumps(parts)))
+        self.check_fingerprint(parts)
 
     def summary(self) -> StudySummary:
         states: dict[str, int] = {}
@@ -184,7 +198,11 @@ class StudyStore:
             states[trial.state.name] = states.get(trial.state.name, 0) + 1
             if trial.state == TrialState.COMPLETE and trial.value is not None:
                 finished.append(trial.value)
-        return StudySummary(self.name, self.total, states, min(finished, default=None))
+        best, parts = min(finished, default=None), self.fingerprint()
+        fingerprint = digest(parts) if parts else None
+        with self.database.errors():
+            objective = (self.study.metric_names or ["FID"])[0]
+        return StudySummary(self.name, self.total, states, best, objective, fingerprint)
 
     def trials(self) -> list[TrialRecord]:
         """Every trial that has begun, by number, with its epochs."""

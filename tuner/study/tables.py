@@ -56,6 +56,7 @@ studies = Table(
     Column("stop_at", Double),  # workers that joined before are to leave
     Column("preparer", String(32)),  # the worker that makes what all share: see Membership
     Column("preparer_until", Double),
+    Column("fingerprint", Text),  # what its numbers depend on, as JSON
 )
 
 epochs = Table(
@@ -77,6 +78,17 @@ epochs = Table(
     Column("reported_at", Double, nullable=False),
     Column("worker", String(32)),  # who reported it
     Column("token", Integer),  # under which lease
+    Column("kid", Double),
+    Column("fid_infinity", Double),
+    Column("precision", Double),
+    Column("recall", Double),
+    Column("density", Double),
+    Column("coverage", Double),
+    Column("class_coverage", Double),
+    Column("class_entropy", Double),
+    Column("generate_seconds", Double, nullable=False, server_default="0"),
+    Column("extract_seconds", Double, nullable=False, server_default="0"),
+    Column("score_seconds", Double, nullable=False, server_default="0"),
 )
 
 leases = Table(

@@ -62,12 +62,16 @@ def verdict(
 
 
 def _out_of_bounds(name: str, limits: GuardLimits, history: Sequence[EpochReport]) -> str | None:
-    if not limits.enabled or len(history) < limits.patience:
+    looked_at = history if name == "loss_ratio" else [r for r in history if r.fid is not None]
+    newest = looked_at[-limits.patience :]
+    if not limits.enabled or len(newest) < limits.patience or newest[-1] is not history[-1]:
         return None
-    streak = [_violation(limits, r, getattr(r, name)) for r in history[-limits.patience :]]
+    streak = [_violation(limits, r, getattr(r, name)) for r in newest]
     if not all(streak):
         return None
-    epochs = f"{limits.patience} epochs in a row" if limits.patience > 1 else "an epoch"
+    apart = newest[-1].epoch - newest[0].epoch >= limits.patience
+    times = "evaluations" if apart else "epochs"
+    epochs = f"{limits.patience} {times} in a row" if limits.patience > 1 else "an epoch"
     return f"guard: {name} {getattr(history[-1], name):.3g} {streak[-1]} for {epochs}"
 
 

@@ -23,3 +23,11 @@ def size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} GB"
+
+
+def settings(params: dict[str, object]) -> str:
+    """``learning_rate=0.0002 batch_size=64``."""
+    return " ".join(
+        f"{name}={number(value) if isinstance(value, float) else value}"
+        for name, value in params.items()
+    )

@@ -1,6 +1,7 @@
 """A sweep as it runs: live lines in a terminal, one plain line per epoch elsewhere."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -11,10 +12,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tuner.spec import OBJECTIVES
 from tuner.study.membership import Claim
 from tuner.study.verdict import Complete, Continue, Fail, Prune, Verdict
 from tuner.trial import EpochReport
-from tuner.views.numbers import duration, number
+from tuner.views.numbers import duration, number, settings
 
 
 class PlainProgress:
@@ -41,10 +43,9 @@ class PlainProgress:
     def epoch_done(self, claim: Claim, report: EpochReport) -> None:
         self.announce(
             f"trial {claim.number} epoch {report.epoch}/{claim.config.epochs}"
-            f" FID {number(report.fid)} loss ratio {number(report.loss_ratio)}"
-            f" D AUC {number(report.d_auc)} variance {number(report.variance_ratio)}"
+            f" {measurements(report)}"
             f" {report.images_per_second:,.0f} images/s"
-            f" evaluation {share(report):.0%}"
+            f" evaluation {share([report]):.0%}"
         )
 
     def trial_ended(self, claim: Claim, verdict: Verdict) -> None:
@@ -63,8 +64,9 @@ class _Running:
 class LiveProgress:
     """A line per running trial under a bar for the whole study, redrawn in place."""
 
-    def __init__(self, console: Console, finished: int, total: int) -> None:
+    def __init__(self, console: Console, finished: int, total: int, objective: str) -> None:
         self._console, self._already, self._total = console, finished, total
+        self._objective = objective
         self._ended = 0
         self._best: tuple[float, int] | None = None
         self._running: dict[int, _Running] = {}
@@ -94,16 +96,18 @@ class LiveProgress:
     def epoch_done(self, claim: Claim, report: EpochReport) -> None:
         if claim.number in self._running:
             self._running[claim.number].reports.append(report)
-        if report.fid is not None and (self._best is None or report.fid < self._best[0]):
-            self._best = (report.fid, claim.number)
+        value = report.value(self._objective)
+        if value is not None and (self._best is None or value < self._best[0]):
+            self._best = (value, claim.number)
 
     def trial_ended(self, claim: Claim, verdict: Verdict) -> None:
         running = self._running.pop(claim.number, None)
         reports = running.reports if running else list(claim.history)
         self._ended += not isinstance(verdict, Fail)
-        fids = [report.fid for report in reports if report.fid is not None]
+        values = [report.value(self._objective) for report in reports]
+        lowest = min([value for value in values if value is not None], default=None)
         self._console.print(
-            f"trial {claim.number}: FID {number(min(fids, default=None))}"
+            f"trial {claim.number}: {OBJECTIVES[self._objective]} {number(lowest)}"
             f" after {len(reports)} epoch{'s' * (len(reports) != 1)}, {outcome(verdict)}",
             highlight=False,
             markup=False,
@@ -115,10 +119,12 @@ class LiveProgress:
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False)
-        for heading in ("trial", "epoch", "FID", "loss ratio", "images/s", "left", "settings"):
+        name = OBJECTIVES[self._objective]
+        speed = ("images/s", "evaluation", "left")
+        for heading in ("trial", "epoch", name, "loss ratio", *speed, "settings"):
             table.add_column(heading, justify="left" if heading == "settings" else "right")
         for running in list(self._running.values()):  # drawn by a thread of rich's
-            table.add_row(*_line(running))
+            table.add_row(*_line(running, self._objective))
         return Group(table, self._overall(), Text(self._message, style="dim"))
 
     def _overall(self) -> Table:
@@ -126,7 +132,8 @@ class LiveProgress:
         line = Table.grid(padding=(0, 1))
         parts = f"{finished}/{self._total} trials"
         if self._best:
-            parts += f", best FID here {number(self._best[0])} (trial {self._best[1]})"
+            name, (value, trial) = OBJECTIVES[self._objective], self._best
+            parts += f", best {name} here {number(value)} (trial {trial})"
         if self._ended:
             pace = (time.monotonic() - self._began) / self._ended
             parts += f", about {duration(pace * (self._total - finished))} left"
@@ -134,31 +141,39 @@ class LiveProgress:
         return line
 
 
-def _line(running: _Running) -> list[str]:
+def _line(running: _Running, objective: str) -> list[str]:
     claim, reports = running.claim, running.reports
     start = [str(claim.number), f"{len(reports)}/{claim.config.epochs}"]
     if not reports:
-        return [*start, "", "", "", "", settings(claim.params)]
+        return [*start, "", "", "", "", "", settings(claim.params)]
     last = reports[-1]
-    seconds = last.train_seconds + last.evaluate_seconds
+    values = [report.value(objective) for report in reports]
+    newest = [value for value in values if value is not None][-1:]
+    seconds = sum(r.train_seconds + r.evaluate_seconds for r in reports) / len(reports)
     left = duration(seconds * (claim.config.epochs - last.epoch))
-    speed = f"{last.images_per_second:,.0f}"
     return [
-        *start, number(last.fid), number(last.loss_ratio), speed, left, settings(claim.params)
-    ]  # fmt: skip
+        *(*start, number(newest[0] if newest else None), number(last.loss_ratio)),
+        *(f"{last.images_per_second:,.0f}", f"{share(reports):.0%}", left, settings(claim.params)),
+    ]
 
 
-def share(report: EpochReport) -> float:
-    """The part of an epoch's time that went into evaluating."""
-    return report.evaluate_seconds / (report.train_seconds + report.evaluate_seconds)
+def measurements(report: EpochReport) -> str:
+    """What was measured after an epoch, in words."""
+    named = [
+        *(("FID", report.fid), ("KID", report.kid), ("FID infinity", report.fid_infinity)),
+        *(("loss ratio", report.loss_ratio), ("D AUC", report.d_auc)),
+        *(("variance", report.variance_ratio), ("classes", report.class_coverage)),
+        *(("precision", report.precision), ("recall", report.recall)),
+        *(("density", report.density), ("coverage", report.coverage)),
+    ]
+    return " ".join(f"{name} {number(value)}" for name, value in named if value is not None)
 
 
-def settings(params: dict[str, object]) -> str:
-    """``learning_rate=0.0002 batch_size=64``."""
-    return " ".join(
-        f"{name}={number(value) if isinstance(value, float) else value}"
-        for name, value in params.items()
-    )
+def share(reports: Sequence[EpochReport]) -> float:
+    """The part of these epochs' time that went into evaluating."""
+    evaluating = sum(report.evaluate_seconds for report in reports)
+    total = evaluating + sum(report.train_seconds for report in reports)
+    return evaluating / total if total else 0.0
 
 
 def outcome(verdict: Verdict) -> str:

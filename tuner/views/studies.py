@@ -9,17 +9,17 @@ from rich.table import Table
 from rich.text import Text
 
 from tuner.settings import to_toml
-from tuner.spec import StudySpec
+from tuner.spec import OBJECTIVES, StudySpec
 from tuner.study.store import StudySummary, TrialRecord, WorkerRecord
 from tuner.trial import EpochReport
-from tuner.views.numbers import duration, number
+from tuner.views.numbers import duration, number, settings
 
 
-def trial_table(trials: Sequence[TrialRecord], best: int | None = None) -> Table:
+def trial_table(trials: Sequence[TrialRecord], objective: str, best: int | None = None) -> Table:
     """A row per trial: how it went and why it ended; the best one marked."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     table = Table(title=None, box=None, pad_edge=False, header_style="bold")
-    for heading in ("trial", "state", "epochs", "FID", "loss ratio", *names):
+    for heading in ("trial", "state", "epochs", OBJECTIVES[objective], "loss ratio", *names):
         table.add_column(heading.replace("_", " "), justify="right")
     table.add_column("why it ended", overflow="fold")
     for trial in trials:
@@ -43,11 +43,32 @@ def _plain(value: Any) -> str:
 
 def study_table(studies: Sequence[StudySummary]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("study", "asked for", "complete", "pruned", "running", "failed", "best FID"):
-        table.add_column(heading, justify="left" if heading == "study" else "right")
+    counts = ("asked for", "complete", "pruned", "running", "failed")
+    for heading in ("study", *counts, "best", "of", "measured as"):
+        left = heading in ("study", "of", "measured as")
+        table.add_column(heading, justify="left" if left else "right")
     for study in studies:
-        counts = [study.states.get(s, 0) for s in ("COMPLETE", "PRUNED", "RUNNING", "FAIL")]
-        table.add_row(study.name, str(study.total), *map(str, counts), number(study.best))
+        states = [study.states.get(s, 0) for s in ("COMPLETE", "PRUNED", "RUNNING", "FAIL")]
+        table.add_row(
+            *(study.name, str(study.total), *map(str, states)),
+            *(number(study.best), study.objective, study.fingerprint or "-"),
+        )
+    return table
+
+
+def comparison_table(bests: Sequence[tuple[str, TrialRecord]], objective: str) -> Table:
+    """A row per study's best trial, the best first."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    headings = ("study", "trial", OBJECTIVES[objective], "epochs", "images", "time", "settings")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in ("study", "settings") else "right")
+    for name, trial in bests:
+        last = trial.reports[-1]
+        seconds = sum(r.train_seconds + r.evaluate_seconds for r in trial.reports)
+        table.add_row(
+            *(name, str(trial.number), number(trial.value), str(last.epoch), f"{last.images:,}"),
+            *(duration(seconds), settings(trial.params)),
+        )
     return table
 
 

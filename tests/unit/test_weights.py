@@ -1,0 +1,202 @@
+"""Files of Inception weights: read, converted, or refused in one line before they are parsed."""
+
+import hashlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from tuner.cli import preparing
+from tuner.cli.main import app
+from tuner.errors import InputError
+from tuner.metrics import inception
+from tuner.run.artifacts import encode
+from tuner.run.weights import (
+    PUBLISHED_AT,
+    PUBLISHED_SHA256,
+    convert_inception,
+    load_inception,
+)
+
+SHAPES = {"a.conv.weight": (3, 1, 2, 4), "a.bn.bias": (4,)}
+SOURCE = "0" * 64
+
+
+@pytest.fixture(autouse=True)
+def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inception, "weight_shapes", lambda: SHAPES)
+
+
+def weights() -> dict[str, np.ndarray]:
+    numbers = np.random.default_rng(0)
+    return {name: numbers.normal(size=shape).astype("f4") for name, shape in SHAPES.items()}
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_copy(path: Path, **changed: Any) -> Path:
+    """What the converter writes."""
+    path.write_bytes(encode(weights(), {"kind": "inception", "source_sha256": SOURCE} | changed))
+    return path
+
+
+def write_torch(path: Path) -> Path:
+    """A state dict as PyTorch saves it, of the small network."""
+    torch = pytest.importorskip("torch")
+    state = {
+        name: torch.from_numpy(array.transpose(3, 2, 0, 1).copy() if array.ndim == 4 else array)
+        for name, array in weights().items()
+    }
+    state |= {"fc.bias": torch.zeros(7), "a.bn.num_batches_tracked": torch.tensor(0)}
+    torch.save(state, path)
+    return path
+
+
+def same(found: dict[str, np.ndarray]) -> bool:
+    expected = weights()
+    return found.keys() == expected.keys() and all(
+        np.array_equal(found[name], expected[name]) for name in expected
+    )
+
+
+def test_a_copy_is_read_whatever_it_is_called(tmp_path: Path) -> None:
+    assert same(load_inception(str(write_copy(tmp_path / "weights.pth")), SOURCE))
+
+
+def test_torchs_file_is_read_and_converted(tmp_path: Path) -> None:
+    source, target = write_torch(tmp_path / "in"), tmp_path / "new" / "out.safetensors"
+    assert same(load_inception(str(source), digest(source)))
+    assert convert_inception(source, target, digest(source)) == digest(target)
+    assert same(load_inception(str(target), digest(source)))
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+    with pytest.raises(InputError, match=f"with SHA-256 {digest(source)}, expected one with 6726"):
+        load_inception(str(target))
+
+
+def test_the_command_converts(tmp_path: Path) -> None:
+    source, target = write_torch(tmp_path / "in"), tmp_path / "out.safetensors"
+    command = preparing.convert_inception.__name__.replace("_", "-")
+    words = [command, str(source), str(target), "--sha256", digest(source).upper()]
+    done = CliRunner().invoke(app, words)
+    assert (done.exit_code, done.output) == (0, f"{target}: SHA-256 {digest(target)}\n")
+
+
+def test_without_torch_its_file_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    path = tmp_path / "in"
+    path.write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"extra 'inception', or run tuner convert-inception"):
+        load_inception(str(path), digest(path))
+    assert same(load_inception(str(write_copy(path)), SOURCE))
+
+
+def one_line(path: Path, sha256: str = PUBLISHED_SHA256) -> str:
+    """What is said of a file that is refused; the converter says the same."""
+    with pytest.raises(InputError) as caught:
+        load_inception(str(path), sha256)
+    with pytest.raises(InputError) as converted:
+        convert_inception(path, path.with_name("out"), sha256)
+    assert not path.with_name("out").exists()
+    assert str(converted.value) == str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.pth"
+    path.write_bytes(b"<html>not found</html>")
+    assert one_line(path) == (
+        f"{path}: found 22 bytes with SHA-256 {digest(path)}, expected 95,628,359 bytes with "
+        f"SHA-256 {PUBLISHED_SHA256}, as published at {PUBLISHED_AT}"
+    )
+    assert one_line(path, SOURCE).endswith(f"{digest(path)}, expected SHA-256 {SOURCE}")
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder"])
+def test_what_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "weights"
+    if kind == "folder":
+        path.mkdir()
+    found = "no such file" if kind == "missing" else "what is no file"
+    assert one_line(path).startswith(f"{path}: found {found}, expected the Inception weights")
+    assert one_line(path).endswith(PUBLISHED_AT)
+
+
+def test_a_damaged_copy_is_refused(tmp_path: Path) -> None:
+    path = write_copy(tmp_path / "copy")
+    data = path.read_bytes()
+    for damaged in (data[:-1], data[:100], data[:-1] + bytes([data[-1] ^ 1])):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=f"^{re.escape(str(path))}: found a damaged file"):
+            load_inception(str(path), SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"kind": "extractor"}, "found another file of tuner's, expected Inception weights"),
+        ({"source_sha256": "1" * 64}, f"SHA-256 {'1' * 64}, expected one with {SOURCE}"),
+    ],
+)
+def test_another_copy_is_refused(tmp_path: Path, changed: dict[str, str], message: str) -> None:
+    path = write_copy(tmp_path / "copy", **changed)
+    with pytest.raises(InputError, match=message):
+        load_inception(str(path), SOURCE)
+
+
+def test_a_copy_of_another_network_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "copy"
+    path.write_bytes(
+        encode({"a.bn.bias": weights()["a.bn.bias"]}, {"kind": "inception", "source_sha256": ""})
+    )
+    with pytest.raises(InputError, match=r"found no array as 'a\.conv\.weight'"):
+        load_inception(str(path), "")
+
+
+class Code:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    path, sign = tmp_path / "in", tmp_path / "it ran"
+    torch.save({"a.bn.bias": Code(sign)}, path)
+    assert "found no weights that PyTorch saved" in one_line(path, digest(path))
+    assert not sign.exists()
+    torch.load(path, weights_only=False)
+    assert sign.exists(), "the file held no code that could have run"
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {"a": "text"}, None])
+def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> None:
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "in"
+    torch.save(content, path)
+    assert "found no weights that PyTorch saved" in one_line(path, digest(path))
+
+
+def test_what_torch_cannot_read_is_refused(tmp_path: Path) -> None:
+    path = write_torch(tmp_path / "in")
+    data = path.read_bytes()
+    for cut in (data[:-30], data[:50], b"", b"\x80\x02."):
+        path.write_bytes(cut)
+        assert "found no weights that PyTorch saved" in one_line(path, digest(path))
+
+
+def test_an_impossible_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"found '\.out' as a name"):
+        convert_inception(tmp_path / "in", tmp_path / ".out")

@@ -1,0 +1,98 @@
+"""All that is measured on features: the real side once, then every set of generated images."""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.metrics.frechet import (
+    Features,
+    Matrix,
+    Reference,
+    frechet_distance,
+    frechet_infinity,
+    reference,
+)
+from tuner.metrics.health import class_balance, variance_ratio
+from tuner.metrics.kernel import kernel_distance
+from tuner.metrics.neighbours import fidelity, radii
+
+VERSION = 2  # of everything in this package that changes a number
+PRECISION = "highest"  # of matrix products on the device
+
+
+class RealSide(NamedTuple):
+    """The real images as the metrics see them."""
+
+    moments: Reference  # of all images
+    features: Features  # (m, d), of a random choice that is the same for all
+    radii: Matrix  # (2, m // 2), of the first half: see ``neighbours``
+    shares: Matrix  # (K,) of all images, by the classifier; (0,) without one
+
+    @property
+    def half(self) -> Features:
+        """As many features as are generated, or half of those there are."""
+        return self.features[: self.radii.shape[1]]
+
+
+class Scores(NamedTuple):
+    """What generated images are worth; None for what was not computed. See the modules."""
+
+    fid: float | None = None
+    kid: float | None = None
+    fid_infinity: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    density: float | None = None
+    coverage: float | None = None
+    variance_ratio: float | None = None
+    class_coverage: float | None = None
+    class_entropy: float | None = None
+
+
+def real_side(
+    features: Features, classes: NDArray[np.integer] | None, kinds: int, samples: int
+) -> RealSide:
+    """The real side from features (n, d) of all images and, where there is a classifier, the class
+    it gives each (n,), out of ``kinds``. ``samples`` images will be generated each time."""
+    chosen = np.random.default_rng(0).permutation(len(features))[: 2 * samples]
+    some = np.asarray(features[chosen], np.float32)
+    shares = np.zeros(0)
+    if classes is not None:
+        shares = np.bincount(classes, minlength=kinds) / len(classes)
+    return RealSide(reference(features), some, radii(some[: len(some) // 2]), shares)
+
+
+def scores(
+    real: RealSide,
+    features: Features,
+    classes: NDArray[np.integer] | None = None,
+    extras: Collection[str] = (),
+) -> Scores:
+    """Measure features (n, d) of generated images, and the class that the classifier gives each.
+
+    ``extras`` names what is computed beside the cheap ones: kid, fid_infinity, neighbours.
+    """
+    found = Scores(
+        fid=frechet_distance(real.moments, features),
+        variance_ratio=variance_ratio(features, real.moments.trace),
+    )
+    if classes is not None:
+        balance = class_balance(classes, real.shares)
+        found = found._replace(class_coverage=balance.coverage, class_entropy=balance.entropy)
+    if "kid" in extras:
+        found = found._replace(kid=kernel_distance(real.features, features).mean)
+    if "fid_infinity" in extras:
+        found = found._replace(fid_infinity=frechet_infinity(real.moments, features))
+    if "neighbours" in extras:
+        found = found._replace(**fidelity(real.half, real.radii, features)._asdict())
+    return found
+
+
+def real_against_real(real: RealSide) -> tuple[float, int]:
+    """FID of one half of the chosen images against the other, and how many each half has: what a
+    perfect generator would get from so few samples."""
+    half = len(real.half)
+    other = real.features[half : 2 * half]
+    return frechet_distance(reference(real.half), other), half

@@ -1,0 +1,224 @@
+"""How early a study's trials could have been told apart: the rank of each epoch's values beside
+that of the final ones, and pruners replayed over recorded learning curves, nothing trained again.
+
+What a replay can't know: a sampler that learns would have chosen other trials after other prunings;
+workers side by side see less of each other than trials one after another do; and a curve that ended
+early is seen only as far as it goes.
+"""
+
+import math
+import random
+import statistics
+import tomllib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import optuna
+from optuna.trial import TrialState
+
+from tuner.errors import InputError
+from tuner.policies import PrunerSpec
+from tuner.spec import StudySpec
+from tuner.specfile import parse_spec
+from tuner.study.search import build_pruner
+from tuner.study.store import TrialRecord
+
+FEWEST = 3  # trials; two are always in perfect order, one way or the other
+
+
+class Curve(NamedTuple):
+    """A recorded trial. ``values`` are what Optuna was given, ``seconds`` what training and
+    evaluation took, both by epoch; an epoch without a number has only its seconds."""
+
+    trial: int
+    state: str  # RUNNING, COMPLETE, PRUNED, FAIL
+    values: dict[int, float]
+    seconds: dict[int, float]
+
+    @property
+    def whole(self) -> bool:
+        """Whether it reaches the last epoch."""
+        return self.state == "COMPLETE" and bool(self.values)
+
+    @property
+    def final(self) -> float:
+        """What the trial is judged by, if it ends where the curve does."""
+        return self.values[max(self.values)]
+
+
+class Correlation(NamedTuple):
+    """How well the values after ``epoch`` rank ``trials`` whole trials: 1 is as in the end. None
+    for fewer than three trials, and where all values are the same."""
+
+    epoch: int
+    trials: int
+    spearman: float | None  # rho
+    kendall: float | None  # tau-b
+
+
+class Outcome(NamedTuple):
+    """What a pruner would have done, over ``orders`` orders of the trials; shares are of one.
+
+    Only whole curves survive, unless pruned. In an order in which none does the winner is lost,
+    and there is no regret: the means of it are over the other orders, None where there are none.
+    """
+
+    pruner: str
+    orders: int
+    epochs_recorded: int
+    epochs_trained: float  # mean
+    epochs_saved: float  # mean share
+    seconds_saved: float  # mean share
+    trials_pruned: float  # mean, of those whose curves ended early too
+    winner_lost: int  # orders in which the best whole trial is pruned
+    nobody_survived: int  # orders
+    regret: float | None  # mean of the best survivor's value, less the winner's
+    relative_regret: float | None  # the same over the winner's value; None where that is 0
+
+
+def curves_of(trials: Sequence[TrialRecord], objective: str, keeps_best: bool) -> list[Curve]:
+    """The learning curves of ``trials``: of the ``objective``, or where ``keeps_best`` of its best
+    value so far."""
+    return [_curve(trial, objective, keeps_best) for trial in trials]
+
+
+def _curve(trial: TrialRecord, objective: str, keeps_best: bool) -> Curve:
+    values: dict[int, float] = {}
+    best = math.inf
+    for report in trial.reports:
+        value = report.value(objective)
+        if value is not None:
+            best = min(best, value)
+            values[report.epoch] = best if keeps_best else value
+    seconds = {r.epoch: r.train_seconds + r.evaluate_seconds for r in trial.reports}
+    return Curve(trial.number, trial.state, values, seconds)
+
+
+def winner_of(curves: Sequence[Curve]) -> Curve | None:
+    """The whole curve with the lowest final value, if there is one."""
+    whole = [curve for curve in curves if curve.whole]
+    return min(whole, key=lambda curve: (curve.final, curve.trial), default=None)
+
+
+def rank_correlations(curves: Sequence[Curve]) -> list[Correlation]:
+    """Each epoch's values against the final ones, over the whole curves."""
+    whole = [curve for curve in curves if curve.whole]
+    return [_correlation(whole, e) for e in sorted({e for curve in whole for e in curve.values})]
+
+
+def _correlation(whole: Sequence[Curve], epoch: int) -> Correlation:
+    from scipy import stats  # takes as long to import as all the command line
+
+    pairs = [(curve.values[epoch], curve.final) for curve in whole if epoch in curve.values]
+    if len(pairs) < FEWEST or any(len(set(side)) == 1 for side in zip(*pairs, strict=True)):
+        return Correlation(epoch, len(pairs), None, None)
+    now, final = zip(*pairs, strict=True)
+    rho, tau = stats.spearmanr(now, final).statistic, stats.kendalltau(now, final).statistic
+    return Correlation(epoch, len(pairs), float(rho), float(tau))
+
+
+def parse_pruner(text: str, spec: StudySpec) -> PrunerSpec:
+    """The pruner that ``NAME`` or ``NAME:key=value,key=value`` names; values as in a study file.
+
+    InputError lists all that is wrong with it, for the study of ``spec`` too.
+    """
+    name, _, options = text.partition(":")
+    try:
+        table = tomllib.loads(f"options = {{ {options} }}")["options"]
+    except tomllib.TOMLDecodeError:
+        raise InputError(
+            f"--pruner {text}: found {options!r}, expected key=value,key=value"
+        ) from None
+    sections = {"study": spec.study.model_dump(), "metrics": spec.metrics.model_dump()}
+    return parse_spec(sections | {"pruner": table | {"name": name}}, f"--pruner {text}").pruner
+
+
+def pruner_text(pruner: Any) -> str:
+    """The pruner as ``parse_pruner`` reads it, without what is at its default."""
+    options = _changed(pruner)
+    return f"{pruner.name}:{','.join(options)}" if options else str(pruner.name)
+
+
+def _changed(pruner: Any) -> list[str]:
+    changed = pruner.model_dump(exclude_defaults=True)
+    if changed.pop("wrapped", None) is not None:
+        inner = ", ".join([f"name='{pruner.wrapped.name}'", *_changed(pruner.wrapped)])
+        changed["wrapped"] = f"{{{inner}}}"
+    return [f"{key}={value}" for key, value in changed.items()]
+
+
+def replay(
+    curves: Sequence[Curve], pruner: PrunerSpec, spec: StudySpec, orders: int = 1
+) -> Outcome:
+    """What ``pruner`` would have done to the trials of the study of ``spec``, one after another: as
+    they were recorded, and in ``orders - 1`` random orders that follow from the study's seed.
+
+    ValueError without a whole curve.
+    """
+    winner = winner_of(curves)
+    if winner is None:
+        raise ValueError("found no whole curve, expected at least one")
+    draw = random.Random(spec.study.seed)
+    shuffled = [draw.sample(curves, len(curves)) for _ in range(orders - 1)]
+    ends = [prunings(order, pruner, spec) for order in (curves, *shuffled)]
+    alive = [[c.final for c in curves if c.whole and c.trial not in end] for end in ends]
+    regrets = [min(finals) - winner.final for finals in alive if finals]
+    regret = statistics.fmean(regrets) if regrets else None
+    recorded, trained = _trained(curves, {}), [_trained(curves, end) for end in ends]
+    epochs_trained = statistics.fmean(map(len, trained))
+    whole, spent = sum(recorded), statistics.fmean(map(sum, trained))
+    return Outcome(
+        pruner=pruner_text(pruner),
+        orders=orders,
+        epochs_recorded=len(recorded),
+        epochs_trained=epochs_trained,
+        epochs_saved=1 - epochs_trained / len(recorded),
+        seconds_saved=1 - spent / whole if whole else 0.0,
+        trials_pruned=statistics.fmean(map(len, ends)),
+        winner_lost=sum(winner.trial in end for end in ends),
+        nobody_survived=orders - len(regrets),
+        regret=regret,
+        relative_regret=regret / abs(winner.final) if regret is not None and winner.final else None,
+    )
+
+
+def _trained(curves: Sequence[Curve], ends: dict[int, int]) -> list[float]:
+    """The seconds of every epoch that is trained where trials are pruned at ``ends``."""
+    return [
+        seconds
+        for curve in curves
+        for epoch, seconds in curve.seconds.items()
+        if epoch <= ends.get(curve.trial, epoch)
+    ]
+
+
+def prunings(curves: Sequence[Curve], pruner: PrunerSpec, spec: StudySpec) -> dict[int, int]:
+    """The epoch after which each trial is pruned that is, by its recorded number.
+
+    The trials are run one after another in a study in memory, and numbered anew from 0. It bears
+    the recorded one's name, from which Hyperband draws its brackets.
+    """
+    storage, epochs = optuna.storages.InMemoryStorage(), spec.study.epochs
+    study = optuna.create_study(storage=storage, study_name=spec.study.name)
+    study.pruner = build_pruner(pruner, epochs, spec.metrics.every)
+    ends = {curve.trial: _run(study, storage, curve, epochs) for curve in curves}
+    return {trial: epoch for trial, epoch in ends.items() if epoch is not None}
+
+
+def _run(
+    study: optuna.Study, storage: optuna.storages.BaseStorage, curve: Curve, epochs: int
+) -> int | None:
+    """Run a trial as a worker does; the epoch after which it is pruned, None where it isn't."""
+    trial_id = storage.create_new_trial(study._study_id)
+    end = value = None
+    for epoch, value in curve.values.items():
+        storage.set_trial_intermediate_value(trial_id, epoch, value)
+        # At the last epoch it is asked too, for what it notes on the trial; its word is too late.
+        stop = study.pruner.prune(study, storage.get_trial(trial_id))
+        if stop and epoch < epochs:
+            end = epoch
+            break
+    survives = curve.whole and end is None
+    state = TrialState.COMPLETE if survives else TrialState.PRUNED
+    storage.set_trial_state_values(trial_id, state, None if value is None else [value])
+    return end
