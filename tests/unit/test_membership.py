@@ -12,6 +12,7 @@ from workplace import LONG_AGO, MACHINE, RANDOM, Studies, claim, report, run
 from tuner.study.membership import Idle
 from tuner.study.space import derive_seed
 from tuner.study.verdict import Complete, Fail, Prune, Verdict
+from tuner.trial import EpochReport
 
 url, studies, sqlite = workplace.url, workplace.studies, workplace.sqlite
 
@@ -209,3 +210,33 @@ def test_other_studies_of_a_database_are_other_studies(studies: Studies) -> None
     studies.rows(workplace.LONG_AGO)
     assert claim(studies.join("other")).history[0].fid == 8.0
     assert [len(studies.store(name).trials()) for name in ("one", "other")] == [1, 1]
+
+
+KID = """
+[metrics]
+objective = "kid"
+every = 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("value", "seen", "final"),
+    [("best", {2: 0.25, 4: 0.25, 5: 0.25}, 0.25), ("last", {2: 0.25, 4: 0.5, 5: 0.375}, 0.375)],
+)
+def test_optuna_sees_the_objective_where_it_was_measured(
+    value: str, seen: dict[int, float], final: float, studies: Studies
+) -> None:
+    studies.make(RANDOM + KID, value=value, epochs=5)
+    member = studies.join()
+    found = claim(member)
+    kids = [None, 0.25, None, 0.5, 0.375]
+    history: list[EpochReport] = []
+    for number, kid in enumerate(kids, 1):
+        fid = None if kid is None else 100.0 / number
+        history.append(epoch(number, fid, kid=kid))
+        member.report(found, history[-1], history[:-1])
+    member.finish(found, Complete())
+    [trial] = studies.trials()
+    assert (trial.intermediate_values, trial.value) == (seen, final)
+    assert studies.plain().metric_names == ["KID"]
+    assert [report.kid for report in studies.store().trial(0).reports] == kids

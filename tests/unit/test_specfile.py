@@ -9,7 +9,7 @@ from builders import RANGES, setting_tables, spec_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuner.coherence import data_problems, program_count, warnings
+from tuner.coherence import data_problems, first_rung, program_count, warnings
 from tuner.errors import InputError
 from tuner.policies import SuccessiveHalvingPruner, TpeSampler
 from tuner.settings import Choices, Range
@@ -746,3 +746,73 @@ def test_differences(changed: str, keys: list[str]) -> None:
     assert set(keys) <= set(found), found
     if not changed.endswith("objective = true"):
         assert found == keys
+
+
+@pytest.mark.parametrize(
+    ("pruner", "every", "epochs", "rung"),
+    [
+        ("name = 'successive_halving'\nmin_resource = 1", 2, 20, 1),
+        ("name = 'successive_halving'\nmin_resource = 3\nreduction_factor = 2", 2, 20, 3),
+        ("name = 'successive_halving'\nmin_resource = 10\nreduction_factor = 3", 4, 20, 10),
+        ("name = 'hyperband'\nmin_resource = 1\nreduction_factor = 2", 2, 20, 1),
+        ("name = 'hyperband'\nmin_resource = 5", 4, 50, 5),
+        (
+            "name = 'patient'\npatience = 0\n"
+            "wrapped = { name = 'successive_halving', min_resource = 3 }",
+            *(2, 20, 3),
+        ),
+    ],
+)
+def test_a_rung_between_evaluations_is_refused(
+    pruner: str, every: int, epochs: int, rung: int
+) -> None:
+    study = f"[study]\nepochs = {epochs}\nvalue = 'last'\n"
+    toml = f"{study}[pruner]\n{pruner}\n[metrics]\nevery = {every}"
+    key = "pruner.wrapped.min_resource" if "wrapped" in pruner else "pruner.min_resource"
+    assert_one(toml, key, f"found a rung at epoch {rung}", f"every {every} epochs (metrics.every)")
+    spec_of(toml.replace(f"every = {every}", "every = 1"))
+
+
+def test_by_default_the_first_rung_is_the_first_evaluation() -> None:
+    spec = spec_of("[study]\nepochs = 20\n[metrics]\nevery = 5\n")
+    assert spec.pruner.name == "successive_halving"
+    assert first_rung(spec.pruner, spec.metrics.every) == 5
+    assert_one("[study]\nepochs = 5\n[metrics]\nevery = 5\n", "pruner.min_resource", "epoch 5", "5")
+    toml = "[study]\nepochs = 9\n[pruner]\nname = 'median'\n[metrics]\nevery = 9\n"
+    assert_one(toml, "metrics.every", "found 9 with 9 epochs", "evaluations before the last")
+
+
+def test_inception_is_evaluated_seldom_unless_told_otherwise() -> None:
+    inception = "[metrics]\nfeatures = 'inception'\n"
+    assert spec_of(inception).metrics.every == 5
+    assert spec_of(inception + "every = 2").metrics.every == 2
+    assert spec_of("").metrics.every == 1
+    stored = spec_of(inception).model_dump_json()
+    assert StudySpec.model_validate_json(stored) == spec_of(inception)
+
+
+@pytest.mark.parametrize("line", ["weights = 'x'", "input = 'pytorch-fid'"])
+def test_what_only_inception_uses_is_refused_without_it(line: str) -> None:
+    key = f"metrics.{line.split()[0]}"
+    assert_one(f"[metrics]\n{line}", key, "features = 'classifier' leaves idle", "'inception' only")
+    spec_of(f"[metrics]\nfeatures = 'inception'\n{line}")
+
+
+def test_what_is_measured_when() -> None:
+    metrics = spec_of(
+        "[metrics]\nevery = 3\nkid = 'every'\nneighbours = 'end'\nobjective = 'fid_infinity'"
+        "\n[pruner]\nname = 'none'"
+    ).metrics
+    assert [e for e in range(1, 9) if metrics.evaluated(e, 8)] == [3, 6, 8]
+    assert metrics.extras(3, 8) == {"kid", "fid_infinity"}
+    assert metrics.extras(8, 8) == {"kid", "fid_infinity", "neighbours"}
+    assert spec_of("").metrics.extras(1, 8) == set()
+
+
+def test_few_samples_are_worth_a_warning() -> None:
+    few = "[metrics]\nobjective = 'fid_infinity'\nsamples = 1000"
+    assert any("1,024 on its straight line holds" in text for text in warnings(spec_of(few)))
+    enough = spec_of(few.replace("1000", "1024"))
+    assert not any("samples" in text for text in warnings(enough))
+    biased = "[metrics]\nfeatures = 'inception'\nsamples = 4000"
+    assert any("biased far upwards" in text for text in warnings(spec_of(biased)))

@@ -15,12 +15,8 @@ from tuner.cli.main import app
 from tuner.errors import InputError
 from tuner.metrics import inception
 from tuner.run.artifacts import encode
-from tuner.run.weights import (
-    PUBLISHED_AT,
-    PUBLISHED_SHA256,
-    convert_inception,
-    load_inception,
-)
+from tuner.run.weights import PUBLISHED_AT, convert_inception, load_inception
+from tuner.spec import INCEPTION_SHA256
 
 SHAPES = {"a.conv.weight": (3, 1, 2, 4), "a.bn.bias": (4,)}
 SOURCE = "0" * 64
@@ -98,7 +94,7 @@ def test_without_torch_its_file_is_not_read(
     assert same(load_inception(str(write_copy(path)), SOURCE))
 
 
-def one_line(path: Path, sha256: str = PUBLISHED_SHA256) -> str:
+def one_line(path: Path, sha256: str = INCEPTION_SHA256) -> str:
     """What is said of a file that is refused; the converter says the same."""
     with pytest.raises(InputError) as caught:
         load_inception(str(path), sha256)
@@ -115,7 +111,7 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"<html>not found</html>")
     assert one_line(path) == (
         f"{path}: found 22 bytes with SHA-256 {digest(path)}, expected 95,628,359 bytes with "
-        f"SHA-256 {PUBLISHED_SHA256}, as published at {PUBLISHED_AT}"
+        f"SHA-256 {INCEPTION_SHA256}, as published at {PUBLISHED_AT}"
     )
     assert one_line(path, SOURCE).endswith(f"{digest(path)}, expected SHA-256 {SOURCE}")
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from tuner.cli.main import app, out
+from tuner.spec import INCEPTION_SHA256
 
 
 @app.command()
@@ -25,8 +26,7 @@ def convert_inception(
 
     Example: tuner convert-inception pt_inception-2015-12-05-6726825d.pth inception.safetensors
     """
-    from tuner.run.weights import PUBLISHED_SHA256
     from tuner.run.weights import convert_inception as convert
 
-    written = convert(source, target, sha256.lower() if sha256 else PUBLISHED_SHA256)
+    written = convert(source, target, sha256.lower() if sha256 else INCEPTION_SHA256)
     out.print(f"{target}: SHA-256 {written}", soft_wrap=True)

@@ -85,7 +85,7 @@ def inception(spec: StudySpec, weights: str | None = None) -> Extractor | None:
     if not path:
         raise InputError(
             f"metrics.weights: found neither a path nor the variable {WEIGHTS_VARIABLE}, expected "
-            f"the file published at {PUBLISHED_AT}"
+            f"the file with SHA-256 {metrics.weights_sha256}, published at {PUBLISHED_AT}"
         )
     arrays = load_inception(path, metrics.weights_sha256)
     return Extractor("inception", dict(jax.device_put(arrays)), None, metrics.input)

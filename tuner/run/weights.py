@@ -14,20 +14,20 @@ from tuner.errors import InputError
 from tuner.metrics.inception import check_weights, from_torch
 from tuner.run.artifacts import decode, encode
 from tuner.run.folders import NAME, DirectoryStore
+from tuner.spec import INCEPTION_SHA256
 
 # Converted from TensorFlow's network of 2015-12-05 by the authors of pytorch-fid; torch-fidelity
 # publishes the same bytes.
+PUBLISHED_NAME = "pt_inception-2015-12-05-6726825d.pth"
 PUBLISHED_AT = (
-    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
-    "pt_inception-2015-12-05-6726825d.pth"
+    f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{PUBLISHED_NAME}"
 )
-PUBLISHED_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 PUBLISHED_SIZE = 95_628_359  # bytes
 
 Weights = dict[str, NDArray[np.float32]]
 
 
-def load_inception(path: str, sha256: str = PUBLISHED_SHA256) -> Weights:
+def load_inception(path: str, sha256: str = INCEPTION_SHA256) -> Weights:
     """The weights by name, kernels HWIO, from PyTorch's file with this hash, or from what
     ``convert_inception`` made of it; which of the two, the file's content says.
 
@@ -41,7 +41,7 @@ def load_inception(path: str, sha256: str = PUBLISHED_SHA256) -> Weights:
     return _from_published(data, path, sha256)
 
 
-def convert_inception(source: Path, target: Path, sha256: str = PUBLISHED_SHA256) -> str:
+def convert_inception(source: Path, target: Path, sha256: str = INCEPTION_SHA256) -> str:
     """Write PyTorch's file with this hash as one that needs no PyTorch, whole or not at all;
     returns the new file's SHA-256. InputError as ``load_inception``."""
     if not NAME.fullmatch(target.name):
@@ -53,7 +53,10 @@ def convert_inception(source: Path, target: Path, sha256: str = PUBLISHED_SHA256
 
 
 def _read(path: Path) -> bytes:
-    expected = f"expected the Inception weights published at {PUBLISHED_AT}"
+    expected = (
+        f"expected the Inception weights, {PUBLISHED_NAME} with SHA-256 {INCEPTION_SHA256}, or "
+        f"what tuner convert-inception made of it; published at {PUBLISHED_AT}"
+    )
     try:
         if not path.is_file():  # a pipe or a device might never end
             found = "what is no file" if path.exists() else "no such file"
@@ -67,7 +70,7 @@ def _from_published(data: bytes, origin: str, sha256: str) -> Weights:
     """Nothing of ``data`` is parsed before its hash has been checked."""
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
-        published = sha256 == PUBLISHED_SHA256
+        published = sha256 == INCEPTION_SHA256
         size = f"{PUBLISHED_SIZE:,} bytes with " if published else ""
         where = f", as published at {PUBLISHED_AT}" if published else ""
         raise InputError(

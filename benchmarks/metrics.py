@@ -1,0 +1,235 @@
+"""Time, memory and results of the metrics beside SciPy, pytorch-fid and torch-fidelity.
+
+    python benchmarks/metrics.py
+
+on features (n, 2048) with the spectrum of a power law, as those of images have: FID of n = 1,000,
+5,000 and 10,000 generated samples against 10,000 real ones; KID; precision and recall. The real
+side, which tuner computes once per study and the others every time, is timed for itself. Each
+contender runs in a process of its own, in turn, whose largest memory beyond the features is shown.
+
+    python benchmarks/metrics.py --large
+
+measures the memory of KID, precision and recall with 50,000 x 2,048 features on both sides instead.
+
+Needs torch==2.13.0, torch-fidelity==0.4.0, pytorch-fid==0.3.0 and torchvision==0.28.* (install
+them with ``--no-deps``, they take any torch), requests and tqdm, and scipy < 1.18.
+"""
+
+import argparse
+import contextlib
+import importlib
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+import types
+import warnings
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from tuner.metrics.frechet import Reference, frechet_distance, moments, reference
+from tuner.metrics.kernel import kernel_distance
+from tuner.metrics.neighbours import fidelity, radii
+
+DIMENSIONS = 2048
+Features = NDArray[np.float32]
+Result = tuple[float, ...]
+
+
+class Known(NamedTuple):
+    """The real side, whose time is not the generated side's."""
+
+    side: Reference
+    covariance: NDArray[np.float64]
+
+
+Contender = Callable[[Features, Features, Known], Result]
+
+
+def features(count: int, seed: int, exponent: float) -> Features:
+    """Samples whose covariance has eigenvalues i^-exponent along random directions."""
+    rng = np.random.default_rng(seed)
+    directions = np.linalg.qr(np.random.default_rng(0).normal(size=(DIMENSIONS, DIMENSIONS)))[0]
+    deviations = np.arange(1.0, DIMENSIONS + 1) ** (-exponent / 2)
+    samples = rng.standard_normal((count, DIMENSIONS), np.float32) * deviations.astype(np.float32)
+    found: Features = samples @ directions.astype(np.float32) + np.float32(0.1)
+    return found
+
+
+def our_fid(real: Features, fake: Features, known: Known) -> Result:
+    return (frechet_distance(known.side, fake),)
+
+
+def our_real_side(real: Features, fake: Features, known: Known) -> Result:
+    return (reference(real).trace,)
+
+
+def scipys(real: Features, fake: Features, known: Known) -> Result:
+    """The formula with SciPy's matrix square root, in float64; the real moments are known."""
+    mean, covariance = moments(fake)
+    root = np.real(scipy.linalg.sqrtm(known.covariance @ covariance))
+    shift = np.square(mean - known.side.mean).sum()
+    return (float(shift + known.side.trace + np.trace(covariance) - 2 * np.trace(root)),)
+
+
+def seitzers(real: Features, fake: Features, known: Known) -> Result:
+    """pytorch-fid's distance; the real moments are known."""
+    their = package("pytorch_fid.fid_score")
+    mean, covariance = fake.mean(axis=0), np.cov(fake, rowvar=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of SciPy's, for an argument it drops
+        distance = their.calculate_frechet_distance(
+            known.side.mean, known.covariance, mean, covariance
+        )
+    return (float(distance),)
+
+
+def fidelitys(real: Features, fake: Features, known: Known) -> Result:
+    """torch-fidelity's distance; the real moments are known."""
+    their, torch = package("torch_fidelity.metric_fid"), package("torch")
+    found = their.fid_features_to_statistics(torch.from_numpy(fake))
+    kinds = found["mu"].dtype, found["sigma"].dtype
+    theirs = {"mu": known.side.mean.astype(kinds[0]), "sigma": known.covariance.astype(kinds[1])}
+    distances = their.fid_statistics_to_metric(found, theirs, verbose=False)
+    return tuple(distances.values())
+
+
+def our_kid(real: Features, fake: Features, known: Known) -> Result:
+    return tuple(kernel_distance(real, fake))
+
+
+def fidelitys_kid(real: Features, fake: Features, known: Known) -> Result:
+    their, torch = package("torch_fidelity.metric_kid"), package("torch")
+    found = their.kid_features_to_metric(
+        torch.from_numpy(fake), torch.from_numpy(real), verbose=False
+    )
+    return tuple(found.values())
+
+
+def our_neighbours(real: Features, fake: Features, known: Known) -> Result:
+    found = fidelity(real, radii(real), fake)
+    return found.precision, found.recall
+
+
+def fidelitys_neighbours(real: Features, fake: Features, known: Known) -> Result:
+    their, torch = package("torch_fidelity.metric_prc"), package("torch")
+    found = their.prc_features_to_metric(
+        torch.from_numpy(fake), torch.from_numpy(real), verbose=False
+    )
+    return tuple(found.values())[:2]
+
+
+def package(name: str) -> Any:
+    """The module, without what of torchvision must be compiled for one exact torch."""
+    sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("_meta"))
+    return importlib.import_module(name)
+
+
+FID: dict[str, Contender] = {
+    "tuner": our_fid,
+    "SciPy's sqrtm": scipys,
+    "pytorch-fid": seitzers,
+    "torch-fidelity": fidelitys,
+}
+KID: dict[str, Contender] = {"tuner": our_kid, "torch-fidelity": fidelitys_kid}
+NEIGHBOURS: dict[str, Contender] = {
+    "tuner": our_neighbours,
+    "torch-fidelity": fidelitys_neighbours,
+}
+
+
+def measured(
+    contender: Contender, real: Features, fake: Features, known: Known
+) -> tuple[float, float, Result]:
+    """Seconds, megabytes beyond what was there before, and the result; in a process of its own."""
+    here, there = multiprocessing.Pipe()
+
+    def work(connection: Connection) -> None:
+        with contextlib.suppress(ImportError):  # loading packages does not count
+            few = np.random.default_rng(0).random((8, 4), np.float32)
+            contender(few, few, known_of(few))
+        before, started = peak(), time.perf_counter()
+        result = contender(real, fake, known)
+        connection.send((time.perf_counter() - started, peak() - before, result))
+
+    process = multiprocessing.get_context("fork").Process(target=work, args=(there,))
+    process.start()
+    there.close()
+    found: tuple[float, float, Result] = here.recv()
+    process.join()
+    return found
+
+
+def known_of(real: Features) -> Known:
+    return Known(reference(real), moments(real)[1])
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+
+
+def compare(
+    title: str, contenders: dict[str, Contender], real: Features, fake: Features, rounds: int
+) -> None:
+    known = known_of(real)
+    found: dict[str, list[tuple[float, float, Result]]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, contender in contenders.items():
+            found[name].append(measured(contender, real, fake, known))
+    ours = statistics.median(seconds for seconds, _, _ in found["tuner"])
+    for name, runs in found.items():
+        times = [seconds for seconds, _, _ in runs]
+        middle = statistics.median(times)
+        result = ", ".join(f"{value:.8g}" for value in runs[0][2])
+        print(
+            f"| {title} | {name} | {middle:.2f} ({min(times):.2f} to {max(times):.2f}) | "
+            f"{middle / ours:.1f} | {max(memory for _, memory, _ in runs):,.0f} | {result} |",
+            flush=True,
+        )
+
+
+def large() -> None:
+    """What 50,000 samples a side need. Memory depends on the real side's size and not on how many
+    generated samples are taken in turn, so few of those are, for time's sake."""
+    real, fake = features(50_000, 1, 1.0), features(2_000, 2, 1.1)
+    known = Known(Reference(np.zeros(1), np.zeros((1, 1)), 0.0), np.zeros((1, 1)))
+
+    def some_neighbours(real: Features, fake: Features, known: Known) -> Result:
+        widths = np.ones((2, len(real)))
+        return tuple(fidelity(real, widths, fake))
+
+    print("| | MB beyond the features | seconds |\n| --- | --- | --- |")
+    contenders = {"KID": our_kid, "precision and recall, 2,000 rows": some_neighbours}
+    for name, contender in contenders.items():
+        seconds, memory, _ = measured(contender, real, fake, known)
+        print(f"| {name} | {memory:,.0f} | {seconds:.1f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--large", action="store_true")
+    options = parser.parse_args()
+    if options.large:
+        large()
+        return
+    real = features(10_000, 1, 1.0)
+    print("| | | seconds (least to most) | times tuner's | MB | result |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for count in (1_000, 5_000, 10_000):
+        fake = features(count, 2, 1.1)
+        compare(f"FID, n = {count:,}", FID, real, fake, options.rounds)
+    compare("real side, once", {"tuner": our_real_side}, real, fake, options.rounds)
+    compare("KID, n = 5,000", KID, real[:5000], fake[:5000], options.rounds)
+    compare("KID, n = 1,000 (one subset)", KID, real[:1000], fake[:1000], options.rounds)
+    compare("precision, recall, n = 5,000", NEIGHBOURS, real[:5000], fake[:5000], options.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""Numbers that can be trusted, through the command line: objectives, evaluations every so many
+epochs, fingerprints, and the Inception network (with random weights, as no others are at hand)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import inception_weights as rule
+import numpy as np
+import pytest
+from processes import run
+
+from tuner.metrics.inception import weight_shapes
+from tuner.run.artifacts import encode
+
+STUDY = """
+[study]
+trials = {trials}
+epochs = 5
+seed = {seed}
+[data]
+source = "idx"
+path = "{digits}"
+[trial]
+width = 2
+latent_dim = 8
+learning_rate = {{ low = 1e-4, high = 1e-3, log = true }}
+[sampler]
+name = "random"
+[pruner]
+name = "none"
+[guard]
+loss_ratio = {{ enabled = false }}
+variance_ratio = {{ enabled = false }}
+[metrics]
+{metrics}
+"""
+RANDOM = 'features = "random"\nsamples = {samples}\nevery = 2\nobjective = "kid"\nkid = "every"'
+HASH = "ab" * 32
+GOLDEN = Path(__file__).parents[1] / "golden" / "inception.npz"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
+    """A folder with study files."""
+    folder = tmp_path_factory.mktemp("metrics")
+
+    def write(name: str, metrics: str, trials: int = 2, seed: int = 0) -> None:
+        text = STUDY.format(digits=digits, trials=trials, seed=seed, metrics=metrics)
+        (folder / f"{name}.toml").write_text(text)
+
+    write("one", RANDOM.format(samples=60))
+    write("two", RANDOM.format(samples=60), trials=1)
+    write("less", RANDOM.format(samples=50), trials=1)
+    write("inception", f'features = "inception"\nsamples = 10\nweights_sha256 = "{HASH}"', trials=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def swept(folder: Path, environment: dict[str, str]) -> dict[str, str]:
+    """What the sweeps of the studies printed."""
+    said = {}
+    for name in ("one", "two", "less"):
+        done = run(folder, environment, "sweep", f"{name}.toml")
+        assert done.returncode == 0, done.stderr
+        said[name] = done.stdout
+    return said
+
+
+def ask(folder: Path, environment: dict[str, str], *words: str) -> Any:
+    done = run(folder, environment, *words, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_other_epoch_and_the_last_is_evaluated(
+    folder: Path, environment: dict[str, str], swept: dict[str, str]
+) -> None:
+    for trial in ask(folder, environment, "trials", "one"):
+        reports = trial["reports"]
+        assert [r["epoch"] for r in reports if r["kid"] is not None] == [2, 4, 5]
+        assert [r["epoch"] for r in reports if r["fid"] is not None] == [2, 4, 5]
+        assert [r["epoch"] for r in reports if r["recall"] is not None] == [5]
+        assert all(r["finite"] and r["d_loss"] is not None for r in reports)
+        assert trial["value"] == min(r["kid"] for r in reports if r["kid"] is not None)
+        for r in reports:
+            parts = r["generate_seconds"] + r["extract_seconds"] + r["score_seconds"]
+            assert (parts > 0) == (r["epoch"] != 1 and r["epoch"] != 3)
+            assert parts <= r["evaluate_seconds"]
+    assert "KID" in swept["one"]
+    assert "Evaluating took " in swept["one"]
+
+
+def test_what_was_measured_how_is_shown(
+    folder: Path, environment: dict[str, str], swept: dict[str, str]
+) -> None:
+    found = {s["name"]: s for s in ask(folder, environment, "list")}
+    assert found["one"]["fingerprint"] == found["two"]["fingerprint"]
+    assert found["one"]["fingerprint"] != found["less"]["fingerprint"]
+    assert found["one"]["objective"] == "KID"
+    status = run(folder, environment, "status", "one").stdout
+    assert f"Measured as {found['one']['fingerprint']}: data " in status
+    assert "samples 60" in status
+    assert "Evaluating took" in status
+    parts = ask(folder, environment, "status", "one")["measured_as"]
+    assert set(parts) == {
+        *("data", "features", "input", "samples", "latents", "precision", "version", "weights")
+    }
+
+
+def test_studies_are_compared_only_where_they_mean_the_same(
+    folder: Path, environment: dict[str, str], swept: dict[str, str]
+) -> None:
+    found = ask(folder, environment, "compare", "two", "one")
+    assert {row["study"] for row in found} == {"one", "two"}
+    assert found[0]["value"] <= found[1]["value"]
+    shown = run(folder, environment, "compare", "two", "one").stdout.splitlines()
+    assert shown[0].split()[:3] == ["study", "trial", "KID"]
+    refused = run(folder, environment, "compare", "one", "less")
+    assert refused.returncode == 2
+    line = "these studies can't be compared: samples is 60 in study 'one' and 50 in 'less'"
+    assert refused.stderr == f"tuner: {line}\n"
+    assert "two or more" in run(folder, environment, "compare", "one", "one").stderr
+
+
+def test_inception_from_file_to_best(folder: Path, environment: dict[str, str]) -> None:
+    weights = folder / "weights.safetensors"
+    missing = run(folder, environment, "check", "inception.toml")
+    assert missing.returncode == 2
+    assert "metrics.weights: found neither a path nor the variable TUNER_WEIGHTS" in missing.stderr
+    weights.write_bytes(weights_file(HASH))
+    done = run(folder, environment, "sweep", "inception.toml", "--weights", str(weights))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    [trial] = ask(folder, environment, "trials", "inception")
+    assert [r["epoch"] for r in trial["reports"] if r["fid"] is not None] == [5]
+    assert trial["value"] == trial["reports"][4]["fid"] > 0
+    parts = ask(folder, environment, "status", "inception")["measured_as"]
+    assert (parts["features"], parts["input"]) == ("inception", "clean")
+    other = folder / "other.safetensors"
+    other.write_bytes(weights_file(HASH, scale=1.01))
+    for path, problem in (
+        (other, "study 'inception': found weights "),
+        (folder / "none", f"{folder}/none: found no such file, expected the Inception weights"),
+        (folder / "one.toml", f"SHA-256 {HASH}"),
+    ):
+        elsewhere = environment | {"TUNER_WEIGHTS": str(path)}
+        refused = run(folder, elsewhere, "best", "inception")
+        assert refused.returncode == 2, refused.stdout
+        assert problem in refused.stderr
+        assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def weights_file(source: str, scale: float = 1.0) -> bytes:
+    """Random weights, as tuner convert-inception writes them."""
+    with np.load(GOLDEN) as golden:
+        statistics = rule.recorded_statistics(weight_shapes(), dict(golden))
+    weights = rule.draw_weights(weight_shapes()) | statistics
+    weights["Conv2d_1a_3x3.conv.weight"] *= np.float32(scale)
+    return encode(dict(weights), {"kind": "inception", "source_sha256": source})
