@@ -59,7 +59,7 @@ def test_sweep_says_what_happened(swept: tuple[Path, str]) -> None:
     assert "trial 0 epoch 3/3 FID" in text
     assert "FID on fresh latents" in text
     assert "real against real images" in text
-    assert "Classes found among 300 samples:" in text
+    assert "Classes generated: " in text
     assert "optuna-dashboard sqlite:///tuner-data/studies.db" in text
     picture = folder / text.split("Samples: ")[1].splitlines()[0]
     assert pixels(picture).shape == (548, 548)
@@ -97,7 +97,8 @@ def test_json_of_every_command(swept: tuple[Path, str], environment: dict[str, s
     best = ask(folder, environment, "best", "tiny")
     complete = [t["value"] for t in trials if t["state"] == "COMPLETE"]
     assert best["trial"]["value"] == min(complete)
-    assert best["fresh_fid"] > best["real_fid"] > 0
+    assert best["fresh"]["fid"] > best["real_fid"] > 0
+    assert {"kid", "recall", "coverage", "fid_infinity"} <= best["fresh"].keys()
     plan = ask(folder, environment, "check", "tiny.toml")
     assert plan["programs"] == 2
     # 8 x 512 + 512 x 2 (norm) + 25 x (8 x 4 + 4 x 2 + 2 x 1) + 2 x (4 + 2), and D's by hand too

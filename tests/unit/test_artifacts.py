@@ -121,6 +121,16 @@ def test_odd_headers_are_refused_in_one_line(header: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_equal_contents_are_equal_files() -> None:
+    arrays = {name: np.full(3, i, np.float32) for i, name in enumerate("zyx")}
+    about = {f"key{i}": i for i in range(9)}
+    files = {encode(dict(reversed(arrays.items())) if i % 2 else arrays, about) for i in range(20)}
+    assert len(files) == 1
+    [data] = files
+    assert int.from_bytes(data[:8], "little") % 8 == 0
+    assert decode(data, "here")[1] == about
+
+
 def test_a_tree_comes_back_as_it_was() -> None:
     tree: Any = {"a": [np.arange(3.0), {"b": np.float32(2)}], "c": (np.zeros((2, 2), np.int8),)}
     packed = pack(tree)

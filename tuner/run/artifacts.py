@@ -29,7 +29,18 @@ def encode(arrays: Arrays, about: About) -> bytes:
     """One safetensors file of ``arrays`` and the JSON values ``about`` them."""
     words = {key: json.dumps(value) for key, value in about.items()}
     words[_CHECKSUM] = json.dumps(_checksum(arrays, words))
-    return save({name: np.asarray(x, order="C") for name, x in arrays.items()}, words)
+    data = save({name: np.asarray(x, order="C") for name, x in arrays.items()}, words)
+    return _in_order(data)
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file with its header's keys sorted: safetensors writes metadata in an order that
+    changes from run to run, and equal contents are to be equal files."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that the arrays are aligned
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def decode(data: bytes, origin: str) -> tuple[Arrays, About]:
