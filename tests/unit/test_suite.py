@@ -18,14 +18,15 @@ def test_the_real_side() -> None:
     real = real_side(REAL, CLASSES, 4, samples=30)
     assert real.features.shape == (60, 4)
     assert len(np.unique(real.features, axis=0)) == 60  # each another image
-    assert real.half.shape == (30, 4)
-    np.testing.assert_array_equal(real.radii, radii(real.half))
+    assert real.peers.shape == (30, 4)
+    np.testing.assert_array_equal(real.radii, radii(real.peers))
     np.testing.assert_allclose(real.shares, [1 / 3, 1 / 3, 1 / 3, 0])
     assert real.moments.trace == reference(REAL).trace
     again = real_side(REAL, CLASSES, 4, samples=30)
     np.testing.assert_array_equal(again.features, real.features)
     few = real_side(REAL, None, 0, samples=1000)
-    assert (few.features.shape, few.half.shape, few.shares.shape) == ((90, 4), (45, 4), (0,))
+    assert (few.features.shape, few.peers.shape, few.shares.shape) == ((90, 4), (90, 4), (0,))
+    assert real_against_real(few)[1] == 45
 
 
 def test_what_is_asked_for_is_measured() -> None:
@@ -40,7 +41,7 @@ def test_what_is_asked_for_is_measured() -> None:
     full = scores(real, FAKE, classes, {"kid", "neighbours", "fid_infinity"})
     assert full.kid == kernel_distance(real.features, FAKE).mean
     assert full.fid_infinity == frechet_infinity(real.moments, FAKE)
-    assert full[3:7] == fidelity(real.half, real.radii, FAKE)
+    assert full[3:7] == fidelity(real.peers, real.radii, FAKE)
     assert full.class_coverage == pytest.approx(2 / 3)
     assert full.class_entropy == pytest.approx(np.log(2) / np.log(3))
 

@@ -26,13 +26,13 @@ class RealSide(NamedTuple):
     """The real images as the metrics see them."""
 
     moments: Reference  # of all images
-    features: Features  # (m, d), of a random choice that is the same for all
-    radii: Matrix  # (2, m // 2), of the first half: see ``neighbours``
+    features: Features  # (m, d), of a random choice, twice as many as are generated if there are
+    radii: Matrix  # (2, p), of the ``peers``: see ``neighbours``
     shares: Matrix  # (K,) of all images, by the classifier; (0,) without one
 
     @property
-    def half(self) -> Features:
-        """As many features as are generated, or half of those there are."""
+    def peers(self) -> Features:
+        """As many real features as are generated, or all there are: (p, d)."""
         return self.features[: self.radii.shape[1]]
 
 
@@ -61,7 +61,7 @@ def real_side(
     shares = np.zeros(0)
     if classes is not None:
         shares = np.bincount(classes, minlength=kinds) / len(classes)
-    return RealSide(reference(features), some, radii(some[: len(some) // 2]), shares)
+    return RealSide(reference(features), some, radii(some[:samples]), shares)
 
 
 def scores(
@@ -86,13 +86,13 @@ def scores(
     if "fid_infinity" in extras:
         found = found._replace(fid_infinity=frechet_infinity(real.moments, features))
     if "neighbours" in extras:
-        found = found._replace(**fidelity(real.half, real.radii, features)._asdict())
+        found = found._replace(**fidelity(real.peers, real.radii, features)._asdict())
     return found
 
 
 def real_against_real(real: RealSide) -> tuple[float, int]:
     """FID of one half of the chosen images against the other, and how many each half has: what a
     perfect generator would get from so few samples."""
-    half = len(real.half)
-    other = real.features[half : 2 * half]
-    return frechet_distance(reference(real.half), other), half
+    half = len(real.features) // 2
+    one, other = real.features[:half], real.features[half : 2 * half]
+    return frechet_distance(reference(one), other), half
