@@ -16,7 +16,7 @@ from optuna.study import StudyDirection
 from postgres import Postgres
 from workplace import RANDOM, Studies, claim, report, spec
 
-from tuner.errors import StorageError
+from tuner.errors import InputError, StorageError
 from tuner.study import database, schema, tables
 from tuner.study.connections import Address
 from tuner.study.database import Database
@@ -85,8 +85,10 @@ def make_old(url: str) -> None:
             first.module.upgrade()
         execute(connection, study)
         execute(connection, "INSERT INTO study_directions VALUES (1, 'MINIMIZE', 1, 0)")
-        attribute = "INSERT INTO study_user_attributes VALUES (1, 1, 'tuner:token', :token)"
-        execute(connection, attribute, token='"0123456789abcdef"')
+        attributes = {"token": "0123456789abcdef", "data": "abc", "extractor": "def"}
+        for number, (key, value) in enumerate(attributes.items(), 1):
+            insert = "INSERT INTO study_user_attributes VALUES (:id, 1, :key, :value)"
+            execute(connection, insert, id=number, key=f"tuner:{key}", value=f'"{value}"')
         for trial, state in ((1, "RUNNING"), (2, "PRUNED"), (3, "RUNNING")):
             execute(
                 connection,
@@ -136,6 +138,9 @@ def test_an_old_database_is_refused_until_it_is_upgraded(empty: str) -> None:
         ("free", None, 0, 2, 0, None),
         ("free", None, 0, 0, 0, None),
     ]
+    assert store.fingerprint() == {"data": "abc", "weights": "def"}
+    with pytest.raises(InputError, match="found data xyz, expected abc"):
+        store.bind({"data": "xyz", "samples": "9"})
     member = studies.join()
     taken = [claim(member)]
     assert [found.fid for found in taken[0].history] in ([39.0, 38.0], [])

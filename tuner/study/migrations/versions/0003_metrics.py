@@ -10,10 +10,21 @@ NUMBERS = (
     *("class_coverage", "class_entropy"),
 )
 SECONDS = ("generate_seconds", "extract_seconds", "score_seconds")
+# Until now the images and the extractor's weights alone were kept, among Optuna's attributes.
+KEEP_WHAT_IS_KNOWN = """
+UPDATE tuner_studies SET fingerprint = (
+    SELECT '{"data": ' || data.value_json || ', "weights": ' || weights.value_json || '}'
+    FROM study_user_attributes AS data
+    JOIN study_user_attributes AS weights ON weights.study_id = data.study_id
+    WHERE data.study_id = tuner_studies.study_id
+    AND data.key = 'tuner:data' AND weights.key = 'tuner:extractor'
+)
+"""
 
 
 def upgrade() -> None:
     op.add_column("tuner_studies", Column("fingerprint", Text))
+    op.execute(KEEP_WHAT_IS_KNOWN)
     for name in NUMBERS:
         op.add_column("tuner_epochs", Column(name, Double))
     for name in SECONDS:
