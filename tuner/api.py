@@ -40,13 +40,15 @@ def sweep(
     storage: str | None = None,
     artifacts: str | os.PathLike[str] | None = None,
     trials: int | None = None,
+    weights: str | os.PathLike[str] | None = None,
     observer: Observer | None = None,
 ) -> StudyStore:
     """Run a study (a spec, or the path of a study file) to its total, and return its store.
 
     Goes on where an earlier call ended, beside whatever other workers the study has. ``storage``
     is a URL ``sqlite:///FILE`` or ``postgresql://…``, ``artifacts`` a folder or the URL of one;
-    both default to the command line's. ``observer`` hears of every trial and epoch.
+    both default to the command line's. ``weights`` is the file with Inception's, where the study
+    uses it and they are not where it says. ``observer`` hears of every trial and epoch.
     Raises InputError, StorageError or TunerError with a message for people, and KeyboardInterrupt
     after an epoch was finished because of Ctrl-C.
     """
@@ -58,7 +60,8 @@ def sweep(
     files = open_files(store, None if artifacts is None else str(artifacts))
     if store.remaining() > 0:
         stop = Stop()
-        run_worker(store, files, observer or _Silence(), stop)
+        path = None if weights is None else str(weights)
+        run_worker(store, files, observer or _Silence(), stop, weights=path)
         if stop.requested:
             raise KeyboardInterrupt
     return store

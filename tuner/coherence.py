@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from tuner import policies
+from tuner.policies import ClassCoverageGuard
 from tuner.settings import Choices, Kind, Range, Setting, Value, nearest
 from tuner.spec import FEATURES, MetricsSection, StudySpec, TrialSection
 
@@ -59,7 +60,7 @@ def _contradictions(spec: StudySpec) -> Iterator[tuple[Key, str, list[Key]]]:
         inputs: list[Key] = [("study", needed.get(str(key[-1]), "epochs")), ("metrics", "every")]
         yield key, text, [("pruner",), *inputs]
     for key, text in _metrics(spec):
-        yield key, text, [("metrics",)]
+        yield key, text, [("metrics",), ("study", "epochs"), ("pruner",)]
     if spec.data.source != "idx" and spec.data.path:
         text = f"found a path, expected none with source = {spec.data.source!r}"
         yield ("data", "path"), text, [("data", "source")]
@@ -76,11 +77,11 @@ def warnings(spec: StudySpec) -> Iterator[str]:
     if not searched:
         yield "trial: nothing is searched, so trials differ by their seeds alone"
     metrics, width = spec.metrics, FEATURES[spec.metrics.features]
-    straight = ENOUGH_FOR_INFINITY * width
-    if metrics.objective == "fid_infinity" and metrics.samples < straight:
+    wanted = metrics.objective == "fid_infinity" or metrics.fid_infinity != "off"
+    if wanted and not can_extrapolate(spec):
         yield (
             f"metrics.samples: {metrics.samples:,} of {width:,} features each are few for "
-            f"fid_infinity; from {straight:,} on its straight line holds"
+            f"fid_infinity; from {ENOUGH_FOR_INFINITY * width:,} on its straight line holds"
         )
     if metrics.objective == "fid" and metrics.samples < 2 * width:
         yield (
@@ -99,6 +100,11 @@ def warnings(spec: StudySpec) -> Iterator[str]:
         size = math.prod(len(values_of(setting) or []) for setting in searched.values())
         if size < spec.study.trials:
             yield f"sampler: the grid has {size} points, fewer than the trials: some repeat"
+
+
+def can_extrapolate(spec: StudySpec) -> bool:
+    """Whether the study generates enough samples to extrapolate FID from."""
+    return spec.metrics.samples >= ENOUGH_FOR_INFINITY * FEATURES[spec.metrics.features]
 
 
 def kind_of(name: str) -> Kind:
@@ -224,7 +230,8 @@ def _never_prunes(pruner: Any, spec: StudySpec, every: int) -> Iterator[Problem]
             first = first_rung(pruner, every) * factor**pruner.min_early_stopping_rate
             yield from _between_evaluations(first, factor, epochs, every)
             if first >= epochs:
-                yield ("min_resource",), _too_late(f"a first rung at epoch {first}", epochs)
+                why = "" if pruner.min_resource else f", from metrics.every = {every}"
+                yield ("min_resource",), _too_late(f"a first rung at epoch {first}{why}", epochs)
         case policies.HyperbandPruner():
             first, factor = first_rung(pruner, every), pruner.reduction_factor
             yield from _between_evaluations(first, factor, epochs, every)
@@ -241,7 +248,8 @@ def _never_prunes(pruner: Any, spec: StudySpec, every: int) -> Iterator[Problem]
             yield ("upper",), "found neither lower nor upper, expected at least one"
         case policies.ThresholdPruner(lower=float(low), upper=float(high)) if low >= high:
             yield ("upper",), f"found {high:g} with lower = {low:g}, expected upper above lower"
-    if getattr(pruner, "n_warmup_steps", 0) >= epochs:
+    last_chance = (epochs - 1) // every * every
+    if getattr(pruner, "n_warmup_steps", 0) > last_chance:
         found = f"a warm-up until epoch {pruner.n_warmup_steps}"
         yield ("n_warmup_steps",), _too_late(found, epochs)
     if getattr(pruner, "n_startup_trials", 0) >= trials:
@@ -267,6 +275,10 @@ def _metrics(spec: StudySpec) -> Iterator[Problem]:
             if key in metrics.model_fields_set and getattr(metrics, key) != _default(key):
                 text = f"found a value that features = {metrics.features!r} leaves idle"
                 yield ("metrics", key), f"{text}, expected it with 'inception' only"
+    guard = spec.guard.class_coverage
+    if metrics.features != "classifier" and guard.enabled and guard != ClassCoverageGuard():
+        text = f"found a guard that features = {metrics.features!r} leaves idle"
+        yield ("guard", "class_coverage"), f"{text}, expected it with 'classifier' only"
     if metrics.every >= spec.study.epochs > 1 and spec.pruner.name not in ("none", *_HALVING):
         found = f"found {metrics.every} with {spec.study.epochs} epochs"
         yield ("metrics", "every"), f"{found}, expected evaluations before the last for the pruner"

@@ -146,7 +146,9 @@ PrunerSpec = Annotated[
 _Enabled = Annotated[bool, Field(description="whether it can end a trial")]
 _Low = Annotated[float | None, Field(ge=0, description="below it is out of bounds")]
 _High = Annotated[float | None, Field(ge=0, description="above it is out of bounds")]
-_Patience = Annotated[int, Field(ge=1, description="epochs in a row out of bounds that end it")]
+_Patience = Annotated[
+    int, Field(ge=1, description="evaluations in a row out of bounds that end it")
+]
 _Grace = Annotated[int, Field(ge=0, description="generator updates before it is looked at")]
 
 
@@ -176,7 +178,7 @@ class DiscriminatorAucGuard(Section):
 
 class ClassCoverageGuard(Section):
     enabled: _Enabled = True
-    low: _Low = 0.25
+    low: Annotated[float | None, Field(ge=0, le=1, description="below it is out of bounds")] = 0.25
     high: _High = None
     patience: _Patience = 2
     grace_steps: _Grace = 500

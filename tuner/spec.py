@@ -4,9 +4,10 @@ Every key has a default; the defaults are the recipe of TensorFlow's DCGAN tutor
 checked one by one here; what concerns several keys at once is checked in ``specfile``.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
 
 from tuner.policies import (
     GuardSection,
@@ -42,6 +43,12 @@ def _scalar(value: Any) -> Value:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"found {value!r}, expected one value")
     return value
+
+
+def _sha256(value: str) -> str:
+    if not re.fullmatch("[0-9a-fA-F]{64}", value):
+        raise ValueError(f"found {value!r}, expected 64 hexadecimal digits")
+    return value.lower()
 
 
 _EXACTLY_WHOLE = BeforeValidator(_exactly_whole)
@@ -180,7 +187,7 @@ class MetricsSection(Section):
         ),
     ] = ""
     weights_sha256: Annotated[
-        str, Field(pattern=r"^[0-9a-f]{64}$", description="of the published weights")
+        str, AfterValidator(_sha256), Field(description="the file's; by default as published")
     ] = INCEPTION_SHA256
     input: Annotated[
         Literal["clean", "pytorch-fid", "torch-fidelity"],

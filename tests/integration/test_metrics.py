@@ -52,6 +52,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
     write("one", RANDOM.format(samples=60))
     write("two", RANDOM.format(samples=60), trials=1)
     write("less", RANDOM.format(samples=50), trials=1)
+    write("last", RANDOM.format(samples=60), trials=1)
+    text = (folder / "last.toml").read_text()
+    (folder / "last.toml").write_text(text.replace("[data]", 'value = "last"\n[data]'))
     write("inception", f'features = "inception"\nsamples = 10\nweights_sha256 = "{HASH}"', trials=1)
     return folder
 
@@ -60,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
 def swept(folder: Path, environment: dict[str, str]) -> dict[str, str]:
     """What the sweeps of the studies printed."""
     said = {}
-    for name in ("one", "two", "less"):
+    for name in ("one", "two", "less", "last"):
         done = run(folder, environment, "sweep", f"{name}.toml")
         assert done.returncode == 0, done.stderr
         said[name] = done.stdout
@@ -120,6 +123,8 @@ def test_studies_are_compared_only_where_they_mean_the_same(
     assert refused.returncode == 2
     line = "these studies can't be compared: samples is 60 in study 'one' and 50 in 'less'"
     assert refused.stderr == f"tuner: {line}\n"
+    judged = run(folder, environment, "compare", "one", "last").stderr
+    assert "value is best in study 'one' and last in 'last'" in judged
     assert "two or more" in run(folder, environment, "compare", "one", "one").stderr
 
 

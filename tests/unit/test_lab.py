@@ -12,7 +12,7 @@ from tuner.errors import InputError
 from tuner.gan.state import init_state
 from tuner.metrics.frechet import frechet_distance, reference
 from tuner.run.files import StudyFiles
-from tuner.run.lab import Lab, Measurement, check_labels
+from tuner.run.lab import Lab, Measurement, check_labels, latents_digest
 from tuner.run.sharing import shared_measures
 from tuner.run.stores import open_store
 from tuner.spec import StudySpec
@@ -81,3 +81,13 @@ def test_what_is_not_finite_is_not_measured(tmp_path: Path) -> None:
         bad = state._replace(**{part: weights})
         generator = lab.generator(program, bad)
         assert lab.measure(program, bad, generator) == Measurement()
+
+
+def test_latents_are_known_by_their_values() -> None:
+    spec, other = spec_of("random"), spec_of("random")
+    assert latents_digest(spec) == latents_digest(other)
+    reseeded = spec.model_copy(update={"study": spec.study.model_copy(update={"seed": 1})})
+    assert latents_digest(reseeded) != latents_digest(spec)
+    before = latents_digest(spec)
+    with jax.threefry_partitionable(False):  # JAX draws other numbers then
+        assert latents_digest(spec) != before

@@ -138,7 +138,7 @@ def test_an_old_database_is_refused_until_it_is_upgraded(empty: str) -> None:
         ("free", None, 0, 2, 0, None),
         ("free", None, 0, 0, 0, None),
     ]
-    assert store.fingerprint() == {"data": "abc", "weights": "def"}
+    assert store.fingerprint() == {"data": "abc", "weights": "def", "version": "1"}
     with pytest.raises(InputError, match="found data xyz, expected abc"):
         store.bind({"data": "xyz", "samples": "9"})
     member = studies.join()

@@ -816,3 +816,25 @@ def test_few_samples_are_worth_a_warning() -> None:
     assert not any("samples" in text for text in warnings(enough))
     biased = "[metrics]\nfeatures = 'inception'\nsamples = 4000"
     assert any("biased far upwards" in text for text in warnings(spec_of(biased)))
+
+
+def test_a_guard_of_classes_needs_a_classifier() -> None:
+    guard = "[guard.class_coverage]\nlow = 0.5\n"
+    spec_of(guard)
+    assert_one(guard + "[metrics]\nfeatures = 'random'", "guard.class_coverage", "leaves idle")
+    spec_of("[metrics]\nfeatures = 'random'")
+    assert_one("[guard.class_coverage]\nlow = 5.0", "guard.class_coverage.low", "5.0", "1")
+
+
+def test_a_warm_up_beyond_the_last_evaluation_that_counts() -> None:
+    pruner = "[study]\nepochs = 12\n[metrics]\nevery = 5\n[pruner]\nname = 'median'\n"
+    spec_of(pruner + "n_warmup_steps = 10")
+    assert_one(pruner + "n_warmup_steps = 11", "pruner.n_warmup_steps", "could never prune")
+
+
+@pytest.mark.parametrize("value", ["abc", "AB" * 31, "g" * 64])
+def test_a_hash_is_64_hexadecimal_digits(value: str) -> None:
+    metrics = f"[metrics]\nfeatures = 'inception'\nweights_sha256 = '{value}'"
+    assert_one(metrics, "metrics.weights_sha256", repr(value), "64 hexadecimal digits")
+    upper = spec_of(metrics.replace(value, "AB" * 32))
+    assert upper.metrics.weights_sha256 == "ab" * 32

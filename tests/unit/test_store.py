@@ -6,6 +6,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
 import workplace
 from builders import epoch, new_database
 from workplace import LONG_AGO, RANDOM, Studies, claim, report, run
@@ -143,6 +144,20 @@ def test_a_study_is_tied_to_what_it_was_measured_with(studies: Studies) -> None:
         again.check_fingerprint({"data": "xyz", "samples": "8"})
     assert again.fingerprint() == parts
     assert store.summary().fingerprint == digest(parts)
+
+
+def test_who_finds_a_study_tied_writes_nothing(studies: Studies) -> None:
+    """A role that may only read can measure the best trial again."""
+    store, parts = studies.make(), {"data": "abc"}
+    store.bind(parts)
+    statements: list[str] = []
+    engine = store.database.rdb.engine
+    sqlalchemy.event.listen(
+        engine, "before_cursor_execute", lambda *args: statements.append(args[2])
+    )
+    store.bind(parts)
+    assert statements
+    assert not any(statement.startswith("UPDATE") for statement in statements)
 
 
 def test_one_of_two_that_bind_at_once_is_refused(studies: Studies) -> None:

@@ -4,7 +4,17 @@ from typing import Annotated
 
 import typer
 
-from tuner.cli.main import AsJson, File, Storage, StudyName, app, open_study, out, print_json
+from tuner.cli.main import (
+    AsJson,
+    File,
+    Storage,
+    StudyName,
+    Weights,
+    app,
+    open_study,
+    out,
+    print_json,
+)
 from tuner.errors import InputError
 from tuner.places import STORAGE
 from tuner.specfile import load_spec
@@ -16,7 +26,7 @@ from tuner.views import report, studies
 
 
 @app.command()
-def check(file: File, as_json: AsJson = False) -> None:
+def check(file: File, weights: Weights = None, as_json: AsJson = False) -> None:
     """Check a study file; show its space, its programs and what the largest needs.
 
     Example: tuner check studies/quickstart.toml
@@ -24,7 +34,7 @@ def check(file: File, as_json: AsJson = False) -> None:
     spec = load_spec(file)
     from tuner.run.planning import plan
 
-    found = plan(spec)
+    found = plan(spec, weights)
     if as_json:
         print_json({"spec": spec.model_dump(mode="json"), **found})
         return
@@ -110,8 +120,8 @@ def compare(
     if len(stores) < 2:
         raise InputError(f"found {len(stores)} study, expected two or more to compare")
     parts = [
-        (store.name, {"objective": store.spec.metrics.objective} | store.fingerprint())
-        for store in stores
+        (store.name, {"objective": spec.metrics.objective, "value": spec.study.value} | known)
+        for store, spec, known in ((store, store.spec, store.fingerprint()) for store in stores)
     ]
     why_not = incomparable(parts)
     if why_not:

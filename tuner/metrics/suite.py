@@ -16,9 +16,9 @@ from tuner.metrics.frechet import (
 )
 from tuner.metrics.health import class_balance, variance_ratio
 from tuner.metrics.kernel import kernel_distance
-from tuner.metrics.neighbours import fidelity, radii
+from tuner.metrics.neighbours import Fidelity, fidelity, radii
 
-VERSION = 2  # of everything in this package that changes a number
+VERSION = 3  # of everything in this package that changes a number
 PRECISION = "highest"  # of matrix products on the device
 
 
@@ -86,13 +86,20 @@ def scores(
     if "fid_infinity" in extras:
         found = found._replace(fid_infinity=frechet_infinity(real.moments, features))
     if "neighbours" in extras:
-        found = found._replace(**fidelity(real.peers, real.radii, features)._asdict())
+        found = found._replace(**_fidelity(real, features)._asdict())
     return found
 
 
+def _fidelity(real: RealSide, features: Features) -> Fidelity:
+    """Of as many generated images as there are peers: both sides are to be of one size."""
+    return fidelity(real.peers, real.radii, features[: len(real.peers)])
+
+
 def real_against_real(real: RealSide) -> tuple[float, int]:
-    """FID of one half of the chosen images against the other, and how many each half has: what a
-    perfect generator would get from so few samples."""
+    """FID of one half of the chosen images against the other, and how many each half has.
+
+    Both sides being small, it is above what a perfect generator gets against all real images.
+    """
     half = len(real.features) // 2
     one, other = real.features[:half], real.features[half : 2 * half]
     return frechet_distance(reference(one), other), half

@@ -1,5 +1,6 @@
 """What a study's trials share on a device: images, extractor, reference statistics, latents."""
 
+import hashlib
 import time
 from collections.abc import Collection
 from typing import NamedTuple
@@ -45,6 +46,18 @@ class Measurement(NamedTuple):
     score_seconds: float = 0.0
 
 
+def latent_seed(spec: StudySpec, purpose: int) -> int:
+    """The seed of the study's fixed latents."""
+    return int(np.random.SeedSequence((spec.study.seed, purpose, 1)).generate_state(1)[0])
+
+
+def latents_digest(spec: StudySpec) -> str:
+    """A hash of such latents as the study's evaluations begin with: they depend on the seed, and on
+    how this machine's JAX is set up to draw."""
+    z = np.asarray(fixed_latents(latent_seed(spec, EVALUATION), 8, 8))
+    return hashlib.sha256(z.tobytes()).hexdigest()[:8]
+
+
 class Lab:
     """Measures generators, the same way for every trial of a study."""
 
@@ -59,7 +72,7 @@ class Lab:
         self._reals = self.images[np.sort(chosen[:AUC_IMAGES])]
 
     def seed(self, purpose: int) -> int:
-        return int(np.random.SeedSequence((self.spec.study.seed, purpose, 1)).generate_state(1)[0])
+        return latent_seed(self.spec, purpose)
 
     def generator(self, program: Program, state: GanState) -> Generator:
         return generator_of(program, state, self.seed(STATISTICS))

@@ -24,7 +24,7 @@ class Lane:
         self._lab = lab
         self._config: TrialConfig
         self._state: GanState
-        self.generator: Generator  # as it was evaluated last
+        self.generator: Generator | None = None  # as the trial's was evaluated last
         self.epoch = 0  # the last one trained
 
     @property
@@ -34,7 +34,7 @@ class Lane:
 
     def insert(self, config: TrialConfig, state: GanState | None = None, epoch: int = 0) -> None:
         """Begin the trial ``config``: afresh, or from its ``state`` after ``epoch`` epochs."""
-        self._config, self.epoch = config, epoch
+        self._config, self.epoch, self.generator = config, epoch, None
         # As arrays: a Python float and an array would be two programs to the compiler.
         self._hyperparameters = Hyperparameters(*map(jnp.float32, config.hyperparameters))
         if state is None:

@@ -19,7 +19,7 @@ from tuner.study.space import trial_config
 from tuner.trial import Program
 
 
-def plan(spec: StudySpec) -> dict[str, Any]:
+def plan(spec: StudySpec, weights: str | None = None) -> dict[str, Any]:
     """Programs, images, and the parameters (numbers) and memory (bytes) of the largest program.
 
     Loads the images and compiles that one program. InputError where the study can't be run.
@@ -27,7 +27,7 @@ def plan(spec: StudySpec) -> dict[str, Any]:
     make_sampler(spec)
     images = load_images(spec.data)
     check_data(spec, images)
-    inception(spec)
+    inception(spec, weights)
     program = largest_program(spec, images.shape)
     state = abstract_state(program)
     return {

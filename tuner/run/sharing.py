@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -87,7 +88,7 @@ def inception(spec: StudySpec, weights: str | None = None) -> Extractor | None:
             f"metrics.weights: found neither a path nor the variable {WEIGHTS_VARIABLE}, expected "
             f"the file with SHA-256 {metrics.weights_sha256}, published at {PUBLISHED_AT}"
         )
-    arrays = load_inception(path, metrics.weights_sha256)
+    arrays = load_inception(str(Path(path).expanduser()), metrics.weights_sha256)
     return Extractor("inception", dict(jax.device_put(arrays)), None, metrics.input)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from tuner.coherence import data_problems
+from tuner.coherence import can_extrapolate, data_problems
 from tuner.data import ImageSet, load_images
 from tuner.errors import InputError
 from tuner.gan.sampling import draw, fixed_latents
@@ -17,7 +17,7 @@ from tuner.metrics.suite import Scores
 from tuner.places import compiled_programs
 from tuner.run.artifacts import load_generator
 from tuner.run.files import StudyFiles
-from tuner.run.lab import PICTURES, Lab, check_labels
+from tuner.run.lab import PICTURES, Lab, check_labels, latents_digest
 from tuner.run.lane import Lane
 from tuner.run.sharing import shared_measures
 from tuner.run.signals import GRACE, Stop, stop_on_signals
@@ -52,8 +52,21 @@ def check_data(spec: StudySpec, images: ImageSet) -> None:
         )
     check_labels(spec, images)
     problems = data_problems(spec, len(images.images))
+    problems += _classes_problem(spec, images)
     if problems:
         raise InputError("\n".join(f"study {spec.study.name!r}: {line}" for line in problems))
+
+
+def _classes_problem(spec: StudySpec, images: ImageSet) -> list[str]:
+    """Too few samples for each class to appear would look like collapse."""
+    samples, guarded = spec.metrics.samples, spec.guard.class_coverage.enabled
+    if spec.metrics.features != "classifier" or images.labels is None or not guarded:
+        return []
+    kinds = len(np.unique(images.labels))
+    if samples >= kinds:
+        return []
+    expected = "expected at least as many, or guard.class_coverage off"
+    return [f"metrics.samples: found {samples} with {kinds} classes, {expected}"]
 
 
 def machine() -> dict[str, str]:
@@ -105,7 +118,7 @@ def known_parts(spec: StudySpec, images: ImageSet) -> Parts:
         "features": metrics.features,
         "input": metrics.input if metrics.features == "inception" else "as it is",
         "samples": str(metrics.samples),
-        "latents": f"of seed {spec.study.seed}",
+        "latents": f"{latents_digest(spec)} (seed {spec.study.seed})",
         "precision": suite.PRECISION,
         "version": str(suite.VERSION),
     }
@@ -149,10 +162,11 @@ def appraise(store: StudyStore, lab: Lab, files: StudyFiles, trial: TrialRecord)
     """Measure a trial's kept generator again, on latents that had no part in choosing it."""
     program, generator, _ = load_generator(files, generator_of(store, trial))
     samples = lab.fresh_samples(program, generator)
+    extras = {"kid", "neighbours"} | ({"fid_infinity"} if can_extrapolate(store.spec) else set())
     real_fid, real_count = lab.real_fid()
     return Appraisal(
         trial=trial,
-        fresh=lab.scores(samples, ("kid", "fid_infinity", "neighbours")),
+        fresh=lab.scores(samples, extras),
         real_fid=real_fid,
         real_count=real_count,
         classes=int((lab.real.shares > 0).sum()) or None,

@@ -35,14 +35,14 @@ class TrialRun:
     def repeat_epoch(self) -> EpochReport:
         """Train an epoch that was reported before."""
         report = self._lane.run_epoch()
-        self._keep_if_best()
+        self._keep_if_best(report)
         return report
 
     def run_epoch(self) -> EpochReport:
         """Train the next epoch."""
         report = self._lane.run_epoch()
         self.history.append(report)
-        self._keep_if_best()
+        self._keep_if_best(report)
         return report
 
     def best_epoch(self, until: int | None = None) -> int:
@@ -53,8 +53,10 @@ class TrialRun:
             return 0
         return (min(measured) if self._keeps_best else measured[-1])[1]
 
-    def _keep_if_best(self) -> None:
-        if self.best_epoch(self._lane.epoch) == self._lane.epoch:
+    def _keep_if_best(self, report: EpochReport) -> None:
+        """Where the epoch was measured now as well: trained again, it may have come to nothing."""
+        measured = report.value(self._objective) is not None
+        if measured and self.best_epoch(report.epoch) == report.epoch:
             self.kept = KeptGenerator(self._lane.epoch, self._lane.packed_generator())
 
     def encode_generator(self, study: str) -> tuple[bytes, str]:

@@ -184,9 +184,11 @@ class StudyStore:
     def bind(self, parts: Parts) -> None:
         """Tie the study to all that its numbers depend on; InputError where that is another now."""
         ours = tables.studies
-        unknown = (ours.c.study_id == self.study_id) & ours.c.fingerprint.is_(None)
-        with self.database.errors(), self.database.rdb.engine.begin() as connection:
-            connection.execute(update(ours).where(unknown).values(fingerprint=json.dumps(parts)))
+        if not self.fingerprint():  # who only reads may not write
+            unknown = (ours.c.study_id == self.study_id) & ours.c.fingerprint.is_(None)
+            row = update(ours).where(unknown).values(fingerprint=json.dumps(parts))
+            with self.database.errors(), self.database.rdb.engine.begin() as connection:
+                connection.execute(row)
         self.check_fingerprint(parts)
 
     def summary(self) -> StudySummary:

@@ -31,7 +31,8 @@ def cost(trials: Sequence[TrialRecord]) -> str:
         "numbers": sum(report.score_seconds for report in reports),
     }
     words = ", ".join(f"{name} {part / seconds:.0%}" for name, part in parts.items())
-    return f"Evaluating took {share(reports):.1%} of the time ({words} of that)."
+    known = f" ({words} of that)" if any(parts.values()) else ""  # older studies did not time them
+    return f"Evaluating took {share(reports):.1%} of the time{known}."
 
 
 def measured_as(parts: Mapping[str, str], fingerprint: str) -> str:

@@ -10,10 +10,11 @@ NUMBERS = (
     *("class_coverage", "class_entropy"),
 )
 SECONDS = ("generate_seconds", "extract_seconds", "score_seconds")
-# Until now the images and the extractor's weights alone were kept, among Optuna's attributes.
+# Until now these alone were kept, among Optuna's attributes, by version 1 of the metrics.
 KEEP_WHAT_IS_KNOWN = """
 UPDATE tuner_studies SET fingerprint = (
-    SELECT '{"data": ' || data.value_json || ', "weights": ' || weights.value_json || '}'
+    SELECT '{"data": ' || data.value_json || ', "weights": ' || weights.value_json
+        || ', "version": "1"}'
     FROM study_user_attributes AS data
     JOIN study_user_attributes AS weights ON weights.study_id = data.study_id
     WHERE data.study_id = tuner_studies.study_id
