@@ -11,7 +11,7 @@ and its distance are used around torch-fidelity's network); and images per secon
 
 writes tests/golden/inception.npz anew instead, the same bytes every time on one machine, from
 torch-fidelity's network in float64 and the resizing of torch-fidelity and pytorch-fid. Weights and
-images are not stored: tests/unit/inception_weights.py makes them by rule.
+images are not stored: tests/inception_weights.py makes them by rule.
 
 Needs torch==2.13.0, torchvision==0.28.*, torch-fidelity==0.4.0, pytorch-fid==0.3.0 and
 clean-fid==0.1.35 (with ``--no-deps`` they take any torch), requests and tqdm, scipy < 1.18, and
@@ -47,7 +47,7 @@ from tuner.run.weights import load_inception
 from tuner.xla import jit
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "unit"))
+sys.path.insert(0, str(ROOT / "tests"))
 rule = importlib.import_module("inception_weights")
 
 # torchvision is needed for the layers that it declares. Its operators, compiled for one exact
