@@ -76,10 +76,12 @@ class Rows:
         return {number: str(lease.worker) for number, lease in held.items()}
 
     def lapsed(self, number: int) -> bool:
-        """Whether a trial's lease ran out."""
+        """Whether a trial's lease ran out and can be taken. A process that was stopped within a
+        transaction keeps its lease's row locked until Postgres ends its idle session."""
         mine = f"trial_id = (SELECT trial_id FROM trials WHERE number = {number})"
-        [row] = self.read(f"SELECT expires_at FROM tuner_leases WHERE {mine}")
-        return bool(row.expires_at < time.time())
+        locking = "" if self._engine.dialect.name == "sqlite" else "FOR UPDATE SKIP LOCKED"
+        found = self.read(f"SELECT expires_at FROM tuner_leases WHERE {mine} {locking}")
+        return any(row.expires_at < time.time() for row in found)
 
     def epochs(self, number: int) -> list[tuple[Any, ...]]:
         """A trial's reports: all but the seconds."""
