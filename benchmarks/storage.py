@@ -38,7 +38,7 @@ from tuner.study.database import Database
 from tuner.study.membership import Claim, Membership
 from tuner.study.store import StudyStore
 from tuner.study.verdict import Continue, verdict
-from tuner.trial import EpochReport
+from tuner.trial import EpochReport, Premises
 
 TRIALS, EPOCHS = 1000, 50
 SHAPE = (32, 32, 1)
@@ -145,7 +145,7 @@ def run_ours(store: StudyStore, seconds: float, until: float, rng: random.Random
         nap(rng, seconds)
         while time.time() < until:
             with timed(samples, "claim"):
-                claim = member.claim(SHAPE)
+                claim = member.claim(Premises((32, 32, 1), 60_000))
             if not isinstance(claim, Claim):
                 break
             run_trial(member, claim, samples, seconds, until, rng)

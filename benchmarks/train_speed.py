@@ -22,23 +22,26 @@ BATCH = 64
 
 def jax_epochs(width: int, images: np.ndarray, device: str) -> Callable[[], None]:
     import jax
+    import jax.numpy as jnp
 
     from tuner.gan.state import init_state
     from tuner.gan.training import train_epoch
-    from tuner.trial import Hyperparameters, Program
+    from tuner.specfile import parse_spec
+    from tuner.study.space import trial_config
+    from tuner.trial import Hyperparameters, Premises
 
     if device == "cuda" and jax.default_backend() != "gpu":
         raise SystemExit(f"JAX found {jax.default_backend()}, expected a GPU: install jax[cuda13]")
-    program = Program(
-        "dcgan", "dcgan", width, 100, images.shape[1:], BATCH, "non_saturating", "adam", 1, False
-    )
-    hyperparameters = Hyperparameters(2e-4, 2e-4, 0.5, 0.999, 0.9, 0.9, 0.3, 0.0, 0.0)
+    spec = parse_spec({"trial": {"width": width, "batch_size": BATCH}}, "benchmark")
+    premises = Premises(images.shape[1:], len(images))
+    program, numbers, _, _ = trial_config(spec, {}, 0, premises)
+    hyperparameters = Hyperparameters(*map(jnp.float32, numbers))
     state = init_state(program, hyperparameters, 0)
     on_device, epoch = jax.device_put(images), 0
 
     def run() -> None:
         nonlocal state, epoch
-        state, losses = train_epoch(program, state, hyperparameters, on_device, epoch)
+        state, losses = train_epoch(program, state, hyperparameters, on_device, None, epoch)
         epoch += 1
         jax.device_get(losses)
 

@@ -28,6 +28,7 @@ from tuner.study.membership import Claim, Membership
 from tuner.study.space import derive_seed
 from tuner.study.store import ARTIFACT, REASON, StudyStore
 from tuner.study.verdict import Prune
+from tuner.trial import Premises
 
 CLOCKS = 0.5  # seconds by which the harness may learn late of a death
 LOST = ("another worker took it over", "reported, expected", "is another's now")
@@ -137,7 +138,7 @@ def undisturbed_params(spec: StudySpec, folder: Path) -> dict[int, dict[str, Any
     store = create_study(Database(f"sqlite:///{folder}/undisturbed.db", create=True), spec)
     params: dict[int, dict[str, Any]] = {}
     with Membership(store, {}, lambda _: None) as membership:
-        while isinstance(claim := membership.claim((32, 32, 1)), Claim):
+        while isinstance(claim := membership.claim(Premises((32, 32, 1), 60_000)), Claim):
             params[claim.number] = claim.params
             membership.finish(claim, Prune("claimed"))
     store.database.rdb.engine.dispose()

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from decimal import Decimal
 from typing import Any
 
 from tuner import policies
+from tuner.combinations import senseless, values_of
 from tuner.policies import ClassCoverageGuard
 from tuner.settings import Choices, Kind, Range, Setting, Value, nearest
-from tuner.spec import FEATURES, MetricsSection, StudySpec, TrialSection
+from tuner.spec import FEATURES, SMOOTHED, MetricsSection, StudySpec, TrialSection
 
 Key = tuple[str | int, ...]
 Problem = tuple[Key, str]
@@ -17,16 +17,27 @@ ENOUGH_FOR_INFINITY = 8  # samples per feature: see metrics.frechet.frechet_infi
 
 # The structural settings: each distinct combination is a compiled program of its own.
 STRUCTURAL = (
-    *("generator", "discriminator", "width", "latent_dim"),
-    *("loss", "optimizer", "batch_size", "d_steps"),
+    *("generator", "discriminator", "width", "latent_dim", "generator_norm", "discriminator_norm"),
+    *("conditional", "precision", "loss", "augment", "flips", "batch_size", "d_steps"),
+    *("optimizer", "generator_optimizer", "discriminator_optimizer", "schedule"),
 )
+SWITCHES = ("gradient_penalty", "r1", "r2", "instance_noise", "ema_decay")  # 0 is off
 _HALVING = ("successive_halving", "hyperband")
+_ADAMS = ("adam", "adamw", "lion", "optimistic_adam")
 _BELONGS_TO_OPTIMIZER = {
-    "beta1": "adam",
-    "beta2": "adam",
-    "momentum": "sgd",
-    "rms_decay": "rmsprop",
+    "beta1": _ADAMS,
+    "beta2": _ADAMS,
+    "momentum": ("sgd",),
+    "rms_decay": ("rmsprop",),
+    "weight_decay": ("adamw", "lion"),
 }
+_BELONGS_TO = {
+    "weight_clip": ("loss", ("wasserstein",)),
+    "label_smoothing": ("loss", SMOOTHED),
+    "decay_images": ("schedule", ("linear", "cosine")),
+    "final_rate": ("schedule", ("linear", "cosine")),
+}
+_OPTIMIZERS = ("optimizer", "generator_optimizer", "discriminator_optimizer")
 
 
 def incoherences(spec: StudySpec, wrong: Collection[Key] = ()) -> list[Problem]:
@@ -49,8 +60,10 @@ def _overlap(a: Key, b: Key) -> bool:
 
 def _contradictions(spec: StudySpec) -> Iterator[tuple[Key, str, list[Key]]]:
     """Problems with the other keys that each follows from."""
-    optimizer: list[Key] = [("trial", "optimizer")]
-    yield from ((*problem, optimizer) for problem in _needless(spec))
+    deciding: list[Key] = [("trial", name) for name in (*_OPTIMIZERS, "loss", "schedule")]
+    yield from ((*problem, deciding) for problem in _needless(spec))
+    for setting, text, names in senseless(spec.trial):
+        yield ("trial", setting), text, [("trial", name) for name in names]
     for (key, text), name in _baselines(spec):
         yield key, text, [("trial", name), ("sampler",)]
     space: list[Key] = [("sampler",), ("trial",)]
@@ -113,22 +126,6 @@ def kind_of(name: str) -> Kind:
     return kinds[0]
 
 
-def values_of(setting: Setting) -> Sequence[Value] | None:
-    """Every value the setting can take, in order, or None where they are a continuum."""
-    if isinstance(setting, Choices):
-        return setting.values
-    if not isinstance(setting, Range):
-        return [setting]
-    low, high, _, step = setting
-    if isinstance(low, int):
-        return range(low, int(high) + 1, int(step or 1))
-    if step is None:
-        return None
-    # In decimal, as the file is written: 0.1 * 3 is to be 0.3.
-    start, end, width = (Decimal(str(number)) for number in (low, high, step))
-    return [float(start + i * width) for i in range(int((end - start) / width) + 1)]
-
-
 def largest_value(setting: Setting) -> Value:
     """The largest value the setting can take."""
     if isinstance(setting, Range):
@@ -145,11 +142,23 @@ def _needless(spec: StudySpec) -> Iterator[Problem]:
     )
     if "learning_rate" in searched and separate:
         yield ("trial", "learning_rate"), "found a search that the two separate rates leave idle"
-    optimizers = values_of(trial.optimizer) or []
-    for name, optimizer in _BELONGS_TO_OPTIMIZER.items():
-        if name in searched and optimizer not in optimizers:
-            used = ", ".join(map(str, optimizers))
-            yield ("trial", name), f"found a search that optimizer = {used} leaves idle"
+    optimizers = [
+        value
+        for name in _OPTIMIZERS
+        for value in values_of(getattr(trial, name)) or []
+        if value is not None
+    ]
+    for name, users in _BELONGS_TO_OPTIMIZER.items():
+        if name in searched and not set(users) & set(optimizers):
+            yield ("trial", name), f"found a search that {_used('optimizer', optimizers)}"
+    for name, (decider, users) in _BELONGS_TO.items():
+        values = values_of(getattr(trial, decider)) or []
+        if name in searched and not set(users) & set(values):
+            yield ("trial", name), f"found a search that {_used(decider, values)}"
+
+
+def _used(name: str, values: Sequence[Any]) -> str:
+    return f"{name} = {', '.join(dict.fromkeys(map(str, values)))} leaves idle"
 
 
 def _baselines(spec: StudySpec) -> Iterator[tuple[Problem, str]]:
@@ -316,9 +325,15 @@ def data_problems(spec: StudySpec, images: int) -> list[str]:
 
 def program_count(spec: StudySpec) -> int:
     """How many distinct compiled training programs the study can need."""
-    ema = spec.trial.ema_decay
-    values = values_of(ema)
-    smallest = ema.low if isinstance(ema, Range) else 0.0
-    kinds = {v != 0 for v in values} if values is not None else {True, smallest > 0}
     settings = [getattr(spec.trial, name) for name in STRUCTURAL]
-    return math.prod(len(values_of(setting) or []) for setting in settings) * len(kinds)
+    switches = [_positions(getattr(spec.trial, name)) for name in SWITCHES]
+    return math.prod(len(values_of(setting) or []) for setting in settings) * math.prod(switches)
+
+
+def _positions(switch: Setting) -> int:
+    """1, or 2 where a search goes over zero and other numbers."""
+    values = values_of(switch)
+    if values is None:
+        assert isinstance(switch, Range)
+        return 2 if switch.low == 0 else 1
+    return len({bool(value) for value in values})

@@ -83,6 +83,25 @@ class Name(_Checked):
 
 
 @dataclass(frozen=True)
+class NetworkName(Name):
+    """A name from ``names``, or a network of somebody's own, as ``package.module:Class``."""
+
+    def check(self, value: Any) -> str:
+        return value if is_own_network(value) else super().check(value)
+
+    def describe(self) -> str:
+        return f"{super().describe()}, or package.module:Class"
+
+
+def is_own_network(value: Any) -> bool:
+    """Whether the name is that of a network of somebody's own."""
+    if not isinstance(value, str) or value.count(":") != 1:
+        return False
+    module, _, name = value.partition(":")
+    return all(part.isidentifier() for part in (*module.split("."), name))
+
+
+@dataclass(frozen=True)
 class Real(_Checked):
     """A number between ``low`` and ``high``; ``open_low`` and ``open_high`` leave the bound out."""
 

@@ -17,11 +17,30 @@ from tuner.policies import (
     SuccessiveHalvingPruner,
     TpeSampler,
 )
-from tuner.settings import Choices, Name, Range, Real, Setting, Value, Whole
+from tuner.settings import Choices, Name, NetworkName, Range, Real, Setting, Value, Whole
 
-LOSSES = ("minimax", "non_saturating")
-OPTIMIZERS = ("adam", "sgd", "rmsprop")
+LOSSES = (
+    *("minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "wasserstein_gp"),
+    *("dragan", "relativistic", "gradient_normalized"),
+)
+PENALISED = ("wasserstein_gp", "dragan")  # need a gradient penalty
+DEFAULT_PENALTY = 10.0
+PENALTIES = ("gradient_penalty", "r1", "r2")
+SMOOTHED = ("minimax", "non_saturating", "least_squares", "dragan", "gradient_normalized")
+OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "lion", "optimistic_adam")
 NETWORKS = ("dcgan",)
+# Each architecture's own normalisation: the generator's, the discriminator's.
+OWN_NORMS = {"dcgan": ("batch", "none")}
+CONDITIONAL = ()  # the architectures that can be told labels
+GENERATOR_NORMS = ("batch", "none")
+DISCRIMINATOR_NORMS = ("none", "batch", "layer", "spectral")
+AUGMENTATIONS = (
+    *("none", "color", "translation", "cutout", "color+translation", "color+cutout"),
+    *("translation+cutout", "color+translation+cutout"),
+)
+SCHEDULES = ("constant", "linear", "cosine")
+PRECISIONS = ("float32", "bfloat16")
+SWITCH = ("off", "on")
 MOST_TRIALS = 1_000_000
 # Of pt_inception-2015-12-05-6726825d.pth, the FID network's weights as pytorch-fid publishes them.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -125,9 +144,11 @@ class DataSpec(Section):
 class TrialSection(Section):
     """Each key is a value, a list of choices, or a range ``{ low, high, log, step }``."""
 
-    generator: Annotated[Setting, Name(NETWORKS), Field(description="generator network")] = "dcgan"
+    generator: Annotated[Setting, NetworkName(NETWORKS), Field(description="generator network")] = (
+        "dcgan"
+    )
     discriminator: Annotated[
-        Setting, Name(NETWORKS), Field(description="discriminator network")
+        Setting, NetworkName(NETWORKS), Field(description="discriminator network")
     ] = "dcgan"
     width: Annotated[
         Setting, Whole(1, 1024), Field(description="scales all channels; 64 is the tutorial's")
@@ -135,12 +156,60 @@ class TrialSection(Section):
     latent_dim: Annotated[
         Setting, Whole(1, 4096), Field(description="length of the noise vector")
     ] = 100
+    generator_norm: Annotated[
+        Setting | None, Name(GENERATOR_NORMS), Field(description="by default the network's own")
+    ] = None
+    discriminator_norm: Annotated[
+        Setting | None, Name(DISCRIMINATOR_NORMS), Field(description="by default the network's own")
+    ] = None
+    conditional: Annotated[
+        Setting, Name(SWITCH), Field(description="whether both networks are told the labels")
+    ] = "off"
+    precision: Annotated[
+        Setting, Name(PRECISIONS), Field(description="what networks compute in; weights: float32")
+    ] = "float32"
     loss: Annotated[Setting, Name(LOSSES), Field(description="adversarial loss")] = "non_saturating"
-    optimizer: Annotated[Setting, Name(OPTIMIZERS), Field(description="of both networks")] = "adam"
+    gradient_penalty: Annotated[
+        Setting | None,
+        Real(0),
+        Field(description="weight; by default 10 with wasserstein_gp and dragan, else 0"),
+    ] = None
+    r1: Annotated[
+        Setting, Real(0), Field(description="weight of half the squared slope at real images")
+    ] = 0.0
+    r2: Annotated[
+        Setting, Real(0), Field(description="weight of half the squared slope at fake images")
+    ] = 0.0
+    weight_clip: Annotated[
+        Setting, Real(0, open_low=True), Field(description="wasserstein: bound of D's weights")
+    ] = 0.01
+    label_smoothing: Annotated[
+        Setting, _FRACTION, Field(description="D's target for real images is 1 less this")
+    ] = 0.0
+    instance_noise: Annotated[
+        Setting,
+        Real(0),
+        Field(description="noise on D's images at first, fading until the trial's end"),
+    ] = 0.0
+    augment: Annotated[
+        Setting, Name(AUGMENTATIONS), Field(description="DiffAugment of real and fake images")
+    ] = "none"
+    flips: Annotated[
+        Setting, Name(SWITCH), Field(description="mirror real images at random, left to right")
+    ] = "off"
     batch_size: Annotated[Setting, Whole(2, 65_536), Field(description="images in a batch")] = 64
     d_steps: Annotated[
         Setting, Whole(1, 100), Field(description="discriminator updates per generator update")
     ] = 1
+    optimizer: Annotated[
+        Setting, Name(OPTIMIZERS), Field(description="of both networks, unless given separately")
+    ] = "adam"
+    generator_optimizer: Annotated[
+        Setting | None, Name(OPTIMIZERS), Field(description="of the generator alone")
+    ] = None
+    discriminator_optimizer: Annotated[
+        Setting | None, Name(OPTIMIZERS), Field(description="of the discriminator alone")
+    ] = None
     learning_rate: Annotated[
         Setting, _RATE, Field(description="of both networks, unless given separately")
     ] = 2e-4
@@ -150,10 +219,43 @@ class TrialSection(Section):
     discriminator_learning_rate: Annotated[
         Setting | None, _RATE, Field(description="of the discriminator alone")
     ] = None
-    beta1: Annotated[Setting, _FRACTION, Field(description="Adam: decay of the mean")] = 0.5
-    beta2: Annotated[Setting, _FRACTION, Field(description="Adam: decay of the square")] = 0.999
+    beta1: Annotated[
+        Setting, _FRACTION, Field(description="Adam and kin, Lion: decay of the mean")
+    ] = 0.5
+    generator_beta1: Annotated[
+        Setting | None, _FRACTION, Field(description="of the generator alone")
+    ] = None
+    discriminator_beta1: Annotated[
+        Setting | None, _FRACTION, Field(description="of the discriminator alone")
+    ] = None
+    beta2: Annotated[
+        Setting, _FRACTION, Field(description="Adam and kin, Lion: decay of the square")
+    ] = 0.999
+    generator_beta2: Annotated[
+        Setting | None, _FRACTION, Field(description="of the generator alone")
+    ] = None
+    discriminator_beta2: Annotated[
+        Setting | None, _FRACTION, Field(description="of the discriminator alone")
+    ] = None
     momentum: Annotated[Setting, _FRACTION, Field(description="SGD: momentum")] = 0.9
     rms_decay: Annotated[Setting, _FRACTION, Field(description="RMSprop: decay")] = 0.9
+    weight_decay: Annotated[
+        Setting, Real(0), Field(description="AdamW, Lion: decay of weights, times the rate")
+    ] = 0.0
+    schedule: Annotated[
+        Setting, Name(SCHEDULES), Field(description="how the learning rates fall")
+    ] = "constant"
+    warmup_images: Annotated[
+        Setting, Real(0), Field(description="images over which the learning rates rise")
+    ] = 0.0
+    decay_images: Annotated[
+        Setting | None,
+        Real(0, open_low=True),
+        Field(description="images over which they fall; by default until the trial's end"),
+    ] = None
+    final_rate: Annotated[
+        Setting, Real(0, 1), Field(description="what they fall to, as a share")
+    ] = 0.0
     dropout: Annotated[
         Setting, _FRACTION, Field(description="dropout rate in the discriminator")
     ] = 0.3

@@ -13,13 +13,28 @@ class Program(NamedTuple):
     image_shape: tuple[int, int, int]  # height, width, channels
     batch_size: int
     loss: str
-    optimizer: str
+    generator_optimizer: str
+    discriminator_optimizer: str
     d_steps: int
     ema: bool
+    generator_norm: str = "batch"
+    discriminator_norm: str = "none"
+    classes: int = 0  # of the labels that both networks are told; 0: none
+    penalties: tuple[str, ...] = ()  # of gradient_penalty, r1, r2
+    augment: tuple[str, ...] = ()  # of color, translation, cutout
+    flips: bool = False
+    instance_noise: bool = False
+    schedule: str = "constant"
+    precision: str = "float32"
+    sources: str = ""  # a hash of the code of networks that are not tuner's own
 
     def iterations(self, images: int) -> int:
         """Iterations (``d_steps`` D updates and one G update each) in an epoch of ``images``."""
         return max(1, round(images / (self.batch_size * self.d_steps)))
+
+    def images_per_epoch(self, images: int) -> int:
+        """Real images seen in an epoch of a set of ``images``."""
+        return self.iterations(images) * self.batch_size * self.d_steps
 
 
 class Hyperparameters(NamedTuple):
@@ -27,13 +42,35 @@ class Hyperparameters(NamedTuple):
 
     generator_learning_rate: float
     discriminator_learning_rate: float
-    beta1: float
-    beta2: float
+    generator_beta1: float
+    discriminator_beta1: float
+    generator_beta2: float
+    discriminator_beta2: float
     momentum: float
     rms_decay: float
-    dropout: float
+    weight_decay: float
     clip_norm: float
+    warmup_images: float
+    decay_images: float  # over which the rates fall, once warmed up
+    final_rate: float  # what they fall to, as a share
+    total_images: float  # of the whole trial
+    dropout: float
+    gradient_penalty: float
+    r1: float
+    r2: float
+    weight_clip: float
+    label_smoothing: float
+    instance_noise: float
     ema_decay: float
+
+
+class Premises(NamedTuple):
+    """What the trials of a study have in common that its study file does not say."""
+
+    image_shape: tuple[int, int, int]  # height, width, channels
+    images: int
+    classes: int = 0  # 0 where the images have no labels
+    sources: tuple[tuple[str, str], ...] = ()  # a hash of the code of each network not tuner's own
 
 
 class TrialConfig(NamedTuple):

@@ -30,7 +30,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 def train(lab: Lab, **params: Any) -> tuple[list[EpochReport], Verdict]:
     """Train as a worker would, by the guard's word alone."""
     lane = Lane(lab)
-    lane.insert(trial_config(lab.spec, params, 0, lab.image_set.shape))
+    lane.insert(trial_config(lab.spec, params, 0, lab.premises))
     history: list[EpochReport] = []
     end: Verdict = Continue()
     while isinstance(end, Continue):

@@ -15,9 +15,11 @@ from tuner.settings import Kind, Name, Real
 from tuner.spec import StudySpec, TrialSection
 from tuner.specfile import parse_spec
 from tuner.study.database import Database
-from tuner.trial import EpochReport
+from tuner.study.space import trial_config
+from tuner.trial import EpochReport, Hyperparameters, Premises
 
 SHAPE = (32, 32, 1)
+PREMISES = Premises(SHAPE, 64_000, 10)
 RANGES = """
 [trial]
 learning_rate = { low = 1e-4, high = 1e-2, log = true }
@@ -47,6 +49,11 @@ def epoch(number: int, fid: float | None = 50.0, **changes: Any) -> EpochReport:
         evaluate_seconds=1.0,
     )
     return report._replace(**changes)
+
+
+def numbers(**changes: float) -> Hyperparameters:
+    """A trial's numbers as by default, but for ``changes``."""
+    return trial_config(spec_of(""), {}, 0, PREMISES).hyperparameters._replace(**changes)
 
 
 def new_database(path: Path) -> str:

@@ -21,7 +21,7 @@ from tuner.run.files import StudyFiles
 from tuner.run.stores import open_store
 from tuner.trial import Program
 
-PROGRAM = Program("dcgan", "dcgan", 2, 8, SHAPE, 8, "minimax", "sgd", 1, False)
+PROGRAM = Program("dcgan", "dcgan", 2, 8, SHAPE, 8, "minimax", "sgd", "sgd", 1, False)
 ABOUT = {"epoch": 3, "fid": 1.5, "none": None, "name": "x", "list": [1, [2.5, "y"]]}
 TYPES = ("f4", "f8", "i4", "i8", "u1", "u4", "?")
 

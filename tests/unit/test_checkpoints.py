@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from builders import RANGES, SHAPE, spec_of
+from builders import PREMISES, RANGES, spec_of
 
 from tuner.errors import InputError, StorageError, TunerError
 from tuner.gan.state import GanState, abstract_state
@@ -29,6 +29,7 @@ from tuner.run.checkpoints import (
 )
 from tuner.run.files import StudyFiles
 from tuner.run.stores import open_store
+from tuner.spec import OPTIMIZERS
 from tuner.study.space import trial_config
 from tuner.trial import TrialConfig
 
@@ -36,8 +37,9 @@ Said = list[str]
 
 
 def config_of(number: int = 0, **program: Any) -> TrialConfig:
-    config = trial_config(spec_of(RANGES), {"learning_rate": 1e-3, "beta1": 0.5}, number, SHAPE)
-    small = config.program._replace(width=2, latent_dim=8, batch_size=8, optimizer="sgd")
+    config = trial_config(spec_of(RANGES), {"learning_rate": 1e-3, "beta1": 0.5}, number, PREMISES)
+    small = config.program._replace(width=2, latent_dim=8, batch_size=8, generator_optimizer="sgd")
+    small = small._replace(discriminator_optimizer="sgd")
     return config._replace(program=small._replace(**program))
 
 
@@ -70,8 +72,8 @@ def bits(state: GanState) -> Any:
 
 
 PROGRAMS = [
-    {"optimizer": optimizer, "ema": ema}
-    for optimizer in ("adam", "sgd", "rmsprop")
+    {"generator_optimizer": optimizer, "ema": ema}
+    for optimizer in OPTIMIZERS
     for ema in (False, True)
 ]
 
@@ -121,7 +123,9 @@ def test_a_state_of_another_program_is_refused() -> None:
     with pytest.raises(InputError, match=r"^here: found .*, expected "):
         unpack_state(CONFIG, packed, "here")
     with pytest.raises(InputError, match=r"^here: found .* None, expected "):
-        unpack_state(config_of(optimizer="adam"), pack_state(random_state(CONFIG)), "here")
+        unpack_state(
+            config_of(generator_optimizer="adam"), pack_state(random_state(CONFIG)), "here"
+        )
 
 
 def test_damage_anywhere_is_found() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import RANGES, SHAPE, epoch, spec_of
+from builders import PREMISES, RANGES, epoch, spec_of
 
 from tuner.run.events import EventWriter, replay
 from tuner.study.membership import Claim
@@ -20,7 +20,7 @@ PARAMS = {"learning_rate": 1.234567890123e-4, "beta1": 0.1 + 0.2, "optimizer": "
 
 
 def claim_of(history: tuple[EpochReport, ...] = ()) -> Claim:
-    config = trial_config(spec_of(RANGES), PARAMS, 7, SHAPE)
+    config = trial_config(spec_of(RANGES), PARAMS, 7, PREMISES)
     return Claim(9, 7, PARAMS, config, 3, history)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 import pytest
 import workplace
-from builders import RANGES, SHAPE, epoch
+from builders import PREMISES, RANGES, epoch
 from optuna.storages._rdb import storage as optunas
 from optuna.trial import TrialState
 from workplace import LONG_AGO, Studies, claim, report, run
@@ -167,7 +167,7 @@ def test_a_trial_comes_to_be_with_its_lease_or_not_at_all(
         with monkeypatch.context() as patch:
             patch.setattr(FencedStorage, name, failing_after(getattr(FencedStorage, name)))
             with pytest.raises(RuntimeError):
-                member.claim(SHAPE)
+                member.claim(PREMISES)
         assert studies.everything() == before
     assert claim(member).params["beta1"] == 0.5
     before = studies.everything()
@@ -246,7 +246,7 @@ def test_a_study_deleted_under_a_worker_is_one_line(studies: Studies) -> None:
     steering.delete(studies.store())
     place = store.database.place
     with pytest.raises(StorageError, match=f"^{place}: a study or trial is gone") as caught:
-        member.claim(SHAPE)
+        member.claim(PREMISES)
     assert not caught.value.transient
     with pytest.raises(LeaseLostError):
         member.report(claimed, epoch(1), [])

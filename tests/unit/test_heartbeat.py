@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import workplace
+from builders import PREMISES
 from workplace import Studies, claim
 
 from tuner.errors import StorageError
@@ -37,7 +38,7 @@ def test_a_worker_that_trains_long_keeps_its_trial(studies: Studies) -> None:
     claimed = claim(member)
     first = expiry(studies)
     assert soon(lambda: expiry(studies) > first + 1)
-    assert studies.join().claim((32, 32, 1)) is Idle.WAIT
+    assert studies.join().claim(PREMISES) is Idle.WAIT
     member.finish(claimed, Prune("bad"))
     ended = expiry(studies)
     seen = studies.rows("SELECT max(seen_at) FROM tuner_workers")

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "tuner"
 SPEC_SIDE = (
-    *("errors", "settings", "policies", "spec", "coherence"),
+    *("errors", "settings", "policies", "spec", "coherence", "combinations"),
     *("specfile", "trial", "data", "version", "places"),
 )
 JAX = ("jax", "jaxlib", "flax", "optax")

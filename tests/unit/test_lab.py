@@ -54,7 +54,7 @@ def test_what_a_classifier_can_not_be_trained_on() -> None:
 def test_measurements(tmp_path: Path) -> None:
     spec, images = spec_of("random"), image_set(labelled=False)
     lab = lab_of(spec, images, tmp_path)
-    program, hyperparameters, seed, _ = trial_config(spec, {}, 0, images.shape)
+    program, hyperparameters, seed, _ = trial_config(spec, {}, 0, lab.premises)
     state = init_state(program, hyperparameters, seed)
     generator = lab.generator(program, state)
     found = lab.measure(program, state, generator)
@@ -74,7 +74,7 @@ def test_measurements(tmp_path: Path) -> None:
 def test_what_is_not_finite_is_not_measured(tmp_path: Path) -> None:
     spec, images = spec_of("random"), image_set(labelled=False)
     lab = lab_of(spec, images, tmp_path)
-    program, hyperparameters, seed, _ = trial_config(spec, {}, 0, images.shape)
+    program, hyperparameters, seed, _ = trial_config(spec, {}, 0, lab.premises)
     state = init_state(program, hyperparameters, seed)
     for part in ("generator", "discriminator"):
         weights = jax.tree.map(lambda x: jnp.full_like(x, jnp.inf), getattr(state, part))

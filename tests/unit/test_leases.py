@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 import pytest
 import workplace
-from builders import RANGES, SHAPE, epoch
+from builders import PREMISES, RANGES, epoch
 from optuna.trial import TrialState
 from workplace import LONG_AGO, RANDOM, Cut, Studies, claim, report, run
 
@@ -29,7 +29,7 @@ def test_a_trial_that_is_taken_over_stays_itself(studies: Studies) -> None:
     lost = studies.join()
     first = claim(lost)
     report(lost, first, [30.0, None])
-    assert studies.join().claim(SHAPE) is Idle.WAIT
+    assert studies.join().claim(PREMISES) is Idle.WAIT
     studies.rows(LONG_AGO)
     member = studies.join()
     taken = claim(member)
@@ -120,12 +120,12 @@ def test_leaving_at_once_from_another_thread_gives_back_all(studies: Studies) ->
 
 HOLD = """
 import sys, time
-from builders import SHAPE, epoch
+from builders import PREMISES, SHAPE, epoch
 from tuner.study.database import Database
 from tuner.study.membership import Membership
 from tuner.study.store import StudyStore
 with Membership(StudyStore(Database(sys.argv[1]), "s"), {}, print) as member:
-    claim = member.claim(SHAPE)
+    claim = member.claim(PREMISES)
     member.report(claim, epoch(1, 33.0), [])
     print(claim.number, flush=True)
     time.sleep(60)
@@ -163,7 +163,7 @@ def test_a_dead_process_of_this_machine_is_not_waited_for(
         assert [found.fid for found in taken.history] == [33.0]
         there.wait()
     assert claim(studies.join()).number not in (mine, others)
-    assert studies.join().claim(SHAPE) is Idle.WAIT
+    assert studies.join().claim(PREMISES) is Idle.WAIT
     studies.rows(f"{LONG_AGO} WHERE trial_id = :id", id=others + 1)
     assert claim(studies.join()).number == others
 
@@ -179,7 +179,7 @@ def test_after_trouble_with_the_database_nobody_is_taken_for_lost(studies: Studi
     with Cut(member):
         assert run(member, [1.0], Complete()).number == second.number
     assert run(member, [1.0], Complete()).number == 2
-    assert member.claim(SHAPE) is Idle.WAIT
+    assert member.claim(PREMISES) is Idle.WAIT
     assert [word.rpartition(": ")[2] for word in studies.said] == [
         f"{workplace.BROKEN}; trying again for up to 20 s",
         "it answers again",
@@ -215,7 +215,7 @@ def test_parameters_that_a_lost_worker_did_not_get_to_are_suggested(studies: Stu
     baseline, drawn = sorted([claim(studies.join()), claim(studies.join())])
     assert baseline.params == {"beta1": 0.25, "learning_rate": 1e-3}
     assert set(drawn.params) == {"beta1", "learning_rate"}
-    assert drawn.config.hyperparameters.beta1 == drawn.params["beta1"]
+    assert drawn.config.hyperparameters.generator_beta1 == drawn.params["beta1"]
     assert [trial.params for trial in studies.trials()] == [baseline.params, drawn.params]
 
 
@@ -229,8 +229,8 @@ def test_a_trial_of_plain_optunas_gets_a_lease_and_time(studies: Studies) -> Non
     assert claim(member).number == 1
     assert len(studies.leases()) == 1
     other = studies.join()
-    assert other.claim(SHAPE) is Idle.WAIT
-    assert other.claim(SHAPE) is Idle.WAIT
+    assert other.claim(PREMISES) is Idle.WAIT
+    assert other.claim(PREMISES) is Idle.WAIT
     assert studies.leases()[0][1:6] == ("held", None, 0, 0, 0)
     [(left,)] = studies.rows(
         "SELECT l.expires_at - w.joined_at FROM tuner_leases l, tuner_workers w "
@@ -249,10 +249,10 @@ def test_a_stray_that_its_program_ends_is_left_alone(studies: Studies) -> None:
     studies.make(trials=1)
     stray = studies.plain().ask()
     member = studies.join()
-    assert member.claim(SHAPE) is Idle.WAIT
+    assert member.claim(PREMISES) is Idle.WAIT
     studies.plain().tell(stray.number, 5.0)
     studies.rows(LONG_AGO)
-    assert member.claim(SHAPE) is Idle.ENDED
+    assert member.claim(PREMISES) is Idle.ENDED
     assert studies.trials()[0].value == 5.0
 
 

@@ -6,7 +6,7 @@ import random
 import optuna
 import pytest
 import workplace
-from builders import RANGES, SHAPE, epoch
+from builders import PREMISES, RANGES, epoch
 from workplace import RANDOM, Cut, Studies, claim, each_cut, report
 
 from tuner.errors import StorageError
@@ -147,6 +147,6 @@ def test_what_lasts_longer_than_the_patience_is_said(studies: Studies) -> None:
     studies.make()
     member = studies.join(patience=0.0)
     with Cut(member), pytest.raises(StorageError, match="gave up after 0 s") as caught:
-        member.claim(SHAPE)
+        member.claim(PREMISES)
     assert workplace.BROKEN in str(caught.value)
     assert claim(member).number == 0

@@ -5,7 +5,7 @@ from typing import Any
 import optuna
 import pytest
 import workplace
-from builders import RANGES, SHAPE, epoch
+from builders import PREMISES, RANGES, SHAPE, epoch
 from optuna.trial import TrialState
 from workplace import LONG_AGO, MACHINE, RANDOM, Studies, claim, report, run
 
@@ -44,7 +44,7 @@ def test_a_claim_is_a_trial_in_full(studies: Studies) -> None:
     run(member, [1.0], Complete())
     found = claim(member)
     assert (found.number, found.token, found.history) == (1, 1, ())
-    assert found.config.hyperparameters.beta1 == found.params["beta1"]
+    assert found.config.hyperparameters.generator_beta1 == found.params["beta1"]
     assert found.config.hyperparameters.generator_learning_rate == found.params["learning_rate"]
     assert found.config.program.image_shape == SHAPE
     assert (found.config.seed, found.config.epochs) == (derive_seed(9, 1), 4)
@@ -125,12 +125,12 @@ def test_the_total_is_exact(studies: Studies) -> None:
     run(other, [30.0], Prune("bad"))
     assert store.remaining() == 1
     last = claim(member)
-    assert other.claim(SHAPE) is Idle.WAIT
+    assert other.claim(PREMISES) is Idle.WAIT
     member.finish(last, Complete())
-    assert other.claim(SHAPE) is Idle.ENDED
+    assert other.claim(PREMISES) is Idle.ENDED
     store.raise_total(4)
     run(other, FIDS, Complete())
-    assert member.claim(SHAPE) is Idle.ENDED
+    assert member.claim(PREMISES) is Idle.ENDED
     assert len(studies.trials()) == 4
 
 
@@ -139,9 +139,9 @@ def test_queued_points_wait_for_room(studies: Studies) -> None:
     store = studies.make(RANDOM + BASELINES, trials=1)
     member = studies.join()
     first = claim(member)
-    assert studies.join().claim(SHAPE) is Idle.WAIT
+    assert studies.join().claim(PREMISES) is Idle.WAIT
     member.finish(first, Complete())
-    assert member.claim(SHAPE) is Idle.ENDED
+    assert member.claim(PREMISES) is Idle.ENDED
     assert store.summary().states == {"PRUNED": 1, "WAITING": 1}
     store.raise_total(2)
     assert claim(member).params["beta1"] == 0.25
@@ -153,7 +153,7 @@ def test_a_failed_trial_does_not_count(studies: Studies) -> None:
     failed = run(member, [30.0], Fail("a bug"))
     assert store.remaining() == 1
     again = run(member, FIDS, Complete())
-    assert member.claim(SHAPE) is Idle.ENDED
+    assert member.claim(PREMISES) is Idle.ENDED
     assert again.params != failed.params
     assert store.summary().states == {"FAIL": 1, "COMPLETE": 1}
 

@@ -21,7 +21,7 @@ GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "dcgan.npz")
 GIVEN = inputs()
 SHAPE = (SIZE, SIZE, CHANNELS)
 PROGRAM = Program(
-    "dcgan", "dcgan", WIDTH, LATENT_DIM, SHAPE, BATCH, "non_saturating", "adam", 1, True
+    *("dcgan", "dcgan", WIDTH, LATENT_DIM, SHAPE, BATCH, "non_saturating", "adam", "adam", 1, True)
 )
 
 
@@ -43,7 +43,7 @@ def fill(network: nnx.Module, values: Mapping[str, np.ndarray]) -> Any:
 
 @pytest.fixture(scope="module")
 def fresh() -> GanState:
-    return init_state(PROGRAM, Hyperparameters(*[0.1] * 9), 5)
+    return init_state(PROGRAM, Hyperparameters(*[0.1] * len(Hyperparameters._fields)), 5)
 
 
 class Split(NamedTuple):
@@ -120,8 +120,8 @@ def test_discriminators_loss_and_gradient_are_pytorchs(split: Split, fake: Array
     @jax.jit
     @jax.value_and_grad
     def loss(d_params: Any) -> Array:
-        logits = [split.judge(d_params, x) for x in (jnp.float32(GIVEN.reals), fake)]
-        return LOSSES["minimax"].discriminator(*logits)
+        real = split.judge(d_params, jnp.float32(GIVEN.reals))
+        return LOSSES["minimax"].discriminator(real, split.judge(d_params, fake), 0.0)
 
     value, gradient = loss(split.d_params)
     close(value, GOLDEN["d_loss"])
@@ -129,13 +129,14 @@ def test_discriminators_loss_and_gradient_are_pytorchs(split: Split, fake: Array
     assert LOSSES["minimax"].discriminator is LOSSES["non_saturating"].discriminator
 
 
-@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize("kind", ["minimax", "non_saturating"])
 def test_generators_loss_and_gradient_are_pytorchs(kind: str, split: Split) -> None:
     @jax.jit
     @jax.value_and_grad
     def loss(g_params: Any) -> Array:
         fake, _ = split.generate(g_params, GIVEN.z)
-        return LOSSES[kind].generator(split.judge(split.d_params, fake))
+        logits = split.judge(split.d_params, fake)
+        return LOSSES[kind].generator(logits, logits)
 
     value, gradient = loss(split.g_params)
     close(value, GOLDEN[f"g_loss/{kind}"])

@@ -2,18 +2,21 @@
 
 import functools
 from collections.abc import Callable
+from itertools import pairwise
 
 import jax
 import numpy as np
 import optax
 import pytest
+from builders import numbers
 
-from tuner.gan.optimizers import clip_global_norm, make_optimizer
-from tuner.trial import Hyperparameters
+from tuner.gan.optimizers import Side, clip_global_norm, make_optimizer, rate_factor
+from tuner.spec import OPTIMIZERS
+from tuner.trial import Hyperparameters, Program
 
 Tree = dict[str, np.ndarray]
 Rule = Callable[[np.ndarray, list[np.ndarray], float, Hyperparameters], np.ndarray]
-DEFAULT = Hyperparameters(0.01, 0.02, 0.5, 0.999, 0.9, 0.9, 0.0, 0.0, 0.0)
+DEFAULT = numbers()
 rng = np.random.default_rng(0)
 START: Tree = {"a": rng.normal(size=(2, 3)), "b": rng.normal(size=4)}
 GRADIENTS: list[Tree] = [{k: rng.normal(size=v.shape) for k, v in START.items()} for _ in range(3)]
@@ -23,7 +26,8 @@ GRADIENTS: list[Tree] = [{k: rng.normal(size=v.shape) for k, v in START.items()}
 def steps(
     kind: str, rate: float, h: Hyperparameters, params: Tree, gradients: list[Tree]
 ) -> optax.Params:
-    optimizer = make_optimizer(kind, rate, h)
+    side = Side(kind, rate, h.generator_beta1, h.generator_beta2)
+    optimizer = make_optimizer(side, h)
     state = optimizer.init(params)
     for gradient in gradients:
         updates, state = optimizer.update(gradient, state, params)
@@ -43,9 +47,9 @@ def run(kind: str, rate: float, h: Hyperparameters, gradients: list[Tree]) -> Tr
 def adam(x: np.ndarray, gradients: list[np.ndarray], rate: float, h: Hyperparameters) -> np.ndarray:
     mean = square = np.zeros_like(x)
     for t, g in enumerate(gradients, 1):
-        mean = h.beta1 * mean + (1 - h.beta1) * g
-        square = h.beta2 * square + (1 - h.beta2) * g**2
-        unbiased = mean / (1 - h.beta1**t), square / (1 - h.beta2**t)
+        mean = h.generator_beta1 * mean + (1 - h.generator_beta1) * g
+        square = h.generator_beta2 * square + (1 - h.generator_beta2) * g**2
+        unbiased = mean / (1 - h.generator_beta1**t), square / (1 - h.generator_beta2**t)
         x = x - rate * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-7)
     return x
 
@@ -68,13 +72,59 @@ def rmsprop(
     return x
 
 
-@pytest.mark.parametrize(("kind", "rule"), [("adam", adam), ("sgd", sgd), ("rmsprop", rmsprop)])
+def adamw(
+    x: np.ndarray, gradients: list[np.ndarray], rate: float, h: Hyperparameters
+) -> np.ndarray:
+    """Loshchilov and Hutter 2019, algorithm 2: the decay goes past the adaptive denominator."""
+    for t in range(1, len(gradients) + 1):
+        before = adam(0 * x, gradients[: t - 1], 1.0, h)
+        x = x + rate * (adam(0 * x, gradients[:t], 1.0, h) - before - h.weight_decay * x)
+    return x
+
+
+def lion(x: np.ndarray, gradients: list[np.ndarray], rate: float, h: Hyperparameters) -> np.ndarray:
+    """Chen et al. 2023, algorithm 2."""
+    mean = np.zeros_like(x)
+    b1, b2 = h.generator_beta1, h.generator_beta2
+    for g in gradients:
+        x = x - rate * (np.sign(b1 * mean + (1 - b1) * g) + h.weight_decay * x)
+        mean = b2 * mean + (1 - b2) * g
+    return x
+
+
+def optimistic_adam(
+    x: np.ndarray, gradients: list[np.ndarray], rate: float, h: Hyperparameters
+) -> np.ndarray:
+    """Daskalakis et al. 2018, algorithm 1: twice this step, less the one before; the first, which
+    has none before it, once."""
+    totals = [adam(0 * x, gradients[:t], 1.0, h) for t in range(len(gradients) + 1)]
+    moves = [after - before for before, after in pairwise(totals)]
+    for t, move in enumerate(moves):
+        x = x + rate * (2 * move - moves[max(t - 1, 0)])
+    return x
+
+
+RULES: dict[str, Rule] = {
+    "adam": adam,
+    "adamw": adamw,
+    "sgd": sgd,
+    "rmsprop": rmsprop,
+    "lion": lion,
+    "optimistic_adam": optimistic_adam,
+}
+
+
+def test_every_optimizer_that_a_study_can_name_is_tested() -> None:
+    assert tuple(RULES) == OPTIMIZERS
+
+
+@pytest.mark.parametrize(("kind", "rule"), RULES.items())
 @pytest.mark.parametrize(
     "h",
     [
-        DEFAULT,
-        DEFAULT._replace(beta1=0.0, beta2=0.9, momentum=0.0, rms_decay=0.0),
-        DEFAULT._replace(beta1=0.9, beta2=0.0, momentum=0.5, rms_decay=0.99),
+        DEFAULT._replace(weight_decay=0.1),
+        DEFAULT._replace(generator_beta1=0.0, generator_beta2=0.9, momentum=0.0, rms_decay=0.0),
+        DEFAULT._replace(generator_beta1=0.9, generator_beta2=0.0, momentum=0.5, rms_decay=0.99),
     ],
 )
 @pytest.mark.parametrize("rate", [0.01, 1.0])
@@ -86,7 +136,7 @@ def test_three_steps(kind: str, rule: Rule, h: Hyperparameters, rate: float) -> 
 
 
 def test_a_rate_of_0_stands_still() -> None:
-    for kind in ("adam", "sgd", "rmsprop"):
+    for kind in OPTIMIZERS:
         for name, values in run(kind, 0.0, DEFAULT, GRADIENTS).items():
             np.testing.assert_array_equal(values, np.float32(START[name]))
 
@@ -132,3 +182,42 @@ def test_clipping_does_not_hide_divergence() -> None:
         {"a": np.array([1e25, 1.0], np.float32)}, optax.EmptyState()
     )
     assert np.isnan(updates["a"]).all()
+
+
+PROGRAM = Program(
+    *("dcgan", "dcgan", 2, 9, (32, 32, 1), 10, "minimax", "sgd", "sgd"), d_steps=2, ema=False
+)  # 20 images an update
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def factors(program: Program, h: Hyperparameters, steps: np.ndarray) -> jax.Array:
+    found: jax.Array = jax.vmap(lambda step: rate_factor(program, h, step))(steps)
+    return found
+
+
+def factor(schedule: str, steps: list[int], **changes: float) -> np.ndarray:
+    """The share of the rates at some generator updates, every length traced."""
+    h = numbers(**{"warmup_images": 0.0, "decay_images": 200.0, "final_rate": 0.0} | changes)
+    return np.asarray(factors(PROGRAM._replace(schedule=schedule), h, np.array(steps)))
+
+
+def test_a_constant_schedule_is_exactly_one() -> None:
+    assert (factor("constant", [0, 1, 5, 100_000]) == 1).all()
+
+
+def test_rates_rise_evenly_over_the_warm_up() -> None:
+    """100 images are 5 updates."""
+    found = factor("constant", [0, 1, 3, 4, 5, 50], warmup_images=100.0)
+    np.testing.assert_allclose(found, [0.2, 0.4, 0.8, 1, 1, 1], rtol=1e-6)
+
+
+def test_rates_fall_once_they_have_risen() -> None:
+    """200 images after the warm-up are 10 updates; optax's own schedules are the measure."""
+    steps = np.arange(0, 30)
+    fall = np.maximum(steps - 5, 0)
+    cosine = np.array([optax.cosine_decay_schedule(1.0, 10, alpha=0.1)(n) for n in fall])
+    linear = np.array([optax.linear_schedule(1.0, 0.1, 10)(n) for n in fall])
+    rise = np.minimum(1, (steps + 1) / 5)
+    for name, expected in (("cosine", cosine), ("linear", linear)):
+        found = factor(name, list(steps), warmup_images=100.0, final_rate=0.1)
+        np.testing.assert_allclose(found, expected * rise, rtol=1e-5)

@@ -13,6 +13,7 @@ from tuner.gan.sampling import (
     CHUNK,
     STATISTICS_LATENTS,
     Generator,
+    Latents,
     discriminate,
     draw,
     fixed_latents,
@@ -23,8 +24,8 @@ from tuner.gan.state import GanState, init_state, networks
 from tuner.trial import Hyperparameters, Program
 
 LATENTS = 9
-PROGRAM = Program("dcgan", "dcgan", 2, LATENTS, (32, 32, 1), 8, "minimax", "sgd", 1, False)
-NUMBERS = Hyperparameters(*[0.1] * 9)
+PROGRAM = Program("dcgan", "dcgan", 2, LATENTS, (32, 32, 1), 8, "minimax", "sgd", "sgd", 1, False)
+NUMBERS = Hyperparameters(*[0.1] * len(Hyperparameters._fields))
 SEED = 7
 
 
@@ -38,14 +39,14 @@ def generator(state: GanState) -> Generator:
     return generator_of(PROGRAM, state, SEED)
 
 
-def images_of(generator: Generator, latents: jax.Array) -> np.ndarray:
+def images_of(generator: Generator, latents: Latents) -> np.ndarray:
     return np.concatenate(list(generate(PROGRAM, generator, latents)))
 
 
 def test_fixed_latents_are_fixed() -> None:
-    z = np.asarray(fixed_latents(3, 5000, 8))
-    np.testing.assert_array_equal(z, fixed_latents(3, 5000, 8))
-    assert not np.array_equal(z, fixed_latents(4, 5000, 8))
+    z = np.asarray(fixed_latents(3, 5000, 8).z)
+    np.testing.assert_array_equal(z, fixed_latents(3, 5000, 8).z)
+    assert not np.array_equal(z, fixed_latents(4, 5000, 8).z)
     assert abs(z.mean()) < 5 / np.sqrt(z.size)
     np.testing.assert_allclose(z.std(), 1, rtol=5 / np.sqrt(2 * z.size))
 
@@ -53,7 +54,8 @@ def test_fixed_latents_are_fixed() -> None:
 def test_statistics_are_those_of_the_fixed_latents(state: GanState, generator: Generator) -> None:
     nets = networks(PROGRAM)
     network: Any = nnx.merge(nets.generator, state.generator, nets.blank_statistics, copy=True)
-    z = fixed_latents(SEED, STATISTICS_LATENTS, LATENTS)
+    latents = fixed_latents(SEED, STATISTICS_LATENTS, LATENTS)
+    z = latents.z
     hidden = np.asarray(z, np.float64) @ np.asarray(network.dense.kernel[...], np.float64)
     statistics: Any = generator.statistics
     mean, variance = (statistics["norm1"][kind][...] for kind in ("mean", "variance"))
@@ -68,26 +70,26 @@ def test_statistics_are_those_of_the_fixed_latents(state: GanState, generator: G
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
     # So the batch of the fixed latents looks the same in train mode and as evaluated.
     batch = network(z, train=True)
-    np.testing.assert_allclose(images_of(generator, z), batch, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(images_of(generator, latents), batch, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
-def many() -> jax.Array:
+def many() -> Latents:
     return fixed_latents(0, 2 * CHUNK + 3, LATENTS)
 
 
 @pytest.fixture(scope="module")
-def expected(generator: Generator, many: jax.Array) -> np.ndarray:
+def expected(generator: Generator, many: Latents) -> np.ndarray:
     """The images of ``many`` in one piece."""
     network: Any = nnx.merge(networks(PROGRAM).generator, *generator, copy=True)
-    return np.asarray(network(many, train=False))
+    return np.asarray(network(many.z, train=False))
 
 
 @pytest.mark.parametrize("count", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
 def test_chunks_change_nothing(
-    generator: Generator, many: jax.Array, expected: np.ndarray, count: int
+    generator: Generator, many: Latents, expected: np.ndarray, count: int
 ) -> None:
-    chunks = list(generate(PROGRAM, generator, many[:count]))
+    chunks = list(generate(PROGRAM, generator, Latents(many.z[:count])))
     assert [len(chunk) for chunk in chunks] == [
         min(CHUNK, count - start) for start in range(0, count, CHUNK)
     ]
@@ -96,12 +98,12 @@ def test_chunks_change_nothing(
 
 def test_chunks_of_another_size(
     generator: Generator,
-    many: jax.Array,
+    many: Latents,
     expected: np.ndarray,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sampling, "CHUNK", 32)
-    found = images_of(generator, many[:100])
+    found = images_of(generator, Latents(many.z[:100]))
     np.testing.assert_allclose(found, expected[:100], rtol=1e-5, atol=1e-6)
 
 

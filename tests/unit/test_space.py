@@ -5,12 +5,13 @@ from typing import Any
 
 import optuna
 import pytest
-from builders import RANGES, SHAPE, setting_tables, spec_of
+from builders import PREMISES, RANGES, SHAPE, setting_tables, spec_of
 from hypothesis import given, settings
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from tuner import spec as spec_module
 from tuner.coherence import kind_of
-from tuner.settings import Choices, Name, Range, Setting, Whole
+from tuner.settings import Choices, Range, Setting, Whole
 from tuner.spec import StudySpec, TrialSection
 from tuner.study.space import derive_seed, distributions, trial_config
 
@@ -29,6 +30,9 @@ def assert_within(value: Any, setting: Setting) -> None:
         assert value == setting
 
 
+REWRITTEN = ("augment", "flips")  # carried in another form
+
+
 @settings(deadline=None)
 @given(setting_tables())
 def test_what_is_suggested_lies_in_the_setting_and_reaches_the_trial(trial: dict[str, Any]) -> None:
@@ -39,21 +43,28 @@ def test_what_is_suggested_lies_in_the_setting_and_reaches_the_trial(trial: dict
     for _ in range(3):
         asked = study.ask(fixed_distributions=space)
         assert set(asked.params) == set(space)
-        config = trial_config(spec, asked.params, asked.number, SHAPE)
-        carried = config.program._asdict() | config.hyperparameters._asdict()
+        config = trial_config(spec, asked.params, asked.number, PREMISES)
+        program, carried = config.program, config.hyperparameters._asdict()
+        carried |= {k: v for k, v in program._asdict().items() if k not in carried}
+        values = {name: asked.params.get(name, setting) for name, setting in spec.trial}
         for name, setting in spec.trial:
-            if name == "learning_rate" or setting is None:
-                continue
-            assert_within(carried[name], setting)
-            assert carried[name] == asked.params.get(name, setting)
-            if isinstance(kind_of(name), Name | Whole):
-                assert type(carried[name]) is (str if isinstance(kind_of(name), Name) else int)
-        rate = asked.params.get("learning_rate", spec.trial.learning_rate)
-        assert_within(rate, spec.trial.learning_rate)
-        for name in ("generator_learning_rate", "discriminator_learning_rate"):
-            if getattr(spec.trial, name) is None:
-                assert carried[name] == rate
-        assert carried["ema"] == (carried["ema_decay"] > 0)
+            if setting is not None:
+                assert_within(values[name], setting)
+            if name in carried and name not in REWRITTEN and setting is not None:
+                assert carried[name] == values[name]
+            if name in carried and isinstance(kind_of(name), Whole):
+                assert type(carried[name]) is int
+        for name in ("optimizer", "learning_rate", "beta1", "beta2"):
+            for side in ("generator", "discriminator"):
+                own = values[f"{side}_{name}"]
+                assert carried[f"{side}_{name}"] == (values[name] if own is None else own)
+        for flag in ("ema", "instance_noise"):
+            number = carried["ema_decay"] if flag == "ema" else carried[flag]
+            assert getattr(program, flag) == (number > 0)
+        assert program.penalties == tuple(n for n in spec_module.PENALTIES if carried[n] > 0)
+        assert "+".join(program.augment) == str(values["augment"]).replace("none", "")
+        assert program.flips == (values["flips"] == "on")
+        assert program.classes == (10 if values["conditional"] == "on" else 0)
         assert carried["image_shape"] == SHAPE
         assert (config.seed, config.epochs) == (derive_seed(3, asked.number), 7)
 
@@ -91,22 +102,36 @@ def test_names() -> None:
 
 def test_separate_rates_come_before_the_shared_one() -> None:
     spec = spec_of("[trial]\nlearning_rate = 0.1\ngenerator_learning_rate = 0.2")
-    numbers = trial_config(spec, {}, 0, SHAPE).hyperparameters
+    numbers = trial_config(spec, {}, 0, PREMISES).hyperparameters
     assert (numbers.generator_learning_rate, numbers.discriminator_learning_rate) == (0.2, 0.1)
-    numbers = trial_config(spec, {"generator_learning_rate": 0.3}, 0, SHAPE).hyperparameters
+    numbers = trial_config(spec, {"generator_learning_rate": 0.3}, 0, PREMISES).hyperparameters
     assert numbers.generator_learning_rate == 0.3
 
 
 def test_a_trial_follows_from_its_number_and_point_alone() -> None:
     spec, point = spec_of(RANGES), {"learning_rate": 1e-3, "beta1": 0.4}
-    assert trial_config(spec, point, 5, SHAPE) == trial_config(spec, point, 5, SHAPE)
-    assert trial_config(spec, point, 5, SHAPE) != trial_config(spec, point, 6, SHAPE)
+    assert trial_config(spec, point, 5, PREMISES) == trial_config(spec, point, 5, PREMISES)
+    assert trial_config(spec, point, 5, PREMISES) != trial_config(spec, point, 6, PREMISES)
 
 
 def test_every_field_of_a_trial_is_a_setting() -> None:
-    config = trial_config(spec_of(""), {}, 0, SHAPE)
+    config = trial_config(spec_of(""), {}, 0, PREMISES)
     fields = {*config.program._fields, *config.hyperparameters._fields}
-    assert fields - {"image_shape", "ema"} == set(TrialSection.model_fields) - {"learning_rate"}
+    found = {"image_shape", "total_images", "ema", "classes", "penalties", "sources"}
+    shared = {"optimizer", "learning_rate", "beta1", "beta2", "conditional"}
+    assert fields - found == set(TrialSection.model_fields) - shared
+
+
+def test_what_follows_from_other_settings() -> None:
+    """64,000 images in batches of 64, 20 epochs."""
+    config = trial_config(spec_of("[trial]\nwarmup_images = 80_000"), {}, 0, PREMISES)
+    assert config.hyperparameters.total_images == 1_280_000
+    assert config.hyperparameters.decay_images == 1_200_000
+    assert (config.program.generator_norm, config.program.discriminator_norm) == ("batch", "none")
+    for loss, weight in (("hinge", 0), ("wasserstein_gp", 10), ("dragan", 10)):
+        config = trial_config(spec_of(f"[trial]\nloss = '{loss}'"), {}, 0, PREMISES)
+        assert config.hyperparameters.gradient_penalty == weight
+        assert config.program.penalties == (("gradient_penalty",) if weight else ())
 
 
 def test_seeds_are_stable() -> None:

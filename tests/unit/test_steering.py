@@ -4,7 +4,7 @@ import re
 
 import pytest
 import workplace
-from builders import SHAPE, epoch
+from builders import PREMISES, epoch
 from workplace import LONG_AGO, RANDOM, Studies, claim, report, run
 
 from tuner.errors import InputError, StorageError
@@ -78,7 +78,7 @@ def test_what_is_enqueued_is_tried_next(studies: Studies) -> None:
     member.finish(claimed, Complete())
     assert run(member, [1.0], Complete()).params == POINT
     assert run(member, [1.0], Complete()).params != POINT
-    assert member.claim(SHAPE) is Idle.ENDED
+    assert member.claim(PREMISES) is Idle.ENDED
 
 
 def test_the_sampler_chooses_what_is_not_given(studies: Studies) -> None:
@@ -98,7 +98,7 @@ def test_the_total_is_raised_only_where_there_is_no_room(studies: Studies) -> No
     assert totals == [3, 3, 4]
     for _ in range(3):
         assert run(member, [1.0], Complete()).params == POINT
-    assert member.claim(SHAPE) is Idle.ENDED
+    assert member.claim(PREMISES) is Idle.ENDED
     assert steering.enqueue(store, dict(POINT), {}) == 5
     assert run(member, [1.0], Prune("bad")).params == POINT
 

@@ -18,7 +18,7 @@ BASELINES = [round(0.1 * (i + 1), 1) for i in range(8)]
 # One process that imports, then a process for each worker, which says what it was given.
 WORK = """
 import os, sys, time, traceback
-from builders import SHAPE, epoch
+from builders import PREMISES, epoch
 from tuner.study.database import Database
 from tuner.study.membership import Idle, Membership
 from tuner.study.store import StudyStore
@@ -30,7 +30,7 @@ def say(*words):
 def work(url):
     store = StudyStore(Database(url), "s")
     with Membership(store, {}, lambda text: say("said", text)) as member:
-        while (claim := member.claim(SHAPE)) is not Idle.ENDED:
+        while (claim := member.claim(PREMISES)) is not Idle.ENDED:
             if claim is Idle.WAIT:
                 time.sleep(0.05)
                 continue

@@ -9,19 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from builders import numbers
 from flax import nnx
 
 from tuner.gan.sampling import all_finite
 from tuner.gan.state import GanState, init_state, networks
-from tuner.gan.training import (
-    _STEP,
-    EpochLosses,
-    epoch_order,
-    normalise,
-    quantise,
-    train_epoch,
-    train_step,
-)
+from tuner.gan.step import _STEP, StepLosses, train_step
+from tuner.gan.training import epoch_order, normalise, quantise, train_epoch
 from tuner.run.checkpoints import Checkpoint, decode_checkpoint, encode_checkpoint, pack_state
 from tuner.trial import Hyperparameters, Program, TrialConfig
 
@@ -29,18 +23,15 @@ COUNT = 40
 IMAGES = jax.device_put(np.random.default_rng(0).integers(0, 256, (COUNT, 32, 32, 1), np.uint8))
 # Two programs serve all tests, each of 5 iterations an epoch: so few get compiled. No other file
 # trains with latents of 9 numbers, so that these compile here.
-PLAIN = Program("dcgan", "dcgan", 2, 9, (32, 32, 1), 8, "minimax", "sgd", 1, False)
-FULL = Program("dcgan", "dcgan", 2, 9, (32, 32, 1), 4, "non_saturating", "adam", 2, True)
+PLAIN = Program("dcgan", "dcgan", 2, 9, (32, 32, 1), 8, "minimax", "sgd", "sgd", 1, False)
+FULL = Program("dcgan", "dcgan", 2, 9, (32, 32, 1), 4, "non_saturating", "adam", "adam", 2, True)
 ITERATIONS = 5
-NUMBERS = Hyperparameters(
+NUMBERS = numbers(
     generator_learning_rate=2e-3,
     discriminator_learning_rate=1e-3,
-    beta1=0.5,
-    beta2=0.9,
+    generator_beta2=0.9,
+    discriminator_beta2=0.9,
     momentum=0.5,
-    rms_decay=0.9,
-    dropout=0.3,
-    clip_norm=0.0,
     ema_decay=0.26,
 )
 step = jax.jit(train_step, static_argnums=0)
@@ -61,10 +52,10 @@ def weights(state: GanState) -> Any:
 
 def trained(
     program: Program, h: Hyperparameters = NUMBERS, seed: int = 0, epochs: int = 1
-) -> tuple[GanState, EpochLosses]:
+) -> tuple[GanState, StepLosses]:
     state = init_state(program, h, seed)
     for epoch in range(epochs):
-        state, losses = train_epoch(program, state, h, IMAGES, epoch)
+        state, losses = train_epoch(program, state, h, IMAGES, None, epoch)
     return state, losses
 
 
@@ -86,7 +77,7 @@ def compiled() -> Iterator[list[str]]:
 
 class Run(NamedTuple):
     state: GanState
-    losses: EpochLosses
+    losses: StepLosses
     compiled: list[str]
 
 
@@ -169,7 +160,8 @@ def test_the_same_seed_trains_the_same_and_another_does_not() -> None:
 def test_epochs_differ_from_each_other() -> None:
     starts = [init_state(PLAIN, NUMBERS, 0) for _ in range(2)]
     first, second = (
-        train_epoch(PLAIN, state, NUMBERS, IMAGES, epoch)[1] for epoch, state in enumerate(starts)
+        train_epoch(PLAIN, state, NUMBERS, IMAGES, None, epoch)[1]
+        for epoch, state in enumerate(starts)
     )
     assert float(first.d_loss) != float(second.d_loss)
 
@@ -191,12 +183,14 @@ def test_what_goes_on_from_a_checkpoint_is_what_never_stopped() -> None:
         state = trained(program)[0]
         packed = pack_state(state)
         before = {name: x.copy() for name, x in packed.items()}
-        straight, losses = train_epoch(program, state, NUMBERS, IMAGES, 1)  # reuses its memory
+        straight, losses = train_epoch(
+            program, state, NUMBERS, IMAGES, None, 1
+        )  # reuses its memory
         assert same(packed, before)
         data = encode_checkpoint(config, Checkpoint(1, packed, None))
         found = decode_checkpoint(config, data, "here")
         with compiled() as names:
-            resumed, again = train_epoch(program, found.state, NUMBERS, IMAGES, found.epoch)
+            resumed, again = train_epoch(program, found.state, NUMBERS, IMAGES, None, found.epoch)
         assert same(pack_state(resumed), pack_state(straight))
         assert same(again, losses)
         assert names == []
@@ -207,14 +201,14 @@ def test_losses_and_average_of_an_epoch_are_those_of_its_steps() -> None:
     state = init_state(FULL, NUMBERS, 0)
     reals = normalise(IMAGES[epoch_order(FULL, COUNT, state.key, 0)])
     average = leaves(state.generator)
-    found: list[EpochLosses] = []
+    found: list[StepLosses] = []
     for t, decay in enumerate([1 / 10, 2 / 11, 3 / 12, 0.26, 0.26]):
         state, losses = step(FULL, state, NUMBERS, reals[t])
         new = leaves(state.generator)
         average = [decay * a + (1 - decay) * b for a, b in zip(average, new, strict=True)]
         found.append(losses)
     epoch_state, epoch_losses, _ = usual(FULL)
-    for name in EpochLosses._fields:
+    for name in StepLosses._fields:
         values = [float(getattr(losses, name)) for losses in found]
         assert float(getattr(epoch_losses, name)) == pytest.approx(np.mean(values), rel=1e-4)
         assert len(set(values)) == ITERATIONS
@@ -268,7 +262,7 @@ def test_what_is_not_finite_is_noticed_and_stays(network: str, value: float) -> 
     values[0] = values[0].at[(0,) * values[0].ndim].set(value)
     broken = state._replace(**{network: jax.tree.unflatten(structure, values)})
     assert not bool(all_finite(broken))
-    after, losses = train_epoch(PLAIN, broken, NUMBERS, IMAGES, 0)
+    after, losses = train_epoch(PLAIN, broken, NUMBERS, IMAGES, None, 0)
     assert not bool(all_finite(after))
     assert not np.isfinite(leaves(losses)).all()
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import RANGES, SHAPE, epoch, spec_of
+from builders import PREMISES, RANGES, epoch, spec_of
 
 from tuner.run.checkpoints import Checkpoint, KeptGenerator
 from tuner.run.trialrun import TrialRun
@@ -41,7 +41,8 @@ def trial(value: str, kids: list[float | None], reported: int = 0) -> TrialRun:
     )
     before = FakeLane(KIDS)
     history = tuple(before.run_epoch() for _ in range(reported))
-    claim = Claim(1, 0, {}, trial_config(spec, {}, 0, SHAPE), 2, history)
+    point = {"learning_rate": 1e-3, "beta1": 0.5}
+    claim = Claim(1, 0, point, trial_config(spec, point, 0, PREMISES), 2, history)
     lane: Any = FakeLane(kids)
     writer: Any = None
     return TrialRun(claim, lane, writer, spec)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import RANGES, SHAPE, epoch, spec_of
+from builders import PREMISES, RANGES, epoch, spec_of
 from PIL import Image
 from rich.console import Console, RenderableType
 
@@ -60,7 +60,7 @@ def shown(renderable: RenderableType, width: int = 160) -> list[str]:
 
 def claim_of(trial: int) -> Claim:
     spec = spec_of("[study]\nepochs = 4\n" + RANGES)
-    return Claim(trial, trial, PARAMS, trial_config(spec, {}, trial, SHAPE))
+    return Claim(trial, trial, PARAMS, trial_config(spec, PARAMS | {"beta1": 0.5}, trial, PREMISES))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any, Self
 import optuna
 import pytest
 import sqlalchemy
-from builders import RANGES, SHAPE, epoch, new_database, spec_of
+from builders import PREMISES, RANGES, epoch, new_database, spec_of
 from optuna.storages._rdb import storage as optunas
 from optuna.trial import FrozenTrial
 from postgres import Postgres
@@ -114,7 +114,7 @@ def spec(toml: str = RANDOM, **study: Any) -> Any:
 
 def claim(member: Membership) -> Claim:
     """A trial, which there must be."""
-    found = member.claim(SHAPE)
+    found = member.claim(PREMISES)
     assert not isinstance(found, Idle), found
     return found
 

@@ -34,7 +34,7 @@ class DCGANGenerator(nnx.Module):
         self.norm3 = BatchNorm(width)
         self.deconv3 = ConvTranspose(width, channels, stride=2, rngs=rngs)
 
-    def __call__(self, z: Array, *, train: bool) -> Array:
+    def __call__(self, z: Array, labels: Array | None = None, *, train: bool) -> Array:
         x = leaky_relu(self.norm1(self.dense(z), train=train))
         x = x.reshape(-1, *self.start)
         x = leaky_relu(self.norm2(self.deconv1(x), train=train))
@@ -55,7 +55,15 @@ class DCGANDiscriminator(nnx.Module):
         self.conv2 = Conv(width, 2 * width, size=5, stride=2, rngs=rngs)
         self.dense = Dense((size // 4) ** 2 * 2 * width, 1, rngs=rngs)
 
-    def __call__(self, x: Array, *, rate: Array, key: Array | None = None) -> Array:
+    def __call__(
+        self,
+        x: Array,
+        labels: Array | None = None,
+        *,
+        rate: Array,
+        key: Array | None = None,
+        train: bool = False,
+    ) -> Array:
         x = leaky_relu(self.conv1(x))
         if key is not None:
             x = dropout(x, rate, jax.random.fold_in(key, 0))

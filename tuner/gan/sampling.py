@@ -5,7 +5,7 @@ size, loss or optimizer share them.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +21,7 @@ from tuner.xla import abstract, flops_of, jit
 
 STATISTICS_LATENTS = 512
 CHUNK = 256
+_GOLDEN = 0.6180339887498949  # multiples of it, less their whole parts, fill 0..1 evenly
 
 
 class Generator(NamedTuple):
@@ -30,12 +31,33 @@ class Generator(NamedTuple):
     statistics: Variables
 
 
-def fixed_latents(seed: int, count: int, latent_dim: int) -> Array:
-    """(count, latent_dim) standard normal; the same for the same three numbers, everywhere."""
-    return jax.random.normal(jax.random.key(seed), (count, latent_dim))
+class Latents(NamedTuple):
+    """What a generator is given: noise (n, latent_dim), and classes (n,) where it is told them."""
+
+    z: Array
+    labels: Array | None = None
 
 
-def generator_of(program: Program, state: GanState, seed: int) -> Generator:
+def fixed_latents(seed: int, count: int, latent_dim: int, shares: Sequence[float] = ()) -> Latents:
+    """Standard normal noise, the same for the same seed, count and length, everywhere; and classes,
+    where ``shares`` says how much of the images each makes up. So much it makes up of any stretch
+    of the latents, as nearly as can be."""
+    z = jax.random.normal(jax.random.key(seed), (count, latent_dim))
+    if not len(shares):
+        return Latents(z)
+    limits = np.cumsum(shares)
+    places = (0.5 + _GOLDEN * np.arange(count)) % 1.0 * limits[-1]
+    return Latents(z, jnp.asarray(np.searchsorted(limits, places, side="right"), jnp.int32))
+
+
+def even_shares(program: Program) -> Sequence[float]:
+    """Of the program's classes: empty where it has none."""
+    return [1 / program.classes] * program.classes if program.classes else []
+
+
+def generator_of(
+    program: Program, state: GanState, seed: int, shares: Sequence[float] = ()
+) -> Generator:
     """The trial's generator (its average, where one is kept) with statistics measured for it.
 
     Running averages of batch statistics lag behind the weights, and never belong to averaged
@@ -43,65 +65,80 @@ def generator_of(program: Program, state: GanState, seed: int) -> Generator:
     """
     params = state.generator if state.ema is None else state.ema
     nets = networks(program)
-    z = fixed_latents(seed, STATISTICS_LATENTS, program.latent_dim)
-    return Generator(params, _measure_statistics(nets.generator, params, nets.blank_statistics, z))
+    latents = fixed_latents(seed, STATISTICS_LATENTS, program.latent_dim, shares)
+    blank = nets.blank_statistics
+    return Generator(params, _measure_statistics(nets.generator, params, blank, latents))
 
 
 @functools.partial(jit, static_argnums=0)
 def _measure_statistics(
-    graph: nnx.GraphDef[Any], params: Variables, blank: Variables, z: Array
+    graph: nnx.GraphDef[Any], params: Variables, blank: Variables, latents: Latents
 ) -> Variables:
     with jax.default_matmul_precision("highest"):
         generator = nnx.merge(graph, params, blank, copy=True)
-        generator(z, train=True)
+        generator(*latents, train=True)
     return nnx.state(generator, nnx.Not(nnx.Param))
 
 
-def generate(program: Program, generator: Generator, latents: Array) -> Iterator[Array]:
+def generate(program: Program, generator: Generator, latents: Latents) -> Iterator[Array]:
     """Images in [-1, 1] for ``latents``, in chunks of at most ``CHUNK``."""
     graph = networks(program).generator
-    for start in range(0, len(latents), CHUNK):
-        chunk, size = pad_chunk(latents[start : start + CHUNK])
-        yield _generate(graph, generator, chunk)[:size]
+    for start in range(0, len(latents.z), CHUNK):
+        here = slice(start, start + CHUNK)
+        z, size = pad_chunk(latents.z[here])
+        labels = None if latents.labels is None else pad_chunk(latents.labels[here])[0]
+        yield _generate(graph, generator, Latents(z, labels))[:size]
 
 
 @functools.partial(jit, static_argnums=0)
-def _generate(graph: nnx.GraphDef[Any], generator: Generator, z: Array) -> Array:
+def _generate(graph: nnx.GraphDef[Any], generator: Generator, latents: Latents) -> Array:
     with jax.default_matmul_precision("highest"):
-        images: Array = nnx.merge(graph, *generator, copy=True)(z, train=False)
+        images: Array = nnx.merge(graph, *generator, copy=True)(*latents, train=False)
     return images
 
 
 def generation_flops(program: Program) -> float:
     """Floating-point operations to generate one image, as the compiler counts them."""
-    z = abstract((CHUNK, program.latent_dim), jnp.float32)
+    labels = abstract((CHUNK,), jnp.int32) if program.classes else None
+    latents = Latents(abstract((CHUNK, program.latent_dim), jnp.float32), labels)
     generator = Generator(*abstract_generator(program))
     graph = networks(program).generator
-    return flops_of(_generate.compiled.lower(graph, generator, z)) / CHUNK
+    return flops_of(_generate.compiled.lower(graph, generator, latents)) / CHUNK
 
 
-def draw(program: Program, generator: Generator, latents: Array) -> np.ndarray:
+def draw(program: Program, generator: Generator, latents: Latents) -> np.ndarray:
     """uint8 images (n, h, w, c) on the host."""
     chunks = [quantise(images) for images in generate(program, generator, latents)]
     return np.concatenate(jax.device_get(chunks))
 
 
-def discriminate(program: Program, state: GanState, images: Array) -> Array:
-    """D's logits, without dropout, for images in [-1, 1] or uint8: (n,)."""
+def discriminate(
+    program: Program, state: GanState, images: Array, labels: Array | None = None
+) -> Array:
+    """D's logits, without dropout, for images in [-1, 1] or uint8, told their ``labels`` where the
+    program has classes: (n,)."""
     graph = networks(program).discriminator
+    discriminator = state.discriminator, state.discriminator_statistics
     if images.dtype == jnp.uint8:
         images = normalise(images)
     logits = []
     for start in range(0, len(images), CHUNK):
         chunk, size = pad_chunk(images[start : start + CHUNK])
-        logits.append(_discriminate(graph, state.discriminator, chunk)[:size])
+        told = None if labels is None else pad_chunk(labels[start : start + CHUNK])[0]
+        logits.append(_discriminate(graph, discriminator, chunk, told)[:size])
     return jnp.concatenate(logits)
 
 
 @functools.partial(jit, static_argnums=0)
-def _discriminate(graph: nnx.GraphDef[Any], params: Variables, images: Array) -> Array:
+def _discriminate(
+    graph: nnx.GraphDef[Any],
+    discriminator: tuple[Variables, Variables],
+    images: Array,
+    labels: Array | None,
+) -> Array:
+    network = nnx.merge(graph, *discriminator, copy=True)
     with jax.default_matmul_precision("highest"):
-        logits: Array = nnx.merge(graph, params, copy=True)(images, rate=jnp.float32(0))
+        logits: Array = network(images, labels, rate=jnp.float32(0))
     return logits
 
 

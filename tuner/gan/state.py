@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array
 
 from tuner.gan.networks import DISCRIMINATORS, GENERATORS
-from tuner.gan.optimizers import make_optimizer
+from tuner.gan.optimizers import make_optimizers
 from tuner.trial import Hyperparameters, Program
 
 Variables = nnx.State[Any, Any]  # the parameters, or the statistics, of a network
@@ -25,6 +25,7 @@ class GanState(NamedTuple):
 
     generator: Variables
     discriminator: Variables
+    discriminator_statistics: Variables  # of batch norm, of spectral norm
     generator_optimizer: optax.OptState
     discriminator_optimizer: optax.OptState
     ema: Variables | None  # averaged generator, where the program keeps one
@@ -33,7 +34,10 @@ class GanState(NamedTuple):
 
 
 class Networks(NamedTuple):
-    """The static structure of a program's two networks, and the generator's unused statistics."""
+    """The static structure of a program's two networks, and the generator's unused statistics.
+
+    The generator's are measured before it is evaluated: none are kept while it trains.
+    """
 
     generator: nnx.GraphDef[Any]
     discriminator: nnx.GraphDef[Any]
@@ -72,6 +76,7 @@ def _init_state(program: Program, hyperparameters: Hyperparameters, key: Array) 
     return GanState(
         generator=g_params,
         discriminator=d_params,
+        discriminator_statistics=nnx.state(discriminator, nnx.Not(nnx.Param)),
         generator_optimizer=g_optimizer.init(g_params),
         discriminator_optimizer=d_optimizer.init(d_params),
         ema=jax.tree.map(jnp.copy, g_params) if program.ema else None,
@@ -84,16 +89,6 @@ def init_state(program: Program, hyperparameters: Hyperparameters, seed: int) ->
     """Fresh networks and optimizers for the trial that ``seed`` names."""
     state: GanState = _init_state(program, hyperparameters, jax.random.key(seed))
     return state
-
-
-def make_optimizers(
-    program: Program, hyperparameters: Hyperparameters
-) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    h = hyperparameters
-    return (
-        make_optimizer(program.optimizer, h.generator_learning_rate, h),
-        make_optimizer(program.optimizer, h.discriminator_learning_rate, h),
-    )
 
 
 def abstract_state(program: Program) -> GanState:

@@ -108,7 +108,10 @@ def load_generator(files: StudyFiles, name: str) -> tuple[Program, Generator, Ab
     fields = about.pop("program")
     if set(fields) != set(Program._fields):
         raise InputError(f"{origin}: found a generator kept by another version of tuner")
-    program = Program(**{**fields, "image_shape": tuple(fields["image_shape"])})
+    values: dict[str, Any] = {  # JSON has no tuples
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+    }
+    program = Program(**values)
     return program, unpack(Generator(*abstract_generator(program)), arrays, origin), about
 
 

@@ -14,6 +14,7 @@ from tuner.data import ImageSet
 from tuner.errors import InputError
 from tuner.gan.sampling import (
     Generator,
+    Latents,
     discriminate,
     draw,
     fixed_latents,
@@ -26,7 +27,7 @@ from tuner.metrics.features import Extractor
 from tuner.metrics.health import discriminator_auc
 from tuner.metrics.suite import RealSide, Scores, real_against_real, scores
 from tuner.spec import StudySpec
-from tuner.trial import Program
+from tuner.trial import Premises, Program
 
 AUC_IMAGES = 1000
 FEWEST_LABELLED = 50
@@ -46,6 +47,12 @@ class Measurement(NamedTuple):
     score_seconds: float = 0.0
 
 
+def premises_of(images: ImageSet) -> Premises:
+    """What the images make of a study's trials."""
+    classes = 0 if images.labels is None else int(images.labels.max()) + 1
+    return Premises(images.shape, len(images.images), classes)
+
+
 def latent_seed(spec: StudySpec, purpose: int) -> int:
     """The seed of the study's fixed latents."""
     return int(np.random.SeedSequence((spec.study.seed, purpose, 1)).generate_state(1)[0])
@@ -54,7 +61,7 @@ def latent_seed(spec: StudySpec, purpose: int) -> int:
 def latents_digest(spec: StudySpec) -> str:
     """A hash of such latents as the study's evaluations begin with: they depend on the seed, and on
     how this machine's JAX is set up to draw."""
-    z = np.asarray(fixed_latents(latent_seed(spec, EVALUATION), 8, 8))
+    z = np.asarray(fixed_latents(latent_seed(spec, EVALUATION), 8, 8).z)
     return hashlib.sha256(z.tobytes()).hexdigest()[:8]
 
 
@@ -68,14 +75,24 @@ class Lab:
         self.spec, self.image_set = spec, images
         self.extractor, self.real = extractor, real
         self.images: Array = jax.device_put(images.images)
+        self.labels: Array | None = None
+        self._shares = list[float]()  # of the classes
+        if images.labels is not None:
+            self.labels = jax.device_put(images.labels.astype(np.int32))
+            self._shares = list(np.bincount(images.labels) / len(images.labels))
         chosen = np.random.default_rng(spec.study.seed).permutation(len(images.images))
-        self._reals = self.images[np.sort(chosen[:AUC_IMAGES])]
+        self._judged = np.sort(chosen[:AUC_IMAGES])
+
+    @property
+    def premises(self) -> Premises:
+        """What the images make of the study's trials."""
+        return premises_of(self.image_set)
 
     def seed(self, purpose: int) -> int:
         return latent_seed(self.spec, purpose)
 
     def generator(self, program: Program, state: GanState) -> Generator:
-        return generator_of(program, state, self.seed(STATISTICS))
+        return generator_of(program, state, self.seed(STATISTICS), self._shares_for(program))
 
     def measure(
         self, program: Program, state: GanState, generator: Generator, extras: Collection[str] = ()
@@ -85,11 +102,10 @@ class Lab:
         ``extras`` as in ``metrics.suite.scores``.
         """
         started = time.perf_counter()
-        z = fixed_latents(self.seed(EVALUATION), self.spec.metrics.samples, program.latent_dim)
-        fakes = np.concatenate(jax.device_get(list(generate(program, generator, z))))
+        latents = self._latents(EVALUATION, program)
+        fakes = np.concatenate(jax.device_get(list(generate(program, generator, latents))))
         generated = time.perf_counter()
-        judged = self._reals, jnp.asarray(fakes[:AUC_IMAGES])
-        real_logits, fake_logits = jax.device_get([discriminate(program, state, x) for x in judged])
+        real_logits, fake_logits = self._opinions(program, state, fakes, latents)
         if not all(np.isfinite(x).all() for x in (fakes, real_logits, fake_logits)):
             return Measurement()
         begun = time.perf_counter()
@@ -113,8 +129,27 @@ class Lab:
     def fresh_samples(self, program: Program, generator: Generator) -> np.ndarray:
         """As many uint8 images as an evaluation uses, from latents that had no part in it: the
         best of many noisy numbers flatters."""
-        z = fixed_latents(self.seed(FRESH), self.spec.metrics.samples, program.latent_dim)
-        return draw(program, generator, z)
+        return draw(program, generator, self._latents(FRESH, program))
+
+    def _latents(self, purpose: int, program: Program) -> Latents:
+        count, shares = self.spec.metrics.samples, self._shares_for(program)
+        return fixed_latents(self.seed(purpose), count, program.latent_dim, shares)
+
+    def _shares_for(self, program: Program) -> list[float]:
+        return self._shares if program.classes else []
+
+    def _opinions(
+        self, program: Program, state: GanState, fakes: np.ndarray, latents: Latents
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """D's logits of a fixed thousand of the real images, and of as many fakes."""
+        real_labels = None
+        if program.classes and self.labels is not None:
+            real_labels = self.labels[self._judged]
+        fake_labels = None if latents.labels is None else latents.labels[:AUC_IMAGES]
+        real = discriminate(program, state, self.images[self._judged], real_labels)
+        fake = discriminate(program, state, jnp.asarray(fakes[:AUC_IMAGES]), fake_labels)
+        real_logits, fake_logits = jax.device_get((real, fake))
+        return real_logits, fake_logits
 
     def real_fid(self) -> tuple[float, int]:
         """FID of real against real images: two disjoint random sets of the size returned."""

@@ -14,7 +14,7 @@ from tuner.metrics.health import loss_ratio
 from tuner.run.artifacts import Arrays, pack
 from tuner.run.checkpoints import pack_state
 from tuner.run.lab import Lab, Measurement
-from tuner.trial import EpochReport, Hyperparameters, TrialConfig
+from tuner.trial import EpochReport, Hyperparameters, Premises, TrialConfig
 
 
 class Lane:
@@ -28,9 +28,9 @@ class Lane:
         self.epoch = 0  # the last one trained
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width, channels of the images that are trained on."""
-        return self._lab.image_set.shape
+    def premises(self) -> Premises:
+        """What the images that are trained on make of the study's trials."""
+        return self._lab.premises
 
     def insert(self, config: TrialConfig, state: GanState | None = None, epoch: int = 0) -> None:
         """Begin the trial ``config``: afresh, or from its ``state`` after ``epoch`` epochs."""
@@ -46,7 +46,12 @@ class Lane:
         program, lab = self._config.program, self._lab
         started = time.perf_counter()
         self._state, device_losses = train_epoch(
-            program, self._state, self._hyperparameters, lab.images, self.epoch
+            program,
+            self._state,
+            self._hyperparameters,
+            lab.images,
+            lab.labels if program.classes else None,
+            self.epoch,
         )
         losses = jax.device_get(device_losses)
         trained = time.perf_counter()

@@ -5,18 +5,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from tuner.coherence import largest_value, program_count, values_of
+from tuner.coherence import largest_value, program_count
+from tuner.combinations import values_of
 from tuner.data import load_images
 from tuner.gan.sampling import generation_flops
 from tuner.gan.state import abstract_state
 from tuner.gan.training import iteration_flops, training_memory
 from tuner.metrics.features import extraction_flops
+from tuner.run.lab import premises_of
 from tuner.run.sharing import inception
 from tuner.run.sweep import check_data
 from tuner.spec import StudySpec
 from tuner.study.search import make_sampler
 from tuner.study.space import trial_config
-from tuner.trial import Program
+from tuner.trial import Premises, Program
 
 
 def plan(spec: StudySpec, weights: str | None = None) -> dict[str, Any]:
@@ -28,7 +30,7 @@ def plan(spec: StudySpec, weights: str | None = None) -> dict[str, Any]:
     images = load_images(spec.data)
     check_data(spec, images)
     inception(spec, weights)
-    program = largest_program(spec, images.shape)
+    program = largest_program(spec, premises_of(images))
     state = abstract_state(program)
     return {
         "programs": program_count(spec),
@@ -37,7 +39,7 @@ def plan(spec: StudySpec, weights: str | None = None) -> dict[str, Any]:
         "largest": program._asdict(),
         "generator_parameters": _count(state.generator),
         "discriminator_parameters": _count(state.discriminator),
-        "state_bytes": _bytes((*state[:5], state.step)),
+        "state_bytes": _bytes([leaf for leaf in jax.tree.leaves(state) if leaf is not state.key]),
         "activation_bytes": training_memory(program, len(images.images)),
         "training_flops": iteration_flops(program) * program.iterations(len(images.images)),
         "evaluation_flops": _evaluation_flops(spec, program),
@@ -45,14 +47,14 @@ def plan(spec: StudySpec, weights: str | None = None) -> dict[str, Any]:
     }
 
 
-def largest_program(spec: StudySpec, image_shape: tuple[int, int, int]) -> Program:
+def largest_program(spec: StudySpec, premises: Premises) -> Program:
     """The program with every structural setting at its largest."""
     names = ("width", "latent_dim", "batch_size", "d_steps", "ema_decay")
     largest = {name: largest_value(getattr(spec.trial, name)) for name in names}
     first = {name: (values_of(s) or [0.0])[0] for name, s in spec.trial.searched().items()}
     if "adam" in (values_of(spec.trial.optimizer) or []):  # it keeps two numbers per weight
         largest["optimizer"] = "adam"
-    return trial_config(spec, first | largest, 0, image_shape).program
+    return trial_config(spec, first | largest, 0, premises).program
 
 
 def _evaluation_flops(spec: StudySpec, program: Program) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from tuner.coherence import can_extrapolate, data_problems
 from tuner.data import ImageSet, load_images
 from tuner.errors import InputError
-from tuner.gan.sampling import draw, fixed_latents
+from tuner.gan.sampling import draw, even_shares, fixed_latents
 from tuner.metrics import suite
 from tuner.metrics.suite import Scores
 from tuner.places import compiled_programs
@@ -181,4 +181,5 @@ def draw_samples(
     every trial of equal latent size the same latents."""
     program, generator, _ = load_generator(files, generator_of(store, trial))
     latent_seed = int(np.random.SeedSequence((seed, PICTURES)).generate_state(1)[0])
-    return draw(program, generator, fixed_latents(latent_seed, count, program.latent_dim))
+    shares = even_shares(program)
+    return draw(program, generator, fixed_latents(latent_seed, count, program.latent_dim, shares))

@@ -73,7 +73,7 @@ class Worker:
         """
         claimed, waiting = 0, False
         while not self._leaves(stop) and claimed != limits.trials:
-            claim = self._membership.claim(self._lane.image_shape)
+            claim = self._membership.claim(self._lane.premises)
             if isinstance(claim, Claim):
                 claimed, waiting = claimed + 1, False
                 self._run(claim, stop)

@@ -30,7 +30,7 @@ from tuner.study.space import distributions, trial_config
 from tuner.study.storage import Choice, Lease
 from tuner.study.store import ARTIFACT, MACHINE, REASON, TRACEBACK, StudyStore
 from tuner.study.verdict import Complete, Continue, Fail, Verdict
-from tuner.trial import EpochReport, TrialConfig
+from tuner.trial import EpochReport, Premises, TrialConfig
 from tuner.version import __version__
 
 T = TypeVar("T")
@@ -142,7 +142,7 @@ class Membership:
 
     # Claiming
 
-    def claim(self, image_shape: tuple[int, int, int]) -> Claim | Idle:
+    def claim(self, premises: Premises) -> Claim | Idle:
         """A trial to run: one that was left behind, else the next of the queue or the sampler."""
         while True:
             self._storage.held.clear()
@@ -151,7 +151,7 @@ class Membership:
                 taken = self._persist(self._next)
                 if isinstance(taken, Idle):
                     return taken
-                claim = self._persist(functools.partial(self._claim, taken, image_shape))
+                claim = self._persist(functools.partial(self._claim, taken, premises))
                 if claim is not None and taken.takeovers <= self.spec.study.max_takeovers:
                     return claim
                 if claim is not None:
@@ -187,7 +187,7 @@ class Membership:
             leases.lease_strays(session, self.store.study_id)
         return Idle.ENDED if self.store.remaining() <= 0 else Idle.WAIT
 
-    def _claim(self, taken: Taken, image_shape: tuple[int, int, int]) -> Claim | None:
+    def _claim(self, taken: Taken, premises: Premises) -> Claim | None:
         """The trial in full, its missing parameters suggested; None if it was ended elsewhere."""
         trial_id = taken.trial_id
         trial = self._storage.get_trial(trial_id)
@@ -197,7 +197,7 @@ class Membership:
         choices = self._choices(trial)
         self._storage.settle(trial_id, choices, {MACHINE: self._machine})
         params = trial.params | {choice.name: choice.value for choice in choices}
-        config = trial_config(self.spec, params, trial.number, image_shape)
+        config = trial_config(self.spec, params, trial.number, premises)
         history = tuple(self.store.reports_of(trial_id))
         return Claim(trial_id, trial.number, params, config, taken.token, history)
 

@@ -12,7 +12,8 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
 from tuner import policies
-from tuner.coherence import first_rung, values_of
+from tuner.coherence import first_rung
+from tuner.combinations import values_of
 from tuner.errors import InputError
 from tuner.spec import StudySpec
 from tuner.study.space import derive_seed

@@ -11,10 +11,12 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from tuner.coherence import values_of
+from tuner.combinations import values_of
 from tuner.settings import Choices, Range
-from tuner.spec import StudySpec
-from tuner.trial import Hyperparameters, Program, TrialConfig
+from tuner.spec import DEFAULT_PENALTY, OWN_NORMS, PENALISED, PENALTIES, StudySpec
+from tuner.trial import Hyperparameters, Premises, Program, TrialConfig
+
+_NO_NORMS = ("none", "none")  # networks that are not tuner's own decide for themselves
 
 
 def distributions(spec: StudySpec) -> dict[str, BaseDistribution]:
@@ -35,41 +37,68 @@ def _distribution(setting: Choices | Range) -> BaseDistribution:
 
 
 def trial_config(
-    spec: StudySpec, params: Mapping[str, Any], number: int, image_shape: tuple[int, int, int]
+    spec: StudySpec, params: Mapping[str, Any], number: int, premises: Premises
 ) -> TrialConfig:
     """The trial ``number`` of a study, at the point ``params`` of its space."""
-    values = {name: params.get(name, value) for name, value in spec.trial}
-    rate = values["learning_rate"]
+    values = _completed({name: params.get(name, value) for name, value in spec.trial})
+    program = _program(values, premises)
+    total = spec.study.epochs * program.images_per_epoch(premises.images)
+    values["total_images"] = total
+    if values["decay_images"] is None:
+        values["decay_images"] = max(1, total - values["warmup_images"])
+    numbers = {name: float(values[name]) for name in Hyperparameters._fields}
     return TrialConfig(
-        program=Program(
-            generator=values["generator"],
-            discriminator=values["discriminator"],
-            width=values["width"],
-            latent_dim=values["latent_dim"],
-            image_shape=image_shape,
-            batch_size=values["batch_size"],
-            loss=values["loss"],
-            optimizer=values["optimizer"],
-            d_steps=values["d_steps"],
-            ema=values["ema_decay"] > 0,
-        ),
-        hyperparameters=Hyperparameters(
-            generator_learning_rate=_or(values["generator_learning_rate"], rate),
-            discriminator_learning_rate=_or(values["discriminator_learning_rate"], rate),
-            beta1=values["beta1"],
-            beta2=values["beta2"],
-            momentum=values["momentum"],
-            rms_decay=values["rms_decay"],
-            dropout=values["dropout"],
-            clip_norm=values["clip_norm"],
-            ema_decay=values["ema_decay"],
-        ),
+        program=program,
+        hyperparameters=Hyperparameters(**numbers),
         seed=derive_seed(spec.study.seed, number),
         epochs=spec.study.epochs,
     )
 
 
-def _or(value: float | None, otherwise: float) -> float:
+def _completed(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings with those filled in that follow from others where they are not given."""
+    networks = zip(("generator", "discriminator"), (0, 1), strict=True)
+    for network, side in networks:
+        for name in ("optimizer", "learning_rate", "beta1", "beta2"):
+            values[f"{network}_{name}"] = _or(values[f"{network}_{name}"], values[name])
+        own = OWN_NORMS.get(values[network], _NO_NORMS)[side]
+        values[f"{network}_norm"] = _or(values[f"{network}_norm"], own)
+    weight = DEFAULT_PENALTY if values["loss"] in PENALISED else 0.0
+    values["gradient_penalty"] = _or(values["gradient_penalty"], weight)
+    return values
+
+
+def _program(values: Mapping[str, Any], premises: Premises) -> Program:
+    sources = dict(premises.sources)
+    own = [
+        sources[name] for name in (values["generator"], values["discriminator"]) if name in sources
+    ]
+    return Program(
+        generator=values["generator"],
+        discriminator=values["discriminator"],
+        width=values["width"],
+        latent_dim=values["latent_dim"],
+        image_shape=premises.image_shape,
+        batch_size=values["batch_size"],
+        loss=values["loss"],
+        generator_optimizer=values["generator_optimizer"],
+        discriminator_optimizer=values["discriminator_optimizer"],
+        d_steps=values["d_steps"],
+        ema=values["ema_decay"] > 0,
+        generator_norm=values["generator_norm"],
+        discriminator_norm=values["discriminator_norm"],
+        classes=premises.classes if values["conditional"] == "on" else 0,
+        penalties=tuple(name for name in PENALTIES if values[name] > 0),
+        augment=() if values["augment"] == "none" else tuple(values["augment"].split("+")),
+        flips=values["flips"] == "on",
+        instance_noise=values["instance_noise"] > 0,
+        schedule=values["schedule"],
+        precision=values["precision"],
+        sources="+".join(own),
+    )
+
+
+def _or(value: Any, otherwise: Any) -> Any:
     return otherwise if value is None else value
 
 

@@ -1,0 +1,91 @@
+"""What DiffAugment, flips and noise do to images, against their definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tuner.gan.augmentation import differentiable, flipped, noisy
+
+COUNT, SIZE = 400, 16
+IMAGES = jnp.float32(np.random.default_rng(0).uniform(-1, 1, (COUNT, SIZE, SIZE, 3)))
+KEY = jax.random.key(3)
+
+
+def augmented(*policies: str) -> np.ndarray:
+    return np.asarray(differentiable(IMAGES, policies, KEY))
+
+
+def test_translation_moves_whole_images_by_up_to_an_eighth() -> None:
+    found, source = augmented("translation"), np.asarray(IMAGES)
+    seen = set()
+    for image, original in zip(found, source, strict=True):
+        padded = np.pad(original, [(2, 2), (2, 2), (0, 0)])
+        places = [
+            (i, j)
+            for i in range(5)
+            for j in range(5)
+            if np.array_equal(padded[i : i + SIZE, j : j + SIZE], image)
+        ]
+        assert len(places) == 1
+        seen.add(places[0])
+    assert len(seen) == 25  # every move there is, in rows and in columns
+
+
+def test_cutout_greys_a_square_of_half_the_size() -> None:
+    found = augmented("cutout")
+    heights, widths = set(), set()
+    for image, original in zip(found, np.asarray(IMAGES), strict=True):
+        grey = (image == 0).all(axis=2)
+        rows, columns = np.flatnonzero(grey.any(1)), np.flatnonzero(grey.any(0))
+        assert grey[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        np.testing.assert_array_equal(image[~grey], original[~grey])
+        heights.add(len(rows))
+        widths.add(len(columns))
+    assert max(heights) == max(widths) == SIZE // 2
+    assert min(heights) == min(widths) == SIZE // 4  # centred on an edge, half of it is outside
+
+
+def test_colour_changes_each_image_by_a_line_of_its_own() -> None:
+    """Brightness, saturation and contrast are affine: what they did can be solved for."""
+    found, source = np.float64(augmented("color")), np.float64(IMAGES)
+    factors = list[tuple[float, float, float]]()
+    for image, original in zip(found, source, strict=True):
+        grey, shown = original.mean(2), image.mean(2)
+        contrast = (shown - shown.mean()).ravel() @ (grey - grey.mean()).ravel()
+        contrast /= np.square(grey - grey.mean()).sum()
+        chroma, was = image - shown[..., None], original - grey[..., None]
+        factors.append(
+            (shown.mean() - grey.mean(), (chroma * was).sum() / (was**2).sum() / contrast, contrast)
+        )
+        np.testing.assert_allclose(shown - shown.mean(), contrast * (grey - grey.mean()), atol=1e-5)
+    for i, (low, high) in enumerate([(-0.5, 0.5), (0.0, 2.0), (0.5, 1.5)]):
+        values = np.array(factors)[:, i]
+        assert low - 1e-4 <= values.min() < low + 0.05 * (high - low)
+        assert high - 0.05 * (high - low) < values.max() <= high + 1e-4
+        assert np.corrcoef(values, np.arange(COUNT))[0, 1] == pytest.approx(0, abs=0.2)
+
+
+def test_all_together_are_differentiable_and_repeat_themselves() -> None:
+    policies = ("color", "translation", "cutout")
+    np.testing.assert_array_equal(augmented(*policies), augmented(*policies))
+    gradient = jax.grad(lambda x: differentiable(x, policies, KEY).sum())(IMAGES)
+    assert np.isfinite(gradient).all()
+    # What is still seen counts once, what was moved or cut out not at all.
+    gradient = jax.grad(lambda x: differentiable(x, policies[1:], KEY).sum())(IMAGES)
+    assert set(np.unique(gradient)) == {0.0, 1.0}
+    assert (augmented() == np.asarray(IMAGES)).all()
+
+
+def test_half_of_the_images_are_mirrored() -> None:
+    found, source = np.asarray(flipped(IMAGES, KEY)), np.asarray(IMAGES)
+    mirrored = [np.array_equal(x, y[:, ::-1]) for x, y in zip(found, source, strict=True)]
+    left = [np.array_equal(x, y) for x, y in zip(found, source, strict=True)]
+    assert all(a != b for a, b in zip(mirrored, left, strict=True))
+    assert np.mean(mirrored) == pytest.approx(0.5, abs=0.1)
+
+
+def test_noise_has_its_deviation() -> None:
+    added = np.asarray(noisy(IMAGES, jnp.float32(0.2), KEY) - IMAGES)
+    assert added.std() == pytest.approx(0.2, rel=0.01)
+    assert abs(added.mean()) < 0.002

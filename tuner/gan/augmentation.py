@@ -1,0 +1,74 @@
+"""What is done to images before the discriminator sees them: differentiably, and to G's too."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def differentiable(images: Array, policies: Sequence[str], key: Array) -> Array:
+    """DiffAugment (Zhao et al. 2020, section 3.2 and appendix): images (batch, h, w, c) in [-1, 1],
+    each changed on its own, by each of the ``policies`` that is named, in this order.
+
+    ``color``: brightness by up to 0.5, saturation times 0 to 2, contrast times 0.5 to 1.5;
+    ``translation``: by up to an eighth of the size, the rest grey; ``cutout``: a grey square of
+    half the size.
+    """
+    kinds = {"color": _color, "translation": _translation, "cutout": _cutout}
+    for i, (name, change) in enumerate(kinds.items()):
+        if name in policies:
+            images = change(images, jax.random.fold_in(key, i))
+    return images
+
+
+def _color(images: Array, key: Array) -> Array:
+    brightness, saturation, contrast = jax.random.uniform(key, (3, len(images), 1, 1, 1))
+    images = images + (brightness - 0.5)
+    grey = images.mean(3, keepdims=True)
+    images = (images - grey) * (2.0 * saturation) + grey
+    mean = images.mean((1, 2, 3), keepdims=True)
+    changed: Array = (images - mean) * (contrast + 0.5) + mean
+    return changed
+
+
+def _translation(images: Array, key: Array) -> Array:
+    batch, height, width, _ = images.shape
+    rows, columns = (int(n / 8 + 0.5) for n in (height, width))
+    row_key, column_key = jax.random.split(key)
+    down = jax.random.randint(row_key, (batch, 1), -rows, rows + 1)
+    right = jax.random.randint(column_key, (batch, 1), -columns, columns + 1)
+    # As sums over one-hot shifts: a gather's gradient is slow.
+    exact = functools.partial(jnp.einsum, precision="highest")
+    moved = exact("bij,bjwc->biwc", _shift(height, down, images.dtype), images)
+    return exact("bij,bhjc->bhic", _shift(width, right, images.dtype), moved)
+
+
+def _shift(size: int, by: Array, kind: jnp.dtype) -> Array:
+    """Matrices (batch, size, size) that move a line by so many pixels; zeros come in."""
+    to, origin = jnp.arange(size)[None, :, None], jnp.arange(size)[None, None, :]
+    return (to - origin == by[:, :, None]).astype(kind)
+
+
+def _cutout(images: Array, key: Array) -> Array:
+    batch, height, width, _ = images.shape
+    sides = [int(n / 2 + 0.5) for n in (height, width)]
+    inside = []
+    for size, side, one in zip((height, width), sides, jax.random.split(key), strict=True):
+        centre = jax.random.randint(one, (batch, 1), 0, size + (1 - side % 2))
+        offset = jnp.arange(size) - centre + side // 2
+        inside.append((offset >= 0) & (offset < side))
+    rows, columns = inside
+    return jnp.where((rows[:, :, None] & columns[:, None, :])[..., None], 0.0, images)
+
+
+def flipped(images: Array, key: Array) -> Array:
+    """Each image mirrored, left to right, with probability one half."""
+    mirror = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
+    return jnp.where(mirror, images[:, :, ::-1], images)
+
+
+def noisy(images: Array, deviation: Array, key: Array) -> Array:
+    """Gaussian noise added to images (Sønderby et al. 2017, instance noise)."""
+    return images + deviation * jax.random.normal(key, images.shape)

@@ -1,0 +1,66 @@
+"""What is made of a discriminator's gradient with respect to images: normalisation, penalties.
+
+A critic is a function from images (batch, h, w, c) to logits (batch,), each of which depends on
+its own image alone, and to what else it has to say. Slopes are the logits' gradients with respect
+to the images.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+Critic = Callable[[Array], tuple[Array, Any]]
+
+_SMALL = 1e-12  # added under roots, whose slope is infinite at 0
+
+
+def with_slopes(critic: Critic, images: Array) -> tuple[Array, Any, Array]:
+    """Logits (batch,), what else the critic says, and the slopes (batch, h, w, c), in one pass."""
+
+    def total(images: Array) -> tuple[Array, tuple[Array, Any]]:
+        logits, more = critic(images)
+        return logits.sum(), (logits, more)
+
+    slopes, (logits, more) = jax.grad(total, has_aux=True)(images)
+    return logits, more, slopes
+
+
+def normalised(critic: Critic) -> Critic:
+    """f / (|grad f| + |f|), whose slopes are bounded (GN-GAN: Wu et al. 2021): a new critic,
+    with values from -1 to 1."""
+
+    def judge(images: Array) -> tuple[Array, Any]:
+        logits, more, slopes = with_slopes(critic, images)
+        return logits / (_norms(slopes) + jnp.abs(logits)), more
+
+    return judge
+
+
+def gradient_penalty(critic: Critic, points: Array) -> Array:
+    """E[(|grad f| - 1)^2] at ``points`` (Gulrajani et al. 2017, eq. 3)."""
+    return jnp.mean(jnp.square(_norms(with_slopes(critic, points)[2]) - 1.0))
+
+
+def squared_slope(slopes: Array) -> Array:
+    """E[|grad f|^2] / 2: R1 at real images, R2 at fake ones (Mescheder et al. 2018, eqs. 9, 10)."""
+    return jnp.mean(jnp.sum(jnp.square(slopes), axis=range(1, slopes.ndim))) / 2
+
+
+def between(real: Array, fake: Array, key: Array) -> Array:
+    """A point on the line from each real image to a fake one (Gulrajani et al. 2017,
+    section 4)."""
+    share = jax.random.uniform(key, (len(real), *[1] * (real.ndim - 1)))
+    return share * real + (1.0 - share) * fake
+
+
+def around(real: Array, key: Array) -> Array:
+    """Real images moved by up to half of their standard deviation (Kodali et al. 2017, as Lucic et
+    al. 2018 run it)."""
+    return real + 0.5 * real.std() * jax.random.uniform(key, real.shape)
+
+
+def _norms(slopes: Array) -> Array:
+    return jnp.sqrt(jnp.sum(jnp.square(slopes), axis=range(1, slopes.ndim)) + _SMALL)
