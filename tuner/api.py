@@ -1,10 +1,11 @@
 """The service from Python."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from tuner.errors import InputError
-from tuner.places import default_storage
+from tuner.places import Local, default_storage
 from tuner.run.files import open_files
 from tuner.run.signals import Stop
 from tuner.run.sweep import run_worker
@@ -41,6 +42,7 @@ def sweep(
     artifacts: str | os.PathLike[str] | None = None,
     trials: int | None = None,
     weights: str | os.PathLike[str] | None = None,
+    allow: Sequence[str] = (),
     observer: Observer | None = None,
 ) -> StudyStore:
     """Run a study (a spec, or the path of a study file) to its total, and return its store.
@@ -48,7 +50,8 @@ def sweep(
     Goes on where an earlier call ended, beside whatever other workers the study has. ``storage``
     is a URL ``sqlite:///FILE`` or ``postgresql://…``, ``artifacts`` a folder or the URL of one;
     both default to the command line's. ``weights`` is the file with Inception's, where the study
-    uses it and they are not where it says. ``observer`` hears of every trial and epoch.
+    uses it and they are not where it says; ``allow`` names packages whose networks are imported.
+    ``observer`` hears of every trial and epoch.
     Raises InputError, StorageError or TunerError with a message for people, and KeyboardInterrupt
     after an epoch was finished because of Ctrl-C.
     """
@@ -60,8 +63,8 @@ def sweep(
     files = open_files(store, None if artifacts is None else str(artifacts))
     if store.remaining() > 0:
         stop = Stop()
-        path = None if weights is None else str(weights)
-        run_worker(store, files, observer or _Silence(), stop, weights=path)
+        local = Local(weights=None if weights is None else str(weights), allow=tuple(allow))
+        run_worker(store, files, observer or _Silence(), stop, local=local)
         if stop.requested:
             raise KeyboardInterrupt
     return store

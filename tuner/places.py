@@ -1,13 +1,25 @@
-"""Where studies and files are kept unless told otherwise."""
+"""Where studies and files are kept unless told otherwise, and what a machine has elsewhere."""
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 STORAGE_VARIABLE, ARTIFACTS_VARIABLE = "TUNER_STORAGE", "TUNER_ARTIFACTS"
 PASSWORD_FILE_VARIABLE = "TUNER_PASSWORD_FILE"  # a file that holds the database's password
 MACHINE_VARIABLE = "TUNER_MACHINE"  # what this machine is called
 
 STORAGE, ARTIFACTS = "sqlite:///tuner-data/studies.db", "tuner-data/artifacts"
+
+
+class Local(NamedTuple):
+    """What is a machine's own business, and no part of a study."""
+
+    data: str | None = None  # where it has the images, if elsewhere
+    weights: str | None = None  # where it has Inception's weights, if elsewhere
+    allow: tuple[str, ...] = ()  # packages whose networks it imports
+
+
+NOWHERE_ELSE = Local()
 
 
 def default_storage() -> str:

@@ -48,7 +48,7 @@ def test_cutout_greys_a_square_of_half_the_size() -> None:
 
 def test_colour_changes_each_image_by_a_line_of_its_own() -> None:
     """Brightness, saturation and contrast are affine: what they did can be solved for."""
-    found, source = np.float64(augmented("color")), np.float64(IMAGES)
+    found, source = augmented("color").astype(np.float64), np.asarray(IMAGES, np.float64)
     factors = list[tuple[float, float, float]]()
     for image, original in zip(found, source, strict=True):
         grey, shown = original.mean(2), image.mean(2)

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from tuner.cli.main import (
+    Allow,
     AsJson,
     File,
     Storage,
@@ -16,7 +17,7 @@ from tuner.cli.main import (
     print_json,
 )
 from tuner.errors import InputError
-from tuner.places import STORAGE
+from tuner.places import STORAGE, Local
 from tuner.specfile import load_spec
 from tuner.study.creation import summaries
 from tuner.study.database import Database
@@ -26,7 +27,9 @@ from tuner.views import report, studies
 
 
 @app.command()
-def check(file: File, weights: Weights = None, as_json: AsJson = False) -> None:
+def check(
+    file: File, weights: Weights = None, allow: Allow = None, as_json: AsJson = False
+) -> None:
     """Check a study file; show its space, its programs and what the largest needs.
 
     Example: tuner check studies/quickstart.toml
@@ -34,7 +37,7 @@ def check(file: File, weights: Weights = None, as_json: AsJson = False) -> None:
     spec = load_spec(file)
     from tuner.run.planning import plan
 
-    found = plan(spec, weights)
+    found = plan(spec, Local(weights=weights, allow=tuple(allow or ())))
     if as_json:
         print_json({"spec": spec.model_dump(mode="json"), **found})
         return

@@ -55,6 +55,12 @@ Weights = Annotated[
     str | None,
     typer.Option(metavar="FILE", help="Where this machine has Inception's weights, if elsewhere."),
 ]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PACKAGE", help="Import networks of this package; may be given several times."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str | None, typer.Option(metavar="NAME", help="Call the study this instead.")]
 TrialNumber = Annotated[int, typer.Argument(metavar="TRIAL", min=0, show_default=False)]

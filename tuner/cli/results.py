@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tuner.cli.main import (
+    Allow,
     Artifacts,
     AsJson,
     Storage,
@@ -20,7 +21,7 @@ from tuner.cli.main import (
     print_json,
 )
 from tuner.errors import InputError
-from tuner.places import STORAGE
+from tuner.places import STORAGE, Local
 from tuner.study.store import StudyStore
 from tuner.views import report, studies
 
@@ -30,17 +31,18 @@ class Format(StrEnum):
     json = "json"
 
 
-def show_best(store: StudyStore, files: Any, lab: Any = None, weights: str | None = None) -> None:
+def show_best(store: StudyStore, files: Any, local: Local, lab: Any = None) -> None:
     """What the best trial is worth, and a picture of its samples."""
     from tuner.run.sweep import appraise, draw_samples, open_lab
     from tuner.views.pictures import grid_png
 
     trial = store.best()
-    lab = lab or open_lab(store, files, lambda text: None, weights=weights)
+    lab = lab or open_lab(store, files, lambda text: None, local=local)
     found = appraise(store, lab, files, trial)._asdict()
     out.print(report.appraisal(found, store.spec.metrics.objective), soft_wrap=True)
     picture = f"best-trial-{trial.number:05d}.png"
-    files.write(picture, grid_png(draw_samples(store, files, trial, 64, store.spec.study.seed)))
+    samples = draw_samples(store, files, trial, 64, store.spec.study.seed, local)
+    files.write(picture, grid_png(samples))
     out.print(f"Samples: {files.locate(picture)}", soft_wrap=True)
 
 
@@ -50,12 +52,14 @@ def best(
     storage: Storage = STORAGE,
     artifacts: Artifacts = None,
     weights: Weights = None,
+    allow: Allow = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the best trial, measured again on fresh latents, and draw samples of it.
 
     Example: tuner best quickstart
     """
+    local = Local(weights=weights, allow=tuple(allow or ()))
     store = open_study(storage, name)
     trial = store.best()
     if not as_json:
@@ -64,11 +68,11 @@ def best(
 
     files = open_files(store, artifacts)
     if not as_json:
-        show_best(store, files, weights=weights)
+        show_best(store, files, local)
         return
     from tuner.run.sweep import appraise, open_lab
 
-    lab = open_lab(store, files, lambda text: None, weights=weights)
+    lab = open_lab(store, files, lambda text: None, local=local)
     found = appraise(store, lab, files, trial)
     values = {"trial": studies.trial_values(trial), "fresh": found.fresh._asdict()}
     print_json(found._asdict() | values)
@@ -85,6 +89,7 @@ def sample(
     ] = None,
     count: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="Images.")] = 64,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Chooses the latents.")] = 0,
+    allow: Allow = None,
 ) -> None:
     """Draw a grid of samples from a trial's kept generator.
 
@@ -97,7 +102,8 @@ def sample(
     from tuner.views.pictures import save_grid
 
     files = open_files(store, artifacts)
-    save_grid(draw_samples(store, files, chosen, count, seed), to)
+    local = Local(allow=tuple(allow or ()))
+    save_grid(draw_samples(store, files, chosen, count, seed, local), to)
     out.print(f"{count} samples of trial {chosen.number}: {to}", soft_wrap=True)
 
 

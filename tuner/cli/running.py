@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from tuner.cli.main import (
+    Allow,
     Artifacts,
     File,
     Name,
@@ -19,7 +20,7 @@ from tuner.cli.main import (
 )
 from tuner.cli.results import show_best
 from tuner.errors import TunerError
-from tuner.places import STORAGE
+from tuner.places import STORAGE, Local
 from tuner.spec import MOST_TRIALS
 from tuner.specfile import load_spec
 from tuner.study.creation import create_study
@@ -68,6 +69,7 @@ def sweep(
     ] = 0,
     data: Data = None,
     weights: Weights = None,
+    allow: Allow = None,
     max_time: MaxTime = None,
 ) -> None:
     """Run a study to its end, or go on with it; then show what came of it.
@@ -79,6 +81,7 @@ def sweep(
     from tuner.run.files import open_files
     from tuner.run.fleet import accelerators, run_fleet
 
+    local = Local(data, weights, tuple(allow or ()))
     spec = load_spec(file, name)
     store = create_study(Database(storage, create=True), spec)
     files = open_files(store, artifacts)
@@ -89,16 +92,16 @@ def sweep(
     if store.remaining() <= 0:
         out.print(f"Study {store.name!r} has all of its {store.total} trials: nothing to run.")
     elif count == 1 and respawn == 0:
-        lab, stopped = _run_here(store, files, max_time, data, weights)
+        lab, stopped = _run_here(store, files, max_time, local)
     else:
         options = [
             *(("--artifacts", artifacts), ("--data", data), ("--weights", weights)),
-            ("--max-time", max_time),
+            *(("--max-time", max_time), *(("--allow", package) for package in local.allow)),
         ]
         words = [word for key, value in options if value is not None for word in (key, value)]
         with _view(store) as view:
             stopped = run_fleet([store.name, *words], storage, count, respawn, devices, view)
-    _show_outcome(store, files, lab, stopped, weights)
+    _show_outcome(store, files, lab, stopped, local)
 
 
 def _view(store: StudyStore) -> LiveProgress | PlainProgress:
@@ -109,7 +112,7 @@ def _view(store: StudyStore) -> LiveProgress | PlainProgress:
 
 
 def _run_here(
-    store: StudyStore, files: Any, max_time: str | None, data: str | None, weights: str | None
+    store: StudyStore, files: Any, max_time: str | None, local: Local
 ) -> tuple[Any, bool]:
     """The lab of the run, and whether it was stopped."""
     with _view(store) as view:
@@ -118,13 +121,11 @@ def _run_here(
         from tuner.run.sweep import run_worker
 
         stop = Stop(parse_duration(max_time) if max_time else None)
-        lab = run_worker(store, files, view, stop, data=data, weights=weights)
+        lab = run_worker(store, files, view, stop, local=local)
         return lab, stop.requested
 
 
-def _show_outcome(
-    store: StudyStore, files: Any, lab: Any, stopped: bool, weights: str | None
-) -> None:
+def _show_outcome(store: StudyStore, files: Any, lab: Any, stopped: bool, local: Local) -> None:
     found = store.trials()
     best = best_of(found)
     objective = store.spec.metrics.objective
@@ -134,7 +135,7 @@ def _show_outcome(
         again = shlex.join(["tuner", *without_passwords(sys.argv[1:])])
         out.print(f"\n{left} of {store.total} trials are left; to go on: {again}", soft_wrap=True)
     if not stopped and best is not None:
-        show_best(store, files, lab, weights)
+        show_best(store, files, local, lab)
     if found:
         out.print(report.cost(found))
     url = store.database.address.shareable_url
@@ -171,6 +172,7 @@ def worker(
     artifacts: Artifacts = None,
     data: Data = None,
     weights: Weights = None,
+    allow: Allow = None,
     trials: Trials = None,
     exit_when_idle: Annotated[
         bool,
@@ -205,7 +207,8 @@ def worker(
 
     limits = Limits(max_trials, exit_when_idle)
     view = EventWriter(stop.request) if events else PlainProgress(out)
-    run_worker(store, files, view, stop, limits, data=data, weights=weights, grace=grace)
+    local = Local(data, weights, tuple(allow or ()))
+    run_worker(store, files, view, stop, limits, local=local, grace=grace)
     left = store.remaining()
     if not events:
         view.announce(

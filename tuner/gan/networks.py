@@ -6,6 +6,8 @@ logits (batch,), higher where it believes an image real; ``key`` makes its dropo
 ``None`` turns dropout off.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -73,5 +75,6 @@ class DCGANDiscriminator(nnx.Module):
         return self.dense(x.reshape(x.shape[0], -1))[:, 0]
 
 
-GENERATORS = {"dcgan": DCGANGenerator}
-DISCRIMINATORS = {"dcgan": DCGANDiscriminator}
+# Both grow when somebody's own networks are admitted: see run.own_networks.
+GENERATORS: dict[str, Callable[..., nnx.Module]] = {"dcgan": DCGANGenerator}
+DISCRIMINATORS: dict[str, Callable[..., nnx.Module]] = {"dcgan": DCGANDiscriminator}

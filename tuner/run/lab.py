@@ -47,10 +47,10 @@ class Measurement(NamedTuple):
     score_seconds: float = 0.0
 
 
-def premises_of(images: ImageSet) -> Premises:
-    """What the images make of a study's trials."""
+def premises_of(images: ImageSet, sources: tuple[tuple[str, str], ...] = ()) -> Premises:
+    """What the images, and the ``sources`` of networks, make of a study's trials."""
     classes = 0 if images.labels is None else int(images.labels.max()) + 1
-    return Premises(images.shape, len(images.images), classes)
+    return Premises(images.shape, len(images.images), classes, sources)
 
 
 def latent_seed(spec: StudySpec, purpose: int) -> int:
@@ -69,10 +69,17 @@ class Lab:
     """Measures generators, the same way for every trial of a study."""
 
     def __init__(
-        self, spec: StudySpec, images: ImageSet, extractor: Extractor, real: RealSide
+        self,
+        spec: StudySpec,
+        images: ImageSet,
+        extractor: Extractor,
+        real: RealSide,
+        sources: tuple[tuple[str, str], ...] = (),
     ) -> None:
-        """``real`` is the extractor's view of the images: see ``sharing``."""
+        """``real`` is the extractor's view of the images: see ``sharing``; ``sources`` are of
+        networks that are not tuner's own."""
         self.spec, self.image_set = spec, images
+        self.premises = premises_of(images, sources)
         self.extractor, self.real = extractor, real
         self.images: Array = jax.device_put(images.images)
         self.labels: Array | None = None
@@ -82,11 +89,6 @@ class Lab:
             self._shares = list(np.bincount(images.labels) / len(images.labels))
         chosen = np.random.default_rng(spec.study.seed).permutation(len(images.images))
         self._judged = np.sort(chosen[:AUC_IMAGES])
-
-    @property
-    def premises(self) -> Premises:
-        """What the images make of the study's trials."""
-        return premises_of(self.image_set)
 
     def seed(self, purpose: int) -> int:
         return latent_seed(self.spec, purpose)

@@ -12,7 +12,9 @@ from tuner.gan.sampling import generation_flops
 from tuner.gan.state import abstract_state
 from tuner.gan.training import iteration_flops, training_memory
 from tuner.metrics.features import extraction_flops
+from tuner.places import NOWHERE_ELSE, Local
 from tuner.run.lab import premises_of
+from tuner.run.own_networks import admit, named_in, try_all
 from tuner.run.sharing import inception
 from tuner.run.sweep import check_data
 from tuner.spec import StudySpec
@@ -21,16 +23,19 @@ from tuner.study.space import trial_config
 from tuner.trial import Premises, Program
 
 
-def plan(spec: StudySpec, weights: str | None = None) -> dict[str, Any]:
+def plan(spec: StudySpec, local: Local = NOWHERE_ELSE) -> dict[str, Any]:
     """Programs, images, and the parameters (numbers) and memory (bytes) of the largest program.
 
     Loads the images and compiles that one program. InputError where the study can't be run.
     """
     make_sampler(spec)
+    sources = admit(named_in(spec), local.allow)
     images = load_images(spec.data)
     check_data(spec, images)
-    inception(spec, weights)
-    program = largest_program(spec, premises_of(images))
+    inception(spec, local.weights)
+    premises = premises_of(images, sources)
+    try_all(spec, premises)
+    program = largest_program(spec, premises)
     state = abstract_state(program)
     return {
         "programs": program_count(spec),

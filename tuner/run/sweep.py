@@ -14,11 +14,12 @@ from tuner.errors import InputError
 from tuner.gan.sampling import draw, even_shares, fixed_latents
 from tuner.metrics import suite
 from tuner.metrics.suite import Scores
-from tuner.places import compiled_programs
+from tuner.places import NOWHERE_ELSE, Local, compiled_programs
 from tuner.run.artifacts import load_generator
 from tuner.run.files import StudyFiles
-from tuner.run.lab import PICTURES, Lab, check_labels, latents_digest
+from tuner.run.lab import PICTURES, Lab, check_labels, latents_digest, premises_of
 from tuner.run.lane import Lane
+from tuner.run.own_networks import Sources, admit, named_in, try_all
 from tuner.run.sharing import shared_measures
 from tuner.run.signals import GRACE, Stop, stop_on_signals
 from tuner.run.worker import Limits, Observer, Worker
@@ -86,34 +87,38 @@ def open_lab(
     files: StudyFiles,
     announce: Callable[[str], None],
     membership: Membership | None = None,
-    data: str | None = None,
-    weights: str | None = None,
+    local: Local = NOWHERE_ELSE,
 ) -> Lab:
-    """Load the images (from the folder ``data``, where this machine has them elsewhere, as it may
-    have Inception's ``weights``) and make ready to measure; a member may train the classifier.
+    """Load the images and make ready to measure; a member may train the classifier.
 
-    InputError where the images are missing or unfit, or where the study's numbers come from other
-    images, another extractor or other metrics.
+    InputError where the images are missing or unfit, where a network is not allowed or does not
+    fit, or where the study's numbers come from other images, another extractor, other metrics or
+    other networks' code.
     """
     keep_compiled(compiled_programs())
     announce(f"loading the images of {store.spec.data.source}")
-    images = load_images(store.spec.data, data)
+    sources = admit(named_in(store.spec), local.allow)
+    images = load_images(store.spec.data, local.data)
     check_data(store.spec, images)
+    try_all(store.spec, premises_of(images, sources))
     patience = Patience(announce)
-    known = known_parts(store.spec, images)
+    known = known_parts(store.spec, images, sources)
     patience(lambda: store.check_fingerprint(known))
-    extractor, real = shared_measures(store.spec, images, files, membership, announce, weights)
+    extractor, real = shared_measures(
+        store.spec, images, files, membership, announce, local.weights
+    )
     parts = known | {"weights": extractor.digest}
     patience(lambda: store.bind(parts))
     if extractor.accuracy is not None:
         announce(f"the classifier names {extractor.accuracy:.1%} of held-out images rightly")
-    return Lab(store.spec, images, extractor, real)
+    return Lab(store.spec, images, extractor, real, sources)
 
 
-def known_parts(spec: StudySpec, images: ImageSet) -> Parts:
+def known_parts(spec: StudySpec, images: ImageSet, sources: Sources = ()) -> Parts:
     """What the study's numbers depend on, but for the extractor's weights."""
     metrics = spec.metrics
-    return {
+    own = {f"code of {name}": digest for name, digest in sources}
+    return own | {
         "data": images.fingerprint,
         "features": metrics.features,
         "input": metrics.input if metrics.features == "inception" else "as it is",
@@ -131,8 +136,7 @@ def run_worker(
     stop: Stop | None = None,
     limits: Limits | None = None,
     *,
-    data: str | None = None,
-    weights: str | None = None,
+    local: Local = NOWHERE_ELSE,
     grace: float = GRACE,
 ) -> Lab:
     """Run the study's trials here until it has ended, ``stop`` is requested (by signals, too) or a
@@ -145,7 +149,7 @@ def run_worker(
     stop = stop or Stop()
     membership = Membership(store, machine(), observer.announce)
     with stop_on_signals(stop, observer.announce, membership.leave_at_once, grace), membership:
-        lab = open_lab(store, files, observer.announce, membership, data, weights)
+        lab = open_lab(store, files, observer.announce, membership, local)
         stop.has_something_to_finish = True
         Worker(membership, Lane(lab), files, observer).work(stop, limits or Limits())
         return lab
@@ -175,10 +179,16 @@ def appraise(store: StudyStore, lab: Lab, files: StudyFiles, trial: TrialRecord)
 
 
 def draw_samples(
-    store: StudyStore, files: StudyFiles, trial: TrialRecord, count: int, seed: int
+    store: StudyStore,
+    files: StudyFiles,
+    trial: TrialRecord,
+    count: int,
+    seed: int,
+    local: Local = NOWHERE_ELSE,
 ) -> np.ndarray:
     """``count`` uint8 images (n, h, w, c) of a trial's kept generator. The same ``seed`` gives
     every trial of equal latent size the same latents."""
+    admit(named_in(store.spec), local.allow)
     program, generator, _ = load_generator(files, generator_of(store, trial))
     latent_seed = int(np.random.SeedSequence((seed, PICTURES)).generate_state(1)[0])
     shares = even_shares(program)
