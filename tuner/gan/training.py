@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from tuner.gan.feeding import Images, portions
 from tuner.gan.state import GanState, abstract_state
 from tuner.gan.step import StepLosses, train_step
 from tuner.trial import Hyperparameters, Program
@@ -27,12 +28,13 @@ def train_epoch(
     program: Program,
     state: GanState,
     hyperparameters: Hyperparameters,
-    images: Array,
+    images: Images,
     labels: Array | None,
     epoch: int,
 ) -> tuple[GanState, StepLosses]:
-    """Train through one epoch (counted from 0) of ``images``, uint8 (n, h, w, c), on the device,
-    with their ``labels``, int32 (n,), where the program has classes. Returns the losses' means.
+    """Train through one epoch (counted from 0) of ``images``, uint8 (n, h, w, c), on the device or
+    on the host, with their ``labels``, int32 (n,), where the program has classes. Returns the
+    losses' means.
 
     ``state`` is consumed: its buffers are reused for the state returned.
     """
@@ -40,10 +42,12 @@ def train_epoch(
     order = epoch_order(program, len(images), state.key, epoch)
     per_call, unroll = _scan_plan(iterations)
     totals = StepLosses(*jnp.zeros(4))
-    for start in range(0, iterations, per_call):
-        state, totals = _train_steps(
-            program, state, totals, hyperparameters, images, labels, order, start, per_call, unroll
-        )
+    for part in portions(images, labels, order, per_call if unroll else 1):
+        length = min(per_call, len(part.order))
+        for start in range(0, len(part.order), length):
+            state, totals = _train_steps(
+                program, state, totals, hyperparameters, *part, start, length, unroll
+            )
     return state, StepLosses(*(total / iterations for total in totals))
 
 

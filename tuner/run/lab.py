@@ -1,6 +1,7 @@
 """What a study's trials share on a device: images, extractor, reference statistics, latents."""
 
 import hashlib
+import os
 import time
 from collections.abc import Collection
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from jax import Array
 
 from tuner.data import ImageSet
 from tuner.errors import InputError
+from tuner.gan.feeding import Images
 from tuner.gan.sampling import (
     Generator,
     Latents,
@@ -30,6 +32,8 @@ from tuner.spec import StudySpec
 from tuner.trial import Premises, Program
 
 AUC_IMAGES = 1000
+IMAGE_MEMORY_VARIABLE = "TUNER_IMAGE_MEMORY"
+IMAGE_SHARE = 0.4  # of the device's memory, that images may take
 FEWEST_LABELLED = 50
 # What fixed latents are for, folded into the study's seed.
 STATISTICS, EVALUATION, FRESH, PICTURES = range(4)
@@ -51,6 +55,23 @@ def premises_of(images: ImageSet, sources: tuple[tuple[str, str], ...] = ()) -> 
     """What the images, and the ``sources`` of networks, make of a study's trials."""
     classes = 0 if images.labels is None else int(images.labels.max()) + 1
     return Premises(images.shape, len(images.images), classes, sources)
+
+
+def image_memory() -> float:
+    """Bytes that images may take on the device: a share of its memory, or what the variable says.
+    A larger set is streamed."""
+    given = os.environ.get(IMAGE_MEMORY_VARIABLE)
+    if given:
+        try:
+            return float(given)
+        except ValueError:
+            raise InputError(
+                f"{IMAGE_MEMORY_VARIABLE}: found {given!r}, expected a number of bytes"
+            ) from None
+    found = jax.devices()[0].memory_stats() or {}
+    if "bytes_limit" in found:
+        return IMAGE_SHARE * float(found["bytes_limit"])
+    return IMAGE_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def latent_seed(spec: StudySpec, purpose: int) -> int:
@@ -81,7 +102,9 @@ class Lab:
         self.spec, self.image_set = spec, images
         self.premises = premises_of(images, sources)
         self.extractor, self.real = extractor, real
-        self.images: Array = jax.device_put(images.images)
+        self.images: Images = images.images
+        if images.images.nbytes <= image_memory():
+            self.images = jax.device_put(images.images)
         self.labels: Array | None = None
         self._shares = list[float]()  # of the classes
         if images.labels is not None:
@@ -89,6 +112,7 @@ class Lab:
             self._shares = list(np.bincount(images.labels) / len(images.labels))
         chosen = np.random.default_rng(spec.study.seed).permutation(len(images.images))
         self._judged = np.sort(chosen[:AUC_IMAGES])
+        self._reals = jax.device_put(images.images[self._judged])
 
     def seed(self, purpose: int) -> int:
         return latent_seed(self.spec, purpose)
@@ -148,7 +172,7 @@ class Lab:
         if program.classes and self.labels is not None:
             real_labels = self.labels[self._judged]
         fake_labels = None if latents.labels is None else latents.labels[:AUC_IMAGES]
-        real = discriminate(program, state, self.images[self._judged], real_labels)
+        real = discriminate(program, state, self._reals, real_labels)
         fake = discriminate(program, state, jnp.asarray(fakes[:AUC_IMAGES]), fake_labels)
         real_logits, fake_logits = jax.device_get((real, fake))
         return real_logits, fake_logits
