@@ -2,9 +2,9 @@
 
     python benchmarks/zoo.py [--epochs 1] [--seeds 3] [--width 8] [--data FOLDER]
 
-All run the tutorial's DCGAN with Adam at the same rate and the same batches; each loss has only what
-it can't do without (see NEEDS). FID is by the embedded classifier, of 2,000 samples: to be compared
-within this table alone. It ranks nothing: a loss may be better at settings of its own.
+All run the tutorial's DCGAN with Adam at the same rate and the same batches; each loss has only
+what it can't do without (see NEEDS). FID is by the embedded classifier, of 2,000 samples: to be
+compared within this table alone. It ranks nothing: a loss may be better at settings of its own.
 """
 
 import argparse
