@@ -10,16 +10,8 @@ import pytest
 from flax import nnx
 from jax import Array, lax
 
-from tuner.gan.layers import (
-    BATCH_NORM_EPSILON,
-    BatchNorm,
-    Conv,
-    ConvTranspose,
-    Dense,
-    _batch_norm,
-    dropout,
-    leaky_relu,
-)
+from tuner.gan.layers import Conv, ConvTranspose, Dense, dropout, leaky_relu
+from tuner.gan.norms import BATCH_NORM_EPSILON, BatchNorm, _batch_norm
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
