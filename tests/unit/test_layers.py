@@ -84,8 +84,8 @@ def test_transposed_convolution_by_hand() -> None:
     np.testing.assert_array_equal(rows, np.outer([0, 1, 2, 3, 4, 5], [2, 3, 4, 5, 0, 0]))
 
 
-def test_transposed_convolution_knows_two_strides() -> None:
-    with pytest.raises(ValueError, match="found 3"):
+def test_transposed_convolution_knows_three_forms() -> None:
+    with pytest.raises(ValueError, match="found 5 and 3"):
         ConvTranspose(1, 1, stride=3, rngs=nnx.Rngs(0))
 
 

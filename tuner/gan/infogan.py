@@ -22,8 +22,8 @@ class InfoGANGenerator(nnx.Module):
     At the papers' width of 64: Dense to 1,024 and to a quarter of the image's size times 128
     channels, then 4x4 stride-2 transposed convolutions to 64 channels and the image, with batch
     norm and LeakyReLU of slope 0.2 between. Theirs ends in a sigmoid, which is the same up to
-    scale. At latent size 64 and one channel 8,628,417 parameters for 32x32 pixels, 33,843,393 for
-    64x64 and 134,703,297 for 128x128.
+    scale. At latent size 64 and one channel 8,614,081 parameters for 32x32 pixels, 33,853,633 for
+    64x64 and 134,811,841 for 128x128.
     """
 
     def __init__(self, program: Program, *, rngs: nnx.Rngs) -> None:
@@ -52,7 +52,7 @@ class InfoGANDiscriminator(nnx.Module):
 
     At the papers' width of 64: 4x4 stride-2 convolutions to 64 and 128 channels, Dense to 1,024
     and to one logit, LeakyReLU of slope 0.2 between; batch norm after the second and the third.
-    With one channel 8,525,697 parameters for 32x32 pixels, 33,691,521 for 64x64 and 134,354,817
+    With one channel 8,525,249 parameters for 32x32 pixels, 33,691,073 for 64x64 and 134,354,369
     for 128x128. It has no dropout: ``rate`` is ignored.
     """
 

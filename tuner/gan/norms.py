@@ -145,9 +145,9 @@ def generator_norm(program: Program, channels: int) -> Norm:
 
 def discriminator_norm(program: Program, channels: int) -> Norm:
     """Of the program's kind, for activations; spectral norm is the layers' own affair."""
-    kinds = {"batch": BatchNorm, "layer": LayerNorm}
-    kind = kinds.get(program.discriminator_norm)
-    return kind(channels) if kind else NoNorm()
+    if program.discriminator_norm == "batch":
+        return BatchNorm(channels)
+    return LayerNorm(channels) if program.discriminator_norm == "layer" else NoNorm()
 
 
 class SpectralNorm(nnx.Module):

@@ -109,7 +109,7 @@ class R3GANGenerator(nnx.Module):
     size, bilinear doubling between; a 1x1 convolution. As theirs it ends without tanh: its images
     are not bounded, but cut off at -1 and 1 where they are drawn. Width 48 is the paper's for
     CIFAR-10 and FFHQ (768 channels up to 32x32). At latent size 64 and 3 channels 20,732,160
-    parameters for 32x32 pixels, 22,429,824 for 64x64 and 22,910,400 for 128x128. Classes are
+    parameters for 32x32 pixels, 22,429,824 for 64x64 and 22,910,016 for 128x128. Classes are
     embedded beside the latents.
     """
 
@@ -145,7 +145,7 @@ class R3GANDiscriminator(nnx.Module):
     pixels for each channel and a linear map, to one logit or, with classes, to a vector of which
     the inner product with the class's embedding is taken. No biases but the blocks'. Width 48 is
     the paper's for CIFAR-10 and FFHQ. At 3 channels 20,683,776 parameters for 32x32 pixels,
-    22,381,440 for 64x64 and 22,862,016 for 128x128. It has no dropout: ``rate`` is ignored.
+    22,381,440 for 64x64 and 22,861,632 for 128x128. It has no dropout: ``rate`` is ignored.
     """
 
     def __init__(self, program: Program, *, rngs: nnx.Rngs) -> None:
