@@ -29,10 +29,16 @@ DEFAULT_PENALTY = 10.0
 PENALTIES = ("gradient_penalty", "r1", "r2")
 SMOOTHED = ("minimax", "non_saturating", "least_squares", "dragan", "gradient_normalized")
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "lion", "optimistic_adam")
-NETWORKS = ("dcgan",)
+NETWORKS = ("dcgan", "sndcgan", "resnet", "infogan", "r3gan")
 # Each architecture's own normalisation: the generator's, the discriminator's.
-OWN_NORMS = {"dcgan": ("batch", "none")}
-CONDITIONAL = ()  # the architectures that can be told labels
+OWN_NORMS = {
+    "dcgan": ("batch", "none"),
+    "sndcgan": ("batch", "spectral"),
+    "resnet": ("batch", "spectral"),
+    "infogan": ("batch", "batch"),
+    "r3gan": ("none", "none"),
+}
+CONDITIONAL = ("dcgan", "sndcgan", "resnet", "r3gan")  # the architectures that can be told labels
 GENERATOR_NORMS = ("batch", "none")
 DISCRIMINATOR_NORMS = ("none", "batch", "layer", "spectral")
 AUGMENTATIONS = (

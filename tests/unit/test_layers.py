@@ -10,16 +10,8 @@ import pytest
 from flax import nnx
 from jax import Array, lax
 
-from tuner.gan.layers import (
-    BATCH_NORM_EPSILON,
-    BatchNorm,
-    Conv,
-    ConvTranspose,
-    Dense,
-    _batch_norm,
-    dropout,
-    leaky_relu,
-)
+from tuner.gan.layers import Conv, ConvTranspose, Dense, dropout, leaky_relu
+from tuner.gan.norms import BATCH_NORM_EPSILON, BatchNorm, _batch_norm
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -92,8 +84,8 @@ def test_transposed_convolution_by_hand() -> None:
     np.testing.assert_array_equal(rows, np.outer([0, 1, 2, 3, 4, 5], [2, 3, 4, 5, 0, 0]))
 
 
-def test_transposed_convolution_knows_two_strides() -> None:
-    with pytest.raises(ValueError, match="found 3"):
+def test_transposed_convolution_knows_three_forms() -> None:
+    with pytest.raises(ValueError, match="found 5 and 3"):
         ConvTranspose(1, 1, stride=3, rngs=nnx.Rngs(0))
 
 
