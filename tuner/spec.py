@@ -26,9 +26,7 @@ MOST_TRIALS = 1_000_000
 # Of pt_inception-2015-12-05-6726825d.pth, the FID network's weights as pytorch-fid publishes them.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 When = Literal["off", "end", "every"]
-Source = Literal[
-    "mnist5k", "digits", "gaussians", "idx", "npz", "folder", "parquet", "huggingface"
-]
+Source = Literal["mnist5k", "digits", "gaussians", "idx", "npz", "folder", "parquet", "huggingface"]
 Fit = Literal["pad", "crop", "stretch"]
 # What FID can see by, and how many features that are.
 FEATURES = {"classifier": 128, "random": 128, "inception": 2048}

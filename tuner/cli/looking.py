@@ -11,6 +11,7 @@ from tuner.cli.main import (
     StudyName,
     Weights,
     app,
+    err,
     open_study,
     out,
     print_json,
@@ -23,6 +24,7 @@ from tuner.study.database import Database
 from tuner.study.fingerprint import incomparable
 from tuner.study.store import best_of
 from tuner.views import report, studies
+from tuner.views.progress import PlainProgress
 
 
 @app.command()
@@ -34,7 +36,7 @@ def check(file: File, weights: Weights = None, as_json: AsJson = False) -> None:
     spec = load_spec(file)
     from tuner.run.planning import plan
 
-    found = plan(spec, weights)
+    found = plan(spec, weights, PlainProgress(err).announce)
     if as_json:
         print_json({"spec": spec.model_dump(mode="json"), **found})
         return

@@ -19,6 +19,7 @@ from tuner.cli.main import (
     out,
     print_json,
 )
+from tuner.data import silent
 from tuner.errors import InputError
 from tuner.places import STORAGE
 from tuner.study.store import StudyStore
@@ -36,7 +37,7 @@ def show_best(store: StudyStore, files: Any, lab: Any = None, weights: str | Non
     from tuner.views.pictures import grid_png
 
     trial = store.best()
-    lab = lab or open_lab(store, files, lambda text: None, weights=weights)
+    lab = lab or open_lab(store, files, silent, weights=weights)
     found = appraise(store, lab, files, trial)._asdict()
     out.print(report.appraisal(found, store.spec.metrics.objective), soft_wrap=True)
     picture = f"best-trial-{trial.number:05d}.png"
@@ -68,7 +69,7 @@ def best(
         return
     from tuner.run.sweep import appraise, open_lab
 
-    lab = open_lab(store, files, lambda text: None, weights=weights)
+    lab = open_lab(store, files, silent, weights=weights)
     found = appraise(store, lab, files, trial)
     values = {"trial": studies.trial_values(trial), "fresh": found.fresh._asdict()}
     print_json(found._asdict() | values)

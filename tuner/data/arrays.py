@@ -166,10 +166,9 @@ def _open_npz(spec: DataSpec, where: str) -> Opened:
 def _read_npz(spec: DataSpec, where: str) -> tuple[Any, Any]:
     """The arrays that the study file names, or that are called images and labels."""
     try:
-        found: Any = np.load(where, mmap_mode="r", allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return found, None
-        with found:
+        if not _zipped(where):
+            return np.load(where, mmap_mode="r", allow_pickle=False), None
+        with open(where, "rb") as file, np.load(file, allow_pickle=False) as found:
             name = spec.images or "images"
             if name not in found or (spec.labels and spec.labels not in found):
                 key, missing = ("images", name) if name not in found else ("labels", spec.labels)
@@ -180,3 +179,8 @@ def _read_npz(spec: DataSpec, where: str) -> tuple[Any, Any]:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{where}: can't be read: {reason}, expected arrays NumPy saved") from None
+
+
+def _zipped(where: str) -> bool:
+    with open(where, "rb") as file:
+        return file.read(2) == b"PK"

@@ -147,7 +147,7 @@ def _fill(
             )
             seen = rows.count + left.unreadable
             if opened.total and left.unreadable > spec.unreadable * opened.total:
-                _check_unreadable(spec, where, left, seen)
+                _check_unreadable(spec, where, left, seen, "the first ")
             progress.show(seen)
     if not rows.count:
         raise InputError(f"{where}: found no image that can be read{_named(left)}")
@@ -189,12 +189,12 @@ class _Progress:
             self._announce(f"decoding images: {seen:,}, {speed}")
 
 
-def _check_unreadable(spec: DataSpec, where: str, left: Left, seen: int) -> None:
+def _check_unreadable(spec: DataSpec, where: str, left: Left, seen: int, which: str = "") -> None:
     """InputError where more images than the study file allows can't be read, of those seen."""
     if left.unreadable > spec.unreadable * seen:
         raise InputError(
-            f"{where}: found {left.unreadable:,} of {seen:,} images unreadable, expected at most "
-            f"{spec.unreadable:.3g} of them (data.unreadable){_named(left)}"
+            f"{where}: found {left.unreadable:,} of {which}{seen:,} images unreadable, expected at "
+            f"most {spec.unreadable:.3g} of them (data.unreadable){_named(left)}"
         )
 
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from tuner.coherence import largest_value, program_count, values_of
-from tuner.data import load_images
+from tuner.data import Announce, load_images, silent
 from tuner.gan.sampling import generation_flops
 from tuner.gan.state import abstract_state
 from tuner.gan.training import iteration_flops, training_memory
@@ -19,13 +19,16 @@ from tuner.study.space import trial_config
 from tuner.trial import Program
 
 
-def plan(spec: StudySpec, weights: str | None = None) -> dict[str, Any]:
+def plan(
+    spec: StudySpec, weights: str | None = None, announce: Announce = silent
+) -> dict[str, Any]:
     """Programs, images, and the parameters (numbers) and memory (bytes) of the largest program.
 
-    Loads the images and compiles that one program. InputError where the study can't be run.
+    Loads the images, of which ``announce`` hears, and compiles that one program. InputError where
+    the study can't be run.
     """
     make_sampler(spec)
-    images = load_images(spec.data)
+    images = load_images(spec.data, announce=announce)
     check_data(spec, images)
     inception(spec, weights)
     program = largest_program(spec, images.shape)

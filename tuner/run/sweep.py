@@ -1,7 +1,6 @@
 """A study from file to finish on this machine; and what can be said of its best trial."""
 
 import platform
-from collections.abc import Callable
 from importlib.metadata import version
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import jax
 import numpy as np
 
 from tuner.coherence import can_extrapolate, data_problems
-from tuner.data import ImageSet, load_images
+from tuner.data import Announce, ImageSet, load_images
 from tuner.errors import InputError
 from tuner.gan.sampling import draw, fixed_latents
 from tuner.metrics import suite
@@ -84,7 +83,7 @@ def machine() -> dict[str, str]:
 def open_lab(
     store: StudyStore,
     files: StudyFiles,
-    announce: Callable[[str], None],
+    announce: Announce,
     membership: Membership | None = None,
     data: str | None = None,
     weights: str | None = None,
@@ -97,7 +96,7 @@ def open_lab(
     """
     keep_compiled(compiled_programs())
     announce(f"loading the images of {store.spec.data.source}")
-    images = load_images(store.spec.data, data)
+    images = load_images(store.spec.data, data, announce)
     check_data(store.spec, images)
     patience = Patience(announce)
     known = known_parts(store.spec, images)
