@@ -310,7 +310,7 @@ def test_who_comes_second_waits(folder: Path, cache: Path) -> None:
     assert not left.exists()
 
 
-def saved_arrays(path: Path, **arrays: NDArray[Any]) -> Path:
+def saved_arrays(path: Path, **arrays: Any) -> Path:
     np.savez(path, **arrays)
     os.utime(path, (LONG_AGO, LONG_AGO))
     return path

@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,29 @@ def test_parquet_files_and_data_sets(library: Any, tmp_path: Path) -> None:
         assert len(load(tmp_path / folder, split="test").images) == 9
         with pytest.raises(InputError, match=r"can't be opened: .*test"):
             load(tmp_path / folder, split="validation")
+
+
+def test_a_folder_of_images_as_the_library_reads_it(library: Any, tmp_path: Path) -> None:
+    for number in range(COUNT):
+        path = tmp_path / ("shoe", "bag", "coat")[number % 3] / f"{number:03}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(PICTURES[number])
+    found = load(tmp_path)
+    assert (len(found.images), found.names) == (COUNT, ("bag", "coat", "shoe"))
+
+
+def test_images_in_archives(library: Any, tmp_path: Path) -> None:
+    """Or elsewhere, as addresses for fsspec; the first is damaged."""
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for number, data in enumerate([b"x", *PICTURES[1:]]):
+            archive.writestr(f"{number}.png", data)
+    paths = [f"zip://{number}.png::{tmp_path}/all.zip" for number in range(COUNT)]
+    features = library.Features(image=library.Image())
+    images = [{"bytes": None, "path": path} for path in paths]
+    rows = library.Dataset.from_dict({"image": images}, features=features)
+    rows.save_to_disk(tmp_path / "rows")
+    found = load(tmp_path / "rows")
+    assert found.images[:, 0, 0, 0].tolist() == [number % 200 for number in range(1, COUNT)]
 
 
 def test_plain_columns_of_bytes_and_words(library: Any, tmp_path: Path) -> None:

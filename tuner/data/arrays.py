@@ -134,7 +134,7 @@ def npz_source(spec: DataSpec, folder: str | None) -> tuple[str, Source]:
     if not path.is_file():
         raise InputError(f"data.path: found no file {path}, expected an .npz or .npy file")
     where = str(path.resolve())
-    return where, Source(files_in(where, ()), lambda: _open_npz(spec, where))
+    return where, Source(files_in(where), lambda: _open_npz(spec, where))
 
 
 def _open_npz(spec: DataSpec, where: str) -> Opened:

@@ -16,7 +16,7 @@ from tuner.data.images import Images, Item
 from tuner.spec import Fit
 
 BATCH = 32  # images that a thread decodes at a time
-AHEAD = 4  # batches under way for each thread
+AHEAD = 2  # batches under way for each thread
 MOST_PIXELS = 89_478_485  # above which Pillow, too, suspects a bomb: 256 MiB of RGB
 # EPS runs another program, and for the rest Pillow has no decoder of its own.
 NOT_DECODED = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG")

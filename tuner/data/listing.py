@@ -4,6 +4,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,7 +50,7 @@ def data_path(spec: DataSpec, folder: str | None, expected: str) -> str:
 class _Tally:
     """What a walk finds."""
 
-    def __init__(self, suffixes: Collection[str]) -> None:
+    def __init__(self, suffixes: Collection[str] | None) -> None:
         self._suffixes, self._digest = suffixes, hashlib.sha256()
         self._seen: set[tuple[int, int]] = set()
         self.others, self.newest = 0, 0
@@ -67,39 +68,52 @@ class _Tally:
         self._seen.add((info.st_dev, info.st_ino))
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                name = entry.name
+                if name[0] == ".":
                     continue
-                if entry.is_dir():
-                    folders.append(entry.name)
-                elif entry.is_file() and os.path.splitext(entry.name)[1].lower() in self._suffixes:
+                if self._counts(name) and entry.is_file():
                     info = entry.stat()
-                    files.append((entry.name, info.st_size, info.st_mtime_ns))
-                    self.newest = max(self.newest, info.st_mtime_ns)
+                    files.append((name, info.st_size, info.st_mtime_ns))
+                elif entry.is_dir():
+                    folders.append(name)
                 else:
                     self.others += 1
         files.sort()
-        self._digest.update(
-            repr((os.path.basename(folder), files)).encode(errors="surrogateescape")
-        )
+        self.newest = max(self.newest, max((time for _, _, time in files), default=0))
+        named = (os.path.basename(folder), files)
+        self._digest.update(repr(named).encode(errors="surrogateescape"))
         return [name for name, _, _ in files], sorted(folders)
 
-    def walk(self, root: str, within: str) -> Iterator[str]:
-        """The paths from ``root`` of all files that count, of a folder and its sub-folders."""
+    def _counts(self, name: str) -> bool:
+        return self._suffixes is None or name[name.rfind(".") :].lower() in self._suffixes
+
+    def walk(self, root: str, within: str) -> Iterator[tuple[str, list[str]]]:
+        """A folder and its sub-folders, as paths from ``root``, with the files of each."""
         files, folders = self.take(os.path.join(root, within))
-        yield from (os.path.join(within, name) for name in files)
+        if files:
+            yield within, files
         for name in folders:
             yield from self.walk(root, os.path.join(within, name))
 
 
-def files_in(path: str, suffixes: Collection[str]) -> Files:
-    """A file, or all files of a folder that end so."""
-    tally = _Tally(suffixes)
-    if os.path.isdir(path):
+def files_in(path: str, suffixes: Collection[str] | None = None) -> Files:
+    """A file, or all files of a folder, or those that end so."""
+    with _listed(path):
+        if not os.path.isdir(path):
+            info = os.stat(path)
+            return Files(f"{info.st_size} {info.st_mtime_ns}", info.st_mtime)
+        tally = _Tally(suffixes)
         for _ in tally.walk(path, ""):
             pass
         return tally.files()
-    info = os.stat(path)
-    return Files(f"{info.st_size} {info.st_mtime_ns}", info.st_mtime)
+
+
+@contextmanager
+def _listed(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{error.filename or path}: can't be read: {error.strerror}") from None
 
 
 def image_folder(spec: DataSpec, folder: str | None) -> tuple[str, Source]:
@@ -113,11 +127,9 @@ def image_folder(spec: DataSpec, folder: str | None) -> tuple[str, Source]:
         raise InputError(f"data.path: found no folder {root}, expected one with images")
     root = str(Path(root).expanduser().resolve())
     tally = _Tally(image_suffixes())
-    try:
+    with _listed(root):
         direct, folders = tally.take(root)
         groups = [(name, list(tally.walk(root, name))) for name in folders]
-    except OSError as error:
-        raise InputError(f"{error.filename or root}: can't be read: {error.strerror}") from None
     groups = [group for group in groups if group[1]]
     if direct and groups:
         raise InputError(
@@ -129,10 +141,12 @@ def image_folder(spec: DataSpec, folder: str | None) -> tuple[str, Source]:
         raise InputError(f"{root}: found {found}, expected files that Pillow reads, as .png")
 
     def items() -> Iterator[Item]:
-        for label, (_, files) in enumerate(groups or [("", direct)]):
-            for file in files:
-                yield Item(os.path.join(root, file), label, file)
+        for label, (_, parts) in enumerate(groups or [("", [("", direct)])]):
+            for within, files in parts:
+                for file in files:
+                    name = os.path.join(within, file)
+                    yield Item(os.path.join(root, name), label, name)
 
-    total = len(direct) + sum(len(files) for _, files in groups)
+    total = len(direct) + sum(len(files) for _, parts in groups for _, files in parts)
     names = [name for name, _ in groups] or [""]
     return root, Source(tally.files(), lambda: Opened(items(), total, tally.others, names))

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
+
 from tuner.data.images import Item, Opened
 from tuner.data.listing import Files, Source, data_path, files_in
 from tuner.errors import InputError
@@ -31,13 +33,8 @@ def table_source(spec: DataSpec, folder: str | None) -> tuple[str, Source]:
             return name, Source(Files("", 0.0), lambda: _open(spec, name))
         raise InputError(f"data.path: found no {path}, expected parquet files or a data set")
     where = str(path.resolve())
-    suffixes = {".parquet"} if spec.source == "parquet" else _AnySuffix()
+    suffixes = {".parquet"} if spec.source == "parquet" else None
     return where, Source(files_in(where, suffixes), lambda: _open(spec, where))
-
-
-class _AnySuffix(frozenset[str]):
-    def __contains__(self, suffix: object) -> bool:
-        return True
 
 
 def _open(spec: DataSpec, where: str) -> Opened:
@@ -152,6 +149,12 @@ def _content(value: Any) -> str | bytes:
     """Bytes, or a path; nothing where the row has no image, which is then unreadable."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
+    if isinstance(value, str) and "://" in value:  # in an archive, or on the hub
+        try:
+            with fsspec.open(value, "rb") as file:
+                return bytes(file.read())
+        except Exception:  # as above
+            return b""
     return value if isinstance(value, str | bytes) else b""
 
 
