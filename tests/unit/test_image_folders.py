@@ -130,6 +130,14 @@ def test_a_few_unreadable_ones_are_left_out_and_named(folder: Path) -> None:
     assert told[-1] == said  # from the cache, too
 
 
+def test_names_that_no_terminal_shows(folder: Path) -> None:
+    name = os.fsdecode(b"\xff\n.png")
+    write(folder / "ants" / name, b"")
+    told = Told()
+    load(folder, told)
+    assert told[-1].endswith("; left out 1 unreadable: ants/??.png (no image)")
+
+
 def test_more_unreadable_ones_than_allowed_are_an_error(folder: Path) -> None:
     for number in range(4):
         write(folder / "cats" / f"{number:03}.png", b"")
@@ -254,7 +262,7 @@ def test_a_full_disk_is_survived(
 ) -> None:
     """The last image is in colour, so that those before must be written anew, if there is room."""
     save(np.full((32, 32, 3), 7, np.uint8), folder / "cats" / "zzz.png")
-    first = load(folder, channels=3)
+    first = load(folder)
     real = Rows._write
 
     def write(self: Rows, file: io.FileIO, images: NDArray[np.uint8], place: int) -> None:
@@ -264,10 +272,12 @@ def test_a_full_disk_is_survived(
 
     monkeypatch.setattr(Rows, "_write", write)
     told = Told()
+    (cache / "kept").mkdir()
+    monkeypatch.setenv(IMAGES_VARIABLE, str(cache / "kept"))
     found = load(folder, told)
-    assert told[0].endswith(f"in {cache}: No space left on device")
+    assert told[0].endswith(f"in {cache}/kept: No space left on device")
     assert found.fingerprint == first.fingerprint
-    assert not list(cache.glob("*.part"))
+    assert not list(cache.glob("kept/*.part"))
 
 
 PROCESS = """

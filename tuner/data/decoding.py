@@ -1,5 +1,6 @@
 """Images of any kind and size as pixels of one size, by Pillow, several at a time."""
 
+import functools
 import io
 import itertools
 import os
@@ -19,6 +20,7 @@ BATCH = 32  # images that a thread decodes at a time
 AHEAD = 2  # batches under way for each thread
 MOST_PIXELS = 89_478_485  # above which Pillow, too, suspects a bomb: 256 MiB of RGB
 # EPS runs another program, and for the rest Pillow has no decoder of its own.
+TRIED_FIRST = ("JPEG", "PNG")
 NOT_DECODED = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG")
 
 
@@ -44,9 +46,11 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(end for end, form in Image.registered_extensions().items() if form in formats)
 
 
+@functools.cache
 def _formats() -> list[str]:
+    """In the order in which a file is tried."""
     Image.init()
-    return [form for form in Image.OPEN if form not in NOT_DECODED]
+    return [*TRIED_FIRST, *(form for form in Image.OPEN if form not in TRIED_FIRST + NOT_DECODED)]
 
 
 def pixels(content: str | bytes | Images, recipe: Recipe) -> Images:
@@ -119,7 +123,7 @@ def decode_batch(items: list[Item], recipe: Recipe) -> Batch:
             found.append(pixels(content, recipe))
             labels.append(label)
         except Exception as error:  # damaged files make Pillow's decoders raise almost anything
-            unreadable.append(f"{name} ({_reason(error)})")
+            unreadable.append(_printable(f"{name} ({_reason(error)})"))
     channels = max((image.shape[2] for image in found), default=1)
     images = np.empty((len(found), recipe.size, recipe.size, channels), np.uint8)
     for place, image in zip(images, found, strict=True):
@@ -132,6 +136,11 @@ def _reason(error: Exception) -> str:
         return "no image"
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
     return text.partition("\n")[0] or type(error).__name__
+
+
+def _printable(text: str) -> str:
+    """Files may be called what no terminal can show."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def decoded(items: Iterator[Item], recipe: Recipe, threads: int | None = None) -> Generator[Batch]:

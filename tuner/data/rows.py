@@ -115,8 +115,8 @@ class Rows:
                     for start in range(0, self.count, AT_ONCE):
                         self._write(wide, repeated(self._read(start, 1), 3), start)
                 path.replace(self._path)
-                self._file.close()
-                self._file = self._path.open("r+b", buffering=0)
+                grey, self._file = self._file, self._path.open("r+b", buffering=0)
+                grey.close()
             except OSError as error:
                 self._into_memory(error)
         self._kept = [repeated(images, 3) for images in self._kept]
