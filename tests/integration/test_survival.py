@@ -85,7 +85,7 @@ class Log:
         self.starts: list[tuple[int, int]] = []
         self.ends: list[object] = []
 
-    def announce(self, text: str) -> None:
+    def announce(self, text: str, part: float | None = None) -> None:
         return None
 
     def trial_started(self, claim: Claim) -> None:

@@ -42,8 +42,8 @@ class Log:
     def trial_left(self, claim: Claim, why: str) -> None:
         self.told.append(("trial_left", claim, why))
 
-    def announce(self, text: str) -> None:
-        self.told.append(("announce", text))
+    def announce(self, text: str, part: float | None = None) -> None:
+        self.told.append(("announce", text) if part is None else ("announce", text, part))
 
 
 HISTORY = (epoch(1, 30.125), epoch(2, None, finite=False, loss_ratio=None, d_loss=None))
@@ -59,6 +59,7 @@ EVENTS: list[tuple[Any, ...]] = [
     ("trial_left", claim_of(HISTORY), "left for later"),
     ("announce", "waiting\nfor \u00e9"),
     ("announce", ""),
+    ("announce", "decoding", 0.25),
 ]
 
 

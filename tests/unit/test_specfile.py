@@ -95,8 +95,10 @@ def test_unknown_key_far_from_all_names_them(toml: str, key: str, expected: str)
         ("[study]\nseed = -1", "study.seed", "-1", "greater than or equal to 0"),
         ("[study]\nseed = 2147483648", "study.seed", "2147483648", "less than 2147483648"),
         ("[study]\nvalue = 'bst'", "study.value", "'bst'", "'best' or 'last' (did you mean 'best'"),
-        ("[data]\nsource = 'mnist'", "data.source", "'mnist'", "'mnist5k', 'idx' or 'gaussians'"),
-        ("[data]\nsize = 64", "data.size", "64", "32"),
+        ("[data]\nsource = 'mnist'", "data.source", "'mnist'", "'mnist5k', 'digits',"),
+        ("[data]\nsize = 48", "data.size", "48", "32, 64 or 128"),
+        ("[data]\nfit = 'cut'", "data.fit", "'cut'", "'pad', 'crop' or 'stretch'"),
+        ("[data]\nunreadable = 1.5", "data.unreadable", "1.5", "less than or equal to 1"),
         ("[data]\nchannels = 2", "data.channels", "2", "1 or 3"),
         ("[data]\npath = 3", "data.path", "3", "a valid string"),
         ("[metrics]\nsamples = 1", "metrics.samples", "1", "greater than or equal to 10"),
@@ -372,6 +374,23 @@ def test_pruner_that_can_just_prune(pruner: str) -> None:
             "low below high",
         ),
         ("[data]\npath = '/x'", "data.path", "a path", "expected none with source = 'mnist5k'"),
+        *(
+            (
+                f"[data]\nsource = '{source}'\n{key} = {value}",
+                f"data.{key}",
+                value,
+                "only with " + with_,
+            )
+            for source, key, value, with_ in [
+                ("gaussians", "fit", "'pad'", "mnist5k, digits, idx, npz, folder, parquet, hug"),
+                ("folder", "modes", "'grid'", "gaussians"),
+                ("npz", "split", "'test'", "parquet, huggingface"),
+                ("parquet", "subset", "'a'", "huggingface"),
+                ("idx", "labels", "'y'", "npz, parquet, huggingface"),
+                ("folder", "images", "'x'", "npz, parquet, huggingface"),
+                ("npz", "unreadable", "0.5", "folder, parquet, huggingface"),
+            ]
+        ),
         (
             "[trial]\noptimizer = 'sgd'\nbeta1 = [0.1, 0.2]",
             "trial.beta1",

@@ -447,3 +447,25 @@ def test_brackets_in_a_reason_are_shown_as_they_are() -> None:
     text = console.export_text()
     assert "'[/x] [bold]'" in text
     assert "a [/x] [bold]" in text
+
+
+def test_what_goes_on_is_a_bar_in_a_terminal() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    view = LiveProgress(console, finished=0, total=5, objective="fid")
+    with view:
+        view.announce("decoding images: 500 of 1,000", 0.5)
+        [_, _, line] = shown(view._render())
+        view.announce("starting JAX")
+        [_, _, later] = shown(view._render())
+    assert line.count("━") == 15
+    assert line.endswith("decoding images: 500 of 1,000")
+    assert later.strip() == "starting JAX"
+
+
+def test_what_goes_on_is_told_now_and_then_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    view = PlainProgress(Console(file=out, width=100))
+    for second in range(25):
+        monkeypatch.setattr("tuner.views.progress.time.monotonic", lambda now=second: float(now))
+        view.announce(f"decoding images: {second} of 25", second / 25)
+    assert [line.split()[3] for line in out.getvalue().splitlines()] == ["0", "10", "20"]

@@ -12,6 +12,7 @@ from tuner.cli.main import (
     StudyName,
     Weights,
     app,
+    err,
     open_study,
     out,
     print_json,
@@ -24,6 +25,7 @@ from tuner.study.database import Database
 from tuner.study.fingerprint import incomparable
 from tuner.study.store import best_of
 from tuner.views import report, studies
+from tuner.views.progress import PlainProgress
 
 
 @app.command()
@@ -37,7 +39,8 @@ def check(
     spec = load_spec(file)
     from tuner.run.planning import plan
 
-    found = plan(spec, Local(weights=weights, allow=tuple(allow or ())))
+    local = Local(weights=weights, allow=tuple(allow or ()))
+    found = plan(spec, local, PlainProgress(err).announce)
     if as_json:
         print_json({"spec": spec.model_dump(mode="json"), **found})
         return

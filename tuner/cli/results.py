@@ -20,6 +20,7 @@ from tuner.cli.main import (
     out,
     print_json,
 )
+from tuner.data import silent
 from tuner.errors import InputError
 from tuner.places import STORAGE, Local
 from tuner.study.store import StudyStore
@@ -37,7 +38,7 @@ def show_best(store: StudyStore, files: Any, local: Local, lab: Any = None) -> N
     from tuner.views.pictures import grid_png
 
     trial = store.best()
-    lab = lab or open_lab(store, files, lambda text: None, local=local)
+    lab = lab or open_lab(store, files, silent, local=local)
     found = appraise(store, lab, files, trial)._asdict()
     out.print(report.appraisal(found, store.spec.metrics.objective), soft_wrap=True)
     picture = f"best-trial-{trial.number:05d}.png"
@@ -72,7 +73,7 @@ def best(
         return
     from tuner.run.sweep import appraise, open_lab
 
-    lab = open_lab(store, files, lambda text: None, local=local)
+    lab = open_lab(store, files, silent, local=local)
     found = appraise(store, lab, files, trial)
     values = {"trial": studies.trial_values(trial), "fresh": found.fresh._asdict()}
     print_json(found._asdict() | values)

@@ -23,7 +23,7 @@ class Listener(Protocol):
 
     def trial_left(self, claim: Claim, why: str) -> None: ...
 
-    def announce(self, text: str) -> None: ...
+    def announce(self, text: str, part: float | None = None) -> None: ...
 
 
 class EventWriter:
@@ -56,8 +56,8 @@ class EventWriter:
     def trial_left(self, claim: Claim, why: str) -> None:
         self._write("trial_left", claim, why)
 
-    def announce(self, text: str) -> None:
-        self._write("announce", text)
+    def announce(self, text: str, part: float | None = None) -> None:
+        self._write("announce", text, part)
 
 
 def replay(line: str, listener: Listener) -> None:
@@ -71,8 +71,8 @@ def replay(line: str, listener: Listener) -> None:
             listener.trial_ended(_claim(claim), VERDICTS[kind](*reason))
         case ["trial_left", claim, why]:
             listener.trial_left(_claim(claim), why)
-        case ["announce", text]:
-            listener.announce(text)
+        case ["announce", text, None | float() as part]:
+            listener.announce(text, part)
         case _:
             raise ValueError(f"found {line!r}, expected an event")
 

@@ -8,7 +8,7 @@ import numpy as np
 from tuner.coherence import largest_value, program_count
 from tuner.combinations import values_of
 from tuner.conditions import branches
-from tuner.data import load_images
+from tuner.data import Announce, load_images, silent
 from tuner.gan.sampling import generation_flops
 from tuner.gan.state import abstract_state
 from tuner.gan.training import iteration_flops, training_memory
@@ -24,14 +24,17 @@ from tuner.study.space import trial_config
 from tuner.trial import Premises, Program
 
 
-def plan(spec: StudySpec, local: Local = NOWHERE_ELSE) -> dict[str, Any]:
+def plan(
+    spec: StudySpec, local: Local = NOWHERE_ELSE, announce: Announce = silent
+) -> dict[str, Any]:
     """Programs, images, and the parameters (numbers) and memory (bytes) of the largest program.
 
-    Loads the images and compiles that one program. InputError where the study can't be run.
+    Loads the images, of which ``announce`` hears, and compiles that one program. InputError where
+    the study can't be run.
     """
     make_sampler(spec)
     sources = admit(named_in(spec), local.allow)
-    images = load_images(spec.data)
+    images = load_images(spec.data, announce=announce)
     check_data(spec, images)
     inception(spec, local.weights)
     premises = premises_of(images, sources)

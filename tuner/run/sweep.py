@@ -1,7 +1,6 @@
 """A study from file to finish on this machine; and what can be said of its best trial."""
 
 import platform
-from collections.abc import Callable
 from importlib.metadata import version
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import jax
 import numpy as np
 
 from tuner.coherence import can_extrapolate, data_problems
-from tuner.data import ImageSet, load_images
+from tuner.data import Announce, ImageSet, load_images
 from tuner.errors import InputError
 from tuner.gan.sampling import draw, even_shares, fixed_latents
 from tuner.metrics import suite
@@ -85,7 +84,7 @@ def machine() -> dict[str, str]:
 def open_lab(
     store: StudyStore,
     files: StudyFiles,
-    announce: Callable[[str], None],
+    announce: Announce,
     membership: Membership | None = None,
     local: Local = NOWHERE_ELSE,
 ) -> Lab:
@@ -98,7 +97,7 @@ def open_lab(
     keep_compiled(compiled_programs())
     announce(f"loading the images of {store.spec.data.source}")
     sources = admit(named_in(store.spec), local.allow)
-    images = load_images(store.spec.data, local.data)
+    images = load_images(store.spec.data, local.data, announce)
     check_data(store.spec, images)
     try_all(store.spec, premises_of(images, sources))
     patience = Patience(announce)

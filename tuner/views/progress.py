@@ -18,12 +18,15 @@ from tuner.study.verdict import Complete, Continue, Fail, Prune, Verdict
 from tuner.trial import EpochReport
 from tuner.views.numbers import duration, number, settings
 
+PAUSE = 10.0  # seconds between lines about one thing that goes on
+
 
 class PlainProgress:
     """One line per epoch and per ended trial, with the time of day: for logs."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._last = -PAUSE  # when something was said that goes on
 
     def __enter__(self) -> Self:
         return self
@@ -31,7 +34,13 @@ class PlainProgress:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def announce(self, text: str) -> None:
+    def announce(self, text: str, part: float | None = None) -> None:
+        """``part`` of it is done; what goes on is told now and then."""
+        now = time.monotonic()
+        if part is not None:
+            if now - self._last < PAUSE:
+                return
+            self._last = now
         self._console.print(
             f"{time.strftime('%H:%M:%S')} {text}", soft_wrap=True, highlight=False, markup=False
         )
@@ -71,6 +80,7 @@ class LiveProgress:
         self._best: tuple[float, int] | None = None
         self._running: dict[int, _Running] = {}
         self._message = "starting"
+        self._part: float | None = None
         self._began = time.monotonic()
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
 
@@ -86,11 +96,12 @@ class LiveProgress:
     ) -> None:
         self._live.stop()
 
-    def announce(self, text: str) -> None:
-        self._message = text
+    def announce(self, text: str, part: float | None = None) -> None:
+        """``part`` of it is done, and shown as a bar."""
+        self._message, self._part = text, part
 
     def trial_started(self, claim: Claim) -> None:
-        self._message = ""
+        self._message, self._part = "", None
         self._running[claim.number] = _Running(claim, list(claim.history))
 
     def epoch_done(self, claim: Claim, report: EpochReport) -> None:
@@ -115,7 +126,7 @@ class LiveProgress:
 
     def trial_left(self, claim: Claim, why: str) -> None:
         self._running.pop(claim.number, None)
-        self._message = f"trial {claim.number} {why}"
+        self.announce(f"trial {claim.number} {why}")
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False)
@@ -125,7 +136,15 @@ class LiveProgress:
             table.add_column(heading, justify="left" if heading == "settings" else "right")
         for running in list(self._running.values()):  # drawn by a thread of rich's
             table.add_row(*_line(running, self._objective))
-        return Group(table, self._overall(), Text(self._message, style="dim"))
+        return Group(table, self._overall(), self._words())
+
+    def _words(self) -> Table | Text:
+        text, part = Text(self._message, style="dim"), self._part
+        if part is None:
+            return text
+        line = Table.grid(padding=(0, 1))
+        line.add_row(ProgressBar(total=1, completed=part, width=30), text)
+        return line
 
     def _overall(self) -> Table:
         finished = self._already + self._ended
