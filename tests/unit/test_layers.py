@@ -75,6 +75,31 @@ def test_transposed_convolution_is_the_dilated_one(
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize(("height", "inputs", "outputs"), [(6, 3, 5), (1, 4, 1)])
+def test_transposed_convolution_of_size_4_is_jaxs(height: int, inputs: int, outputs: int) -> None:
+    layer = ConvTranspose(inputs, outputs, size=4, stride=2, rngs=nnx.Rngs(0))
+    graph, params = nnx.split(layer)
+    rng = np.random.default_rng(0)
+    x = jnp.float32(rng.normal(size=(2, height, 5, inputs)))
+    dy = jnp.float32(rng.normal(size=(2, 2 * height, 10, outputs)))
+
+    def ours(x: Array, kernel: Array) -> Array:
+        out: Array = nnx.merge(graph, jax.tree.map(lambda _: kernel, params))(x)
+        return out
+
+    def jaxs(x: Array, kernel: Array) -> Array:
+        return lax.conv_transpose(
+            x, kernel, (2, 2), "SAME", dimension_numbers=NHWC, transpose_kernel=True
+        )
+
+    arguments = (x, layer.kernel[...])
+    pairs = zip(
+        with_gradients(ours, arguments, dy), with_gradients(jaxs, arguments, dy), strict=True
+    )
+    for found, wanted in pairs:
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=2e-5)
+
+
 def test_transposed_convolution_by_hand() -> None:
     layer = ConvTranspose(1, 1, stride=2, rngs=nnx.Rngs(0))
     taps = jnp.arange(1.0, 6)
@@ -87,6 +112,17 @@ def test_transposed_convolution_by_hand() -> None:
 def test_transposed_convolution_knows_three_forms() -> None:
     with pytest.raises(ValueError, match="found 5 and 3"):
         ConvTranspose(1, 1, stride=3, rngs=nnx.Rngs(0))
+
+
+def test_grouped_convolution_is_one_for_each_group() -> None:
+    layer = Conv(4, 6, size=3, groups=2, use_bias=False, rngs=nnx.Rngs(0))
+    x = jnp.float32(np.random.default_rng(0).normal(size=(2, 5, 5, 4)))
+    for group in range(2):
+        alone: Any = Conv(2, 3, size=3, use_bias=False, rngs=nnx.Rngs(1))
+        alone.kernel.set_value(layer.kernel[...][..., 3 * group : 3 * group + 3])
+        expected = alone(x[..., 2 * group : 2 * group + 2])
+        found = layer(x)[..., 3 * group : 3 * group + 3]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_convolution_pads_as_tensorflow() -> None:
