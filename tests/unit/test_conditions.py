@@ -94,7 +94,7 @@ def test_samplers_model_it_without_a_warning(sampler: str) -> None:
     last = [abs(momentum - 0.9) for momentum in momenta[-10:]]
     if sampler == "tpe":
         assert len(momenta) > 35
-        assert sum(last) / len(last) < 0.1
+        assert sum(last) / len(last) < 0.2  # a random one: 0.41
     else:
         assert 18 < len(momenta) < 42
 

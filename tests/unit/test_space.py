@@ -11,8 +11,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from tuner import spec as spec_module
 from tuner.combinations import kind_of
+from tuner.conditions import kinds
 from tuner.settings import Choices, Range, Setting, Whole
-from tuner.spec import StudySpec, TrialSection
+from tuner.spec import StudySpec
 from tuner.study.space import derive_seed, distributions, trial_config
 
 
@@ -119,7 +120,7 @@ def test_every_field_of_a_trial_is_a_setting() -> None:
     fields = {*config.program._fields, *config.hyperparameters._fields}
     found = {"image_shape", "total_images", "ema", "classes", "penalties", "sources"}
     shared = {"optimizer", "learning_rate", "beta1", "beta2", "conditional"}
-    assert fields - found == set(TrialSection.model_fields) - shared
+    assert fields - found == set(kinds()) - shared
 
 
 def test_what_follows_from_other_settings() -> None:
