@@ -8,6 +8,8 @@ import jax
 import numpy as np
 
 from tuner.coherence import can_extrapolate, data_problems
+from tuner.combinations import values_of
+from tuner.conditions import branches
 from tuner.data import Announce, ImageSet, load_images
 from tuner.errors import InputError
 from tuner.gan.sampling import draw, even_shares, fixed_latents
@@ -53,6 +55,9 @@ def check_data(spec: StudySpec, images: ImageSet) -> None:
     check_labels(spec, images)
     problems = data_problems(spec, len(images.images))
     problems += _classes_problem(spec, images)
+    settings = [branch.trial.conditional for branch in branches(spec.trial)]
+    if images.labels is None and any("on" in (values_of(setting) or []) for setting in settings):
+        problems.append("trial.conditional: found 'on' with images without labels, expected 'off'")
     if problems:
         raise InputError("\n".join(f"study {spec.study.name!r}: {line}" for line in problems))
 
