@@ -1,14 +1,14 @@
 """What must hold between the keys of a study file, and what is merely worth a warning."""
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from tuner import policies
-from tuner.combinations import senseless, values_of
+from tuner import conditions, policies
+from tuner.combinations import DECIDING_USE, idle, kind_of, senseless, values_of
 from tuner.policies import ClassCoverageGuard
-from tuner.settings import Choices, Kind, Range, Setting, Value, nearest
-from tuner.spec import FEATURES, SMOOTHED, MetricsSection, StudySpec, TrialSection
+from tuner.settings import Choices, Range, Setting, Value, nearest
+from tuner.spec import FEATURES, MetricsSection, StudySpec, TrialSection
 
 Key = tuple[str | int, ...]
 Problem = tuple[Key, str]
@@ -23,21 +23,6 @@ STRUCTURAL = (
 )
 SWITCHES = ("gradient_penalty", "r1", "r2", "instance_noise", "ema_decay")  # 0 is off
 _HALVING = ("successive_halving", "hyperband")
-_ADAMS = ("adam", "adamw", "lion", "optimistic_adam")
-_BELONGS_TO_OPTIMIZER = {
-    "beta1": _ADAMS,
-    "beta2": _ADAMS,
-    "momentum": ("sgd",),
-    "rms_decay": ("rmsprop",),
-    "weight_decay": ("adamw", "lion"),
-}
-_BELONGS_TO = {
-    "weight_clip": ("loss", ("wasserstein",)),
-    "label_smoothing": ("loss", SMOOTHED),
-    "decay_images": ("schedule", ("linear", "cosine")),
-    "final_rate": ("schedule", ("linear", "cosine")),
-}
-_OPTIMIZERS = ("optimizer", "generator_optimizer", "discriminator_optimizer")
 
 
 def incoherences(spec: StudySpec, wrong: Collection[Key] = ()) -> list[Problem]:
@@ -60,9 +45,12 @@ def _overlap(a: Key, b: Key) -> bool:
 
 def _contradictions(spec: StudySpec) -> Iterator[tuple[Key, str, list[Key]]]:
     """Problems with the other keys that each follows from."""
-    deciding: list[Key] = [("trial", name) for name in (*_OPTIMIZERS, "loss", "schedule")]
-    yield from ((*problem, deciding) for problem in _needless(spec))
-    for setting, text, names in senseless(spec.trial):
+    wrong = list(conditions.problems(spec.trial))
+    if wrong:  # the rest is judged as if there were no conditions
+        yield from ((key, text, [("trial", *key[2:3])]) for key, text in wrong)
+        whole = spec.trial.model_copy(update={"when": {}})
+        spec = spec.model_copy(update={"trial": whole, "baseline": ()})
+    for setting, text, names in _of_branches(spec.trial):
         yield ("trial", setting), text, [("trial", name) for name in names]
     for (key, text), name in _baselines(spec):
         yield key, text, [("trial", name), ("sampler",)]
@@ -82,6 +70,20 @@ def _contradictions(spec: StudySpec) -> Iterator[tuple[Key, str, list[Key]]]:
         if limits.enabled and None not in (low, high) and low >= high:
             text = f"found low = {low:g}, high = {high:g}, expected low below high"
             yield ("guard", name), text, []
+
+
+def _of_branches(trial: TrialSection) -> Iterator[tuple[str, str, Sequence[str]]]:
+    """What makes no sense in any part of the search, and what is idle in all parts of it that
+    search it: the key, what is wrong, and between which keys."""
+    branches = [branch.trial for branch in conditions.branches(trial)]
+    found = {(key, tuple(names)): text for b in branches for key, text, names in senseless(b)}
+    for (key, between), text in found.items():
+        yield key, text, between
+    idle_in = [idle(branch) for branch in branches]
+    for name in dict.fromkeys(name for branch in branches for name in branch.searched()):
+        words = [idle_in[i].get(name) for i, b in enumerate(branches) if name in b.searched()]
+        if all(words):
+            yield name, str(words[0]), DECIDING_USE
 
 
 def warnings(spec: StudySpec) -> Iterator[str]:
@@ -120,12 +122,6 @@ def can_extrapolate(spec: StudySpec) -> bool:
     return spec.metrics.samples >= ENOUGH_FOR_INFINITY * FEATURES[spec.metrics.features]
 
 
-def kind_of(name: str) -> Kind:
-    """What values the trial's setting ``name`` may have."""
-    kinds = [m for m in TrialSection.model_fields[name].metadata if isinstance(m, Kind)]
-    return kinds[0]
-
-
 def largest_value(setting: Setting) -> Value:
     """The largest value the setting can take."""
     if isinstance(setting, Range):
@@ -133,51 +129,38 @@ def largest_value(setting: Setting) -> Value:
     return max(setting.values, key=float) if isinstance(setting, Choices) else setting
 
 
-def _needless(spec: StudySpec) -> Iterator[Problem]:
-    """Settings that are searched and change nothing would waste the search."""
-    trial = spec.trial
-    searched = trial.searched()
-    separate = (
-        trial.generator_learning_rate is not None and trial.discriminator_learning_rate is not None
-    )
-    if "learning_rate" in searched and separate:
-        yield ("trial", "learning_rate"), "found a search that the two separate rates leave idle"
-    optimizers = [
-        value
-        for name in _OPTIMIZERS
-        for value in values_of(getattr(trial, name)) or []
-        if value is not None
-    ]
-    for name, users in _BELONGS_TO_OPTIMIZER.items():
-        if name in searched and not set(users) & set(optimizers):
-            yield ("trial", name), f"found a search that {_used('optimizer', optimizers)}"
-    for name, (decider, users) in _BELONGS_TO.items():
-        values = values_of(getattr(trial, decider)) or []
-        if name in searched and not set(users) & set(values):
-            yield ("trial", name), f"found a search that {_used(decider, values)}"
-
-
-def _used(name: str, values: Sequence[Any]) -> str:
-    return f"{name} = {', '.join(dict.fromkeys(map(str, values)))} leaves idle"
-
-
 def _baselines(spec: StudySpec) -> Iterator[tuple[Problem, str]]:
-    searched = spec.trial.searched()
     for i, baseline in enumerate(spec.baseline):
-        for name, value in baseline.items():
-            problem = point_problem(searched, name, value)
-            if problem:
-                yield (("baseline", i, name), problem), name
-        missing = [name for name in searched if name not in baseline]
-        if spec.sampler.name == "grid" and missing:
-            text = f"found no {missing[0]}, but the grid sampler needs all that is searched"
-            yield (("baseline", i), text), missing[0]
+        for name, text in point_problems(spec, baseline):
+            key: Key = ("baseline", i, name) if name in baseline else ("baseline", i)
+            yield (key, text), name
+
+
+def point_problems(spec: StudySpec, point: Mapping[str, Value]) -> Iterator[tuple[str, str]]:
+    """Everything that is wrong with trying ``point``, a value for each of some settings."""
+    open_ones = dict(conditions.undecided(spec.trial, point))
+    branch = conditions.branch_at(spec.trial, point)
+    searched = spec.trial.searched()
+    if branch is not None:
+        searched = {**conditions.deciders(spec.trial), **branch.trial.searched()}
+    for name, value in point.items():
+        if name in open_ones:
+            decider = open_ones[name]
+            yield name, f"found it without {decider}, on which it depends; expected both"
+            continue
+        problem = point_problem(searched, name, value)
+        if problem:
+            yield name, problem
+    missing = [name for name in searched if name not in point]
+    if spec.sampler.name == "grid" and missing:
+        text = f"found no {missing[0]}, but the grid sampler needs all that is searched"
+        yield missing[0], text
 
 
 def point_problem(searched: dict[str, Any], name: str, value: Value) -> str | None:
     """What is wrong with trying ``value`` for the setting ``name``, of those that are searched."""
-    if name not in TrialSection.model_fields:
-        hint = nearest(name, TrialSection.model_fields)
+    if name not in conditions.kinds():
+        hint = nearest(name, conditions.kinds())
         return f"found an unknown key, expected a key of [trial]{hint}"
     if name not in searched:
         return f"found {value!r}, but trial.{name} is fixed, expected only what is searched"
@@ -196,6 +179,10 @@ def point_problem(searched: dict[str, Any], name: str, value: Value) -> str | No
 
 
 def _sampler(spec: StudySpec) -> Iterator[Problem]:
+    if spec.trial.when and spec.sampler.name not in ("tpe", "random"):
+        text = f"found {spec.sampler.name!r} with trial.when, but it needs trials that all have"
+        yield ("sampler", "name"), f"{text} the same parameters; expected tpe or random"
+        return
     searched = spec.trial.searched()
     ranges = [name for name, setting in searched.items() if isinstance(setting, Range)]
     if spec.sampler.name == "grid":
@@ -307,26 +294,32 @@ MOST_DRIFT = 0.1
 def data_problems(spec: StudySpec, images: int) -> list[str]:
     """What makes the study impossible on ``images`` images: the first problem of each kind."""
     problems: dict[str, str] = {}
-    for d_steps in values_of(spec.trial.d_steps) or []:
-        for batch_size in values_of(spec.trial.batch_size) or []:
-            per_iteration = int(batch_size) * int(d_steps)
-            per_epoch = max(1, round(images / per_iteration)) * per_iteration
-            if int(batch_size) > images:
-                found = f"found {batch_size}, expected at most {images}, the number of images"
-                problems.setdefault("large", f"trial.batch_size: {found}")
-            elif abs(per_epoch / images - 1) > MOST_DRIFT:
-                problems.setdefault(
-                    "drift",
-                    f"trial.batch_size: found {batch_size} with d_steps = {d_steps}: an epoch "
-                    f"would see {per_epoch} images, expected within {MOST_DRIFT:.0%} of {images}",
-                )
+    for branch in conditions.branches(spec.trial):
+        for d_steps in values_of(branch.trial.d_steps) or []:
+            for batch_size in values_of(branch.trial.batch_size) or []:
+                for kind, text in _epoch_problems(int(batch_size), int(d_steps), images):
+                    problems.setdefault(kind, f"trial.batch_size: {text}")
     return list(problems.values())
+
+
+def _epoch_problems(batch_size: int, d_steps: int, images: int) -> Iterator[tuple[str, str]]:
+    per_iteration = batch_size * d_steps
+    per_epoch = max(1, round(images / per_iteration)) * per_iteration
+    if batch_size > images:
+        yield "large", f"found {batch_size}, expected at most {images}, the number of images"
+    elif abs(per_epoch / images - 1) > MOST_DRIFT:
+        found = f"found {batch_size} with d_steps = {d_steps}: an epoch would see {per_epoch}"
+        yield "drift", f"{found} images, expected within {MOST_DRIFT:.0%} of {images}"
 
 
 def program_count(spec: StudySpec) -> int:
     """How many distinct compiled training programs the study can need."""
-    settings = [getattr(spec.trial, name) for name in STRUCTURAL]
-    switches = [_positions(getattr(spec.trial, name)) for name in SWITCHES]
+    return sum(_programs(branch.trial) for branch in conditions.branches(spec.trial))
+
+
+def _programs(trial: TrialSection) -> int:
+    settings = [getattr(trial, name) for name in STRUCTURAL]
+    switches = [_positions(getattr(trial, name)) for name in SWITCHES]
     return math.prod(len(values_of(setting) or []) for setting in settings) * math.prod(switches)
 
 

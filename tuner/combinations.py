@@ -1,13 +1,30 @@
-"""Which settings of ``[trial]`` make no sense together, and what values a setting can take."""
+"""Which settings of ``[trial]`` make no sense together; what kinds and values they have."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from tuner.settings import Choices, Range, Setting, Value, is_own_network
+from tuner.settings import Choices, Kind, Range, Setting, Value, is_own_network
 from tuner.spec import CONDITIONAL, OWN_NORMS, PENALISED, PENALTIES, SMOOTHED, TrialSection
 
+_ADAMS = ("adam", "adamw", "lion", "optimistic_adam")
+_BELONGS_TO_OPTIMIZER = {
+    "beta1": _ADAMS,
+    "beta2": _ADAMS,
+    "momentum": ("sgd",),
+    "rms_decay": ("rmsprop",),
+    "weight_decay": ("adamw", "lion"),
+}
+_BELONGS_TO = {
+    "weight_clip": ("loss", ("wasserstein",)),
+    "label_smoothing": ("loss", SMOOTHED),
+    "decay_images": ("schedule", ("linear", "cosine")),
+    "final_rate": ("schedule", ("linear", "cosine")),
+}
+_OPTIMIZERS = ("optimizer", "generator_optimizer", "discriminator_optimizer")
+# What decides whether a setting is used.
+DECIDING_USE = (*_OPTIMIZERS, "loss", "schedule")
 # What the rules below look at.
 _DECISIVE = (
     *("generator", "discriminator", "generator_norm", "discriminator_norm", "conditional", "loss"),
@@ -68,6 +85,28 @@ def _networks(at: Mapping[str, Any]) -> Iterator[tuple[list[str], str]]:
         if told and not is_own_network(network) and network not in CONDITIONAL:
             text = f"found 'on' with {name} = {network!r}, which takes no labels"
             yield ["conditional", name], f"{text}; expected one of {', '.join(CONDITIONAL)}"
+
+
+def idle(trial: TrialSection) -> dict[str, str]:
+    """Settings that are searched and change nothing would waste the search: why, by name."""
+    found = {}
+    if trial.generator_learning_rate is not None and trial.discriminator_learning_rate is not None:
+        found["learning_rate"] = "found a search that the two separate rates leave idle"
+    kinds = [value for name in _OPTIMIZERS for value in values_of(getattr(trial, name)) or []]
+    users = {name: ("optimizer", kinds, of) for name, of in _BELONGS_TO_OPTIMIZER.items()}
+    for name, (decider, of) in _BELONGS_TO.items():
+        users[name] = (decider, list(values_of(getattr(trial, decider)) or []), of)
+    for name, (decider, values, of) in users.items():
+        if not set(of) & set(values):
+            shown = ", ".join(dict.fromkeys(str(value) for value in values if value is not None))
+            found[name] = f"found a search that {decider} = {shown} leaves idle"
+    return {name: text for name, text in found.items() if name in trial.searched()}
+
+
+def kind_of(name: str) -> Kind:
+    """What values the trial's setting ``name`` may have."""
+    kinds = [m for m in TrialSection.model_fields[name].metadata if isinstance(m, Kind)]
+    return kinds[0]
 
 
 def values_of(setting: Setting) -> Sequence[Value] | None:

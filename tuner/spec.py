@@ -5,6 +5,7 @@ checked one by one here; what concerns several keys at once is checked in ``spec
 """
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
@@ -274,9 +275,18 @@ class TrialSection(Section):
         Field(description="decay of the averaged generator that is evaluated; 0 is off"),
     ] = 0.0
 
+    when: dict[str, dict[str, dict[str, Any]]] = Field(
+        default_factory=dict,
+        description="settings that apply only with one choice of another: see below",
+    )
+
+    def settings(self) -> Iterator[tuple[str, Setting]]:
+        """Every setting by name, but for those under ``when``."""
+        return ((name, value) for name, value in self if name != "when")
+
     def searched(self) -> dict[str, Choices | Range]:
         """The settings that leave something to search, by name."""
-        return {name: value for name, value in self if isinstance(value, Choices | Range)}
+        return {k: value for k, value in self.settings() if isinstance(value, Choices | Range)}
 
 
 class MetricsSection(Section):

@@ -151,7 +151,13 @@ def differences(old: StudySpec, new: StudySpec) -> list[str]:
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value and not prefix.startswith("trial."):  # a range there
+    if isinstance(value, dict) and value and not _is_setting(prefix):
         parts = [_flatten(v, f"{prefix}.{k}" if prefix else k) for k, v in value.items()]
         return {k: v for part in parts for k, v in part.items()}
     return {prefix: value}
+
+
+def _is_setting(key: str) -> bool:
+    """Whether the key is a setting's, where a table is a range."""
+    depth = 5 if key.startswith("trial.when") else 2
+    return key.startswith("trial.") and key.count(".") + 1 >= depth

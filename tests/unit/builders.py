@@ -10,9 +10,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tuner.coherence import kind_of
+from tuner.combinations import kind_of
+from tuner.conditions import kinds
 from tuner.settings import Kind, Name, Real
-from tuner.spec import StudySpec, TrialSection
+from tuner.spec import StudySpec
 from tuner.specfile import parse_spec
 from tuner.study.database import Database
 from tuner.study.space import trial_config
@@ -75,9 +76,7 @@ def _empty_database() -> bytes:
 
 def setting_tables() -> st.SearchStrategy[dict[str, Any]]:
     """``[trial]`` tables with any setting under any key, as a study file writes them."""
-    return st.fixed_dictionaries(
-        {}, optional={name: _settings(kind_of(name)) for name in TrialSection.model_fields}
-    )
+    return st.fixed_dictionaries({}, optional={name: _settings(kind_of(name)) for name in kinds()})
 
 
 def _settings(kind: Kind) -> st.SearchStrategy[Any]:

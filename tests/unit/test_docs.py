@@ -11,7 +11,8 @@ from pydantic_core import PydanticUndefined
 
 from tuner import policies
 from tuner.cli import app
-from tuner.coherence import kind_of
+from tuner.combinations import kind_of
+from tuner.conditions import kinds
 from tuner.settings import to_toml
 from tuner.spec import DataSpec, MetricsSection, StudySection, TrialSection
 
@@ -43,7 +44,8 @@ def _rows(title: str, section: type[BaseModel]) -> list[str]:
         if key == "name" and title.split()[0] in ("sampler", "pruner"):
             continue
         default = _toml(field.default)
-        expected = kind_of(key).describe() if section is TrialSection else ""
+        setting = section is TrialSection and key in kinds()
+        expected = kind_of(key).describe() if setting else ""
         text = "; ".join(part for part in (field.description or "", expected) if part)
         rows.append(f"| {title} | `{key}` | {default} | {text} |")
     return rows

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "tuner"
 SPEC_SIDE = (
-    *("errors", "settings", "policies", "spec", "coherence", "combinations"),
+    *("errors", "settings", "policies", "spec", "coherence", "combinations", "conditions"),
     *("specfile", "trial", "data", "version", "places"),
 )
 JAX = ("jax", "jaxlib", "flax", "optax")

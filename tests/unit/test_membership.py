@@ -9,8 +9,10 @@ from builders import PREMISES, RANGES, SHAPE, epoch
 from optuna.trial import TrialState
 from workplace import LONG_AGO, MACHINE, RANDOM, Studies, claim, report, run
 
+from tuner.errors import InputError
 from tuner.study.membership import Idle
 from tuner.study.space import derive_seed
+from tuner.study.steering import enqueue, parse_point, retry
 from tuner.study.verdict import Complete, Fail, Prune, Verdict
 from tuner.trial import EpochReport
 
@@ -240,3 +242,59 @@ def test_optuna_sees_the_objective_where_it_was_measured(
     assert (trial.intermediate_values, trial.value) == (seen, final)
     assert studies.plain().metric_names == ["KID"]
     assert [report.kid for report in studies.store().trial(0).reports] == kids
+
+
+CONDITIONS = """
+[trial]
+optimizer = ["adam", "sgd"]
+learning_rate = { low = 1e-4, high = 1e-2, log = true }
+[trial.when.optimizer.sgd]
+learning_rate = { low = 1e-2, high = 1.0, log = true }
+momentum = { low = 0.0, high = 0.9 }
+[sampler]
+name = "tpe"
+n_startup_trials = 2
+[[baseline]]
+optimizer = "sgd"
+learning_rate = 0.5
+momentum = 0.25
+"""
+
+
+def test_each_trial_has_the_parameters_of_its_branch_alone(studies: Studies) -> None:
+    store = studies.make(CONDITIONS, trials=8)
+    member = studies.join()
+    for _ in range(6):
+        run(member, [1.0], Complete())
+    found = store.trials()
+    assert found[0].params == {"optimizer": "sgd", "learning_rate": 0.5, "momentum": 0.25}
+    for trial in found:
+        sgd = trial.params["optimizer"] == "sgd"
+        assert set(trial.params) == {"optimizer", "learning_rate", *(["momentum"] if sgd else [])}
+        assert (trial.params["learning_rate"] >= 1e-2) == sgd
+    assert {trial.params["optimizer"] for trial in found} == {"adam", "sgd"}
+    names = {name for trial in studies.trials() for name in trial.params}
+    assert names == {
+        *("optimizer", "learning_rate", "learning_rate[optimizer=sgd]"),
+        "momentum[optimizer=sgd]",
+    }
+
+
+def test_a_trial_of_a_branch_is_queued_and_tried_again_by_the_settings_names(
+    studies: Studies,
+) -> None:
+    store = studies.make(CONDITIONS, trials=8)
+    member = studies.join()
+    run(member, [1.0], Complete())
+    point = parse_point(store, ["optimizer=sgd", "learning_rate=0.1"])
+    enqueue(store, point, {})
+    queued = claim(member)
+    assert (queued.params["optimizer"], queued.params["learning_rate"]) == ("sgd", 0.1)
+    assert queued.config.hyperparameters.generator_learning_rate == 0.1
+    assert 0 <= queued.params["momentum"] <= 0.9
+    member.finish(queued, Complete())
+    retry(store, queued.number)
+    again = claim(member)
+    assert again.params == queued.params
+    with pytest.raises(InputError, match="learning_rate: found it without optimizer"):
+        parse_point(store, ["learning_rate=0.1"])

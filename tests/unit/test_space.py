@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from tuner import spec as spec_module
-from tuner.coherence import kind_of
+from tuner.combinations import kind_of
 from tuner.settings import Choices, Range, Setting, Whole
 from tuner.spec import StudySpec, TrialSection
 from tuner.study.space import derive_seed, distributions, trial_config

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tuner.combinations import values_of
+from tuner.conditions import branches
 from tuner.errors import InputError
 from tuner.gan.networks import DISCRIMINATORS, GENERATORS
 from tuner.settings import Range, is_own_network
@@ -32,7 +33,8 @@ _TRIED = 2  # images, when shapes are looked at
 
 def named_in(spec: StudySpec) -> list[str]:
     """The networks that a study's trials may use."""
-    settings = (spec.trial.generator, spec.trial.discriminator)
+    trials = [branch.trial for branch in branches(spec.trial)]
+    settings = [s for trial in trials for s in (trial.generator, trial.discriminator)]
     return list(dict.fromkeys(str(v) for setting in settings for v in values_of(setting) or []))
 
 
@@ -82,15 +84,17 @@ def _hash(package: str) -> str:
 
 def try_all(spec: StudySpec, premises: Premises) -> None:
     """Try every pair of networks in which one is not tuner's own: before a trial is begun."""
-    point = {
-        name: setting.low if isinstance(setting, Range) else setting.values[0]
-        for name, setting in spec.trial.searched().items()
-    }
-    for generator in values_of(spec.trial.generator) or []:
-        for discriminator in values_of(spec.trial.discriminator) or []:
-            pair = {"generator": generator, "discriminator": discriminator}
-            if any(map(is_own_network, pair.values())):
-                try_shapes(trial_config(spec, point | pair, 0, premises).program)
+    for branch in branches(spec.trial):
+        there = spec.model_copy(update={"trial": branch.trial})
+        point = {
+            name: setting.low if isinstance(setting, Range) else setting.values[0]
+            for name, setting in branch.trial.searched().items()
+        }
+        for generator in values_of(branch.trial.generator) or []:
+            for discriminator in values_of(branch.trial.discriminator) or []:
+                pair = {"generator": generator, "discriminator": discriminator}
+                if any(map(is_own_network, pair.values())):
+                    try_shapes(trial_config(there, point | pair, 0, premises).program)
 
 
 def try_shapes(program: Program) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from tuner.coherence import largest_value, program_count
 from tuner.combinations import values_of
+from tuner.conditions import branches
 from tuner.data import load_images
 from tuner.gan.sampling import generation_flops
 from tuner.gan.state import abstract_state
@@ -54,6 +55,15 @@ def plan(spec: StudySpec, local: Local = NOWHERE_ELSE) -> dict[str, Any]:
 
 def largest_program(spec: StudySpec, premises: Premises) -> Program:
     """The program with every structural setting at its largest."""
+    programs = [
+        _largest(spec.model_copy(update={"trial": branch.trial}), premises)
+        for branch in branches(spec.trial)
+    ]
+    return max(programs, key=lambda p: p.width**2 * p.batch_size * p.d_steps)
+
+
+def _largest(spec: StudySpec, premises: Premises) -> Program:
+    """The same for a study without conditions."""
     names = ("width", "latent_dim", "batch_size", "d_steps", "ema_decay")
     largest = {name: largest_value(getattr(spec.trial, name)) for name in names}
     first = {name: (values_of(s) or [0.0])[0] for name, s in spec.trial.searched().items()}

@@ -6,7 +6,8 @@ import optuna
 from optuna.trial import TrialState
 from sqlalchemy import delete, insert
 
-from tuner.coherence import kind_of
+from tuner.combinations import kind_of
+from tuner.conditions import named
 from tuner.errors import InputError
 from tuner.spec import OBJECTIVES, StudySpec
 from tuner.specfile import differences
@@ -35,7 +36,7 @@ def _create(database: Database, spec: StudySpec) -> StudyStore:
         study = _new_optuna_study(database, name, spec.metrics.objective)
         for baseline in spec.baseline:
             point = {key: kind_of(key).check(value) for key, value in baseline.items()}
-            study.enqueue_trial(point, user_attrs={BASELINE: True})
+            study.enqueue_trial(named(spec.trial, point), user_attrs={BASELINE: True})
         # Our row comes last: without it the study is taken for unfinished, and made anew.
         with database.rdb.engine.begin() as connection:
             ours = tables.studies

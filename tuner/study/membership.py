@@ -11,14 +11,16 @@ import enum
 import functools
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import insert, or_, select, update
 
+from tuner.conditions import plain_params
 from tuner.errors import LeaseLostError, StorageError
 from tuner.study import leases, tables
 from tuner.study.heartbeat import Heartbeat
@@ -199,21 +201,28 @@ class Membership:
         params = trial.params | {choice.name: choice.value for choice in choices}
         config = trial_config(self.spec, params, trial.number, premises)
         history = tuple(self.store.reports_of(trial_id))
-        return Claim(trial_id, trial.number, params, config, taken.token, history)
+        shown = plain_params(params)
+        return Claim(trial_id, trial.number, shown, config, taken.token, history)
 
     def _choices(self, trial: FrozenTrial) -> list[Choice]:
         """What the sampler, or who queued the trial, chooses for it."""
-        wanted = distributions(self.spec)
-        if wanted.keys() <= trial.params.keys():
+        params = dict(trial.params)
+        if not self._missing(params):
             return []
         # As Study.ask does: what samplers are shown is read anew, and knows of this trial.
         self._study._thread_local.cached_all_trials = None
         self._study.get_trials(deepcopy=False)
         asked = optuna.Trial(self._study, trial._trial_id)
         with self._storage.choosing() as choices:
-            for name, distribution in wanted.items():
-                asked._suggest(name, distribution)
+            while missing := self._missing(params):
+                for name, distribution in missing.items():
+                    params[name] = asked._suggest(name, distribution)
         return choices
+
+    def _missing(self, params: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+        """What is still to be chosen for a trial that has these parameters."""
+        wanted = distributions(self.spec, params)
+        return {name: wanted[name] for name in wanted if name not in params}
 
     def _close(self, trial_id: int) -> None:
         with self._storage.transaction() as session:

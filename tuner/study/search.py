@@ -77,6 +77,8 @@ def _build_sampler(spec: StudySpec, trial_seed: int) -> Any:
             points = {name: list(values_of(s) or []) for name, s in spec.trial.searched().items()}
             return samplers.GridSampler(points, seed=study_seed)
         case policies.TpeSampler():
+            # Without groups, TPE would draw at random what not every trial has.
+            extra["group"] |= bool(spec.trial.when) and options.multivariate
             return quietly(samplers.TPESampler, seed=trial_seed, **extra)
     extra["warn_independent_sampling"] = False  # the study's check says it once
     match options:

@@ -12,6 +12,7 @@ from optuna.distributions import (
 )
 
 from tuner.combinations import values_of
+from tuner.conditions import branch_at, deciders
 from tuner.settings import Choices, Range
 from tuner.spec import DEFAULT_PENALTY, OWN_NORMS, PENALISED, PENALTIES, StudySpec
 from tuner.trial import Hyperparameters, Premises, Program, TrialConfig
@@ -19,9 +20,16 @@ from tuner.trial import Hyperparameters, Premises, Program, TrialConfig
 _NO_NORMS = ("none", "none")  # networks that are not tuner's own decide for themselves
 
 
-def distributions(spec: StudySpec) -> dict[str, BaseDistribution]:
-    """Optuna's distribution for every setting that is searched."""
-    return {name: _distribution(setting) for name, setting in spec.trial.searched().items()}
+def distributions(
+    spec: StudySpec, params: Mapping[str, Any] | None = None
+) -> dict[str, BaseDistribution]:
+    """Optuna's distribution for every setting that is searched, given the ``params`` chosen so
+    far. Where the choice of one decides on others, those come first, and alone until they are
+    known."""
+    deciding: dict[str, Choices | Range] = {**deciders(spec.trial)}
+    branch = branch_at(spec.trial, params or {})
+    rest = {} if branch is None else branch.searched()
+    return {name: _distribution(setting) for name, setting in (deciding | rest).items()}
 
 
 def _distribution(setting: Choices | Range) -> BaseDistribution:
@@ -40,7 +48,11 @@ def trial_config(
     spec: StudySpec, params: Mapping[str, Any], number: int, premises: Premises
 ) -> TrialConfig:
     """The trial ``number`` of a study, at the point ``params`` of its space."""
-    values = _completed({name: params.get(name, value) for name, value in spec.trial})
+    branch = branch_at(spec.trial, params)
+    assert branch is not None, params
+    settings = branch.trial.settings()
+    found = {name: params.get(branch.names.get(name, name), value) for name, value in settings}
+    values = _completed(found)
     program = _program(values, premises)
     total = spec.study.epochs * program.images_per_epoch(premises.images)
     values["total_images"] = total

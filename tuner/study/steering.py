@@ -8,7 +8,9 @@ import optuna
 from optuna.trial import TrialState
 from sqlalchemy import func, select, update
 
-from tuner.coherence import kind_of, point_problem
+from tuner.coherence import point_problems
+from tuner.combinations import kind_of
+from tuner.conditions import named, plain_params
 from tuner.errors import InputError
 from tuner.settings import Value
 from tuner.study import tables
@@ -18,26 +20,19 @@ from tuner.study.store import BASELINE, StudyStore
 
 def parse_point(store: StudyStore, words: Sequence[str]) -> dict[str, Value]:
     """Parameters from words like ``batch_size=64``; InputError lists all that are wrong."""
-    searched = store.spec.trial.searched()
     point: dict[str, Value] = {}
     problems = []
     for word in words:
         name, equals, text = word.partition("=")
-        if not equals:
-            problems.append(f"found {word!r}, expected key=value")
-            continue
-        value = _value(text)
-        problem = point_problem(searched, name, value)
-        if problem:
-            problems.append(f"{name}: {problem}")
+        if equals:
+            point[name] = _value(text)
         else:
-            point[name] = kind_of(name).check(value)
-    missing = [name for name in searched if name not in point]
-    if store.spec.sampler.name == "grid" and missing and not problems:
-        problems.append(f"found no {missing[0]}, but the grid sampler needs all that is searched")
+            problems.append(f"found {word!r}, expected key=value")
+    found = point_problems(store.spec, point)
+    problems += [f"{name}: {text}" if name in point else text for name, text in found]
     if problems:
         raise InputError("\n".join(problems))
-    return point
+    return {name: kind_of(name).check(value) for name, value in point.items()}
 
 
 def _value(text: str) -> Any:
@@ -52,7 +47,7 @@ def enqueue(store: StudyStore, point: dict[str, Value], attributes: dict[str, An
     """Have ``point`` tried next, with ``attributes`` on its trial; returns the study's total,
     which is raised where it leaves no room for all that is queued."""
     with store.database.errors():
-        store.study.enqueue_trial(point, user_attrs=attributes)
+        store.study.enqueue_trial(named(store.spec.trial, point), user_attrs=attributes)
         trials = tables.optuna_trials.c
         states = (*COUNTED, TrialState.WAITING)
         query = select(func.count()).where(
@@ -77,7 +72,7 @@ def retry(store: StudyStore, number: int) -> int:
     with store.database.errors():
         trials = {trial.number: trial for trial in store.study.get_trials(deepcopy=False)}
     trial = trials[number]
-    point = trial.system_attrs.get("fixed_params", {}) | trial.params
+    point = plain_params(trial.system_attrs.get("fixed_params", {}) | trial.params)
     kept = {k: v for k, v in trial.user_attrs.items() if k == BASELINE}
     return enqueue(store, point, kept)
 

@@ -11,6 +11,7 @@ import pydantic
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Select, func, select, update
 
+from tuner.conditions import plain_params
 from tuner.errors import InputError
 from tuner.spec import StudySpec
 from tuner.study import tables
@@ -289,7 +290,7 @@ def _record(trial: FrozenTrial, reports: Sequence[EpochReport]) -> TrialRecord:
     return TrialRecord(
         number=trial.number,
         state=trial.state.name,
-        params=trial.params,
+        params=plain_params(trial.params),
         value=trial.value,
         reports=tuple(reports),
         reason=attributes.get(REASON),

@@ -100,9 +100,13 @@ def space_table(spec: StudySpec) -> Table:
     searched = spec.trial.searched()
     for name, setting in searched.items():
         table.add_row(name, str(to_toml(setting)), "searched", style="bold")
-    for name, setting in spec.trial:
-        if name not in searched and setting is not None:
-            table.add_row(name, str(setting), "fixed")
+    for decider, tables in spec.trial.when.items():
+        for choice, there in tables.items():
+            for name, raw in there.items():
+                table.add_row(name, str(raw), f"where {decider} = {choice}")
+    for name, fixed in spec.trial.settings():
+        if name not in searched and fixed is not None:
+            table.add_row(name, str(fixed), "fixed")
     return table
 
 
