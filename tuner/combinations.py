@@ -85,6 +85,11 @@ def _networks(at: Mapping[str, Any]) -> Iterator[tuple[list[str], str]]:
         if told and not is_own_network(network) and network not in CONDITIONAL:
             text = f"found 'on' with {name} = {network!r}, which takes no labels"
             yield ["conditional", name], f"{text}; expected one of {', '.join(CONDITIONAL)}"
+    generator = at["generator"]
+    by_norm = generator in CONDITIONAL and generator != "r3gan"
+    if at["conditional"] == "on" and at["generator_norm"] == "none" and by_norm:
+        text = f"found 'none' with conditional = 'on': {generator} is told labels by its norm"
+        yield ["generator_norm", "conditional", "generator"], f"{text}; expected 'batch'"
 
 
 def idle(trial: TrialSection) -> dict[str, str]:

@@ -21,6 +21,10 @@ SENSELESS = [
     ("loss = 'dragan'\ngradient_penalty = [0, 1]", "gradient_penalty", "whose point it is"),
     ("loss = 'hinge'\nlabel_smoothing = 0.1", "label_smoothing", "no target to smooth"),
     ("loss = ['hinge', 'minimax']\nlabel_smoothing = [0, 0.1]", "label_smoothing", "'hinge'"),
+    ("generator = 'r3gan'\ngenerator_norm = 'batch'", "generator_norm", "relies on none"),
+    ("discriminator = 'infogan'\nconditional = 'on'", "conditional", "takes no labels"),
+    ("discriminator = 'infogan'\nr1 = 1", "discriminator_norm", "slopes at an image"),
+    ("generator_norm = 'none'\nconditional = 'on'", "generator_norm", "labels by its norm"),
 ]
 
 
@@ -41,6 +45,7 @@ def test_refused(trial: str, key: str, reason: str) -> None:
         "loss = ['wasserstein_gp', 'hinge']\ngradient_penalty = { low = 0.1, high = 100.0 }",
         "loss = 'relativistic'\nr1 = { low = 0.01, high = 1.0, log = true }\nr2 = 0.1",
         "loss = ['non_saturating', 'least_squares']\nlabel_smoothing = [0, 0.1]",
+        "generator = 'r3gan'\ngenerator_norm = 'none'\nconditional = 'on'",
     ],
 )
 def test_accepted(trial: str) -> None:
