@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import optuna
@@ -21,17 +22,19 @@ from tuner.study.store import BASELINE, StudyStore
 def parse_point(store: StudyStore, words: Sequence[str]) -> dict[str, Value]:
     """Parameters from words like ``batch_size=64``; InputError lists all that are wrong."""
     point: dict[str, Value] = {}
+    places: dict[str, int] = {}  # of the words: problems are listed in their order
     problems = []
-    for word in words:
+    for place, word in enumerate(words):
         name, equals, text = word.partition("=")
         if equals:
-            point[name] = _value(text)
+            point[name], places[name] = _value(text), place
         else:
-            problems.append(f"found {word!r}, expected key=value")
-    found = point_problems(store.spec, point)
-    problems += [f"{name}: {text}" if name in point else text for name, text in found]
+            problems.append((place, f"found {word!r}, expected key=value"))
+    for name, text in point_problems(store.spec, point):
+        whole = name not in places
+        problems.append((len(words), text) if whole else (places[name], f"{name}: {text}"))
     if problems:
-        raise InputError("\n".join(problems))
+        raise InputError("\n".join(text for _, text in sorted(problems, key=itemgetter(0))))
     return {name: kind_of(name).check(value) for name, value in point.items()}
 
 
