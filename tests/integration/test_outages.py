@@ -175,8 +175,7 @@ def test_a_worker_that_is_told_to_leave_while_the_database_is_away_leaves(
     assert pair.near.errors == ""
     pair.far.says("it answers again")
     pair.rows.end(pair.trial_of("far"))
-    pair.far.says("waiting: other workers run the last trials")
-    pair.far.says(f"trial {left} goes on after epoch")
+    pair.far.says(f"trial {left} goes on after epoch")  # once its lease has run out
 
 
 def test_the_total_is_exact_after_all_that(pair: Pair) -> None:

@@ -1,11 +1,13 @@
 """A worker whose trial was taken over can't write to it any more, and no write is done by half."""
 
 import inspect
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 import workplace
 from builders import PREMISES, RANGES, epoch
 from optuna.storages._rdb import storage as optunas
@@ -250,6 +252,36 @@ def test_a_study_deleted_under_a_worker_is_one_line(studies: Studies) -> None:
     assert not caught.value.transient
     with pytest.raises(LeaseLostError):
         member.report(claimed, epoch(1), [])
+
+
+def test_a_study_is_deleted_while_its_worker_reports(studies: Studies) -> None:
+    """After the rows that go with it were read, and before they are deleted."""
+    studies.make()
+    member = studies.join()
+    claimed = claim(member)
+    report(member, claimed, [30.0])
+    store = studies.store()
+    failures: list[Exception] = []
+
+    def report_more() -> None:
+        try:
+            member.report(claimed, epoch(2, 20.0), [])
+        except (LeaseLostError, StorageError) as error:
+            failures.append(error)
+
+    reporter = threading.Thread(target=report_more)
+
+    def meanwhile(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("DELETE FROM trial_intermediate_values"):
+            reporter.start()
+            reporter.join(timeout=1)
+
+    sqlalchemy.event.listen(store.database.rdb.engine, "before_cursor_execute", meanwhile)
+    steering.delete(store)
+    reporter.join()
+    assert [type(failure) for failure in failures] == [LeaseLostError]
+    for table in ("studies", "trials", "tuner_epochs", "tuner_leases", "tuner_workers"):
+        assert studies.rows(f"SELECT * FROM {table}") == [], table
 
 
 def test_what_we_lean_on_in_optuna_is_there() -> None:
