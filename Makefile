@@ -8,8 +8,10 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/tuner sweep studies/quickstart.toml
 
+# In the order in which they are collected: those that take long, and wait much, come first.
 test: .venv/installed
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
+		--dist loadscope --no-loadscope-reorder
 
 # Kills workers and restarts Postgres until a study has ended, then looks for what went wrong.
 storm: .venv/installed
