@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tuner.cli.main import Artifacts, Allow, Storage, StudyName, app, open_study, out
+from tuner.cli.main import Allow, Artifacts, Storage, StudyName, app, open_study, out
 from tuner.cli.writing import check_suffix, write_whole
 from tuner.errors import TunerError
 from tuner.places import STORAGE, Local

@@ -30,7 +30,8 @@ th, td { padding: .28rem .7rem .28rem 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid #e4e4e4; }
 th { border-bottom: 2px solid #888; white-space: nowrap; }
 .right { text-align: right; white-space: nowrap; }
-.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); }
+.grid { display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); }
 .grid > * { min-width: 0; }
 figure { margin: 0; }
 figcaption { font-size: .88rem; margin-bottom: .3rem; }

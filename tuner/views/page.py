@@ -1,4 +1,4 @@
-"""The report on a study: one page of HTML, with plots and pictures in it, that needs nothing else."""
+"""The report on a study: one page of HTML with all its plots and pictures, that needs no other."""
 
 import re
 import time
