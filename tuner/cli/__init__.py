@@ -1,6 +1,16 @@
 """The command line: parse, call, print."""
 
-from tuner.cli import looking, preparing, replaying, results, running, steering
+from tuner.cli import drawing, looking, preparing, replaying, results, running, steering
 from tuner.cli.main import app, main
 
-__all__ = ["app", "looking", "main", "preparing", "replaying", "results", "running", "steering"]
+__all__ = [
+    "app",
+    "drawing",
+    "looking",
+    "main",
+    "preparing",
+    "replaying",
+    "results",
+    "running",
+    "steering",
+]

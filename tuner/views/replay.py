@@ -7,6 +7,7 @@ from rich.table import Table
 
 from tuner.study.replay import Correlation, Curve, Outcome, winner_of
 from tuner.views.numbers import number
+from tuner.views.scales import log_ticks
 
 ROWS = 20  # of epochs, in a terminal
 FEW = 10  # trials; rank correlations of fewer say little
@@ -121,18 +122,11 @@ def page(
 
 
 def _figure(title: str, x: str, y: str) -> Any:
-    import plotly.graph_objects as go
+    from tuner.views.style import blank  # plotly takes a while to import
 
-    figure = go.Figure()
-    figure.update_layout(
-        title=title,
-        template="plotly_white",
-        height=520,
-        # Below: beside the plot, long names would leave it no room.
-        legend={"orientation": "h", "yanchor": "top", "y": -0.2},
-    )
-    figure.update_xaxes(title=x, ticks="outside")
-    figure.update_yaxes(title=y, ticks="outside")
+    figure = blank(title, 520)
+    figure.update_xaxes(title=x)
+    figure.update_yaxes(title=y)
     return figure
 
 
@@ -152,9 +146,9 @@ def _curve_figure(curves: Sequence[Curve], metric: str) -> Any:
             showlegend=best or i == 0,
             hovertemplate=f"trial {curve.trial}, epoch %{{x}}: %{{y:.4g}}<extra></extra>",
         )
-    if all(value > 0 for curve in whole for value in curve.values.values()):
-        ticks = [digit * 10.0**power for power in range(-9, 9) for digit in (1, 2, 3, 5, 7)]
-        figure.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+    values = [value for curve in whole for value in curve.values.values()]
+    if min(values, default=0) > 0:
+        figure.update_yaxes(type="log", **log_ticks(min(values), max(values)))
     return figure
 
 

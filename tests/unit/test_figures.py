@@ -1,0 +1,180 @@
+"""The plots of a study, held against the trials that they were made from."""
+
+import math
+from typing import Any
+
+import pytest
+from builders import epoch, spec_of
+
+from tuner.policies import LossRatioGuard
+from tuner.study.importance import importances
+from tuner.study.store import TrialRecord
+from tuner.views import figures
+from tuner.views.scales import scales
+
+SPEC = spec_of("""
+[study]
+epochs = 4
+[trial]
+learning_rate = { low = 1e-4, high = 1e-2, log = true }
+batch_size = [32, 64]
+optimizer = ["adam", "sgd"]
+[trial.when.optimizer.sgd]
+momentum = { low = 0.0, high = 0.9 }
+learning_rate = { low = 1e-3, high = 1e-1, log = true }
+""")
+
+
+def trial(number: int, state: str, values: list[float], **changes: Any) -> TrialRecord:
+    reports = tuple(epoch(n, fid, loss_ratio=n / 10) for n, fid in enumerate(values, 1))
+    params = {"learning_rate": 1e-3, "batch_size": 64, "optimizer": "adam"}
+    value = min(values, default=None) if state in ("COMPLETE", "PRUNED") else None
+    record = TrialRecord(number, state, params, value, reports, None, None, {})
+    return record._replace(**changes)
+
+
+SGD = {"learning_rate": 1e-3, "batch_size": 32, "optimizer": "sgd", "momentum": 0.5}
+TRIALS = [
+    trial(0, "COMPLETE", [40.0, 30.0, 20.0, 25.0]),
+    trial(1, "COMPLETE", [80.0, 60.0, 50.0, 35.0], params=SGD),
+    trial(2, "PRUNED", [90.0]),
+    trial(3, "FAIL", []),
+    trial(4, "RUNNING", [70.0, 45.0]),
+]
+
+
+def traces(figure: Any, mode: str) -> dict[str, Any]:
+    """The traces with this mode, by their group of the legend."""
+    return {trace.legendgroup or trace.name: trace for trace in figure.data if trace.mode == mode}
+
+
+def test_values_against_epochs() -> None:
+    lines = traces(figure := figures.value_against_epoch(SPEC, TRIALS), "lines")
+    assert set(lines) == {"complete", "pruned", "running", "the best, trial 0"}
+    complete = lines["complete"]
+    assert list(complete.x) == [1, 2, 3, 4, None, 1, 2, 3, 4, None]  # a gap after each trial
+    assert list(complete.y) == [40, 30, 20, 25, None, 80, 60, 50, 35, None]
+    assert list(complete.customdata) == [0] * 5 + [1] * 5
+    assert list(lines["the best, trial 0"].y) == [40, 30, 20, 25]
+    ends = traces(figure, "markers")
+    assert (list(ends["running"].x), list(ends["running"].y)) == ([2], [45])
+    assert ends["complete"].text[1].split("<br>") == [
+        *("trial 1, complete", "FID 35", "learning_rate=0.001", "batch_size=32"),
+        *("optimizer=sgd", "momentum=0.5"),
+    ]
+
+
+def test_outcomes_differ_in_more_than_colour() -> None:
+    figure = figures.value_against_epoch(SPEC, TRIALS)
+    ends, lines = traces(figure, "markers").values(), traces(figure, "lines").values()
+    assert len({trace.marker.symbol for trace in ends}) == len(ends)
+    assert len({trace.line.dash for trace in lines}) == len(lines)
+
+
+def test_epochs_without_a_number_are_left_out() -> None:
+    odd = trial(0, "PRUNED", [])._replace(
+        reports=(epoch(1, 9.0), epoch(2, None), epoch(3, math.nan), epoch(4, 8.0))
+    )
+    assert list(figures.value_against_epoch(SPEC, [odd]).data[0].x) == [1, 4, None]
+
+
+def test_the_guards_bounds() -> None:
+    figure = figures.loss_ratio_against_epoch(SPEC, TRIALS)
+    bounds = [list(t.y) for t in figure.data if t.name == "bounds of the guard"]
+    assert bounds == [[0.001, 0.001], [100, 100]]
+    guard = SPEC.guard.model_copy(update={"loss_ratio": LossRatioGuard(enabled=False)})
+    figure = figures.loss_ratio_against_epoch(SPEC.model_copy(update={"guard": guard}), TRIALS)
+    assert "bounds of the guard" not in [trace.name for trace in figure.data]
+
+
+def test_time_by_outcome() -> None:
+    training, evaluating = figures.time_by_outcome(SPEC, TRIALS).data
+    names = ["complete (2)", "running (1)", "failed (1)", "pruned (1)"]
+    assert list(training.x) == list(evaluating.x) == names
+    assert list(training.y) == [32, 8, 0, 4]  # 4 s of training an epoch, 1 s of evaluating
+    assert list(evaluating.y) == [8, 2, 0, 1]
+    assert figures.seconds_of(TRIALS) == (44, 11)
+
+
+def test_the_map_shows_the_best_of_each_cell() -> None:
+    figure = figures.settings_map(SPEC, TRIALS)
+    heat = figure.data[0]
+    # From the lowest rate of any branch to the highest: three decades in twelve cells.
+    assert list(heat.x)[::4] == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1])
+    cells = {
+        (heat.z[row][column], row, column)
+        for row in range(2)
+        for column in range(12)
+        if heat.z[row][column] is not None
+    }
+    assert cells == {(35, 0, 4), (20, 1, 4)}
+    assert heat.text[1][4] == "best here: FID 20, trial 0"
+    assert (figure.layout.xaxis.type, list(figure.layout.yaxis.ticktext)) == ("log", ["32", "64"])
+    places = {t.name: list(t.y) for t in figure.data[1:]}
+    assert [round(y) for y in places["complete"]] == [1, 0]
+
+
+def test_the_map_without_two_parameters_and_without_any() -> None:
+    one = spec_of("[trial]\nbeta1 = { low = 0.0, high = 0.9 }")
+    figure = figures.settings_map(one, [trial(0, "COMPLETE", [9.0], params={"beta1": 0.3})])
+    assert [(list(t.x), list(t.y)) for t in figure.data] == [([0.3], [9.0])]
+    assert "No parameter is searched." in figures.settings_map(spec_of(""), TRIALS).to_json()
+    other = spec_of("[trial]\nbeta1 = { low = 0.0, high = 0.9 }\nd_steps = [1, 5]")
+    params = {"beta1": 0.3, "d_steps": 5}
+    figure = figures.settings_map(other, [trial(0, "COMPLETE", [9.0], params=params)])
+    assert figure.layout.title.text == "Best FID by d steps and beta1"
+
+
+def test_marginals_show_a_conditional_parameter_of_those_who_have_it() -> None:
+    figure = figures.marginal(SPEC, TRIALS, "momentum")
+    assert [(t.name, list(t.x), list(t.y)) for t in figure.data] == [("complete", [0.5], [35.0])]
+    names = list(scales(SPEC))
+    assert sorted(names) == ["batch_size", "learning_rate", "momentum", "optimizer"]
+    everything = figures.marginals(SPEC, TRIALS)
+    titles = [everything.layout[f"xaxis{i}"].title.text for i in ("", 2, 3, 4)]
+    assert titles == [scales(SPEC)[name].title for name in names]
+    assert sum(bool(trace.showlegend) for trace in everything.data) == 3  # once for each outcome
+
+
+def test_one_trials_curves() -> None:
+    figure = figures.trial_curves(SPEC, TRIALS[0])
+    assert [list(t.y) for t in figure.data] == [
+        *([40, 30, 20, 25], [0.1, 0.2, 0.3, 0.4], [0.75, 0.75, 0.75, 0.75]),
+    ]
+
+
+def test_importances_find_what_matters() -> None:
+    """Of a value that is the first parameter alone, it explains nearly everything."""
+    spec = spec_of(
+        "[trial]\nbeta1 = { low = 0.0, high = 0.9 }\ndropout = { low = 0.0, high = 0.9 }"
+    )
+    points = [
+        {"beta1": 0.9 * (i * 0.618 % 1), "dropout": 0.9 * (i * 0.7321 % 1)} for i in range(60)
+    ]
+    trials = [trial(i, "COMPLETE", [10 + 100 * p["beta1"]], params=p) for i, p in enumerate(points)]
+    found = importances(spec, trials)
+    assert list(found.shares) == ["beta1", "dropout"]
+    assert found.shares["beta1"] > 0.9
+    assert sum(found.shares.values()) == pytest.approx(1)
+    assert importances(spec, trials) == found
+    bars = figures.importances(spec, trials).data[0]
+    assert list(bars.y) == ["dropout", "beta1"]  # from below
+    assert list(bars.x) == [found.shares["dropout"], found.shares["beta1"]]
+
+
+def test_importances_of_few_trials_and_of_conditional_parameters() -> None:
+    few = figures.importances(SPEC, TRIALS)
+    assert len(few.data) == 0
+    assert "There are 2 so far" in few.layout.annotations[0].text
+    trials = [TRIALS[i % 2]._replace(number=i) for i in range(6)]
+    found = importances(SPEC, trials)
+    # A rate has a distribution of its own with sgd.
+    assert (set(found.shares), found.trials) == ({"batch_size", "optimizer"}, 6)
+    assert found.left_out == ("learning_rate", "momentum")
+
+
+def test_a_study_without_trials_says_so() -> None:
+    for draw in figures.FIGURES.values():
+        figure = draw(SPEC, [])
+        assert [t for t in figure.data if t.x or t.y] == []
+    assert "Nothing was measured yet." in figures.value_against_epoch(SPEC, []).to_json()
