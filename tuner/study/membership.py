@@ -23,6 +23,7 @@ from sqlalchemy import insert, or_, select, update
 from tuner.conditions import plain_params
 from tuner.errors import LeaseLostError, StorageError
 from tuner.study import leases, tables
+from tuner.study.board import add_note
 from tuner.study.heartbeat import Heartbeat
 from tuner.study.leases import Taken
 from tuner.study.patience import LIMIT, Patience
@@ -36,6 +37,7 @@ from tuner.trial import EpochReport, Premises, TrialConfig
 from tuner.version import __version__
 
 T = TypeVar("T")
+NOTHING: Mapping[str, Any] = {}
 
 
 class Claim(NamedTuple):
@@ -232,9 +234,14 @@ class Membership:
     # Reporting
 
     def report(
-        self, claim: Claim, report: EpochReport, earlier: Sequence[EpochReport]
+        self,
+        claim: Claim,
+        report: EpochReport,
+        earlier: Sequence[EpochReport],
+        attributes: Mapping[str, Any] = NOTHING,
     ) -> str | None:
-        """Store an epoch's report; returns a person's wish to prune the trial.
+        """Store an epoch's report, and ``attributes`` for Optuna's trial; returns a person's wish
+        to prune the trial.
 
         Optuna is given the best value so far, or the last, as the study says; never a NaN. An epoch
         without one goes into our table alone. LeaseLostError where the trial is another's now.
@@ -246,7 +253,7 @@ class Membership:
             value = min([value, *(v for v in values if v is not None)])
         return self._persist(
             lambda: self._storage.record_epoch(
-                claim.trial_id, report.epoch, report._asdict(), value
+                claim.trial_id, report.epoch, report._asdict(), value, attributes
             )
         )
 
@@ -277,16 +284,21 @@ class Membership:
         verdict: Verdict,
         artifact: str | None = None,
         traceback: str | None = None,
+        attributes: Mapping[str, Any] = NOTHING,
+        note: str | None = None,
     ) -> None:
-        """Tell Optuna how the trial ended and why, once. LeaseLostError where it is another's."""
+        """Tell Optuna how the trial ended and why, once; with ``attributes``, and a ``note`` for
+        the dashboard. LeaseLostError where it is another's."""
         assert not isinstance(verdict, Continue)
         words = {REASON: verdict.reason, ARTIFACT: artifact, TRACEBACK: traceback}
-        words = {k: v for k, v in words.items() if v is not None} | self._marks
-        self._persist(lambda: self._tell(claim.trial_id, verdict, words))
+        words = {k: v for k, v in words.items() if v is not None} | self._marks | dict(attributes)
+        self._persist(lambda: self._tell(claim.trial_id, verdict, words, note))
         self._storage.held.pop(claim.trial_id, None)
         self._marks = {}
 
-    def _tell(self, trial_id: int, verdict: Verdict, words: dict[str, Any]) -> None:
+    def _tell(
+        self, trial_id: int, verdict: Verdict, words: dict[str, Any], note: str | None
+    ) -> None:
         with self._storage.transaction() as session:
             found = leases.status(session, trial_id, self._storage.held[trial_id])
         if found == "done":  # the answer to an earlier attempt was lost
@@ -296,8 +308,11 @@ class Membership:
             self._close(trial_id)
             raise LeaseLostError("the trial has been ended from elsewhere")
         state, values = _ending(trial, verdict)
+        study_id, also = self.store.study_id, None
+        if note is not None:
+            also = functools.partial(add_note, study_id=study_id, trial_id=trial_id, body=note)
         # Not Study.tell: it reads the trial twice more.
-        self._storage.end_trial(trial_id, state, values, words)
+        self._storage.end_trial(trial_id, state, values, words, also)
 
     def release(self, claim: Claim) -> None:
         """Give the trial back, for any worker to go on with at once."""

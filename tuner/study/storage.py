@@ -8,7 +8,7 @@ any more, and a trial can't come to be without a lease. This leans on Optuna's i
 sessions, and a few methods whose names begin with an underscore): a test holds it to that.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -223,7 +223,9 @@ class FencedStorage(RDBStorage):
         finally:
             self._choices = None
 
-    def _set_attributes(self, session: Session, trial_id: int, attributes: dict[str, Any]) -> None:
+    def _set_attributes(
+        self, session: Session, trial_id: int, attributes: Mapping[str, Any]
+    ) -> None:
         for key, value in attributes.items():
             ours = key.startswith("tuner:")
             kind = models.TrialUserAttributeModel if ours else models.TrialSystemAttributeModel
@@ -241,10 +243,15 @@ class FencedStorage(RDBStorage):
         state: TrialState,
         values: Sequence[float] | None,
         attributes: dict[str, Any],
+        also: Callable[[Session], None] | None = None,
     ) -> None:
-        """End the trial, and its lease, with these attributes as its last."""
+        """End the trial, and its lease, with these attributes as its last, and with what is
+        ``also`` written in the same transaction: to the study, whose row is locked before leases
+        wherever both are."""
         assert state.is_finished(), "trials leave the queue by begin_trial"
         with self.transaction() as session:
+            if also is not None:
+                also(session)
             self.fence(session, trial_id, status="done")
             self._set_attributes(session, trial_id, attributes)
             if not super().set_trial_state_values(trial_id, state, values):
@@ -293,10 +300,15 @@ class FencedStorage(RDBStorage):
             super().set_trial_system_attr(trial_id, key, value)
 
     def record_epoch(
-        self, trial_id: int, epoch: int, row: dict[str, Any], value: float | None
+        self,
+        trial_id: int,
+        epoch: int,
+        row: dict[str, Any],
+        value: float | None,
+        attributes: Mapping[str, Any],
     ) -> str | None:
-        """Store an epoch's report, and Optuna's intermediate value if there is one, in one
-        transaction; returns a person's wish to prune. Told twice, it is stored once."""
+        """Store an epoch's report, Optuna's intermediate value if there is one, and attributes, in
+        one transaction; returns a person's wish to prune. Told twice, it is stored once."""
         new, previous = {"epoch": epoch, "takeovers": 0}, tables.leases.c.epoch == epoch - 1
         with self.transaction() as session:
             lease = self._renew(session, trial_id, new, previous)
@@ -315,6 +327,7 @@ class FencedStorage(RDBStorage):
                 self.check_trial_is_updatable(trial_id, session.execute(query).scalar_one())
             else:
                 self._set_trial_intermediate_value_without_commit(session, trial_id, epoch, value)
+            self._set_attributes(session, trial_id, attributes)
             return _text(lease.prune_reason)
 
 
