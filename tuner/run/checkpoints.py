@@ -72,9 +72,11 @@ def decode_checkpoint(config: TrialConfig, data: bytes, origin: str) -> Checkpoi
     if about.get("config") != _signature(config):
         raise InputError(f"{origin}: found a checkpoint of another trial")
     state = unpack_state(config, _under(arrays, _STATE), origin)
-    kept = about.get("kept")
-    generator = KeptGenerator(kept, _under(arrays, _GENERATOR), arrays.get(_SAMPLES))
-    return Checkpoint(about["epoch"], state, generator if kept else None)
+    generator = None
+    if about.get("kept"):
+        packed = _under(arrays, _GENERATOR)
+        generator = KeptGenerator(about["kept"], packed, arrays.get(_SAMPLES))
+    return Checkpoint(about["epoch"], state, generator)
 
 
 def _signature(config: TrialConfig) -> list[Any]:

@@ -73,7 +73,7 @@ class Membership:
         store.check_version()
         self.store, self.spec = store, store.spec
         self.worker = uuid.uuid4().hex[:12]
-        self._machine, self._database = machine, store.database
+        self.machine, self._database = machine, store.database
         self._storage, self._study = store.database.rdb, store.study
         self._study.sampler, self._study.pruner = make_sampler(self.spec), make_pruner(self.spec)
         self._patience = Patience(announce, patience)
@@ -118,7 +118,7 @@ class Membership:
                     place=process.place,
                     pid=process.pid,
                     pid_since=process.since,
-                    device=self._machine.get("device", ""),
+                    device=self.machine.get("device", ""),
                     tuner_version=__version__,
                     joined_at=tables.db_now(),
                     seen_at=tables.db_now(),
@@ -199,7 +199,7 @@ class Membership:
             self._close(trial_id)
             return None
         choices = self._choices(trial)
-        self._storage.settle(trial_id, choices, {MACHINE: self._machine})
+        self._storage.settle(trial_id, choices, {MACHINE: self.machine})
         params = trial.params | {choice.name: choice.value for choice in choices}
         config = trial_config(self.spec, params, trial.number, premises)
         history = tuple(self.store.reports_of(trial_id))
