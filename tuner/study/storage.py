@@ -49,7 +49,38 @@ class Choice(NamedTuple):
         return self.distribution.to_external_repr(self.internal_value)
 
 
-class FencedStorage(RDBStorage):
+class OpenStorage(RDBStorage):
+    """For programs of others, the dashboard's above all: they write to trials as they please."""
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """What is executed in it becomes true at once, or not at all. Ends where Optuna's own
+        transactions inside of it end: they share the thread's session."""
+        session = self.scoped_session()
+        try:
+            yield session
+            session.commit()
+        except BaseException:
+            session.rollback()
+            raise
+        finally:
+            session.close()
+
+    # A study goes, whatever its workers are at.
+
+    def delete_study(self, study_id: int) -> None:
+        """With all that hangs on it. Optuna's own leaves a study in place, and says nothing, where
+        a row comes to be that it had not seen; so the workers are shut out first."""
+        ours, theirs = tables.leases, models.StudyModel
+        with self.transaction() as session:
+            # In the order in which a heartbeat and begin_trial lock them.
+            session.execute(delete(tables.workers).where(tables.workers.c.study_id == study_id))
+            study = theirs.find_or_raise_by_id(study_id, session, for_update=True)
+            session.execute(delete(ours).where(ours.c.study_id == study_id))
+            session.delete(study)
+
+
+class FencedStorage(OpenStorage):
     """For one thread. Trials in ``held`` may be written to; ``asker`` owns the trials it makes."""
 
     def __init__(self, url: str, engine_kwargs: dict[str, Any], **options: Any) -> None:
@@ -135,19 +166,6 @@ class FencedStorage(RDBStorage):
         )
         return self.asker
 
-    # A study goes, whatever its workers are at.
-
-    def delete_study(self, study_id: int) -> None:
-        """With all that hangs on it. Optuna's own leaves a study in place, and says nothing, where
-        a row comes to be that it had not seen; so the workers are shut out first."""
-        ours, theirs = tables.leases, models.StudyModel
-        with self.transaction() as session:
-            # In the order in which a heartbeat and begin_trial lock them.
-            session.execute(delete(tables.workers).where(tables.workers.c.study_id == study_id))
-            study = theirs.find_or_raise_by_id(study_id, session, for_update=True)
-            session.execute(delete(ours).where(ours.c.study_id == study_id))
-            session.delete(study)
-
     # What is written to a trial: under its lease.
 
     def fence(self, session: Session, trial_id: int, **values: Any) -> Row[Any]:
@@ -188,20 +206,6 @@ class FencedStorage(RDBStorage):
         # Optuna reads the trial for its message, and so commits what was written before the check.
         if trial_state.is_finished():
             raise UpdateFinishedTrialError("the trial has been ended from elsewhere")
-
-    @contextmanager
-    def transaction(self) -> Iterator[Session]:
-        """What is executed in it becomes true at once, or not at all. Ends where Optuna's own
-        transactions inside of it end: they share the thread's session."""
-        session = self.scoped_session()
-        try:
-            yield session
-            session.commit()
-        except BaseException:
-            session.rollback()
-            raise
-        finally:
-            session.close()
 
     @contextmanager
     def putting_off(self) -> Iterator[dict[str, Any]]:
