@@ -31,7 +31,7 @@ from tuner.study.processes import this_process
 from tuner.study.search import make_pruner, make_sampler
 from tuner.study.space import distributions, trial_config
 from tuner.study.storage import Choice, Lease
-from tuner.study.store import ARTIFACT, MACHINE, REASON, TRACEBACK, StudyStore
+from tuner.study.store import ARTIFACT, MACHINE, REASON, SEED_OF, TRACEBACK, StudyStore
 from tuner.study.verdict import Complete, Continue, Fail, Verdict
 from tuner.trial import EpochReport, Premises, TrialConfig
 from tuner.version import __version__
@@ -201,7 +201,8 @@ class Membership:
         choices = self._choices(trial)
         self._storage.settle(trial_id, choices, {MACHINE: self.machine})
         params = trial.params | {choice.name: choice.value for choice in choices}
-        config = trial_config(self.spec, params, trial.number, premises)
+        seeded = trial.user_attrs.get(SEED_OF, trial.number)
+        config = trial_config(self.spec, params, seeded, premises)
         history = tuple(self.store.reports_of(trial_id))
         shown = plain_params(params)
         return Claim(trial_id, trial.number, shown, config, taken.token, history)

@@ -66,7 +66,7 @@ def _course(values: Sequence[float | None]) -> str:
     if not known:
         return "not measured"
     bounds = f"{number(min(known))} to {number(max(known))}"
-    return f"{number(known[0])} at first, {number(known[-1])} at last, {bounds} in between"
+    return f"{number(known[0])} at first, {number(known[-1])} at last, {bounds} in all"
 
 
 def study_note(name: str, spec: StudySpec) -> str:
@@ -80,8 +80,9 @@ def study_note(name: str, spec: StudySpec) -> str:
             f"{spec.study.trials} trials of up to {spec.study.epochs} epochs.",
             f"One more worker, from any machine: `tuner worker {quoted}`. All about it on one "
             f"page: `tuner report {quoted} --out report.html`.",
-            "The plots below are those of the trials that had ended when they were made; they are "
-            "made anew as trials end.",
+            "Beside the dashboard's own plots there are four of tuner's, made anew as trials end: "
+            f"{metric} and loss ratio of every epoch, the best {metric} in each part of the space, "
+            "and the time that went into trials of each outcome.",
             f"```toml\n{spec_toml(spec)}```",
         ]
     )
