@@ -9,10 +9,18 @@ import pytest
 
 from tuner.data import ImageSet
 from tuner.errors import InputError
+from tuner.gan.sampling import Latents, draw, fixed_latents
 from tuner.gan.state import init_state
 from tuner.metrics.frechet import frechet_distance, reference
 from tuner.run.files import StudyFiles
-from tuner.run.lab import Lab, Measurement, check_labels, latents_digest
+from tuner.run.lab import (
+    EVALUATION,
+    Lab,
+    Measurement,
+    check_labels,
+    latent_seed,
+    latents_digest,
+)
 from tuner.run.sharing import shared_measures
 from tuner.run.stores import open_store
 from tuner.spec import StudySpec
@@ -69,6 +77,34 @@ def test_measurements(tmp_path: Path) -> None:
     assert min(found.generate_seconds, found.extract_seconds, found.score_seconds) > 0
     assert lab.real_fid()[1] == 30
     assert 0 < lab.real_fid()[0] < expected
+
+
+def test_people_see_the_same_latents_every_time(tmp_path: Path) -> None:
+    spec, images = spec_of("random"), image_set(labelled=False)
+    lab = lab_of(spec, images, tmp_path)
+    program, hyperparameters, seed, _ = trial_config(spec, {}, 0, lab.premises)
+    shown = []
+    for number in (seed, seed, seed + 1):
+        state = init_state(program, hyperparameters, number)
+        generator = lab.generator(program, state)
+        shown.append(lab.measure(program, state, generator).samples)
+        latents = fixed_latents(
+            latent_seed(spec, EVALUATION), spec.metrics.samples, program.latent_dim
+        )
+        np.testing.assert_array_equal(shown[-1], draw(program, generator, latents))
+    assert shown[0] is not None
+    assert shown[0].shape == (30, *images.shape)  # no more than are evaluated
+    np.testing.assert_array_equal(shown[0], shown[1])
+    assert (shown[0] != shown[2]).any()
+
+
+def test_people_see_every_class(tmp_path: Path) -> None:
+    spec, images = spec_of("random"), image_set(labelled=True)
+    lab = lab_of(spec, images, tmp_path)
+    labels = jnp.array([3, 3, 3, 3, 1, 3, 1, 0, 1, 3] * 10)
+    found = lab._shown(Latents(jnp.zeros((100, 4)), labels))
+    assert list(labels[found]) == [0] * 10 + [1] * 12 + [3] * 12
+    assert list(found[10:13]) == [4, 6, 8]  # of each class the first ones
 
 
 def test_what_is_not_finite_is_not_measured(tmp_path: Path) -> None:

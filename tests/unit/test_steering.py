@@ -123,6 +123,25 @@ def test_a_trial_is_tried_again_as_a_new_one(studies: Studies) -> None:
     assert claim(member).params == other.params
 
 
+def test_a_trial_is_tried_again_with_the_same_random_numbers(studies: Studies) -> None:
+    store = studies.make(trials=2)
+    member = studies.join()
+    first = run(member, [50.0], Complete())
+    second = run(member, [50.0], Complete())
+    assert steering.retry(store, 1, exactly=True) == 3
+    third = claim(member)
+    assert (third.number, third.config) == (2, second.config)
+    assert first.config.seed != second.config.seed
+    report(member, third, [50.0])
+    member.finish(third, Complete())
+    steering.retry(store, 2)
+    fourth = run(member, [50.0], Complete())
+    assert fourth.config.hyperparameters == second.config.hyperparameters
+    assert fourth.config.seed not in (first.config.seed, second.config.seed)
+    steering.retry(store, 2, exactly=True)
+    assert claim(member).config == second.config  # of a trial that was one such itself
+
+
 def test_a_baseline_that_never_got_parameters_is_tried_again(studies: Studies) -> None:
     store = studies.make(RANDOM + "[[baseline]]\nbeta1 = 0.5\n")
     member = studies.join()

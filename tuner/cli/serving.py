@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tuner.cli.main import Artifacts, Storage, app, err
+from tuner.cli.main import Artifacts, Storage, app, err, out
 from tuner.places import STORAGE
 from tuner.study.database import Database
 
@@ -33,7 +33,8 @@ def dashboard(
             f"warning: {host} can be reached from other machines, and the dashboard has no login: "
             "whoever reaches it can change and delete studies; put a proxy with one before it"
         )
-    _say(f"dashboard of {database.place}: http://{_named(host)}:{server.server_port}/")
+    address = f"http://{_named(host)}:{server.server_port}/"
+    out.print(f"Dashboard of {database.place}: {address} (Ctrl-C ends it)", soft_wrap=True)
 
     def leave(*_: Any) -> None:
         sys.exit(0)
@@ -42,7 +43,7 @@ def dashboard(
     try:
         server.serve_forever()
     except KeyboardInterrupt:
-        _say("the dashboard has ended")
+        out.print()
     finally:
         server.server_close()
 

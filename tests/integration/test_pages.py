@@ -1,0 +1,307 @@
+"""The pages that people look at, in a real browser without a network: the dashboard on a study that
+was really swept, on SQLite and on Postgres, and its report."""
+
+import json
+import os
+import re
+import signal
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import browsers
+import pytest
+from browsers import Browser, Page
+from postgres import PASSWORD, Postgres
+from processes import STUDY, Running, run
+
+from tuner.study.database import Database
+from tuner.study.store import StudyStore
+
+browser = browsers.browser
+KINDS = ("value", "loss-ratio", "map", "time", "marginals", "importances", "trial")
+
+
+class Swept(NamedTuple):
+    """A folder in which the tiny study was run to its end, and its database."""
+
+    folder: Path
+    url: str
+    environment: dict[str, str]
+
+    def store(self) -> StudyStore:
+        return StudyStore(Database(self.url), "tiny")
+
+    def tuner(self, *words: str) -> Any:
+        return run(self.folder, self.environment, *words)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def swept(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    digits: Path,
+    environment: dict[str, str],
+) -> Swept:
+    folder = tmp_path_factory.mktemp("pages")
+    url = f"sqlite:///{folder}/studies.db"
+    if request.param == "postgres":
+        server: Postgres = request.getfixturevalue("postgres")
+        url = server.new_database()
+    made = Swept(folder, url, environment | {"TUNER_STORAGE": url})
+    (folder / "tiny.toml").write_text(STUDY.format(digits=digits))
+    done = made.tuner("sweep", "tiny.toml")
+    assert (done.returncode, done.stderr) == (0, "")
+    return made
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def dashboard(swept: Swept) -> Iterator[str]:
+    """The address of the dashboard on the study's database."""
+    port = str(free_port())
+    with Running(swept.folder, swept.environment, "dashboard", "--port", port) as server:
+        server.says(f"http://127.0.0.1:{port}/")
+        yield f"http://127.0.0.1:{port}"
+        server.signal(signal.SIGTERM)
+        assert server.ends(within=30) == 0
+        assert PASSWORD not in server.text + server.errors
+        assert "Traceback" not in server.errors
+
+
+def text_of(page: Page) -> str:
+    return str(page.evaluate("() => document.body.innerText"))
+
+
+def plots(page: Page) -> list[dict[str, Any]]:
+    """Every plot on the page that has something drawn in it: its title, and its traces."""
+    script = """() => Array.from(document.querySelectorAll('.js-plotly-plot'), plot => ({
+        title: plot.layout?.title?.text ?? '', traces: plot.data?.map(d => d.name ?? ''),
+        drawn: plot.querySelectorAll('svg').length}))"""
+    found: list[dict[str, Any]] = page.evaluate(script)
+    return found
+
+
+def test_the_dashboard_lists_and_plots_the_study(
+    swept: Swept, dashboard: str, browser: Browser
+) -> None:
+    with browser.page() as page:
+        page.goto(f"{dashboard}/")
+        page.get_by_text("tiny", exact=False).first.wait_for()
+        page.goto(f"{dashboard}/dashboard/studies/{swept.store().study_id}")
+        page.get_by_text("Intermediate values").wait_for()
+        page.settle()
+        found = plots(page)
+        ours = {plot["title"]: plot for plot in found}
+        for title in ("FID against epoch", "Loss ratio against epoch", "Device time by outcome"):
+            assert ours[title]["drawn"] > 0, ours.keys()
+        assert any("Best FID by learning rate" in title for title in ours)
+        trials = {f"trial #{n}" for n in range(4)}
+        assert any(trials <= set(plot["traces"] or ()) for plot in found), found
+        assert page.problems == []
+
+
+def test_the_dashboard_shows_a_trial_with_its_pictures(
+    swept: Swept, dashboard: str, browser: Browser
+) -> None:
+    store = swept.store()
+    for trial in store.trials():
+        with browser.page() as page:
+            page.goto(
+                f"{dashboard}/dashboard/studies/{store.study_id}/trials?numbers={trial.number}"
+            )
+            page.get_by_text("The same settings with the same random numbers again").wait_for()
+            page.settle()
+            text = text_of(page)
+            assert f"after epoch {len(trial.reports)} of 3: {trial.reason}" in text
+            assert f"tuner retry tiny {trial.number} --exactly" in text
+            grids = [f"samples-epoch-{report.epoch:06d}.png" for report in trial.reports]
+            for name in (*grids, "curves.svg"):
+                assert name in text, name
+            # Each of them as an artifact; the best one, and the curves, in the note as well.
+            widths = page.image_widths()
+            assert len(widths) == len(grids) + 1 + 2
+            assert min(widths) > 100
+            assert page.problems == []
+
+
+def test_the_study_has_its_file_for_a_note(swept: Swept, dashboard: str, browser: Browser) -> None:
+    with browser.page() as page:
+        page.goto(f"{dashboard}/dashboard/studies/{swept.store().study_id}/note")
+        page.get_by_text("A search for GANs made by tuner").wait_for()
+        assert 'name = "tiny"' in text_of(page)
+        assert page.problems == []
+
+
+def ask(url: str, method: str = "GET", **headers: str) -> tuple[int, bytes]:
+    named = {key.replace("_", "-"): value for key, value in headers.items()}
+    request = urllib.request.Request(url, method=method, headers=named)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def test_other_pages_are_kept_from_the_dashboard(swept: Swept, dashboard: str) -> None:
+    study = f"{dashboard}/api/studies/{swept.store().study_id}"
+    status, body = ask(study, "DELETE", Sec_Fetch_Site="cross-site")
+    assert (status, json.loads(body)) == (
+        403,
+        {"reason": "found a request from another site's page"},
+    )
+    assert ask(study, Host="evil.example")[0] == 403
+    assert ask(study, Host="localhost:1")[0] == 200
+    assert swept.store().trials()
+
+
+def test_a_picture_that_is_gone_is_a_short_answer(swept: Swept, dashboard: str) -> None:
+    store = swept.store()
+    [*_, trial] = store.study.get_trials()
+    key = next(k for k in trial.system_attrs if k.startswith("artifacts:"))
+    name = json.loads(trial.system_attrs[key])["filename"]
+    path = next(swept.folder.rglob(f"pictures/trial-{trial.number:05d}/{name}"))
+    data = path.read_bytes()
+    address = f"{dashboard}/artifacts/{store.study_id}/{trial._trial_id}/{key.partition(':')[2]}"
+    assert ask(address) == (200, data)
+    path.unlink()
+    status, body = ask(address)
+    path.write_bytes(data)
+    assert status == 404
+    assert json.loads(body)["reason"].startswith("artifacts: found no file of artifact ")
+
+
+def test_people_can_add_files(swept: Swept, dashboard: str) -> None:
+    study_id = swept.store().study_id
+    body = json.dumps({"file": "data:text/plain;base64,aGVsbG8=", "filename": "a.txt"}).encode()
+    request = urllib.request.Request(
+        f"{dashboard}/api/artifacts/{study_id}", body, {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        added = json.load(answer)["artifact_id"]
+    address = f"{dashboard}/artifacts/{study_id}/{added}"
+    assert ask(address) == (200, b"hello")
+    assert ask(f"{dashboard}/api/artifacts/{study_id}/{added}", "DELETE")[0] == 204
+    assert ask(address)[0] == 404
+
+
+def test_a_port_that_is_taken(swept: Swept, dashboard: str) -> None:
+    port = dashboard.rpartition(":")[2]
+    done = swept.tuner("dashboard", "--port", port)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"tuner: --host 127.0.0.1 --port {port}: can't be listened on: Address already in use\n"
+    )
+
+
+def test_the_warning_where_others_can_reach_it(swept: Swept) -> None:
+    words = ("dashboard", "--host", "0.0.0.0", "--port", "0")
+    with Running(swept.folder, swept.environment, *words) as server:
+        server.says("http://0.0.0.0:")
+        server.signal(signal.SIGINT)
+        assert server.ends(within=30) == 0
+        assert "can be reached from other machines, and the dashboard has no login" in server.errors
+
+
+# The report
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_report_needs_nothing_but_itself(
+    swept: Swept, browser: Browser, tmp_path: Path, width: int
+) -> None:
+    path = tmp_path / "report.html"
+    done = swept.tuner("report", "tiny", "--out", str(path))
+    assert (done.returncode, done.stderr) == (0, "")
+    trials = swept.store().trials()
+    with browser.page(width=width) as page:
+        page.goto(path.as_uri())
+        page.settle()
+        assert page.problems == []
+        assert page.overflow == 0
+        complete = [trial for trial in trials if trial.state == "COMPLETE"]
+        widths = page.image_widths()
+        assert len(widths) == min(3, len(complete))
+        assert min(widths) > 100
+        assert len([plot for plot in plots(page) if plot["drawn"]]) >= 6
+        text = text_of(page)
+        for words in ("Best trials", "What was pruned, and why", "Cost", "Fingerprint", "jax"):
+            assert words in text, words
+        for trial in complete[:1]:
+            assert trial.value is not None
+            assert f"{trial.value:.4g}" in text
+    assert not re.search(r'(src|href)="https?://', path.read_text()[:20_000])
+
+
+def test_the_report_on_paper(swept: Swept, browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    swept.tuner("report", "tiny", "--out", str(path))
+    with browser.page() as page:
+        page.goto(path.as_uri())
+        page.settle()
+        data: bytes = page.pdf(format="A4")
+        assert data.startswith(b"%PDF")
+        assert 2 <= len(re.findall(rb"/Type\s*/Page\b", data)) <= 20
+        assert page.problems == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_plot_as_a_page(swept: Swept, browser: Browser, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "plot.html"
+    done = swept.tuner("plot", "tiny", "--kind", kind, "--out", str(path))
+    assert (done.returncode, done.stderr) == (0, "")
+    with browser.page() as page:
+        page.goto(path.as_uri())
+        page.settle()
+        [plot] = plots(page)
+        assert plot["drawn"] > 0
+        assert page.problems == []
+
+
+def test_plots_as_pictures(swept: Swept, browser: Browser, tmp_path: Path) -> None:
+    program = browsers.program()
+    environment = swept.environment | {"BROWSER_PATH": str(program)}
+    for suffix, start in ((".png", b"\x89PNG"), (".svg", b"<svg")):
+        path = tmp_path / f"value{suffix}"
+        done = run(swept.folder, environment, "plot", "tiny", "--kind", "value", "--out", str(path))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert path.read_bytes().startswith(start)
+        assert path.stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("plot", "tiny", "--kind", "value", "--out", "a.jpg"), "--out: a.jpg: found '.jpg', "),
+        (("report", "tiny", "--out", "a"), "--out: a: found no suffix, expected .html"),
+        (("report", "tiny", "--out", "no/a.html"), "--out: no/a.html can't be written: No such"),
+        (("report", "none", "--out", "a.html"), "found no study 'none', expected one of: tiny"),
+        (
+            ("plot", "tiny", "--kind", "trial", "--trial", "9", "--out", "a.html"),
+            "found no trial 9",
+        ),
+    ],
+)
+def test_what_can_not_be_drawn(swept: Swept, words: tuple[str, ...], line: str) -> None:
+    done = swept.tuner(*words)
+    assert done.returncode == 2
+    assert line in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert os.listdir(swept.folder).count("a.html") == 0
+
+
+def test_no_browser_for_pictures(swept: Swept) -> None:
+    environment = swept.environment | {"BROWSER_PATH": "/nowhere/chromium"}
+    words = ("plot", "tiny", "--kind", "value", "--out", "a.png")
+    done = run(swept.folder, environment, *words)
+    assert done.returncode == 2
+    assert "found no Chromium or Chrome at BROWSER_PATH = /nowhere/chromium" in done.stderr
