@@ -1,6 +1,6 @@
 """The command line: parse, call, print."""
 
-from tuner.cli import drawing, looking, preparing, replaying, results, running, steering
+from tuner.cli import drawing, looking, preparing, replaying, results, running, showing, steering
 from tuner.cli.main import app, main
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "replaying",
     "results",
     "running",
+    "showing",
     "steering",
 ]

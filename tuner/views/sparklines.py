@@ -1,5 +1,6 @@
 """Numbers over epochs as a line of text: a block for each, a gap where there is none."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -17,7 +18,7 @@ def sparkline(values: Sequence[float | None], width: int) -> str:
     points = [_finite(value) for value in values]
     if len(points) > width:
         ends = [round(i * len(points) / width) for i in range(width + 1)]
-        points = [_mean(points[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+        points = [_mean(points[a:b]) for a, b in itertools.pairwise(ends)]
     known = [point for point in points if point is not None]
     if not known:
         return GAP * len(points)
