@@ -34,11 +34,12 @@ class Screen:
         environment: Mapping[str, str],
         *words: str,
         size: tuple[int, int] = (40, 120),
-        answers: Mapping[str, str] | None = None,
+        typed: str = "",
     ) -> None:
-        """``answers`` are what the terminal says to what it is asked by escape codes."""
+        """``typed`` is there to be read from the start: a terminal's answers, say, to what it will
+        be asked by escape codes, for which nobody waits long."""
         self._master, terminal = pty.openpty()
-        self._answers = dict(answers or {})
+        self.press(typed)
         self._resize(size)
         found = {k: v for k, v in environment.items() if k != "COLUMNS"}
         self._popen = subprocess.Popen(
@@ -55,8 +56,7 @@ class Screen:
     def frame(self, *patterns: str) -> str:
         """Wait for a picture that shows all of it at once."""
         deadline = time.monotonic() + DEADLINE
-        while time.monotonic() < deadline:
-            self._read()
+        while time.monotonic() < deadline and (self._read() or self._popen.poll() is None):
             for picture in NEXT_PICTURE.split(self.shown)[-3:]:
                 text = ESCAPES.sub("", picture)
                 if all(re.search(pattern, text) for pattern in patterns):
@@ -96,8 +96,6 @@ class Screen:
         except OSError:  # nobody has the terminal open any more
             return False
         self.shown += text
-        for question in [question for question in self._answers if question in self.shown]:
-            self.press(self._answers.pop(question))
         return bool(text)
 
     def kill(self) -> None:

@@ -17,7 +17,7 @@ from postgres import Postgres
 from processes import Running
 from rich.console import Console, RenderableType
 from screens import Screen
-from workplace import MACHINE, RANDOM, Studies, claim, report, run, spec
+from workplace import MACHINE, Studies, claim, report, run, spec
 
 from tuner.cli import main
 from tuner.cli.showing import newest_picture
@@ -35,8 +35,10 @@ from tuner.views.watching import present_view
 sqlite = workplace.sqlite
 Command = Callable[..., tuple[int, str, str]]
 
-SIXELS = "\x1b[?62;4c"  # a terminal's answer to what it can: number 4
-QUESTION, ENTERS, LEAVES = "\x1b[c", "\x1b[?1049h", "\x1b[?1049l"
+ENTERS, LEAVES = "\x1b[?1049h", "\x1b[?1049l"  # a screen of its own
+# A terminal's answers to what it knows (4 are sixels), to kitty's protocol, to its cells' size.
+SIXELS, NO_SIXELS, KITTY = "\x1b[?62;4c", "\x1b[?62;22c", "\x1b_Gi=1;OK\x1b\\"
+CELLS = "\x1b[6;20;10t"
 
 
 @pytest.fixture
@@ -102,7 +104,7 @@ PRESENT = Present(
 def test_eighty_columns_cut_names_and_no_number() -> None:
     lines = shown(present_view(PRESENT, spec(epochs=50)), 80)
     assert max(map(len, lines)) <= 80
-    assert lines[1].split() == ["100", "30", "40", "3", "1", "1,943", "16m14s"]
+    assert lines[1].split() == ["100", "30", "40", "3", "1", "1,943", "1h08m"]
     assert lines[2] == "Best: trial 4, FID 25.5, width=8"
     [head] = [line for line in lines if line.startswith("worker ")]
     rows = lines[lines.index(head) + 1 :][: len(PRESENT.workers)]
@@ -298,9 +300,7 @@ def test_trial_view() -> None:
     assert ["loss", "hinge"] in words
     assert ["epochs", "30", "of", "30"] in words
     [line] = [line for line in lines if line.startswith("FID ")]
-    assert (
-        line.rstrip() == f"FID          {' '.join('█▇▆▅▄▄▃▃▂▂▂▁▁▁▁')[:]}  6.667 to 100, logarithmic"
-    )
+    assert line.rstrip() == f"FID          {' '.join('█▆▅▄▄▃▃▂▂▂▁▁▁▁▁')}  6.667 to 100, logarithmic"
     rows = [line for line in words if line[:1] and line[0].isdigit() and line[-1] == "5s"]
     assert len(rows) == 20  # of 30
     assert (rows[0][:2], rows[-1][:2]) == (["1", "-"], ["30", "6.667"])
@@ -351,7 +351,7 @@ def test_show_of_a_failed_trial_has_its_traceback(sqlite: Studies, tuner_here: C
 
 @pytest.mark.parametrize(
     ("trial", "problem"),
-    [("2", "study 's': found no trial 2, expected 0 to 1"), ("-1", "-1"), ("x", "x")],
+    [("2", "study 's': found no trial 2, expected 0 to 1"), ("-1", "-1"), ("x", "valid integer")],
 )
 def test_no_such_trial(trial: str, problem: str, sqlite: Studies, tuner_here: Command) -> None:
     ended_study(sqlite)
@@ -401,26 +401,30 @@ def test_files_that_are_gone_hide_no_trial(
 @pytest.mark.parametrize(
     ("answers", "data", "drawn"),
     [
-        ({QUESTION: SIXELS}, png(), True),
-        ({QUESTION: SIXELS}, png()[:60], False),
-        ({QUESTION: "\x1b[?62;22c"}, png(), False),
+        (SIXELS + CELLS, png(), "\x1bP"),
+        (SIXELS, png(), "\x1bP"),  # in cells of the usual size
+        (NO_SIXELS + KITTY + CELLS, png(), "\x1b_Gi=.*,f=100;"),
+        (SIXELS + CELLS, png()[:60], None),
+        (NO_SIXELS, png(), None),
     ],
-    ids=["sixels", "a damaged picture", "no pictures"],
+    ids=["sixels", "of unknown size", "kitty", "a damaged picture", "no pictures"],
 )
 def test_a_terminal_that_knows_pictures_draws_it(
-    answers: dict[str, str],
+    answers: str,
     data: bytes,
-    drawn: bool,
+    drawn: str | None,
     sqlite: Studies,
     tmp_path: Path,
     environment: dict[str, str],
 ) -> None:
     files = open_files(ended_study(sqlite), str(tmp_path / "files"))
     files.write("trials/00000/samples-epoch-0003.png", data)
-    with Screen(
-        tmp_path, environment, "show", "s", "0", "--storage", sqlite.url, answers=answers
-    ) as screen:
+    words = ("show", "s", "0", "--storage", sqlite.url)
+    with Screen(tmp_path, environment, *words, typed=answers) as screen:
         assert screen.ends() == 0
-    assert ("\x1bP" in screen.shown) == drawn
-    assert "samples-epoch-0003.png" in screen.shown
+    before, after = screen.shown.split("Trial 0 of s")  # what was typed is echoed before
+    picture = re.search("\x1bP|\x1b_G.*f=100", after)
+    assert bool(picture) == (drawn is not None)
+    assert drawn is None or re.search(drawn, after)
+    assert "samples-epoch-0003.png" in after
     assert "Traceback" not in screen.shown

@@ -117,7 +117,9 @@ def _lines(watched: Watched) -> None:
         if watched.trouble is None:
             out.print(watched.whole(), "")
         else:
-            out.print(f"{time.strftime('%H:%M:%S')} {watched.trouble}; trying again\n")
+            out.print(
+                f"{time.strftime('%H:%M:%S')} {watched.trouble}; trying again\n", soft_wrap=True
+            )
         if watched.ended:
             return
         time.sleep(watched.every)

@@ -1,6 +1,7 @@
 """Pictures in the terminal itself, where it can show any: by kitty's protocol or as sixels."""
 
 import io
+import logging
 import os
 import sys
 
@@ -16,6 +17,8 @@ def inline(png: bytes) -> RenderableType | None:
     the terminal is asked what it can."""
     if not _asks_may_be_answered():
         return None
+    # It tells, with a traceback, of terminals that do not say how large their characters are.
+    logging.getLogger("textual_image").setLevel(logging.ERROR)
     try:
         from textual_image import renderable
     except ImportError:
