@@ -16,7 +16,7 @@ from forked import Forked
 
 Tuner = Callable[..., subprocess.CompletedProcess[str]]
 
-DEADLINE = 30.0  # seconds; what should happen happens in a few, but not on a busy machine
+DEADLINE = 120.0  # seconds; what should happen happens in a few, but not on a busy machine
 
 STUDY = """
 [study]
