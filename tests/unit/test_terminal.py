@@ -4,6 +4,7 @@ import io
 import json
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -305,7 +306,8 @@ def test_trial_view() -> None:
     rows = [line for line in words if line[:1] and line[0].isdigit() and line[-1] == "5s"]
     assert len(rows) == 20  # of 30
     assert (rows[0][:2], rows[-1][:2]) == (["1", "-"], ["30", "6.667"])
-    assert ["1", "to", "29", "abc", "here", "cpu"] in [line[:6] for line in words]
+    [stint] = [line for line in words if line[:3] == ["1", "to", "29"]]
+    assert stint[3:6] + stint[-2:] == ["abc", "here", "cpu", "1m00s", "later"]
 
 
 def test_a_trial_that_failed_before_its_first_epoch() -> None:
@@ -340,6 +342,27 @@ def test_show_as_json(sqlite: Studies, tmp_path: Path, tuner_here: Command) -> N
     place = Path(found["picture"])
     assert place.name == "samples-epoch-0003.png"
     assert place.read_bytes() == png()
+
+
+def test_show_starts_no_jax(sqlite: Studies, tmp_path: Path, environment: dict[str, str]) -> None:
+    """Which takes seconds, and a device's memory."""
+    files = open_files(ended_study(sqlite), str(tmp_path / "files"))
+    files.write("trials/00000/samples-epoch-0003.png", png())
+    words = ["tuner", "show", "s", "0", "--storage", sqlite.url]
+    code = f"import sys, tuner.cli\nsys.argv = {words}\ntry: tuner.cli.main()\n"
+    code += "except SystemExit: print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert "Samples: " in done.stdout
+    loaded = done.stdout.split()
+    assert "tuner.run.files" in loaded
+    assert not {"jax", "flax", "textual_image"} & set(loaded)
 
 
 def test_show_of_a_failed_trial_has_its_traceback(sqlite: Studies, tuner_here: Command) -> None:

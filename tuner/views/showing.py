@@ -130,13 +130,14 @@ def _epochs(spec: StudySpec, reports: Sequence[EpochReport]) -> Table:
 def _stints(stints: Sequence[Stint]) -> Table:
     """Who trained which epochs: a row more each time that it was taken over."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("epochs", "worker", "machine", "device", "first reported", "last reported"):
+    for heading in ("epochs", "worker", "machine", "device", "first reported", "last"):
         table.add_column(heading, overflow="fold")
     for stint in stints:
         first, last = stint.first_epoch, stint.last_epoch
         table.add_row(
             str(first) if first == last else f"{first} to {last}",
             *(Text(name or "-") for name in (stint.worker, stint.host, stint.device)),
-            *(moment(stint.first_reported_at), moment(stint.last_reported_at)),
+            moment(stint.first_reported_at),
+            f"{duration(stint.last_reported_at - stint.first_reported_at)} later",
         )
     return table
