@@ -21,7 +21,6 @@ RUN pip install --no-cache-dir --no-deps --force-reinstall .
 # Owned by the user, who must be able to read them whatever modes they had when they were copied.
 WORKDIR /tuner
 COPY --chown=tuner studies studies
-COPY --chown=tuner deploy/dashboard.sh deploy/
 
 # No HEALTHCHECK: a worker that is stuck shows in the database, where its heartbeat stops.
 USER tuner

@@ -391,6 +391,22 @@ class MetricsSection(Section):
         return (wanted | {self.objective}) - {"fid"}
 
 
+class PicturesSection(Section):
+    images: Annotated[
+        int, Field(ge=0, le=400, description="images in a trial's grid of samples; 0 for none")
+    ] = 36
+    first: Annotated[
+        int, Field(ge=0, description="a grid after each evaluated epoch up to this one")
+    ] = 5
+    every: Annotated[
+        int, Field(ge=1, description="and then after so many epochs, and of the best one")
+    ] = 10
+
+    def due(self, epoch: int, previous: int) -> bool:
+        """Whether an evaluated epoch, the ``previous`` one being the last before it, is shown."""
+        return epoch <= self.first or epoch // self.every > previous // self.every
+
+
 class StudySpec(Section):
     """A whole study file."""
 
@@ -404,3 +420,4 @@ class StudySpec(Section):
     pruner: PrunerSpec = SuccessiveHalvingPruner()
     guard: GuardSection = GuardSection()
     metrics: MetricsSection = MetricsSection()
+    pictures: PicturesSection = PicturesSection()

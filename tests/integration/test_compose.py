@@ -430,7 +430,7 @@ def test_the_dashboard_hides_the_password(stack: Stack, dashboard: subprocess.Po
     listed = subprocess.run(
         ["ps", "-Aww", "-o", "args"], capture_output=True, text=True, check=True
     )
-    assert f"postgresql+psycopg://tuner@127.0.0.1:{stack.ports['db']}/tuner" in listed.stdout
+    assert f"dashboard --host 127.0.0.1 --port {stack.ports['dashboard']}" in listed.stdout
     assert stack.secret("db_password") not in listed.stdout
     assert stack.secret("db_password") not in stack.said(dashboard)
 

@@ -60,7 +60,7 @@ def test_sweep_says_what_happened(swept: tuple[Path, str]) -> None:
     assert "FID on fresh latents" in text
     assert "real against real images" in text
     assert "Classes generated: " in text
-    assert "optuna-dashboard sqlite:///tuner-data/studies.db" in text
+    assert "To look further: tuner report tiny --out report.html, or tuner dashboard\n" in text
     picture = folder / text.split("Samples: ")[1].splitlines()[0]
     assert pixels(picture).shape == (548, 548)
 

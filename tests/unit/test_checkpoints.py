@@ -82,7 +82,9 @@ PROGRAMS = [
 def test_a_state_comes_back_to_the_bit(program: dict[str, Any]) -> None:
     config = config_of(**program)
     state = random_state(config)
-    kept = KeptGenerator(2, {"['x']": np.arange(3.0), "zero": np.array(1.5, np.float32)})
+    samples = np.arange(48, dtype=np.uint8).reshape(4, 2, 2, 3)
+    arrays = {"['x']": np.arange(3.0), "zero": np.array(1.5, np.float32)}
+    kept = KeptGenerator(2, arrays, samples)
     checkpoint = Checkpoint(3, pack_state(state), kept)
     found = decode_checkpoint(config, encode_checkpoint(config, checkpoint), "here")
     assert bits(found.state) == bits(state)
@@ -95,6 +97,7 @@ def test_a_state_comes_back_to_the_bit(program: dict[str, Any]) -> None:
     assert {k: x.tobytes() for k, x in found.kept.arrays.items()} == {
         k: x.tobytes() for k, x in kept.arrays.items()
     }
+    np.testing.assert_array_equal(found.kept.samples, samples)
 
 
 def checkpoint_of(epoch: int, config: TrialConfig = CONFIG) -> Checkpoint:

@@ -55,7 +55,7 @@ def within(name: str, packages: tuple[str, ...]) -> bool:
             ("tuner.views",),
             (*JAX, "tuner.run", "tuner.gan", "tuner.metrics", "tuner.cli", "tuner.api"),
         ),
-        (("tuner.run",), ("tuner.views", "tuner.cli", "tuner.api")),
+        (("tuner.run",), ("tuner.cli", "tuner.api")),
         (
             (
                 *("tuner.gan", "tuner.metrics", "tuner.run", "tuner.views", "tuner.cli"),

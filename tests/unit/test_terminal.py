@@ -337,7 +337,7 @@ def test_show_as_json(sqlite: Studies, tmp_path: Path, tuner_here: Command) -> N
     assert (stint["first_epoch"], stint["last_epoch"], stint["device"]) == (1, 2, "cpu")
     assert (found["picture"], found["traceback"]) == (None, None)
     files = open_files(store, str(tmp_path / "files"))
-    files.write("trials/00001/samples-epoch-0003.png", png())
+    files.write("pictures/trial-00001/samples-epoch-0003.png", png())
     found = json.loads(tuner_here("show", "s", "1", "--json")[1])
     place = Path(found["picture"])
     assert place.name == "samples-epoch-0003.png"
@@ -347,7 +347,7 @@ def test_show_as_json(sqlite: Studies, tmp_path: Path, tuner_here: Command) -> N
 def test_show_starts_no_jax(sqlite: Studies, tmp_path: Path, environment: dict[str, str]) -> None:
     """Which takes seconds, and a device's memory."""
     files = open_files(ended_study(sqlite), str(tmp_path / "files"))
-    files.write("trials/00000/samples-epoch-0003.png", png())
+    files.write("pictures/trial-00000/samples-epoch-0003.png", png())
     words = ["tuner", "show", "s", "0", "--storage", sqlite.url]
     code = f"import sys, tuner.cli\nsys.argv = {words}\ntry: tuner.cli.main()\n"
     code += "except SystemExit: print(*sys.modules)"
@@ -390,22 +390,22 @@ def test_no_such_trial(trial: str, problem: str, sqlite: Studies, tuner_here: Co
 def test_the_newest_picture_is_that_of_the_latest_epoch(sqlite: Studies, tmp_path: Path) -> None:
     files = open_files(sqlite.make(), str(tmp_path))
     assert newest_picture(files, 1) is None
-    for name in ("00001/notes-9999.txt", "00002/samples-epoch-0009.png"):
-        files.write(f"trials/{name}", b"of no matter")
+    for name in ("trial-00001/curves-9999.svg", "trial-00002/samples-epoch-0009.png"):
+        files.write(f"pictures/{name}", b"of no matter")
     assert newest_picture(files, 1) is None
     for number in (3, 12, 100, 5):
-        files.write(f"trials/00001/samples-epoch-{number}.png", png())
-    assert newest_picture(files, 1) == "trials/00001/samples-epoch-100.png"
+        files.write(f"pictures/trial-00001/samples-epoch-{number}.png", png())
+    assert newest_picture(files, 1) == "pictures/trial-00001/samples-epoch-100.png"
 
 
 def test_without_a_terminal_the_path_is_shown(
     sqlite: Studies, tmp_path: Path, tuner_here: Command
 ) -> None:
     files = open_files(ended_study(sqlite), str(tmp_path / "files"))
-    files.write("trials/00000/samples-epoch-0003.png", png())
+    files.write("pictures/trial-00000/samples-epoch-0003.png", png())
     code, text, errors = tuner_here("show", "s", "0")
     assert (code, errors) == (0, "")
-    place = files.locate("trials/00000/samples-epoch-0003.png")
+    place = files.locate("pictures/trial-00000/samples-epoch-0003.png")
     assert text.splitlines()[-1] == f"Samples: {place}"
     assert inline(png()) is None
 
@@ -442,7 +442,7 @@ def test_a_terminal_that_knows_pictures_draws_it(
     environment: dict[str, str],
 ) -> None:
     files = open_files(ended_study(sqlite), str(tmp_path / "files"))
-    files.write("trials/00000/samples-epoch-0003.png", data)
+    files.write("pictures/trial-00000/samples-epoch-0003.png", data)
     words = ("show", "s", "0", "--storage", sqlite.url)
     with Screen(tmp_path, environment, *words, typed=answers) as screen:
         assert screen.ends() == 0

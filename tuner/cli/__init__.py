@@ -1,6 +1,16 @@
 """The command line: parse, call, print."""
 
-from tuner.cli import drawing, looking, preparing, replaying, results, running, showing, steering
+from tuner.cli import (
+    drawing,
+    looking,
+    preparing,
+    replaying,
+    results,
+    running,
+    serving,
+    showing,
+    steering,
+)
 from tuner.cli.main import app, main
 
 __all__ = [
@@ -12,6 +22,7 @@ __all__ = [
     "replaying",
     "results",
     "running",
+    "serving",
     "showing",
     "steering",
 ]

@@ -138,10 +138,11 @@ def _show_outcome(store: StudyStore, files: Any, lab: Any, stopped: bool, local:
         show_best(store, files, local, lab)
     if found:
         out.print(report.cost(found))
-    url = store.database.address.shareable_url
-    out.print(
-        f"To look further: tuner status {store.name}, or optuna-dashboard {url}", soft_wrap=True
-    )
+    elsewhere = any(word.startswith("--storage") for word in sys.argv)
+    where = f" --storage {shlex.quote(store.database.address.shareable_url)}" if elsewhere else ""
+    commands = [f"tuner report {shlex.quote(store.name)} --out report.html", "tuner dashboard"]
+    look = ", or ".join(f"{command}{where}" for command in commands)
+    out.print(f"To look further: {look}", soft_wrap=True)
     if left > 0 and not stopped:
         raise TunerError(f"study {store.name!r} has not ended: {left} trials are left")
 

@@ -84,7 +84,9 @@ def _picture(
 
 def newest_picture(files: "StudyFiles", trial: int) -> str | None:
     """The name of the trial's picture of the latest epoch; None where it has none."""
-    pictures = [name for name in files.names(f"trials/{trial:05d}") if name.endswith(".png")]
+    from tuner.run.album import folder_of
+
+    pictures = [name for name in files.names(folder_of(trial)) if name.endswith(".png")]
     return max(pictures, key=_epoch_of, default=None)
 
 

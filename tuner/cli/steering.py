@@ -46,12 +46,22 @@ def enqueue(
 
 
 @app.command()
-def retry(name: StudyName, trial: TrialNumber, storage: Storage = STORAGE) -> None:
+def retry(
+    name: StudyName,
+    trial: TrialNumber,
+    storage: Storage = STORAGE,
+    exactly: Annotated[
+        bool,
+        typer.Option(
+            "--exactly", help="With the same random numbers: on a like machine, the same results."
+        ),
+    ] = False,
+) -> None:
     """Run a trial that has ended again, as a new trial.
 
     Example: tuner retry quickstart 3
     """
-    total = steering.retry(open_study(storage, name), trial)
+    total = steering.retry(open_study(storage, name), trial, exactly=exactly)
     out.print(
         f"Queued the parameters of trial {trial}. Study {name!r} asks for {total} trials in all."
     )

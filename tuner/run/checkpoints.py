@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 import jax
+from numpy.typing import NDArray
 
 from tuner.errors import InputError, StorageError, TunerError
 from tuner.gan.state import GanState, abstract_state
@@ -22,14 +23,15 @@ from tuner.trial import TrialConfig
 
 KEPT = 2
 CHECKPOINTS = "checkpoints"  # the folder of them all
-_STATE, _GENERATOR = "state", "generator"
+_STATE, _GENERATOR, _SAMPLES = "state", "generator", "samples"
 
 
 class KeptGenerator(NamedTuple):
-    """The generator of a trial's best epoch so far, packed on the host."""
+    """The generator of a trial's best epoch so far, packed on the host, and samples of it."""
 
     epoch: int
     arrays: Arrays
+    samples: NDArray[Any] | None = None  # uint8 (n, h, w, c)
 
 
 class Checkpoint(NamedTuple):
@@ -59,6 +61,8 @@ def encode_checkpoint(config: TrialConfig, checkpoint: Checkpoint) -> bytes:
     if checkpoint.kept is not None:
         about["kept"] = checkpoint.kept.epoch
         arrays |= {f"{_GENERATOR}{name}": x for name, x in checkpoint.kept.arrays.items()}
+        if checkpoint.kept.samples is not None:
+            arrays[_SAMPLES] = checkpoint.kept.samples
     return encode(arrays, about)
 
 
@@ -68,9 +72,11 @@ def decode_checkpoint(config: TrialConfig, data: bytes, origin: str) -> Checkpoi
     if about.get("config") != _signature(config):
         raise InputError(f"{origin}: found a checkpoint of another trial")
     state = unpack_state(config, _under(arrays, _STATE), origin)
-    kept = about.get("kept")
-    generator = _under(arrays, _GENERATOR)
-    return Checkpoint(about["epoch"], state, kept and KeptGenerator(kept, generator))
+    generator = None
+    if about.get("kept"):
+        packed = _under(arrays, _GENERATOR)
+        generator = KeptGenerator(about["kept"], packed, arrays.get(_SAMPLES))
+    return Checkpoint(about["epoch"], state, generator)
 
 
 def _signature(config: TrialConfig) -> list[Any]:

@@ -46,6 +46,7 @@ class Measurement(NamedTuple):
     finite: bool = False
     scores: Scores = Scores()
     d_auc: float | None = None
+    samples: np.ndarray | None = None  # uint8 (n, h, w, c), of the same latents every time
     generate_seconds: float = 0.0
     extract_seconds: float = 0.0
     score_seconds: float = 0.0
@@ -135,13 +136,15 @@ class Lab:
         if not all(np.isfinite(x).all() for x in (fakes, real_logits, fake_logits)):
             return Measurement()
         begun = time.perf_counter()
-        features = self.extractor(quantise(jnp.asarray(fakes)))
+        images = quantise(jnp.asarray(fakes))
+        features = self.extractor(images)
         extracted = time.perf_counter()
         found = scores(self.real, features, self.extractor.classes(features), extras)
         return Measurement(
             finite=True,
             scores=found,
             d_auc=discriminator_auc(real_logits, fake_logits),
+            samples=np.asarray(images[self._shown(latents)]),
             generate_seconds=generated - started,
             extract_seconds=extracted - begun,
             score_seconds=time.perf_counter() - extracted,
@@ -160,6 +163,16 @@ class Lab:
     def _latents(self, purpose: int, program: Program) -> Latents:
         count, shares = self.spec.metrics.samples, self._shares_for(program)
         return fixed_latents(self.seed(purpose), count, program.latent_dim, shares)
+
+    def _shown(self, latents: Latents) -> np.ndarray:
+        """Which of the latents are for people to see: the first, or the first of each class."""
+        count = self.spec.pictures.images
+        if latents.labels is None:
+            return np.arange(min(count, len(latents.z)))
+        labels = np.asarray(latents.labels)
+        each = -(-count // max(len(np.unique(labels)), 1))
+        places = [np.flatnonzero(labels == label)[:each] for label in np.unique(labels)]
+        return np.concatenate(places)[:count]
 
     def _shares_for(self, program: Program) -> list[float]:
         return self._shares if program.classes else []

@@ -25,6 +25,7 @@ class Lane:
         self._config: TrialConfig
         self._state: GanState
         self.generator: Generator | None = None  # as the trial's was evaluated last
+        self.samples: np.ndarray | None = None  # of it: see Measurement
         self.epoch = 0  # the last one trained
 
     @property
@@ -35,6 +36,7 @@ class Lane:
     def insert(self, config: TrialConfig, state: GanState | None = None, epoch: int = 0) -> None:
         """Begin the trial ``config``: afresh, or from its ``state`` after ``epoch`` epochs."""
         self._config, self.epoch, self.generator = config, epoch, None
+        self.samples = None
         # As arrays: a Python float and an array would be two programs to the compiler.
         self._hyperparameters = Hyperparameters(*map(jnp.float32, config.hyperparameters))
         if state is None:
@@ -58,6 +60,7 @@ class Lane:
         self.epoch += 1
         finite = bool(all_finite(self._state)) and all(np.isfinite(x) for x in losses)
         found = self._evaluate() if finite else Measurement()
+        self.samples = found.samples
         steps = self.epoch * program.iterations(len(lab.images))
         ratio = loss_ratio(
             float(losses.d_adversarial), float(losses.g_measure), LOSSES[program.loss].indifference

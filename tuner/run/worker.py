@@ -6,7 +6,8 @@
 3. ``lane.run_epoch`` trains an epoch and measures it.
 4. ``membership.report`` writes the report, the pruner is asked, ``verdict`` decides.
 5. A thread writes a checkpoint now and then, with the generator of the best epoch so far.
-6. That generator is kept as a file, and ``membership.finish`` tells Optuna how the trial ended.
+6. That generator is kept as a file, with the trial's pictures, and ``membership.finish`` tells
+   Optuna how the trial ended. Then the study's plots in the dashboard are made anew.
 """
 
 import random
@@ -18,9 +19,11 @@ from typing import NamedTuple, Protocol
 import jax
 
 from tuner.errors import InterruptError, LeaseLostError, StorageError, TunerError
+from tuner.run.album import Album
 from tuner.run.checkpoints import CHECKPOINTS, CheckpointWriter, load_latest, number_of
 from tuner.run.files import StudyFiles
 from tuner.run.lane import Lane
+from tuner.run.publishing import Publisher
 from tuner.run.signals import GRACE, Stop
 from tuner.run.trialrun import TrialRun
 from tuner.study.membership import Claim, Idle, Membership
@@ -63,6 +66,7 @@ class Worker:
         self._membership, self._lane, self._files = membership, lane, files
         self._observer = observer
         self._patience = Patience(observer.announce)
+        self._publisher = Publisher(membership.store)
         self._failures = 0  # in a row
 
     def work(self, stop: Stop, limits: Limits = Limits()) -> None:  # noqa: B008 - immutable
@@ -72,11 +76,13 @@ class Worker:
         when the database or the artifact store stayed away.
         """
         claimed, waiting = 0, False
+        self._publisher.refresh()
         while not self._leaves(stop) and claimed != limits.trials:
             claim = self._membership.claim(self._lane.premises)
             if isinstance(claim, Claim):
                 claimed, waiting = claimed + 1, False
                 self._run(claim, stop)
+                self._publisher.refresh()
             elif claim is Idle.ENDED or limits.when_idle:
                 self._clear_up()
                 return
@@ -88,7 +94,9 @@ class Worker:
                 stop.wait(pause * random.uniform(0.5, 1.0))
 
     def _clear_up(self) -> None:
-        """Remove the checkpoints of trials that ended, but whose worker died before it could."""
+        """Publish the last plots, and remove the checkpoints of trials that ended, but whose worker
+        died before it could."""
+        self._publisher.refresh(last=True)
         with suppress(TunerError):
             ended = self._membership.store.ended()
             for folder in {name.rpartition("/")[0] for name in self._files.names(CHECKPOINTS)}:
@@ -106,7 +114,8 @@ class Worker:
         writer = CheckpointWriter(
             self._files, claim.number, claim.token, claim.config, observer.announce
         )
-        trial = TrialRun(claim, self._lane, writer, spec)
+        album = Album(self._files, self._membership.store.token, claim.number, observer.announce)
+        trial = TrialRun(claim, self._lane, writer, album, spec)
         observer.trial_started(claim)
         try:
             end = self._advance_to_end(trial, stop)
@@ -125,7 +134,7 @@ class Worker:
                 trial.save(GRACE / 2)
             raise
         finally:
-            writer.close()
+            trial.close()
         observer.trial_ended(claim, end)
         self._count_failures(end)
 
@@ -152,7 +161,8 @@ class Worker:
                 self._compare(claim, trial.history, trial.repeat_epoch())
             while isinstance(end, Continue) and not self._leaves(stop):
                 report = trial.run_epoch()
-                wish = self._membership.report(claim, report, trial.history[:-1])
+                pictures = trial.new_pictures(report)
+                wish = self._membership.report(claim, report, trial.history[:-1], pictures)
                 self._observer.epoch_done(claim, report)
                 end = self._judge(trial, wish)
                 if isinstance(end, Continue):
@@ -188,12 +198,14 @@ class Worker:
             self._membership.release(trial.claim)
 
     def _finish(self, trial: TrialRun, end: Verdict) -> None:
-        """Keep the generator, then tell the end: never the other way round."""
-        artifact = None
+        """Keep the generator and the pictures, then tell the end: never the other way round."""
+        member, artifact = self._membership, None
         if trial.kept is not None:
-            data, artifact = trial.encode_generator(self._membership.store.name)
+            data, artifact = trial.encode_generator(member.store.name)
             self._patience(lambda: self._files.write(str(artifact), data))
-        self._membership.finish(trial.claim, end, artifact, trial.traceback)
+        pictures = trial.last_pictures()
+        note = trial.note(member.store, end, artifact, member.machine)
+        member.finish(trial.claim, end, artifact, trial.traceback, pictures, note)
         with suppress(StorageError):
             trial.writer.remove_all()
 

@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from alembic.util import CommandError
 from sqlalchemy import select
@@ -10,7 +11,7 @@ from sqlalchemy import select
 from tuner.errors import StorageError
 from tuner.study import schema, tables
 from tuner.study.connections import Address, configure
-from tuner.study.storage import FencedStorage
+from tuner.study.storage import FencedStorage, OpenStorage
 
 TOKEN = "tuner:token"  # the attribute that marks an Optuna study as ours
 
@@ -38,6 +39,14 @@ class Database:
         with self.address.errors():
             yield
 
+    def open_to_others(self) -> OpenStorage:
+        """The same database for a program that knows nothing of leases. For any thread."""
+        with self.errors():
+            storage = OpenStorage(*_arguments(self.address), skip_table_creation=True)
+        configure(storage.engine)
+        storage.engine.dispose()
+        return storage
+
     def study_names(self) -> list[str]:
         """The studies made by tuner."""
         with self.errors():
@@ -54,11 +63,9 @@ class Database:
 
 
 def _open(address: Address, *, make_tables: bool = False, check: bool = True) -> FencedStorage:
-    url = address.url.render_as_string(hide_password=False)
     with address.errors():
         rdb = FencedStorage(
-            url.replace("{", "{{").replace("}", "}}"),  # Optuna formats it
-            address.engine_options(),
+            *_arguments(address),
             skip_compatibility_check=True,
             skip_table_creation=not make_tables,
         )
@@ -67,6 +74,11 @@ def _open(address: Address, *, make_tables: bool = False, check: bool = True) ->
         if check:
             _check_optunas(rdb, address.place)
     return rdb
+
+
+def _arguments(address: Address) -> tuple[str, dict[str, Any]]:
+    url = address.url.render_as_string(hide_password=False)
+    return url.replace("{", "{{").replace("}", "}}"), address.engine_options()  # it formats the URL
 
 
 def _check_optunas(rdb: FencedStorage, place: str) -> None:

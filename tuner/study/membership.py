@@ -23,6 +23,7 @@ from sqlalchemy import insert, or_, select, update
 from tuner.conditions import plain_params
 from tuner.errors import LeaseLostError, StorageError
 from tuner.study import leases, tables
+from tuner.study.board import add_note
 from tuner.study.heartbeat import Heartbeat
 from tuner.study.leases import Taken
 from tuner.study.patience import LIMIT, Patience
@@ -30,12 +31,13 @@ from tuner.study.processes import this_process
 from tuner.study.search import make_pruner, make_sampler
 from tuner.study.space import distributions, trial_config
 from tuner.study.storage import Choice, Lease
-from tuner.study.store import ARTIFACT, MACHINE, REASON, TRACEBACK, StudyStore
+from tuner.study.store import ARTIFACT, MACHINE, REASON, SEED_OF, TRACEBACK, StudyStore
 from tuner.study.verdict import Complete, Continue, Fail, Verdict
 from tuner.trial import EpochReport, Premises, TrialConfig
 from tuner.version import __version__
 
 T = TypeVar("T")
+NOTHING: Mapping[str, Any] = {}
 
 
 class Claim(NamedTuple):
@@ -71,7 +73,7 @@ class Membership:
         store.check_version()
         self.store, self.spec = store, store.spec
         self.worker = uuid.uuid4().hex[:12]
-        self._machine, self._database = machine, store.database
+        self.machine, self._database = machine, store.database
         self._storage, self._study = store.database.rdb, store.study
         self._study.sampler, self._study.pruner = make_sampler(self.spec), make_pruner(self.spec)
         self._patience = Patience(announce, patience)
@@ -116,7 +118,7 @@ class Membership:
                     place=process.place,
                     pid=process.pid,
                     pid_since=process.since,
-                    device=self._machine.get("device", ""),
+                    device=self.machine.get("device", ""),
                     tuner_version=__version__,
                     joined_at=tables.db_now(),
                     seen_at=tables.db_now(),
@@ -197,9 +199,10 @@ class Membership:
             self._close(trial_id)
             return None
         choices = self._choices(trial)
-        self._storage.settle(trial_id, choices, {MACHINE: self._machine})
+        self._storage.settle(trial_id, choices, {MACHINE: self.machine})
         params = trial.params | {choice.name: choice.value for choice in choices}
-        config = trial_config(self.spec, params, trial.number, premises)
+        seeded = trial.user_attrs.get(SEED_OF, trial.number)
+        config = trial_config(self.spec, params, seeded, premises)
         history = tuple(self.store.reports_of(trial_id))
         shown = plain_params(params)
         return Claim(trial_id, trial.number, shown, config, taken.token, history)
@@ -232,9 +235,14 @@ class Membership:
     # Reporting
 
     def report(
-        self, claim: Claim, report: EpochReport, earlier: Sequence[EpochReport]
+        self,
+        claim: Claim,
+        report: EpochReport,
+        earlier: Sequence[EpochReport],
+        attributes: Mapping[str, Any] = NOTHING,
     ) -> str | None:
-        """Store an epoch's report; returns a person's wish to prune the trial.
+        """Store an epoch's report, and ``attributes`` for Optuna's trial; returns a person's wish
+        to prune the trial.
 
         Optuna is given the best value so far, or the last, as the study says; never a NaN. An epoch
         without one goes into our table alone. LeaseLostError where the trial is another's now.
@@ -246,7 +254,7 @@ class Membership:
             value = min([value, *(v for v in values if v is not None)])
         return self._persist(
             lambda: self._storage.record_epoch(
-                claim.trial_id, report.epoch, report._asdict(), value
+                claim.trial_id, report.epoch, report._asdict(), value, attributes
             )
         )
 
@@ -277,16 +285,21 @@ class Membership:
         verdict: Verdict,
         artifact: str | None = None,
         traceback: str | None = None,
+        attributes: Mapping[str, Any] = NOTHING,
+        note: str | None = None,
     ) -> None:
-        """Tell Optuna how the trial ended and why, once. LeaseLostError where it is another's."""
+        """Tell Optuna how the trial ended and why, once; with ``attributes``, and a ``note`` for
+        the dashboard. LeaseLostError where it is another's."""
         assert not isinstance(verdict, Continue)
         words = {REASON: verdict.reason, ARTIFACT: artifact, TRACEBACK: traceback}
-        words = {k: v for k, v in words.items() if v is not None} | self._marks
-        self._persist(lambda: self._tell(claim.trial_id, verdict, words))
+        words = {k: v for k, v in words.items() if v is not None} | self._marks | dict(attributes)
+        self._persist(lambda: self._tell(claim.trial_id, verdict, words, note))
         self._storage.held.pop(claim.trial_id, None)
         self._marks = {}
 
-    def _tell(self, trial_id: int, verdict: Verdict, words: dict[str, Any]) -> None:
+    def _tell(
+        self, trial_id: int, verdict: Verdict, words: dict[str, Any], note: str | None
+    ) -> None:
         with self._storage.transaction() as session:
             found = leases.status(session, trial_id, self._storage.held[trial_id])
         if found == "done":  # the answer to an earlier attempt was lost
@@ -296,8 +309,11 @@ class Membership:
             self._close(trial_id)
             raise LeaseLostError("the trial has been ended from elsewhere")
         state, values = _ending(trial, verdict)
+        study_id, also = self.store.study_id, None
+        if note is not None:
+            also = functools.partial(add_note, study_id=study_id, trial_id=trial_id, body=note)
         # Not Study.tell: it reads the trial twice more.
-        self._storage.end_trial(trial_id, state, values, words)
+        self._storage.end_trial(trial_id, state, values, words, also)
 
     def release(self, claim: Claim) -> None:
         """Give the trial back, for any worker to go on with at once."""

@@ -16,7 +16,7 @@ from tuner.errors import InputError
 from tuner.settings import Value
 from tuner.study import tables
 from tuner.study.storage import COUNTED
-from tuner.study.store import BASELINE, StudyStore
+from tuner.study.store import BASELINE, SEED_OF, StudyStore
 
 
 def parse_point(store: StudyStore, words: Sequence[str]) -> dict[str, Value]:
@@ -62,8 +62,9 @@ def enqueue(store: StudyStore, point: dict[str, Value], attributes: dict[str, An
     return store.total
 
 
-def retry(store: StudyStore, number: int) -> int:
-    """Queue a trial that has ended again, as a new trial; returns the study's total.
+def retry(store: StudyStore, number: int, *, exactly: bool = False) -> int:
+    """Queue a trial that has ended again, as a new trial; ``exactly``, with the same random numbers
+    too. Returns the study's total.
 
     InputError for a trial that is not there, or has not ended.
     """
@@ -77,6 +78,8 @@ def retry(store: StudyStore, number: int) -> int:
     trial = trials[number]
     point = plain_params(trial.system_attrs.get("fixed_params", {}) | trial.params)
     kept = {k: v for k, v in trial.user_attrs.items() if k == BASELINE}
+    if exactly:
+        kept[SEED_OF] = trial.user_attrs.get(SEED_OF, number)
     return enqueue(store, point, kept)
 
 

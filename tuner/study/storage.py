@@ -8,7 +8,7 @@ any more, and a trial can't come to be without a lease. This leans on Optuna's i
 sessions, and a few methods whose names begin with an underscore): a test holds it to that.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -49,7 +49,38 @@ class Choice(NamedTuple):
         return self.distribution.to_external_repr(self.internal_value)
 
 
-class FencedStorage(RDBStorage):
+class OpenStorage(RDBStorage):
+    """For programs of others, the dashboard's above all: they write to trials as they please."""
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """What is executed in it becomes true at once, or not at all. Ends where Optuna's own
+        transactions inside of it end: they share the thread's session."""
+        session = self.scoped_session()
+        try:
+            yield session
+            session.commit()
+        except BaseException:
+            session.rollback()
+            raise
+        finally:
+            session.close()
+
+    # A study goes, whatever its workers are at.
+
+    def delete_study(self, study_id: int) -> None:
+        """With all that hangs on it. Optuna's own leaves a study in place, and says nothing, where
+        a row comes to be that it had not seen; so the workers are shut out first."""
+        ours, theirs = tables.leases, models.StudyModel
+        with self.transaction() as session:
+            # In the order in which a heartbeat and begin_trial lock them.
+            session.execute(delete(tables.workers).where(tables.workers.c.study_id == study_id))
+            study = theirs.find_or_raise_by_id(study_id, session, for_update=True)
+            session.execute(delete(ours).where(ours.c.study_id == study_id))
+            session.delete(study)
+
+
+class FencedStorage(OpenStorage):
     """For one thread. Trials in ``held`` may be written to; ``asker`` owns the trials it makes."""
 
     def __init__(self, url: str, engine_kwargs: dict[str, Any], **options: Any) -> None:
@@ -135,19 +166,6 @@ class FencedStorage(RDBStorage):
         )
         return self.asker
 
-    # A study goes, whatever its workers are at.
-
-    def delete_study(self, study_id: int) -> None:
-        """With all that hangs on it. Optuna's own leaves a study in place, and says nothing, where
-        a row comes to be that it had not seen; so the workers are shut out first."""
-        ours, theirs = tables.leases, models.StudyModel
-        with self.transaction() as session:
-            # In the order in which a heartbeat and begin_trial lock them.
-            session.execute(delete(tables.workers).where(tables.workers.c.study_id == study_id))
-            study = theirs.find_or_raise_by_id(study_id, session, for_update=True)
-            session.execute(delete(ours).where(ours.c.study_id == study_id))
-            session.delete(study)
-
     # What is written to a trial: under its lease.
 
     def fence(self, session: Session, trial_id: int, **values: Any) -> Row[Any]:
@@ -190,20 +208,6 @@ class FencedStorage(RDBStorage):
             raise UpdateFinishedTrialError("the trial has been ended from elsewhere")
 
     @contextmanager
-    def transaction(self) -> Iterator[Session]:
-        """What is executed in it becomes true at once, or not at all. Ends where Optuna's own
-        transactions inside of it end: they share the thread's session."""
-        session = self.scoped_session()
-        try:
-            yield session
-            session.commit()
-        except BaseException:
-            session.rollback()
-            raise
-        finally:
-            session.close()
-
-    @contextmanager
     def putting_off(self) -> Iterator[dict[str, Any]]:
         """Collect the system attributes that a pruner sets, instead of writing them."""
         self._put_off = {}
@@ -223,7 +227,9 @@ class FencedStorage(RDBStorage):
         finally:
             self._choices = None
 
-    def _set_attributes(self, session: Session, trial_id: int, attributes: dict[str, Any]) -> None:
+    def _set_attributes(
+        self, session: Session, trial_id: int, attributes: Mapping[str, Any]
+    ) -> None:
         for key, value in attributes.items():
             ours = key.startswith("tuner:")
             kind = models.TrialUserAttributeModel if ours else models.TrialSystemAttributeModel
@@ -241,10 +247,15 @@ class FencedStorage(RDBStorage):
         state: TrialState,
         values: Sequence[float] | None,
         attributes: dict[str, Any],
+        also: Callable[[Session], None] | None = None,
     ) -> None:
-        """End the trial, and its lease, with these attributes as its last."""
+        """End the trial, and its lease, with these attributes as its last, and with what is
+        ``also`` written in the same transaction: to the study, whose row is locked before leases
+        wherever both are."""
         assert state.is_finished(), "trials leave the queue by begin_trial"
         with self.transaction() as session:
+            if also is not None:
+                also(session)
             self.fence(session, trial_id, status="done")
             self._set_attributes(session, trial_id, attributes)
             if not super().set_trial_state_values(trial_id, state, values):
@@ -293,10 +304,15 @@ class FencedStorage(RDBStorage):
             super().set_trial_system_attr(trial_id, key, value)
 
     def record_epoch(
-        self, trial_id: int, epoch: int, row: dict[str, Any], value: float | None
+        self,
+        trial_id: int,
+        epoch: int,
+        row: dict[str, Any],
+        value: float | None,
+        attributes: Mapping[str, Any],
     ) -> str | None:
-        """Store an epoch's report, and Optuna's intermediate value if there is one, in one
-        transaction; returns a person's wish to prune. Told twice, it is stored once."""
+        """Store an epoch's report, Optuna's intermediate value if there is one, and attributes, in
+        one transaction; returns a person's wish to prune. Told twice, it is stored once."""
         new, previous = {"epoch": epoch, "takeovers": 0}, tables.leases.c.epoch == epoch - 1
         with self.transaction() as session:
             lease = self._renew(session, trial_id, new, previous)
@@ -315,6 +331,7 @@ class FencedStorage(RDBStorage):
                 self.check_trial_is_updatable(trial_id, session.execute(query).scalar_one())
             else:
                 self._set_trial_intermediate_value_without_commit(session, trial_id, epoch, value)
+            self._set_attributes(session, trial_id, attributes)
             return _text(lease.prune_reason)
 
 

@@ -24,6 +24,7 @@ LOST_SHOWN = 3600.0  # seconds
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 REASON, ARTIFACT, MACHINE = "tuner:reason", "tuner:generator", "tuner:machine"
 TRACEBACK, BASELINE = "tuner:traceback", "tuner:baseline"
+SEED_OF = "tuner:seed_of"  # the trial whose random numbers are drawn again
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 # It tells of SQL that failed; that the database is away is said by those who try again.

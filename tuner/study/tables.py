@@ -27,7 +27,7 @@ from sqlalchemy.sql.expression import FunctionElement
 metadata = MetaData()
 
 # Optuna's own tables, named here so that ours can point to them; never created from here.
-_optuna_studies = Table("studies", metadata, Column("study_id", Integer, primary_key=True))
+optuna_studies = Table("studies", metadata, Column("study_id", Integer, primary_key=True))
 optuna_trials = Table(
     "trials",
     metadata,
@@ -36,7 +36,15 @@ optuna_trials = Table(
     Column("number", Integer),
     Column("state", Enum(TrialState)),
 )
-OPTUNA_TABLES = (_optuna_studies, optuna_trials)
+study_attributes = Table(
+    "study_system_attributes",
+    metadata,
+    Column("study_system_attribute_id", Integer, primary_key=True),
+    Column("study_id", Integer),
+    Column("key", String(512)),
+    Column("value_json", Text),
+)
+OPTUNA_TABLES = (optuna_studies, optuna_trials, study_attributes)
 
 
 def _belongs_to(column: Column[Any]) -> ForeignKey:
@@ -46,7 +54,7 @@ def _belongs_to(column: Column[Any]) -> ForeignKey:
 studies = Table(
     "tuner_studies",
     metadata,
-    Column("study_id", Integer, _belongs_to(_optuna_studies.c.study_id), primary_key=True),
+    Column("study_id", Integer, _belongs_to(optuna_studies.c.study_id), primary_key=True),
     Column("token", String(32), nullable=False),  # the same as in the study's attributes
     Column("spec", Text, nullable=False),  # StudySpec as JSON
     Column("total", Integer, nullable=False),  # trials asked for so far
@@ -95,7 +103,7 @@ leases = Table(
     "tuner_leases",
     metadata,
     Column("trial_id", Integer, _belongs_to(optuna_trials.c.trial_id), primary_key=True),
-    Column("study_id", Integer, _belongs_to(_optuna_studies.c.study_id), nullable=False),
+    Column("study_id", Integer, _belongs_to(optuna_studies.c.study_id), nullable=False),
     Column("status", String(8), nullable=False),  # held, free (to be taken), done
     Column("worker", String(32)),
     Column("token", Integer, nullable=False),  # grows with every owner: an old one fences nothing
@@ -110,7 +118,7 @@ workers = Table(
     "tuner_workers",
     metadata,
     Column("worker", String(32), primary_key=True),
-    Column("study_id", Integer, _belongs_to(_optuna_studies.c.study_id), nullable=False),
+    Column("study_id", Integer, _belongs_to(optuna_studies.c.study_id), nullable=False),
     Column("host", Text, nullable=False),
     Column("place", Text, nullable=False),  # where its process id means something
     Column("pid", Integer, nullable=False),

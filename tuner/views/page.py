@@ -7,6 +7,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from tuner.errors import InputError
 from tuner.settings import to_toml
 from tuner.spec import OBJECTIVES, StudySpec
 from tuner.study.importance import importances as computed
@@ -32,7 +33,7 @@ def study_page(
     trials: Trials,
     pictures: Pictures = (),
 ) -> str:
-    """The page. InputError where scikit-learn is missing, by which parameters are weighed."""
+    """The page. Without scikit-learn, by which parameters are weighed, it says so in it."""
     parts = {
         "best": ("Best trials", _best(spec, trials, pictures)),
         "curves": ("Curves", _curves(spec, trials)),
@@ -132,7 +133,18 @@ def _parameters(spec: StudySpec, trials: Trials) -> list[str]:
     if not scales(spec):
         return [markup.paragraph("No parameter is searched.")]
     best_values = figures.settings_map(spec, trials)
-    found = computed(spec, trials)
+    return [
+        *_importance(spec, trials),
+        markup.heading(best_values.layout.title.text),
+        _plot(best_values),
+    ]
+
+
+def _importance(spec: StudySpec, trials: Trials) -> list[str]:
+    try:
+        found = computed(spec, trials)
+    except InputError as error:
+        return [markup.heading("Importance"), markup.paragraph(f"Not computed: {error}", "note")]
     left_out = ", ".join(name.replace("_", " ") for name in found.left_out)
     without = f" Without those that not every trial has: {left_out}." if left_out else ""
     return [
@@ -143,8 +155,6 @@ def _parameters(spec: StudySpec, trials: Trials) -> list[str]:
             f"forest over the complete trials); of few trials it says little.{without}",
             "note",
         ),
-        markup.heading(best_values.layout.title.text),
-        _plot(best_values),
     ]
 
 

@@ -13,8 +13,6 @@ Trials = Sequence[TrialRecord]
 Figure = Any  # plotly's, which has no types
 FONT = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
 BEST = "#111111"
-# Low values, which are the good ones, are dark; it reads the same to the colour-blind.
-COLOURS = "Cividis"
 
 
 class Mark(NamedTuple):
