@@ -1,11 +1,8 @@
 """``tuner sweep --workers 2``: one command, two worker processes, one view."""
 
 import os
-import pty
 import re
-import select
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,18 +10,15 @@ from pathlib import Path
 import pytest
 from postgres import Postgres
 from processes import (
-    DEADLINE,
     Machine,
     children,
-    command,
     exists,
     machines,
     steady,
     wait_until,
 )
 from rows import Rows
-
-ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+from screens import Screen
 
 
 @pytest.fixture
@@ -76,49 +70,12 @@ def test_workers_whose_time_is_up_have_not_failed(here: Machine) -> None:
     assert "3 of 3 trials are left; to go on: tuner sweep s.toml --workers 2 --max-time 1s" in text
 
 
-class Screen:
-    """A command in a terminal of its own."""
-
-    def __init__(self, machine: Machine, *words: str) -> None:
-        self._master, terminal = pty.openpty()
-        environment = machine.environment | {"TERM": "xterm-256color", "COLUMNS": "120"}
-        self._popen = subprocess.Popen(
-            command(*words),
-            cwd=machine.folder,
-            env=environment,
-            stdin=terminal,
-            stdout=terminal,
-            stderr=terminal,
-            start_new_session=True,
-        )
-        os.close(terminal)
-        self.pid, self._shown = self._popen.pid, ""
-
-    def frame(self, *patterns: str) -> str:
-        """Wait for a picture that shows all of it at once."""
-        deadline = time.monotonic() + DEADLINE
-        while time.monotonic() < deadline:
-            if select.select([self._master], [], [], 0.1)[0]:
-                self._shown += os.read(self._master, 65536).decode()
-            # Each picture begins by going up over the one before.
-            for picture in re.split(r"(?:\x1b\[1A\x1b\[2K)+", self._shown)[-3:]:
-                text = ESCAPES.sub("", picture)
-                if all(re.search(pattern, text) for pattern in patterns):
-                    return text
-        raise AssertionError(f"not shown: {patterns}: {self._shown[-3000:]!r}")
-
-    def kill(self) -> None:
-        self._popen.kill()
-        self._popen.wait()
-        os.close(self._master)
-
-
 def test_a_terminal_shows_all_trials_and_workers_leave_when_it_is_gone(
     here: Machine, postgres: Postgres
 ) -> None:
     url = postgres.new_database()
     here.environment["TUNER_STORAGE"] = url
-    screen = Screen(here, "sweep", "s.toml", "--workers", "2")
+    screen = Screen(here.folder, here.environment, "sweep", "s.toml", "--workers", "2")
     try:
         lines = [rf" {number} +\d+/5000 +[0-9.]+ .*learning_rate=" for number in (0, 1)]
         shown = screen.frame(*lines, r"0/3 trials, best FID here [0-9.]+ \(trial [01]\)")

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tuner.study.store import StudySummary, TrialRecord, WorkerRecord, best_of
 from tuner.study.verdict import Complete, Continue, Fail, Prune, Verdict
 from tuner.trial import EpochReport
 from tuner.views import report
-from tuner.views.numbers import duration, number, settings, size
+from tuner.views.numbers import duration, moment, number, settings, size, spread
 from tuner.views.pictures import grid, grid_png, save_grid
 from tuner.views.progress import LiveProgress, PlainProgress, outcome, share
 from tuner.views.studies import (
@@ -108,6 +109,30 @@ def test_duration(seconds: float, text: str) -> None:
 )
 def test_size(count: float, text: str) -> None:
     assert size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "found"),
+    [
+        (0, 3, []),
+        (1, 3, [0]),
+        (3, 3, [0, 1, 2]),
+        (4, 3, [0, 2, 3]),
+        (101, 5, [0, 25, 50, 75, 100]),
+    ],
+)
+def test_spread(count: int, most: int, found: list[int]) -> None:
+    assert spread(count, most) == found
+
+
+def test_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC-5:30")  # as POSIX counts: east of Greenwich
+    try:
+        time.tzset()
+        assert moment(1e9) == "2001-09-09 07:16:40"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_trial_table() -> None:

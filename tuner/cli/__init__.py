@@ -1,6 +1,16 @@
 """The command line: parse, call, print."""
 
-from tuner.cli import drawing, looking, preparing, replaying, results, running, serving, steering
+from tuner.cli import (
+    drawing,
+    looking,
+    preparing,
+    replaying,
+    results,
+    running,
+    serving,
+    showing,
+    steering,
+)
 from tuner.cli.main import app, main
 
 __all__ = [
@@ -13,5 +23,6 @@ __all__ = [
     "results",
     "running",
     "serving",
+    "showing",
     "steering",
 ]

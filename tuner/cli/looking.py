@@ -1,4 +1,4 @@
-"""Commands that only look: check, list, status, trials."""
+"""Commands that only look: check, list, status, trials, compare."""
 
 from typing import Annotated
 
@@ -17,6 +17,7 @@ from tuner.cli.main import (
     out,
     print_json,
 )
+from tuner.cli.watching import EVERY, LONGEST, SHORTEST, check_every, watch
 from tuner.errors import InputError
 from tuner.places import STORAGE, Local
 from tuner.specfile import load_spec
@@ -65,12 +66,28 @@ def list_studies(storage: Storage = STORAGE, as_json: AsJson = False) -> None:
 def status(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False)] = None,
     storage: Storage = STORAGE,
+    watching: Annotated[
+        bool, typer.Option("--watch", help="Go on showing it until it has ended, or Ctrl-C.")
+    ] = False,
+    every: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            show_default=False,
+            help=f"Pause of --watch, {SHORTEST:g} to {LONGEST:g}; by default {EVERY:g}.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show how far a study is, its workers and running trials; without a name, every study.
 
-    Example: tuner status quickstart
+    Example: tuner status quickstart --watch
     """
+    if watching:
+        _watch(name, storage, EVERY if every is None else every, as_json)
+        return
+    if every is not None:
+        raise InputError("--every: found it without --watch, expected both")
     if name is None:
         list_studies(storage, as_json)
         return
@@ -94,6 +111,15 @@ def status(
     out.print(report.measured_as(store.fingerprint(), str(summary.fingerprint)), soft_wrap=True)
     if trials:
         out.print(report.cost(trials))
+
+
+def _watch(name: str | None, storage: str, every: float, as_json: bool) -> None:
+    if name is None:
+        raise InputError("--watch: found no study's name, expected one: tuner status NAME --watch")
+    if as_json:
+        raise InputError("--watch: found --json too, expected one of the two")
+    check_every(every)
+    watch(open_study(storage, name), every)
 
 
 @app.command()

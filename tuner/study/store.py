@@ -214,7 +214,7 @@ class StudyStore:
             trials = self.study.get_trials(deepcopy=False)
             reports = self._reports()
         begun = [trial for trial in trials if trial.state != TrialState.WAITING]
-        return [_record(trial, reports.get(trial._trial_id, [])) for trial in begun]
+        return [record_of(trial, reports.get(trial._trial_id, [])) for trial in begun]
 
     def reports_of(self, trial_id: int) -> list[EpochReport]:
         """A trial's epochs so far, in order."""
@@ -286,7 +286,8 @@ def _epochs() -> Select[Any]:
     return select(ours.trial_id, *columns).order_by(ours.trial_id, ours.epoch)
 
 
-def _record(trial: FrozenTrial, reports: Sequence[EpochReport]) -> TrialRecord:
+def record_of(trial: FrozenTrial, reports: Sequence[EpochReport]) -> TrialRecord:
+    """Optuna's trial with its epochs."""
     attributes = trial.user_attrs
     return TrialRecord(
         number=trial.number,

@@ -1,5 +1,7 @@
 """Numbers as people read them."""
 
+import time
+
 
 def number(value: float | None) -> str:
     """Four significant digits at most, or a dash."""
@@ -31,3 +33,15 @@ def settings(params: dict[str, object]) -> str:
         f"{name}={number(value) if isinstance(value, float) else value}"
         for name, value in params.items()
     )
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most ``most`` of 0 to ``count - 1``, evenly, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return [round(i * (count - 1) / (most - 1)) for i in range(most)]
+
+
+def moment(seconds: float) -> str:
+    """Seconds since 1970 as the date and time here."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from tuner.study.replay import Correlation, Curve, Outcome, winner_of
-from tuner.views.numbers import number
+from tuner.views.numbers import number, spread
 from tuner.views.scales import log_ticks
 
 ROWS = 20  # of epochs, in a terminal
@@ -30,9 +30,7 @@ def correlation_table(correlations: Sequence[Correlation]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("after epoch", "trials", "Spearman's rho", "Kendall's tau-b"):
         table.add_column(heading, justify="right")
-    last = len(correlations) - 1
-    rows = range(last + 1) if last < ROWS else [round(i * last / (ROWS - 1)) for i in range(ROWS)]
-    for row in rows:
+    for row in spread(len(correlations), ROWS):
         epoch, trials, spearman, kendall = correlations[row]
         table.add_row(str(epoch), str(trials), _correlation(spearman), _correlation(kendall))
     return table
