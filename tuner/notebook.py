@@ -56,11 +56,16 @@ class Study:
 
     @contextmanager
     def _opened(self) -> Iterator[StudyStore]:
-        database = Database(self._url)
+        """The study's store for one look. What goes wrong is told in its one line, without what
+        the database's driver said before: a notebook would show all of it."""
         try:
-            yield StudyStore(database, self.name)
-        finally:
-            database.rdb.engine.dispose()
+            database = Database(self._url)
+            try:
+                yield StudyStore(database, self.name)
+            finally:
+                database.rdb.engine.dispose()
+        except TunerError as error:
+            raise error from None
 
     @property
     def spec(self) -> StudySpec:

@@ -20,12 +20,12 @@ from tuner.views.style import Trials, by_outcome
 ROWS = 5  # of the best trials
 RUNNING = 8  # trials that are named
 STYLE = """
-.tuner-card { font-size: .9em; line-height: 1.5; max-width: 62rem; }
+.tuner-card { font-size: .9em; line-height: 1.5; max-width: 62rem; padding: .3em 0 .6em; }
 .tuner-card p { margin: .25em 0; overflow-wrap: anywhere; }
 .tuner-card .note { opacity: .7; font-size: .9em; }
 .tuner-card .wide { overflow-x: auto; }
-.tuner-card table { border-collapse: collapse; margin: .5em 0; font-size: 1em;
-  font-variant-numeric: tabular-nums; }
+.tuner-card table { color: inherit; border-collapse: collapse; margin: .5em 0;
+  font-size: 1em; font-variant-numeric: tabular-nums; }
 .tuner-card th, .tuner-card td { padding: .2em .8em .2em 0; text-align: left; white-space: nowrap;
   border: 0; border-bottom: 1px solid rgba(128, 128, 128, .35); }
 .tuner-card .right { text-align: right; }
@@ -39,12 +39,14 @@ def study_card(
     measured with, at this moment."""
     best = ranked(trials)[:ROWS]
     words = [
-        f"{totals(total, trials)}. {report.best_line(trials, spec.metrics.objective)}",
+        f"{totals(total, trials)}.",
         *_running(spec, trials),
+        report.best_line(trials, spec.metrics.objective),
     ]
     notes = [
-        f"{report.measured_as(parts, digest(parts))}{_devices(trials)}",
-        f"{_spent(trials)}{place}, read {time.strftime('%Y-%m-%d %H:%M:%S %Z')}",
+        report.measured_as(parts, digest(parts)),
+        *_spent(trials),
+        f"{place}, read {time.strftime('%Y-%m-%d %H:%M:%S %Z')}",
     ]
     return _card(
         f"Study {name}",
@@ -97,16 +99,13 @@ def _progress(spec: StudySpec, trial: TrialRecord) -> str:
     return f"{where}, {OBJECTIVES[objective]} {number(values[-1])}" if values else where
 
 
-def _devices(trials: Trials) -> str:
-    found = [t.machine["device"] for t in trials if "device" in t.machine]
-    return f"; on {', '.join(dict.fromkeys(found))}" if found else ""
-
-
-def _spent(trials: Trials) -> str:
+def _spent(trials: Trials) -> list[str]:
     reports = [epoch for trial in trials for epoch in trial.reports]
     if not reports:
-        return ""
-    return f"Device time {duration(sum(seconds_of(trials)))}, {share(reports):.0%} evaluating. "
+        return []
+    devices = dict.fromkeys(t.machine["device"] for t in trials if "device" in t.machine)
+    on = f" on {', '.join(devices)}" if devices else ""
+    return [f"{duration(sum(seconds_of(trials)))}{on}, {share(reports):.0%} of it evaluating"]
 
 
 def _card(title: str, *parts: str) -> str:
