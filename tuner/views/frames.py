@@ -1,5 +1,6 @@
 """A study's trials and epochs as pandas' data frames. pandas is imported when one is asked for."""
 
+from collections.abc import Sequence
 from typing import Any, get_type_hints
 
 from tuner.combinations import kind_of
@@ -7,9 +8,9 @@ from tuner.conditions import kinds
 from tuner.errors import InputError
 from tuner.settings import Name
 from tuner.spec import StudySpec
+from tuner.study.store import TrialRecord
 from tuner.trial import EpochReport
 from tuner.views.scales import scales
-from tuner.views.style import Trials
 
 Frame = Any  # pandas' data frame, which has no types here
 REAL, WHOLE, TEXT = "float64", "Int64", "string"  # where missing: NaN, NA, NA
@@ -24,7 +25,7 @@ AFTER = {
 }
 
 
-def trials_frame(spec: StudySpec, trials: Trials) -> Frame:
+def trials_frame(spec: StudySpec, trials: Sequence[TrialRecord]) -> Frame:
     """A row per trial, its number as the index ``trial``.
 
     Columns: ``state``, ``value`` (NaN where Optuna has none), a column for each searched parameter
@@ -60,7 +61,7 @@ def _type(name: str) -> str:
     return WHOLE if kind.whole else REAL
 
 
-def epochs_frame(trials: Trials) -> Frame:
+def epochs_frame(trials: Sequence[TrialRecord]) -> Frame:
     """A row per trial and epoch: ``trial``, its ``state``, and the fields of EpochReport, NaN
     where a number was not measured."""
     hints = get_type_hints(EpochReport)
