@@ -8,14 +8,24 @@ from tuner.version import __version__
 
 if TYPE_CHECKING:
     from tuner.api import sweep
+    from tuner.notebook import open_study
 
-__all__ = ["StudySpec", "__version__", "load_spec", "sweep"]
+__all__ = ["StudySpec", "__version__", "load_spec", "open_study", "sweep"]
 
 
 def __getattr__(name: str) -> Any:
-    """``tuner.sweep``, imported when it is first asked for: it brings JAX along."""
+    """``tuner.sweep`` and ``tuner.open_study``, imported when they are first asked for: they bring
+    JAX, and the database, along."""
     if name == "sweep":
         from tuner.api import sweep
 
         return sweep
+    if name == "open_study":
+        from tuner.notebook import open_study
+
+        return open_study
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

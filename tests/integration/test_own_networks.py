@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from processes import Tuner
 
+from tuner import open_study
+from tuner.errors import InputError
+
 DOC = Path(__file__).parents[2] / "docs" / "networks.md"
 BLOCKS = dict(re.findall(r"```(\w+)\n(.*?)```", DOC.read_text(), re.DOTALL))
 
@@ -21,7 +24,9 @@ def folder(tmp_path: Path, digits: Path) -> Path:
     return tmp_path
 
 
-def test_the_example_runs_where_it_is_allowed_and_nowhere_else(folder: Path, tuner: Tuner) -> None:
+def test_the_example_runs_where_it_is_allowed_and_nowhere_else(
+    folder: Path, tuner: Tuner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     refused = tuner("check", "own.toml")
     assert refused.returncode == 2
     assert "expected --allow mypackage" in refused.stderr
@@ -34,6 +39,12 @@ def test_the_example_runs_where_it_is_allowed_and_nowhere_else(folder: Path, tun
     assert tuner("sample", "own", "--out", "x.png").returncode == 2
     drawn = tuner("sample", "own", "--out", "x.png", "--allow", "mypackage")
     assert drawn.returncode == 0, drawn.stderr
+    url = f"sqlite:///{folder}/tuner-data/studies.db"
+    with pytest.raises(InputError, match="'mypackage', which this process was not allowed"):
+        open_study("own", url).best.samples(2)
+    monkeypatch.syspath_prepend(folder)
+    allowed = open_study("own", url, allow=["mypackage"])
+    assert [image.size for image in allowed.best.samples(2)] == [(32, 32)] * 2
     models = folder / "mypackage" / "models.py"
     models.write_text(models.read_text().replace("nnx.relu", "nnx.gelu"))
     other = tuner("worker", "own", "--trials", "3", "--allow", "mypackage")

@@ -131,6 +131,21 @@ def test_samples_are_the_same_every_time(
     np.testing.assert_array_equal(first, second)
 
 
+def test_samples_in_a_notebook_are_the_commands(
+    swept: tuple[Path, str], environment: dict[str, str]
+) -> None:
+    folder = swept[0]
+    words = ("sample", "tiny", "--count", "5", "--seed", "7", "--out", "c.png")
+    assert run(folder, environment, *words).returncode == 0
+    best = tuner.open_study("tiny", f"sqlite:///{folder}/tuner-data/studies.db").best
+    np.testing.assert_array_equal(best.grid(5, seed=7), pixels(folder / "c.png"))
+    samples = best.samples(5, seed=7)
+    assert [(image.mode, image.size) for image in samples] == [("L", (32, 32))] * 5
+    # The grid shows each of them twice as large, with gaps of two pixels.
+    grid = pixels(folder / "c.png")[::2, ::2]
+    np.testing.assert_array_equal(grid[2:34, 36:68], samples[1])
+
+
 def test_a_finished_study_is_only_reported(
     swept: tuple[Path, str], environment: dict[str, str]
 ) -> None:

@@ -87,6 +87,16 @@ def test_the_guards_bounds() -> None:
     assert "bounds of the guard" not in [trace.name for trace in figure.data]
 
 
+def test_few_epochs_have_a_tick_each() -> None:
+    for figure in (
+        figures.value_against_epoch(SPEC, TRIALS),
+        figures.trial_curves(SPEC, TRIALS[0]),
+    ):
+        assert 1 in {axis.dtick for axis in figure.select_xaxes()}
+    many = spec_of("[study]\nepochs = 11")
+    assert figures.value_against_epoch(many, TRIALS).layout.xaxis.dtick is None
+
+
 def test_time_by_outcome() -> None:
     training, evaluating = figures.time_by_outcome(SPEC, TRIALS).data
     names = ["complete (2)", "running (1)", "failed (1)", "pruned (1)"]

@@ -69,9 +69,14 @@ def _curves(
     ends = [0, spec.study.epochs * 1.02]
     for i, bound in enumerate(bounds):
         figure.add_scatter(x=ends, y=[bound, bound], showlegend=i == 0, **_bound_line(bound))
-    figure.update_xaxes(title="Epoch", range=ends, tickformat="d")
+    figure.update_xaxes(range=ends, **_epochs(spec))
     value_axis(figure, axis, [*seen, *bounds])
     return figure
+
+
+def _epochs(spec: StudySpec) -> dict[str, Any]:
+    """An axis of epochs: of few, each has its tick, and none comes between them."""
+    return {"title": "Epoch", "tickformat": "d", "dtick": 1 if spec.study.epochs <= 10 else None}
 
 
 def _line(trial: TrialRecord, measured: Measured) -> Line:
@@ -152,5 +157,5 @@ def trial_curves(spec: StudySpec, trial: TrialRecord) -> Figure:
         if row < 3:
             value_axis(figure, name, [value for _, value in line], row=row, col=1)
     figure.update_yaxes(title="AUC of D", range=[-0.03, 1.03], row=3, col=1)
-    figure.update_xaxes(title="Epoch", tickformat="d", row=3, col=1)
+    figure.update_xaxes(**_epochs(spec), row=3, col=1)
     return figure

@@ -80,15 +80,20 @@ def ranked(trials: Trials) -> list[TrialRecord]:
     return sorted(complete, key=lambda trial: (trial.value, trial.number))
 
 
+def best_table(spec: StudySpec, best: Trials) -> str:
+    """A row for each of the ``best`` trials: what it is worth, and its parameters."""
+    objective = spec.metrics.objective
+    names = list(dict.fromkeys(name for trial in best for name in trial.params))
+    plain = ("trial", OBJECTIVES[objective], "in epoch", "loss ratio", "D AUC", "device time")
+    headings = (*plain, *(name.replace("_", " ") for name in names))
+    rows = [_best_row(trial, objective, names) for trial in best]
+    return markup.table(headings, rows, right=headings)
+
+
 def _best(spec: StudySpec, trials: Trials, pictures: Pictures) -> list[str]:
-    best, objective = ranked(trials)[:ROWS], spec.metrics.objective
+    best, metric = ranked(trials)[:ROWS], OBJECTIVES[spec.metrics.objective]
     if not best:
         return [markup.paragraph("No trial is complete yet.")]
-    metric = OBJECTIVES[objective]
-    names = list(dict.fromkeys(name for trial in best for name in trial.params))
-    plain = ("trial", metric, "in epoch", "loss ratio", "D AUC", "device time")
-    rows = [_best_row(trial, objective, names) for trial in best]
-    headings = (*plain, *(name.replace("_", " ") for name in names))
     values = {trial.number: trial.value for trial in trials}
     cards = [
         markup.picture(
@@ -99,7 +104,7 @@ def _best(spec: StudySpec, trials: Trials, pictures: Pictures) -> list[str]:
         for trial, png in pictures
     ]
     return [
-        markup.table(headings, rows, right=headings),
+        best_table(spec, best),
         *([markup.heading("Samples"), markup.side_by_side(cards)] if cards else []),
         markup.heading(f"The best one, trial {best[0].number}"),
         _plot(figures.trial_curves(spec, best[0])),

@@ -25,12 +25,15 @@ def grid(images: NDArray[np.uint8], *, gap: int = 2, scale: int = 2) -> NDArray[
     return canvas.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
+def picture(pixels: NDArray[np.uint8]) -> Image.Image:
+    """uint8 pixels (h, w, c) as a picture: grey where there is one channel, else in colour."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
 def grid_png(images: NDArray[np.uint8]) -> bytes:
     """A grid as a PNG file."""
-    pixels = grid(images)
-    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     data = io.BytesIO()
-    picture.save(data, format="PNG")
+    picture(grid(images)).save(data, format="PNG")
     return data.getvalue()
 
 
