@@ -1,7 +1,7 @@
 """A database of studies: Optuna's tables and ours, opened."""
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from alembic.util import CommandError
@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from tuner.errors import StorageError
 from tuner.study import schema, tables
-from tuner.study.connections import Address, configure
+from tuner.study.connections import Address, configure, time_transactions
 from tuner.study.storage import FencedStorage
 
 TOKEN = "tuner:token"  # the attribute that marks an Optuna study as ours
@@ -37,6 +37,10 @@ class Database:
         """Turn what database drivers raise into one line that names the database."""
         with self.address.errors():
             yield
+
+    def watch(self, tell: Callable[[float], None]) -> None:
+        """From here on, ``tell`` how many seconds each transaction took."""
+        time_transactions(self.rdb.engine, tell)
 
     def study_names(self) -> list[str]:
         """The studies made by tuner."""

@@ -56,6 +56,14 @@ class Idle(enum.Enum):
     ENDED = "the study has all of its trials"
 
 
+class Vitals(NamedTuple):
+    """How a worker has got on with the database so far, for those who watch it."""
+
+    retries: int  # of what failed for a passing reason
+    renewals: dict[str, int]  # of leases, by what came of them: see Heartbeat
+    last_beat: float | None  # the last sign of life that the database took, by this machine's clock
+
+
 class Membership:
     """One worker in one study, from joining to leaving. For one thread: see FencedStorage."""
 
@@ -71,7 +79,7 @@ class Membership:
         store.check_version()
         self.store, self.spec = store, store.spec
         self.worker = uuid.uuid4().hex[:12]
-        self._machine, self._database = machine, store.database
+        self.machine, self._database = machine, store.database
         self._storage, self._study = store.database.rdb, store.study
         self._study.sampler, self._study.pruner = make_sampler(self.spec), make_pruner(self.spec)
         self._patience = Patience(announce, patience)
@@ -116,7 +124,7 @@ class Membership:
                     place=process.place,
                     pid=process.pid,
                     pid_since=process.since,
-                    device=self._machine.get("device", ""),
+                    device=self.machine.get("device", ""),
                     tuner_version=__version__,
                     joined_at=tables.db_now(),
                     seen_at=tables.db_now(),
@@ -127,6 +135,11 @@ class Membership:
     def stop_requested(self) -> bool:
         """Whether a person told the study's workers to leave."""
         return self._heart.stop_requested
+
+    def vitals(self) -> Vitals:
+        """From any thread."""
+        heart = self._heart
+        return Vitals(self._patience.retries, dict(heart.renewals), heart.last_beat)
 
     def leave_at_once(self) -> None:
         """Give back what is owned, in one attempt; from any thread."""
@@ -197,7 +210,7 @@ class Membership:
             self._close(trial_id)
             return None
         choices = self._choices(trial)
-        self._storage.settle(trial_id, choices, {MACHINE: self._machine})
+        self._storage.settle(trial_id, choices, {MACHINE: self.machine})
         params = trial.params | {choice.name: choice.value for choice in choices}
         config = trial_config(self.spec, params, trial.number, premises)
         history = tuple(self.store.reports_of(trial_id))
