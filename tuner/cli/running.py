@@ -156,8 +156,8 @@ def sweep(
         ]
         words = [word for key, value in options if value is not None for word in (key, value)]
         with _view(store) as view:
-            every, own = [store.name, *words], metrics.words(count)
-            stopped = run_fleet(every, own, storage, respawn, devices, view)
+            all_words = [[store.name, *words, *more] for more in metrics.words(count)]
+            stopped = run_fleet(all_words, storage, respawn, devices, view)
     _show_outcome(store, files, lab, stopped, local)
 
 

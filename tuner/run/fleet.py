@@ -34,26 +34,24 @@ def accelerators() -> list[str]:
 
 
 def run_fleet(
-    words: Sequence[str],
-    own_words: Sequence[Sequence[str]],
+    words: Sequence[Sequence[str]],
     storage: str,
     respawn: int,
     devices: Sequence[str],
     listener: Listener,
 ) -> bool:
-    """Run ``tuner worker`` with these ``words`` in as many processes as there are ``own_words``,
-    each with its own of these and on a device of its own while there are enough, until all have
-    left; the dead are replaced ``respawn`` times in all.
+    """Run ``tuner worker`` in a process for each of these ``words``, on a device of its own while
+    there are enough, until all have left; the dead are replaced ``respawn`` times in all.
 
     Whether they left because they were told to: by a person, or as their time was up. InputError
     where every worker was refused.
     """
-    fleet = _Fleet([[*words, *own] for own in own_words], storage, devices, listener, respawn)
+    fleet = _Fleet(words, storage, devices, listener, respawn)
     with _passing_on_signals(fleet):
-        for i in range(len(own_words)):
+        for i in range(len(words)):
             fleet.start(i)
         fleet.wait()
-    if fleet.refusals == len(own_words):
+    if fleet.refusals == len(words):
         raise InputError("no worker could join; the reason is above")
     return fleet.stopping or fleet.lost == 0
 
@@ -61,7 +59,7 @@ def run_fleet(
 class _Fleet:
     def __init__(
         self,
-        words: Sequence[Sequence[str]],  # of each worker
+        words: Sequence[Sequence[str]],
         storage: str,
         devices: Sequence[str],
         listener: Listener,
