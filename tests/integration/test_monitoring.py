@@ -1,6 +1,7 @@
 """Workers watched from outside: what they show to Prometheus, and what a dashboard makes of it."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -13,7 +14,7 @@ from urllib.request import urlopen
 
 import pytest
 from postgres import Postgres, free_port
-from processes import Machine, Running, machines, steady, wait_until
+from processes import Machine, Running, children, machines, steady, wait_until
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from rows import Rows
@@ -298,7 +299,7 @@ def two_ports() -> int:
                 return first
 
 
-def test_each_worker_of_a_sweep_has_a_port_of_its_own(
+def test_each_worker_of_a_sweep_has_a_port_of_its_own_and_so_has_who_replaces_it(
     tmp_path: Path, environment: dict[str, str], digits: Path
 ) -> None:
     with machines(tmp_path, environment, "here") as [machine]:
@@ -308,6 +309,10 @@ def test_each_worker_of_a_sweep_has_a_port_of_its_own(
         sweep: Running = machine.start("sweep", "s.toml", *words)
         sweep.says(r"trial \d epoch")
         wait_until(lambda: {number(first), number(first + 1)} == {0, 1}, "each its trial")
+        os.kill(children(sweep.pid)[0], signal.SIGKILL)
+        sweep.says(r"worker \d is replaced")
+        sweep.says(r"metrics: http://127.0.0.1")
+        wait_until(lambda: {number(first), number(first + 1)} == {0, 1}, "each its trial again")
         sweep.signal(signal.SIGINT)
         assert sweep.ends() == 0, sweep
         assert sweep.errors == ""
