@@ -89,7 +89,7 @@ def test_only_the_trial_in_training_is_shown(monitor: Monitor) -> None:
         "objective": 70.5,
         "fid": 70.5,
         "loss_ratio": 1.5,
-        "d_auc": 0.75,
+        "discriminator_auc": 0.75,
         "images_per_second": 16_000,
     }
     monitor.trial_ended(claim(3), Complete())
@@ -112,7 +112,7 @@ def test_what_an_epoch_did_not_measure_is_as_it_was_and_what_none_did_is_absent(
     monitor.epoch_done(claim(0), epoch(2, 60.0, d_auc=0.9, loss_ratio=None))
     monitor.epoch_done(claim(0), epoch(3, None, d_auc=None, loss_ratio=None))
     found = shown(monitor, "tuner_trial_")
-    assert (found["epoch"], found["fid"], found["d_auc"]) == (3, 60.0, 0.9)
+    assert (found["epoch"], found["fid"], found["discriminator_auc"]) == (3, 60.0, 0.9)
     assert "loss_ratio" not in found
 
 

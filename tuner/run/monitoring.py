@@ -42,7 +42,8 @@ TRIAL = {
     "objective": "What the study minimises, as measured last.",
     "fid": "FID, as measured last.",
     "loss_ratio": "D's loss over G's, each in units of indifference, in the last epoch.",
-    "d_auc": "How well D tells real from generated images, from 0.5 to 1, as measured last.",
+    # Not d_auc: promtool takes a d for days.
+    "discriminator_auc": "How well D tells real from generated images: 0.5 is balance, 1 certainty.",
     "images_per_second": "Real images trained on a second, in the last epoch.",
 }
 
@@ -59,7 +60,7 @@ class _Trial(NamedTuple):
             "objective": report.value(objective),
             "fid": report.fid,
             "loss_ratio": report.loss_ratio,
-            "d_auc": report.d_auc,
+            "discriminator_auc": report.d_auc,
             "images_per_second": report.images_per_second,
         }
         known = {name: value for name, value in found.items() if value is not None}
