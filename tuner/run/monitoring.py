@@ -43,7 +43,7 @@ TRIAL = {
     "fid": "FID, as measured last.",
     "loss_ratio": "D's loss over G's, each in units of indifference, in the last epoch.",
     # Not d_auc: promtool takes a d for days.
-    "discriminator_auc": "How well D tells real from generated images: 0.5 is balance, 1 certainty.",
+    "discriminator_auc": "How well D tells real from generated images: 0.5 is not at all.",
     "images_per_second": "Real images trained on a second, in the last epoch.",
 }
 
