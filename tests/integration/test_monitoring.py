@@ -236,7 +236,7 @@ def test_prometheus_and_grafana_are_told_where_to_look() -> None:
 
 
 def test_a_port_that_is_taken_is_said_before_anything_is_trained(site: Site) -> None:
-    """By the worker above, whose trials would be 2 and 3."""
+    """Taken by the worker above, which goes on undisturbed."""
     taken = f"--metrics-port: found {site.port} of 127.0.0.1: Address already in use"
     words = ("--metrics-port", str(site.port))
     assert taken in site.machine.refuses(2, "worker", "s", *words)
