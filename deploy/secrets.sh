@@ -18,5 +18,7 @@ mkdir -p "$folder"
 chmod 700 "$folder"
 keep db_password "$(random)"
 keep dashboard_login "tuner:$(random)"
+keep grafana_password "$(random)"
 grep -qs '^TUNER_SECRETS=' .env || echo "TUNER_SECRETS=$folder" >>.env
 echo "The dashboard's name and password are in $folder/dashboard_login"
+echo "Grafana's password, for the name admin, is in $folder/grafana_password"

@@ -8,7 +8,9 @@ STORAGE_VARIABLE, ARTIFACTS_VARIABLE = "TUNER_STORAGE", "TUNER_ARTIFACTS"
 PASSWORD_FILE_VARIABLE = "TUNER_PASSWORD_FILE"  # a file that holds the database's password
 IMAGES_VARIABLE = "TUNER_IMAGE_CACHE"  # the folder for decoded images
 MACHINE_VARIABLE = "TUNER_MACHINE"  # what this machine is called
+METRICS_HOST_VARIABLE, METRICS_PORT_VARIABLE = "TUNER_METRICS_HOST", "TUNER_METRICS_PORT"
 
+METRICS_HOST = "127.0.0.1"
 STORAGE, ARTIFACTS = "sqlite:///tuner-data/studies.db", "tuner-data/artifacts"
 
 

@@ -4,14 +4,15 @@ Every command, health check and setting is run as a plain process on loopback, f
 with the passwords that ``deploy/secrets.sh`` makes. What this changes in them (``Stack.here``), and
 nothing else:
 
-- the hosts ``db`` and ``dashboard`` and the port 8080 become 127.0.0.1 and free ports, the address
-  0.0.0.0 becomes 127.0.0.1; pg_isready hears of the port by PGPORT;
+- the hosts ``db`` and ``dashboard`` and the ports 8080 and 9100 become 127.0.0.1 and free ports,
+  the address 0.0.0.0 becomes 127.0.0.1; pg_isready hears of the port by PGPORT;
 - ``/run/secrets``, ``/artifacts``, ``/data``, ``/tmp`` and ``/deploy/proxy`` become temporary
   folders; study files are read from one too.
 
 The images are not needed: what postgres' does before it starts the server is done here with initdb
 and the file's settings, and ``tuner`` is this environment's. The GPU's service differs from the
-other worker's in its image and its device alone, which can't be tried.
+other worker's in its image and its device alone, which can't be tried. Nor can Grafana be;
+test_monitoring.py has what Prometheus and it are told.
 """
 
 import os
@@ -31,6 +32,7 @@ from fnmatch import fnmatch
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import psycopg
 import pytest
@@ -40,6 +42,7 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
 SECRETS = {"TUNER_SECRETS": "./deploy/secrets"}
+SECRET_FILES = ("db_password", "dashboard_login", "grafana_password")
 PLACES = ("/run/secrets", "/artifacts", "/data", "/tmp", "/deploy/proxy")
 # Little to compile, one batch size and no classifier; long enough to be stopped midway. The images
 # are where TUNER_DATA says.
@@ -100,11 +103,29 @@ def test_without_passwords_it_says_what_to_do() -> None:
         compose(TUNER_SECRETS="")
 
 
+def ports(**variables: str) -> dict[str, list[str]]:
+    """Those that can be reached from outside of the containers' network."""
+    services = compose(**variables)["services"]
+    return {name: service["ports"] for name, service in services.items() if "ports" in service}
+
+
 def test_only_the_proxy_has_a_port_and_that_on_loopback() -> None:
-    ports = {name: s["ports"] for name, s in compose()["services"].items() if "ports" in s}
-    assert ports == {"proxy": ["127.0.0.1:8080:8080"]}
-    chosen = compose(DASHBOARD_ADDRESS="192.0.2.1", DASHBOARD_PORT="443")
-    assert chosen["services"]["proxy"]["ports"] == ["192.0.2.1:443:8080"]
+    assert ports().pop("proxy") == ["127.0.0.1:8080:8080"]
+    chosen = ports(DASHBOARD_ADDRESS="192.0.2.1", DASHBOARD_PORT="443")
+    assert chosen.pop("proxy") == ["192.0.2.1:443:8080"]
+    for name in chosen:
+        assert compose()["services"][name]["profiles"] == ["monitoring"]
+
+
+def test_who_asks_for_monitoring_alone_reaches_it_and_from_this_machine_alone() -> None:
+    watchers = {name: s for name, s in compose()["services"].items() if "monitoring" in str(s)}
+    assert set(watchers) == {"prometheus", "grafana"}
+    open_ports = ports(DASHBOARD_ADDRESS="192.0.2.1", PROMETHEUS_PORT="1", GRAFANA_PORT="2")
+    assert open_ports["prometheus"] == ["127.0.0.1:1:9090"]
+    assert open_ports["grafana"] == ["127.0.0.1:2:3000"]
+    environment = watchers["grafana"]["environment"]
+    assert environment["GF_SECURITY_ADMIN_PASSWORD__FILE"] == "/run/secrets/grafana_password"
+    assert not any("ANONYMOUS" in name for name in environment)
 
 
 def test_no_password_is_written_down() -> None:
@@ -133,7 +154,7 @@ def test_images_are_pinned_and_no_service_runs_as_root() -> None:
     services = compose()["services"]
     for name, service in services.items():
         if "image" in service:
-            assert re.search(r":\d+(-alpine)?$", service["image"]), name
+            assert re.search(r":(\d+(-alpine)?|v?\d+\.\d+\.\d+)$", service["image"]), name
             assert service["user"] != "root", name
         else:
             assert service["build"]["context"] == ".", name
@@ -149,7 +170,8 @@ def test_a_worker_starts_after_create_and_has_time_to_give_its_trial_back() -> N
         assert condition == "service_completed_successfully", name
         assert services[name]["stop_grace_period"] == "60s", name
     assert services["worker-gpu"]["profiles"] == ["gpu"]
-    assert [n for n, s in services.items() if "profiles" in s] == ["worker-gpu"]
+    by_default = {name for name, service in services.items() if "profiles" not in service}
+    assert by_default == {"db", "create", "worker", "dashboard", "proxy"}
 
 
 def test_the_worker_takes_the_study_that_is_created() -> None:
@@ -173,7 +195,7 @@ def checkout() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="tuner-compose-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        ignored = shutil.ignore_patterns("db_password", "dashboard_login")
+        ignored = shutil.ignore_patterns(*SECRET_FILES)
         shutil.copytree(ROOT / "deploy", folder / "deploy", ignore=ignored)
         make_secrets(folder)
         yield folder
@@ -191,9 +213,12 @@ def test_secrets_are_made_once_and_only_their_owner_reaches_them(checkout: Path)
     folder = checkout / "deploy/secrets"
     password = (folder / "db_password").read_text()
     login = (folder / "dashboard_login").read_text()
+    grafanas = (folder / "grafana_password").read_text()
     assert re.fullmatch(r"[A-Za-z0-9]{24}\n", password)
     assert re.fullmatch(r"tuner:[A-Za-z0-9]{24}\n", login)
+    assert re.fullmatch(r"[A-Za-z0-9]{24}\n", grafanas)
     assert password.strip() not in login
+    assert grafanas not in (password, login.removeprefix("tuner:"))
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert "deploy/secrets/dashboard_login" in make_secrets(checkout)
     assert (folder / "db_password").read_text() == password
@@ -201,7 +226,7 @@ def test_secrets_are_made_once_and_only_their_owner_reaches_them(checkout: Path)
 
 
 def test_git_and_images_never_hold_secrets() -> None:
-    for path in ("deploy/secrets/db_password", "deploy/secrets/dashboard_login", ".env"):
+    for path in (*(f"deploy/secrets/{name}" for name in SECRET_FILES), ".env"):
         assert not in_build_context(path), path
         if (ROOT / ".git").exists():
             told = subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT, check=False)
@@ -235,6 +260,7 @@ class Stack:
             r"@db/": f"@127.0.0.1:{self.ports['db']}/",
             r"dashboard:8080\b": f"127.0.0.1:{self.ports['dashboard']}",
             r"\b8080\b": str(own),
+            r"\b9100\b": str(free_port()),
             r"\b0\.0\.0\.0\b": "127.0.0.1",
         }
         changes |= {rf"(?<![\w.]){place}\b": str(at) for place, at in self.places.items()}
@@ -407,6 +433,9 @@ def test_workers_search_what_was_created_and_one_leaves_when_told(stack: Stack) 
     create(stack)  # once more, as every further 'docker compose up' does
     told = stack.start("worker")
     eventually(lambda: epochs(stack) > 0, told, stack)
+    [url] = re.findall(r"metrics: (http://127\.0\.0\.1:\d+/metrics)", stack.said(told))
+    with urlopen(url, timeout=30) as answer:
+        assert b'tuner_study_trials_wanted{study="tiny"} 4.0' in answer.read()
     told.terminate()
     grace = int(stack.services["worker"]["stop_grace_period"].removesuffix("s"))
     assert stack.finish(told, timeout=grace) == 0, stack.said(told)

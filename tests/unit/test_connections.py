@@ -14,7 +14,7 @@ from workplace import Studies
 
 from tuner.errors import StorageError
 from tuner.study import connections
-from tuner.study.connections import POSTGRES_LIMITS, Address
+from tuner.study.connections import POSTGRES_LIMITS, Address, time_transactions
 from tuner.study.database import Database
 from tuner.study.patience import Patience
 
@@ -214,3 +214,36 @@ def test_patience_outlives_a_server_that_comes_back(address: Address, postgres: 
         assert found.result() == 7
     assert [": the database failed: " in word for word in said] == [True, False]
     engine.dispose()
+
+
+def test_transactions_are_timed_with_their_commits(studies: Studies) -> None:
+    """Each once, also one that fails."""
+    studies.make()
+    engine, told = Address(studies.url).engine(), list[float]()
+    time_transactions(engine, told.append)
+
+    def late(connection: sqlalchemy.Connection) -> None:
+        time.sleep(0.05)
+
+    sqlalchemy.event.listen(engine, "commit", late)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE tuner_studies SET total = 9"))
+        assert told == []
+    assert len(told) == 1
+    assert told[0] >= 0.05
+    with pytest.raises(sqlalchemy.exc.SQLAlchemyError), engine.begin() as connection:
+        connection.execute(text("SELEKT 1"))
+    assert len(told) == 2
+    engine.dispose()
+
+
+def test_a_database_tells_of_its_transactions_once_it_is_watched(studies: Studies) -> None:
+    store, told = studies.make(), list[float]()
+    store.remaining()
+    store.database.watch(told.append)
+    store.remaining()
+    found = len(told)
+    assert found > 0
+    store.summary()  # Optuna's own sessions, too
+    assert len(told) > found
+    assert all(seconds > 0 for seconds in told)

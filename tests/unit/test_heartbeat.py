@@ -10,7 +10,7 @@ from workplace import Studies, claim
 
 from tuner.errors import StorageError
 from tuner.study.connections import Address
-from tuner.study.membership import Idle
+from tuner.study.membership import Idle, Vitals
 from tuner.study.verdict import Prune
 
 url, studies = workplace.url, workplace.studies
@@ -90,6 +90,28 @@ def test_it_goes_on_after_trouble_and_remembers_it(studies: Studies) -> None:
     heart._engine = healthy
     [(seen,)] = studies.rows("SELECT seen_at FROM tuner_workers")
     assert soon(lambda: studies.rows("SELECT seen_at FROM tuner_workers") > [(seen,)])
+
+
+def test_it_keeps_count_of_what_came_of_its_leases(studies: Studies) -> None:
+    studies.make(lease_seconds=600)  # nobody but this test beats
+    member = studies.join()
+    heart = member._heart
+    assert member.vitals() == Vitals(0, {"renewed": 0, "refused": 0, "failed": 0}, None)
+    heart.beat()  # it owns nothing yet
+    began = time.time()
+    claim(member)
+    heart.beat()
+    studies.rows("UPDATE tuner_leases SET token = 9")
+    heart.beat()
+    retries, renewals, last = member.vitals()
+    assert (retries, renewals) == (0, {"renewed": 1, "refused": 1, "failed": 0})
+    assert last is not None
+    assert last >= began
+    healthy, heart._engine = heart._engine, Address("sqlite:////nowhere/s.db").engine()
+    with pytest.raises(StorageError):
+        heart.beat()
+    heart._engine = healthy
+    assert member.vitals() == Vitals(0, {"renewed": 1, "refused": 1, "failed": 1}, last)
 
 
 def test_it_stops_at_once(studies: Studies) -> None:

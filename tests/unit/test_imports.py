@@ -112,6 +112,9 @@ def test_one_module_leans_on_optunas_internals() -> None:
         ("import tuner.data", (*JAX, *DATABASE)),
         # Who starts workers must leave the devices to them.
         ("import tuner.run.fleet, tuner.run.files, tuner.study.steering", JAX),
+        # Only where somebody asks for metrics.
+        ("import tuner.cli, tuner.run.sweep, tuner.run.fleet, tuner.api", ("prometheus_client",)),
+        ("import tuner.run.monitoring", JAX),
         ("import tuner.run.stores", (*JAX, *DATABASE, "s3fs", "gcsfs")),
     ],
 )

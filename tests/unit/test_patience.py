@@ -38,8 +38,10 @@ def test_what_passes_is_tried_until_it_has(monkeypatch: pytest.MonkeyPatch) -> N
     assert pauses[0] <= 0.1
     assert all(pause >= 1.0 for pause in pauses[5:])  # they grow, to two seconds at most
     assert len(set(pauses)) == 9  # and are random: workers must not come all at once
+    assert patient.retries == 9
     assert patient(attempt) == "done"
     assert len(said) == 2
+    assert patient.retries == 9
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,7 @@ def test_what_does_not_pass_is_not_tried_again(error: Exception) -> None:
     with pytest.raises(type(error)) as caught:
         patient(attempt)
     assert caught.value is error
-    assert (attempt.calls, said, patient.last_trouble) == (1, [], None)
+    assert (attempt.calls, said, patient.last_trouble, patient.retries) == (1, [], None, 0)
 
 
 def test_it_ends_with_the_limit() -> None:

@@ -2,7 +2,8 @@
 
 import shlex
 import sys
-from typing import Annotated, Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -20,7 +21,13 @@ from tuner.cli.main import (
 )
 from tuner.cli.results import show_best
 from tuner.errors import TunerError
-from tuner.places import STORAGE, Local
+from tuner.places import (
+    METRICS_HOST,
+    METRICS_HOST_VARIABLE,
+    METRICS_PORT_VARIABLE,
+    STORAGE,
+    Local,
+)
 from tuner.spec import MOST_TRIALS
 from tuner.specfile import load_spec
 from tuner.study.creation import create_study
@@ -49,6 +56,53 @@ MaxTime = Annotated[
     str | None,
     typer.Option(metavar="DURATION", help="Stop after the epoch that ends then: 90s, 30m, 8h."),
 ]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PORT",
+        min=0,
+        max=65535,
+        envvar=METRICS_PORT_VARIABLE,
+        show_envvar=True,
+        show_default=False,
+        help="Show metrics for Prometheus at this port; several workers of a sweep take it and "
+        "those that follow. 0: any that is free.",
+    ),
+]
+MetricsHost = Annotated[
+    str,
+    typer.Option(
+        metavar="ADDRESS",
+        envvar=METRICS_HOST_VARIABLE,
+        show_envvar=True,
+        help="Where to show them. They ask for no login.",
+    ),
+]
+
+
+class _Metrics(NamedTuple):
+    """Where metrics are shown, if they are to be."""
+
+    host: str
+    port: int | None
+
+    def shown(self, view: Any, store: StudyStore) -> AbstractContextManager[tuple[Any, Any]]:
+        """What a worker of this process is to tell: the observer, and who hears of its
+        membership."""
+        if self.port is None:
+            return nullcontext((view, None))
+        from tuner.run.monitoring import monitored
+
+        return monitored(view, store, self.host, self.port)
+
+    def words(self, workers: int) -> list[list[str]]:
+        """What each of several worker processes is told of it."""
+        if self.port is None:
+            return [[]] * workers
+        from tuner.run.monitoring import ports
+
+        host = ["--metrics-host", self.host, "--metrics-port"]
+        return [[*host, str(port)] for port in ports(self.host, self.port, workers)]
 
 
 @app.command()
@@ -71,6 +125,8 @@ def sweep(
     weights: Weights = None,
     allow: Allow = None,
     max_time: MaxTime = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = METRICS_HOST,
 ) -> None:
     """Run a study to its end, or go on with it; then show what came of it.
 
@@ -81,7 +137,7 @@ def sweep(
     from tuner.run.files import open_files
     from tuner.run.fleet import accelerators, run_fleet
 
-    local = Local(data, weights, tuple(allow or ()))
+    local, metrics = Local(data, weights, tuple(allow or ())), _Metrics(metrics_host, metrics_port)
     spec = load_spec(file, name)
     store = create_study(Database(storage, create=True), spec)
     files = open_files(store, artifacts)
@@ -92,7 +148,7 @@ def sweep(
     if store.remaining() <= 0:
         out.print(f"Study {store.name!r} has all of its {store.total} trials: nothing to run.")
     elif count == 1 and respawn == 0:
-        lab, stopped = _run_here(store, files, max_time, local)
+        lab, stopped = _run_here(store, files, max_time, local, metrics)
     else:
         options = [
             *(("--artifacts", artifacts), ("--data", data), ("--weights", weights)),
@@ -100,7 +156,8 @@ def sweep(
         ]
         words = [word for key, value in options if value is not None for word in (key, value)]
         with _view(store) as view:
-            stopped = run_fleet([store.name, *words], storage, count, respawn, devices, view)
+            all_words = [[store.name, *words, *more] for more in metrics.words(count)]
+            stopped = run_fleet(all_words, storage, respawn, devices, view)
     _show_outcome(store, files, lab, stopped, local)
 
 
@@ -112,16 +169,16 @@ def _view(store: StudyStore) -> LiveProgress | PlainProgress:
 
 
 def _run_here(
-    store: StudyStore, files: Any, max_time: str | None, local: Local
+    store: StudyStore, files: Any, max_time: str | None, local: Local, metrics: _Metrics
 ) -> tuple[Any, bool]:
     """The lab of the run, and whether it was stopped."""
-    with _view(store) as view:
+    with _view(store) as view, metrics.shown(view, store) as (observer, watch):
         view.announce("starting JAX")
         from tuner.run.signals import Stop, parse_duration
         from tuner.run.sweep import run_worker
 
         stop = Stop(parse_duration(max_time) if max_time else None)
-        lab = run_worker(store, files, view, stop, local=local)
+        lab = run_worker(store, files, observer, stop, local=local, watch=watch)
         return lab, stop.requested
 
 
@@ -186,6 +243,8 @@ def worker(
     ] = None,
     max_time: MaxTime = None,
     grace: Grace = 25.0,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = METRICS_HOST,
     events: Annotated[bool, typer.Option("--events", hidden=True)] = False,
 ) -> None:
     """Join a study and run its trials, from any machine, until it has ended.
@@ -209,7 +268,8 @@ def worker(
     limits = Limits(max_trials, exit_when_idle)
     view = EventWriter(stop.request) if events else PlainProgress(out)
     local = Local(data, weights, tuple(allow or ()))
-    run_worker(store, files, view, stop, limits, local=local, grace=grace)
+    with _Metrics(metrics_host, metrics_port).shown(view, store) as (observer, watch):
+        run_worker(store, files, observer, stop, limits, local=local, grace=grace, watch=watch)
     left = store.remaining()
     if not events:
         view.announce(

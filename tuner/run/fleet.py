@@ -34,25 +34,24 @@ def accelerators() -> list[str]:
 
 
 def run_fleet(
-    words: Sequence[str],
+    words: Sequence[Sequence[str]],
     storage: str,
-    count: int,
     respawn: int,
     devices: Sequence[str],
     listener: Listener,
 ) -> bool:
-    """Run ``tuner worker`` with these ``words`` in ``count`` processes, each on a device of its own
-    while there are enough, until all have left; the dead are replaced ``respawn`` times in all.
+    """Run ``tuner worker`` in a process for each of these ``words``, on a device of its own while
+    there are enough, until all have left; the dead are replaced ``respawn`` times in all.
 
     Whether they left because they were told to: by a person, or as their time was up. InputError
     where every worker was refused.
     """
     fleet = _Fleet(words, storage, devices, listener, respawn)
     with _passing_on_signals(fleet):
-        for i in range(count):
+        for i in range(len(words)):
             fleet.start(i)
         fleet.wait()
-    if fleet.refusals == count:
+    if fleet.refusals == len(words):
         raise InputError("no worker could join; the reason is above")
     return fleet.stopping or fleet.lost == 0
 
@@ -60,7 +59,7 @@ def run_fleet(
 class _Fleet:
     def __init__(
         self,
-        words: Sequence[str],
+        words: Sequence[Sequence[str]],
         storage: str,
         devices: Sequence[str],
         listener: Listener,
@@ -79,7 +78,7 @@ class _Fleet:
         if self._devices:
             environment[VISIBLE] = self._devices[index % len(self._devices)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "tuner.cli", "worker", *self._words, "--events"],
+            [sys.executable, "-m", "tuner.cli", "worker", *self._words[index], "--events"],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

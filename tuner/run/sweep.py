@@ -1,6 +1,7 @@
 """A study from file to finish on this machine; and what can be said of its best trial."""
 
 import platform
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import NamedTuple
 
@@ -142,9 +143,11 @@ def run_worker(
     *,
     local: Local = NOWHERE_ELSE,
     grace: float = GRACE,
+    watch: Callable[[Membership], None] | None = None,
 ) -> Lab:
     """Run the study's trials here until it has ended, ``stop`` is requested (by signals, too) or a
-    limit is reached. Returns the lab they were measured in.
+    limit is reached. Returns the lab they were measured in. ``watch`` hears of the membership
+    before it begins.
 
     TunerError where too many trials fail in a row or a file can't be written; StorageError where
     the database or the artifact store stays away; InputError where this machine can't give the
@@ -152,6 +155,8 @@ def run_worker(
     """
     stop = stop or Stop()
     membership = Membership(store, machine(), observer.announce)
+    if watch is not None:
+        watch(membership)
     with stop_on_signals(stop, observer.announce, membership.leave_at_once, grace), membership:
         lab = open_lab(store, files, observer.announce, membership, local)
         stop.has_something_to_finish = True

@@ -1,7 +1,7 @@
 """A database of studies: Optuna's tables and ours, opened."""
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from tuner.errors import StorageError
 from tuner.study import schema, tables
-from tuner.study.connections import Address, configure
+from tuner.study.connections import Address, configure, time_transactions
 from tuner.study.storage import FencedStorage, OpenStorage
 
 TOKEN = "tuner:token"  # the attribute that marks an Optuna study as ours
@@ -46,6 +46,10 @@ class Database:
         configure(storage.engine)
         storage.engine.dispose()
         return storage
+
+    def watch(self, tell: Callable[[float], None]) -> None:
+        """From here on, ``tell`` how many seconds each transaction took."""
+        time_transactions(self.rdb.engine, tell)
 
     def study_names(self) -> list[str]:
         """The studies made by tuner."""

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 
 from sqlalchemy import Connection, select, update
@@ -27,6 +28,9 @@ class Heartbeat:
         self.preparing = False  # whether to renew the right to prepare, too
         self.stop_requested = False  # by a person, of all workers that had joined by then
         self.last_trouble: float | None = None  # time.monotonic() of the last failure
+        self.last_beat: float | None = None  # time.time() of the last that reached the database
+        # Refused: the lease was another's by then, or its trial was just ending.
+        self.renewals = Counter(renewed=0, refused=0, failed=0)  # of leases
 
     def start(self) -> None:
         self._thread.start()
@@ -43,14 +47,19 @@ class Heartbeat:
 
     def beat(self) -> None:
         """StorageError where the database is away: the next beat may find it again."""
+        held = dict(self._held)
         try:
             with self._address.errors(), self._engine.begin() as connection:
-                self._renew(connection)
+                kept = self._renew(connection, held)
         except StorageError:
             self.last_trouble = time.monotonic()
+            self.renewals.update(failed=len(held))
             raise
+        self.last_beat = time.time()
+        self.renewals.update(renewed=len(kept), refused=len(held) - len(kept))
 
-    def _renew(self, connection: Connection) -> None:
+    def _renew(self, connection: Connection, held: dict[int, Lease]) -> set[int]:
+        """The trials whose leases were renewed, of those ``held``."""
         who, studies = tables.workers, tables.studies
         joined_at = connection.execute(
             update(who)
@@ -58,7 +67,7 @@ class Heartbeat:
             .values(seen_at=tables.db_now())
             .returning(who.c.joined_at)
         ).scalar_one_or_none()
-        leases.renew(connection, dict(self._held))
+        kept = leases.renew(connection, held)
         if self.preparing:
             connection.execute(
                 update(studies)
@@ -69,6 +78,7 @@ class Heartbeat:
         stop_at = connection.execute(query).scalar_one_or_none()
         if joined_at is not None and stop_at is not None and stop_at > joined_at:
             self.stop_requested = True
+        return kept
 
     def give_back_all(self) -> None:
         """Let other workers take all that is held, at once."""

@@ -58,6 +58,14 @@ class Idle(enum.Enum):
     ENDED = "the study has all of its trials"
 
 
+class Vitals(NamedTuple):
+    """How a worker has got on with the database so far, for those who watch it."""
+
+    retries: int  # of what failed for a passing reason
+    renewals: dict[str, int]  # of leases, by what came of them: see Heartbeat
+    last_beat: float | None  # the last sign of life that the database took, by this machine's clock
+
+
 class Membership:
     """One worker in one study, from joining to leaving. For one thread: see FencedStorage."""
 
@@ -129,6 +137,11 @@ class Membership:
     def stop_requested(self) -> bool:
         """Whether a person told the study's workers to leave."""
         return self._heart.stop_requested
+
+    def vitals(self) -> Vitals:
+        """From any thread."""
+        heart = self._heart
+        return Vitals(self._patience.retries, dict(heart.renewals), heart.last_beat)
 
     def leave_at_once(self) -> None:
         """Give back what is owned, in one attempt; from any thread."""

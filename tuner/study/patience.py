@@ -19,6 +19,7 @@ class Patience:
     def __init__(self, announce: Callable[[str], None], limit: float = LIMIT) -> None:
         self._announce, self._limit = announce, limit
         self.last_trouble: float | None = None  # time.monotonic() of the last failure
+        self.retries = 0
 
     def __call__(self, attempt: Callable[[], T]) -> T:
         """What ``attempt``, which must be safe to repeat, returns in the end.
@@ -40,6 +41,7 @@ class Patience:
                     self._announce(f"{error}; trying again for up to {self._limit:g} s")
                 time.sleep(random.uniform(0.5, 1.0) * min(LONGEST_PAUSE, 0.1 * 2**failures))
                 failures += 1
+                self.retries += 1
             else:
                 if failures:
                     self._announce("it answers again")
