@@ -55,6 +55,7 @@ class Page:
     def settle(self) -> None:
         """Wait until all is loaded and what was to be drawn at first is drawn."""
         self._page.wait_for_load_state("networkidle")
+        self._page.wait_for_function("() => [...document.images].every(image => image.complete)")
         self._page.evaluate("() => new Promise(f => requestAnimationFrame(() => setTimeout(f, 0)))")
 
     @property
