@@ -195,10 +195,12 @@ def factors(program: Program, h: Hyperparameters, steps: np.ndarray) -> jax.Arra
     return found
 
 
-def factor(schedule: str, steps: list[int], **changes: float) -> np.ndarray:
+def factor(
+    schedule: str, steps: list[int], program: Program = PROGRAM, **changes: float
+) -> np.ndarray:
     """The share of the rates at some generator updates, every length traced."""
     h = numbers(**{"warmup_images": 0.0, "decay_images": 200.0, "final_rate": 0.0} | changes)
-    return np.asarray(factors(PROGRAM._replace(schedule=schedule), h, np.array(steps)))
+    return np.asarray(factors(program._replace(schedule=schedule), h, np.array(steps)))
 
 
 def test_a_constant_schedule_is_exactly_one() -> None:
@@ -221,3 +223,17 @@ def test_rates_fall_once_they_have_risen() -> None:
     for name, expected in (("cosine", cosine), ("linear", linear)):
         found = factor(name, list(steps), warmup_images=100.0, final_rate=0.1)
         np.testing.assert_allclose(found, expected * rise, rtol=1e-5)
+
+
+def test_rates_hold_when_the_images_seen_no_longer_fit_32_bits() -> None:
+    """As whole numbers of 32 bits they would be negative from update 2**25 on."""
+    program = PROGRAM._replace(batch_size=32)  # 64 images an update
+    steps = [2**25 - 1, 2**25, 2**25 + 1, 2**27, 2**31 - 1]
+    for warm_up in (0.0, 1000.0):
+        assert (factor("constant", steps, program, warmup_images=warm_up) == 1).all()
+    passed = np.minimum(np.array(steps) / 2**28, 1)
+    lengths = {"warmup_images": 0.0, "decay_images": 64.0 * 2**28}
+    found = factor("linear", steps, program, **lengths)
+    np.testing.assert_allclose(found, 1 - passed, rtol=1e-6)
+    found = factor("cosine", steps, program, **lengths)
+    np.testing.assert_allclose(found, (1 + np.cos(np.pi * passed)) / 2, rtol=1e-6, atol=1e-6)

@@ -25,7 +25,7 @@ from tuner.gan.critics import (
     with_slopes,
 )
 from tuner.gan.losses import LOSSES
-from tuner.gan.optimizers import make_optimizers, rate_factor
+from tuner.gan.optimizers import images_seen, make_optimizers, rate_factor
 from tuner.gan.state import GanState, Variables, networks
 from tuner.trial import Hyperparameters, Program
 
@@ -96,7 +96,7 @@ class _Game(NamedTuple):
 
     def _deviation(self) -> Array:
         """Of the instance noise, which fades evenly until the trial's end."""
-        seen = self.step * (self.program.batch_size * self.program.d_steps)
+        seen = images_seen(self.program, self.step)
         return self.h.instance_noise * jnp.maximum(0.0, 1.0 - seen / self.h.total_images)
 
     def _rounded(self, tree: Any) -> Any:
