@@ -14,7 +14,7 @@ from tuner.cli import app
 from tuner.combinations import kind_of
 from tuner.conditions import kinds
 from tuner.settings import to_toml
-from tuner.spec import DataSpec, MetricsSection, StudySection, TrialSection
+from tuner.spec import DataSpec, MetricsSection, PicturesSection, StudySection, TrialSection
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -31,6 +31,8 @@ def key_rows() -> list[str]:
         ("guard.loss_ratio", policies.LossRatioGuard),
         ("guard.variance_ratio", policies.VarianceRatioGuard),
         ("guard.d_auc", policies.DiscriminatorAucGuard),
+        ("guard.class_coverage", policies.ClassCoverageGuard),
+        ("pictures", PicturesSection),
     ]
     for group, members in (("sampler", policies.SamplerSpec), ("pruner", policies.PrunerSpec)):
         kinds = get_args(get_args(members)[0])
