@@ -6,12 +6,22 @@ from decimal import Decimal
 from typing import Any
 
 from tuner.settings import Choices, Kind, Range, Setting, Value, is_own_network
-from tuner.spec import CONDITIONAL, OWN_NORMS, PENALISED, PENALTIES, SMOOTHED, TrialSection
+from tuner.spec import (
+    CONDITIONAL,
+    DROPPING,
+    OWN_NORMS,
+    PENALISED,
+    PENALTIES,
+    SMOOTHED,
+    TrialSection,
+)
 
+_NETWORKS = ("generator", "discriminator")
+_APART = ("optimizer", "learning_rate", "beta1", "beta2")  # may be set for each network apart
 _ADAMS = ("adam", "adamw", "lion", "optimistic_adam")
+_BETAS = [f"{of}{beta}" for of in ("", "generator_", "discriminator_") for beta in _APART[2:]]
 _BELONGS_TO_OPTIMIZER = {
-    "beta1": _ADAMS,
-    "beta2": _ADAMS,
+    **dict.fromkeys(_BETAS, _ADAMS),
     "momentum": ("sgd",),
     "rms_decay": ("rmsprop",),
     "weight_decay": ("adamw", "lion"),
@@ -21,10 +31,13 @@ _BELONGS_TO = {
     "label_smoothing": ("loss", SMOOTHED),
     "decay_images": ("schedule", ("linear", "cosine")),
     "final_rate": ("schedule", ("linear", "cosine")),
+    "dropout": ("discriminator", DROPPING),
 }
-_OPTIMIZERS = ("optimizer", "generator_optimizer", "discriminator_optimizer")
 # What decides whether a setting is used.
-DECIDING_USE = (*_OPTIMIZERS, "loss", "schedule")
+DECIDING_USE = (
+    *("loss", "schedule", "discriminator", "optimizer"),
+    *(f"{network}_{name}" for network in _NETWORKS for name in _APART),
+)
 # What the rules below look at.
 _DECISIVE = (
     *("generator", "discriminator", "generator_norm", "discriminator_norm", "conditional", "loss"),
@@ -94,18 +107,48 @@ def _networks(at: Mapping[str, Any]) -> Iterator[tuple[list[str], str]]:
 
 def idle(trial: TrialSection) -> dict[str, str]:
     """Settings that are searched and change nothing would waste the search: why, by name."""
-    found = {}
-    if trial.generator_learning_rate is not None and trial.discriminator_learning_rate is not None:
-        found["learning_rate"] = "found a search that the two separate rates leave idle"
-    kinds = [value for name in _OPTIMIZERS for value in values_of(getattr(trial, name)) or []]
-    users = {name: ("optimizer", kinds, of) for name, of in _BELONGS_TO_OPTIMIZER.items()}
+    searched = trial.searched()
+    return {
+        name: f"found a search that {cause} leaves idle"
+        for name, cause in _causes(trial)
+        if name in searched
+    }
+
+
+def _causes(trial: TrialSection) -> Iterator[tuple[str, str]]:
+    """Every setting that changes nothing, searched or not, and what leaves it idle."""
     for name, (decider, of) in _BELONGS_TO.items():
-        users[name] = (decider, list(values_of(getattr(trial, decider)) or []), of)
-    for name, (decider, values, of) in users.items():
-        if not set(of) & set(values):
-            shown = ", ".join(dict.fromkeys(str(value) for value in values if value is not None))
-            found[name] = f"found a search that {decider} = {shown} leaves idle"
-    return {name: text for name, text in found.items() if name in trial.searched()}
+        values = values_of(getattr(trial, decider)) or []
+        if not any(value in of or is_own_network(value) for value in values):
+            yield name, f"{decider} = {_listed(values)}"
+    for name, of in _BELONGS_TO_OPTIMIZER.items():
+        users = _users(trial, name)
+        kinds = [kind for network in users for kind in _optimizers(trial, network)]
+        if users and not set(of) & set(kinds):
+            whose = "" if len(users) == len(_NETWORKS) else f"the {users[0]}'s "
+            yield name, f"{whose}optimizer = {_listed(kinds)}"
+    for name in _APART:
+        if not _users(trial, name):
+            yield name, f"a separate {name} for each network"
+
+
+def _users(trial: TrialSection, name: str) -> list[str]:
+    """The networks that go by an optimizer's setting: one that is of a network alone is that
+    network's, any other is of those without their own."""
+    for network in _NETWORKS:
+        if name.startswith(network):
+            return [network]
+    return [n for n in _NETWORKS if getattr(trial, f"{n}_{name}", None) is None]
+
+
+def _optimizers(trial: TrialSection, network: str) -> Sequence[Value]:
+    """All that a network may be trained with."""
+    own = getattr(trial, f"{network}_optimizer")
+    return values_of(trial.optimizer if own is None else own) or []
+
+
+def _listed(values: Sequence[Value]) -> str:
+    return ", ".join(dict.fromkeys(map(str, values)))
 
 
 def kind_of(name: str) -> Kind:

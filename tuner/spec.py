@@ -39,6 +39,7 @@ OWN_NORMS = {
     "r3gan": ("none", "none"),
 }
 CONDITIONAL = ("dcgan", "sndcgan", "resnet", "r3gan")  # the architectures that can be told labels
+DROPPING = ("dcgan",)  # the architectures whose discriminator has dropout
 GENERATOR_NORMS = ("batch", "none")
 DISCRIMINATOR_NORMS = ("none", "batch", "layer", "spectral")
 AUGMENTATIONS = (

@@ -68,6 +68,11 @@ def test_the_example_runs_where_it_is_allowed_and_nowhere_else(
         ),
         ("4 * program.width, size", "program.width, size", "trial.generator mypackage.models"),
         (
+            "return self.out(x)[:, 0]",
+            "return self.out(x)[:, 0] + (key.ndim if train else 0)",  # it may have no key
+            "trial.discriminator mypackage.models:Discriminator: AttributeError",
+        ),
+        (
             "class Generator(nnx.Module)",
             "class Generator",
             "expected a subclass of flax.nnx.Module",

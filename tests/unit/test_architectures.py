@@ -14,7 +14,14 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from tuner.gan import r3gan
 from tuner.gan.networks import DISCRIMINATORS, GENERATORS
-from tuner.spec import CONDITIONAL, DISCRIMINATOR_NORMS, GENERATOR_NORMS, NETWORKS, OWN_NORMS
+from tuner.spec import (
+    CONDITIONAL,
+    DISCRIMINATOR_NORMS,
+    DROPPING,
+    GENERATOR_NORMS,
+    NETWORKS,
+    OWN_NORMS,
+)
 from tuner.trial import Program
 from tuner.xla import abstract
 
@@ -203,6 +210,15 @@ def test_labels_matter(name: str) -> None:
     for found in map(np.asarray, play(params, LABELS)):  # of the same noise, and of the same image
         np.testing.assert_allclose(found[0], found[3], rtol=1e-3, atol=1e-5)
         assert np.abs(found[0] - found[1]).max() > 1e-4
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_dropout_is_where_the_settings_say(name: str) -> None:
+    """A search over its rate is refused where it would change nothing."""
+    at = program(name)
+    graph, state = nnx.split(nnx.eval_shape(functools.partial(built, DISCRIMINATORS[name], at)))
+    drawn = jax.make_jaxpr(lambda state: judged(at, nnx.merge(graph, state)))(state)
+    assert ("random_bits" in str(drawn)) == (name in DROPPING)
 
 
 def test_r3gans_resampling_is_bilinear() -> None:

@@ -97,10 +97,20 @@ def test_points_between() -> None:
 
 
 def test_points_around() -> None:
-    real = jnp.float32(RNG.normal(scale=3, size=(500, 2, 2, 1)))
-    moved = np.asarray(around(real, jax.random.key(0)) - real)
-    assert moved.min() >= 0
-    assert moved.max() == pytest.approx(0.5 * float(real.std()), rel=0.02)
+    """x + a (x_p - x), with x_p = x + std / 2 u: a is one number an image, u one a pixel, both
+    evenly from 0 to 1. So over pixels an image's moves, in units of std / 2, have mean a / 2 and
+    variance a^2 / 12; over all, a u has mean 1 / 4 and variance 1 / 9 - 1 / 16."""
+    real = jnp.float32(RNG.normal(scale=3, size=(500, 20, 20, 1)))
+    moved = np.asarray(around(real, jax.random.key(0)) - real, np.float64)
+    moves = moved.reshape(500, -1) / (0.5 * np.std(real))
+    assert moves.min() >= -1e-6
+    assert moves.mean() == pytest.approx(1 / 4, abs=0.025)
+    assert moves.var() == pytest.approx(1 / 9 - 1 / 16, rel=0.1)
+    shares = 2 * moves.mean(1)
+    assert (shares.min(), shares.max()) == (pytest.approx(0, abs=0.02), pytest.approx(1, abs=0.1))
+    np.testing.assert_allclose(np.quantile(shares, [0.25, 0.5, 0.75]), [0.25, 0.5, 0.75], atol=0.1)
+    np.testing.assert_allclose(moves.std(1), shares / np.sqrt(12), rtol=0.12, atol=1e-3)
+    np.testing.assert_allclose(moves.max(1), shares, rtol=0.13, atol=1e-3)  # of 400 pixels
 
 
 def test_a_flat_critic_has_a_finite_penalty_and_gradient() -> None:

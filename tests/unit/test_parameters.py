@@ -127,6 +127,17 @@ def test_parameters_are_the_papers(name: str, size: int) -> None:
             assert f"{number:,}" in " ".join((kind.__doc__ or "").split())
 
 
+@pytest.mark.parametrize(("size", "widths"), [(32, [256] * 4), (64, [1024, 512, 256, 128, 64])])
+def test_resnets_blocks_are_told_classes_and_its_last_norm_is_not(
+    size: int, widths: list[int]
+) -> None:
+    """As in its authors' code (pfnet-research/sngan_projection, gen_models): each class has a gain
+    and a bias of its own in both norms of a block."""
+    kind = GENERATORS["resnet"]
+    more = count(kind, program("resnet", size, 10)) - count(kind, program("resnet", size))
+    assert more == 9 * sum(2 * i + 2 * o for i, o in itertools.pairwise(widths))
+
+
 def test_r3gan_embeds_classes_as_its_authors() -> None:
     """In their code, with their settings for CIFAR-10 with classes."""
     at = program("r3gan", 32, classes=10)

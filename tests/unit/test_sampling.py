@@ -137,3 +137,49 @@ def test_the_discriminators_opinion_of_bytes_and_of_floats(state: GanState) -> N
     network: Any = nnx.merge(networks(PROGRAM).discriminator, state.discriminator, copy=True)
     expected = network(exact, rate=jnp.float32(0.9))  # no key, no dropout
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+NORMED = PROGRAM._replace(discriminator_norm="batch")
+
+
+@pytest.fixture(scope="module")
+def normed() -> GanState:
+    return init_state(NORMED, NUMBERS, 0)
+
+
+def from_dark_to_bright(count: int) -> Any:
+    """As images that are sorted by their class."""
+    noise = np.random.default_rng(1).normal(scale=0.1, size=(count, 32, 32, 1))
+    return jnp.float32(noise + np.linspace(-1, 1, count).reshape(-1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("count", [8, 16, 19])
+def test_batch_norm_in_d_goes_by_batches_that_are_equal_and_mixed(
+    normed: GanState, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(sampling, "CHUNK", 8)
+    images = from_dark_to_bright(count)
+    network: Any = nnx.merge(
+        networks(NORMED).discriminator,
+        normed.discriminator,
+        normed.discriminator_statistics,
+        copy=True,
+    )
+    expected = np.full(count, np.nan)
+    batches = {8: 1, 16: 2, 19: 3}[count]
+    for i in range(batches):  # every second, or third, of them
+        batch = images[i::batches]
+        expected[i::batches] = network(batch, rate=jnp.float32(0), train=True)
+    found = discriminate(NORMED, normed, images)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert np.std(expected) > 1e-2
+
+
+def test_what_ds_batch_norm_last_recorded_has_no_part_in_its_opinion(normed: GanState) -> None:
+    """It is of the last generated batch: real images may be anywhere else."""
+    images = from_dark_to_bright(6)
+    logits = discriminate(NORMED, normed, images)
+    recorded = jax.tree.map(lambda x: 100 + 50 * x, normed.discriminator_statistics)
+    assert jax.tree.leaves(recorded)
+    after = discriminate(NORMED, normed._replace(discriminator_statistics=recorded), images)
+    np.testing.assert_array_equal(after, logits)

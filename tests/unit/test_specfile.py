@@ -407,7 +407,7 @@ def test_pruner_that_can_just_prune(pruner: str) -> None:
             "[trial]\nlearning_rate = [0.1, 0.2]\ngenerator_learning_rate = 0.1\n"
             "discriminator_learning_rate = [0.1, 0.3]",
             "trial.learning_rate",
-            "a search that the two separate rates leave idle",
+            "a search that a separate learning_rate for each network leaves idle",
             "",
         ),
     ],

@@ -52,14 +52,22 @@ def squared_slope(slopes: Array) -> Array:
 def between(real: Array, fake: Array, key: Array) -> Array:
     """A point on the line from each real image to a fake one (Gulrajani et al. 2017,
     section 4)."""
-    share = jax.random.uniform(key, (len(real), *[1] * (real.ndim - 1)))
+    share = _shares(real, key)
     return share * real + (1.0 - share) * fake
 
 
 def around(real: Array, key: Array) -> Array:
-    """Real images moved by up to half of their standard deviation (Kodali et al. 2017, as Lucic et
-    al. 2018 run it)."""
-    return real + 0.5 * real.std() * jax.random.uniform(key, real.shape)
+    """A point on the line from each real image to a disturbed one, each pixel of which is raised
+    by up to half of the batch's standard deviation (Kodali et al. 2017, as Lucic et al. 2018 run
+    it). Theirs are then the slopes of D's probability, ours those of its logit."""
+    noise_key, share_key = jax.random.split(key)
+    noise = 0.5 * real.std() * jax.random.uniform(noise_key, real.shape)
+    return real + _shares(real, share_key) * noise
+
+
+def _shares(images: Array, key: Array) -> Array:
+    """How far along its line each image's point lies: (batch, 1, 1, 1), evenly from 0 to 1."""
+    return jax.random.uniform(key, (len(images), *[1] * (images.ndim - 1)))
 
 
 def _norms(slopes: Array) -> Array:

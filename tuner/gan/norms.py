@@ -29,7 +29,9 @@ class BatchNorm(nnx.Module):
     With ``train=True`` the batch's own statistics are used and recorded; with ``train=False`` the
     ones recorded last. No running average is kept: before a generator is evaluated its statistics
     are measured afresh for the weights at hand (see ``sampling.generator_of``), which makes
-    an average over past weights, always a little wrong, needless.
+    an average over past weights, always a little wrong, needless. A discriminator's are no use at
+    all, as it is trained on real and on generated batches by turns: it is always asked with
+    ``train=True`` (see ``sampling.discriminate``).
     """
 
     def __init__(self, channels: int) -> None:

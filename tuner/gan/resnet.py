@@ -63,6 +63,7 @@ class ResNetGenerator(nnx.Module):
     Dense to 4x4, residual blocks that double the size, batch norm, ReLU, a 3x3 convolution. At
     latent size 128, 3 channels and the papers' width of 64 (256 channels at 32x32 pixels)
     4,276,739 parameters for 32x32 pixels, 12,220,675 for 64x64 and 32,150,787 for 128x128.
+    Classes are told to the blocks' norms, not to the last one.
     """
 
     def __init__(self, program: Program, *, rngs: nnx.Rngs) -> None:
@@ -73,14 +74,14 @@ class ResNetGenerator(nnx.Module):
             _GeneratorBlock(program, inputs, outputs, rngs=rngs)
             for inputs, outputs in itertools.pairwise(widths)
         )
-        self.norm = generator_norm(program, widths[-1])
+        self.norm = generator_norm(program._replace(classes=0), widths[-1])  # as in their code
         self.last = Conv(widths[-1], channels, size=3, rngs=rngs)
 
     def __call__(self, z: Array, labels: Array | None = None, *, train: bool) -> Array:
         x = self.dense(z).reshape(z.shape[0], 4, 4, -1)
         for block in self.blocks:
             x = block(x, labels, train=train)
-        return jnp.tanh(self.last(jax.nn.relu(self.norm(x, labels, train=train))))
+        return jnp.tanh(self.last(jax.nn.relu(self.norm(x, train=train))))
 
 
 class _DiscriminatorBlock(nnx.Module):

@@ -115,18 +115,25 @@ def draw(program: Program, generator: Generator, latents: Latents) -> np.ndarray
 def discriminate(
     program: Program, state: GanState, images: Array, labels: Array | None = None
 ) -> Array:
-    """D's logits, without dropout, for images in [-1, 1] or uint8, told their ``labels`` where the
-    program has classes: (n,)."""
+    """D's logits, as it judges while it trains but without dropout, for images in [-1, 1] or uint8,
+    told their ``labels`` where the program has classes: (n,).
+
+    Its norms go by the batch at hand, so real and generated images are to be given apart, as D is
+    trained on them: what batch norm has recorded is of the last generated batch alone. Batches are
+    of at most ``CHUNK`` images and as equal as can be. None is filled up with copies, and each has
+    images from all over, however they are ordered: either would show in its statistics.
+    """
     graph = networks(program).discriminator
     discriminator = state.discriminator, state.discriminator_statistics
     if images.dtype == jnp.uint8:
         images = normalise(images)
-    logits = []
-    for start in range(0, len(images), CHUNK):
-        chunk, size = pad_chunk(images[start : start + CHUNK])
-        told = None if labels is None else pad_chunk(labels[start : start + CHUNK])[0]
-        logits.append(_discriminate(graph, discriminator, chunk, told)[:size])
-    return jnp.concatenate(logits)
+    batches = -(-len(images) // CHUNK)
+    logits = jnp.zeros(len(images))
+    for first in range(batches):
+        here = slice(first, None, batches)
+        told = None if labels is None else labels[here]
+        logits = logits.at[here].set(_discriminate(graph, discriminator, images[here], told))
+    return logits
 
 
 @functools.partial(jit, static_argnums=0)
@@ -136,9 +143,9 @@ def _discriminate(
     images: Array,
     labels: Array | None,
 ) -> Array:
-    network = nnx.merge(graph, *discriminator, copy=True)
+    network = nnx.merge(graph, *discriminator, copy=True)  # what it records is of no use to anyone
     with jax.default_matmul_precision("highest"):
-        logits: Array = network(images, labels, rate=jnp.float32(0))
+        logits: Array = network(images, labels, rate=jnp.float32(0), train=True)
     return logits
 
 

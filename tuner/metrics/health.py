@@ -28,7 +28,8 @@ def loss_ratio(
 def discriminator_auc(real: NDArray[np.floating], fake: NDArray[np.floating]) -> float:
     """P(D(real) > D(fake)) over all pairs, ties counting one half (the Mann-Whitney statistic).
 
-    0.5 is balance, 1 a discriminator that has won; free of the logits' scale and offset.
+    0.5 is balance, 1 a discriminator that has won; free of the logits' scale and offset. With
+    batch norm, logits are to be of batches of real images, and of fake ones, alone.
     """
     ordered = np.sort(fake)
     below = np.searchsorted(ordered, real, side="left")

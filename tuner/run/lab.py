@@ -180,7 +180,8 @@ class Lab:
     def _opinions(
         self, program: Program, state: GanState, fakes: np.ndarray, latents: Latents
     ) -> tuple[np.ndarray, np.ndarray]:
-        """D's logits of a fixed thousand of the real images, and of as many fakes."""
+        """D's logits of a fixed thousand of the real images, and of as many fakes, each side in
+        batches of its own."""
         real_labels = None
         if program.classes and self.labels is not None:
             real_labels = self.labels[self._judged]

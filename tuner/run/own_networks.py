@@ -107,8 +107,10 @@ def try_shapes(program: Program) -> None:
     _compare("generator", program, f"noise {z.shape}", images, batch)
     rate, key = abstract((), jnp.float32), jax.eval_shape(lambda: jax.random.key(0))
     given = (abstract(batch, jnp.float32), labels)
-    logits = _shape_of("discriminator", program, given, {"rate": rate, "key": key, "train": True})
-    _compare("discriminator", program, f"images {batch}", logits, (_TRIED,))
+    for source in (key, None):  # while it trains, and when it is judged
+        named = {"rate": rate, "key": source, "train": True}
+        logits = _shape_of("discriminator", program, given, named)
+        _compare("discriminator", program, f"images {batch}", logits, (_TRIED,))
 
 
 def _shape_of(
