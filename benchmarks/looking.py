@@ -1,0 +1,218 @@
+"""What looking at a large study costs: 1,000 trials of 50 epochs, with pictures and notes.
+
+On a Postgres server of its own: seconds until `tuner report` has written its page, until `tuner
+status` has answered, for a worker to make the dashboard's plots anew; and what a worker notices of
+people who have the dashboard open (the time of its report after an epoch, with viewers and without,
+in turns). Viewers ask as the dashboard's page does, but oftener.
+
+    python benchmarks/looking.py --rounds 5
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import optuna
+from postgres import Postgres
+from sqlalchemy import insert
+from storage import EPOCHS, SPACE, TRIALS, optuna_url, report_of, spec
+
+from tuner.study import tables
+from tuner.study.board import publish
+from tuner.study.creation import create_study
+from tuner.study.database import Database
+from tuner.study.membership import Claim, Membership
+from tuner.study.store import StudyStore
+from tuner.trial import Premises
+from tuner.views.dashboard import events, plots
+
+PICTURES = 10  # artifacts of a trial
+PAUSE = 2.0  # seconds between a viewer's requests; the dashboard's page waits for 10
+
+
+def fill(store: StudyStore, url: str) -> None:
+    """Trials to the last epoch, with all that workers leave of them."""
+    rng = random.Random(0)
+    plain = optuna.load_study(study_name=store.name, storage=optuna_url(url))
+    plain.add_trials([_trial(rng, number) for number in range(TRIALS)])
+    rows, notes = [], []
+    for trial in plain.get_trials(deepcopy=False):
+        about = {"trial_id": trial._trial_id, "worker": "w", "token": 1, "reported_at": time.time()}
+        for epoch, fid in trial.intermediate_values.items():
+            rows.append(report_of(epoch, fid)._asdict() | about)
+        prefix = f"dashboard:{trial._trial_id}:note_"
+        for key, value in ((f"{prefix}ver", 1), (f"{prefix}str:0", "what became of it " * 60)):
+            notes.append({"study_id": store.study_id, "key": key, "value_json": json.dumps(value)})
+    with store.database.rdb.engine.begin() as connection:
+        connection.execute(insert(tables.epochs), rows)
+        connection.execute(insert(tables.study_attributes), notes)
+
+
+def _trial(rng: random.Random, number: int) -> optuna.trial.FrozenTrial:
+    fid, values = rng.uniform(200, 400), {}
+    for epoch in range(1, EPOCHS + 1):
+        fid *= rng.uniform(0.93, 1.0)
+        values[epoch] = fid
+    pictures = [f"01234567-{number:05d}-{epoch:06d}" for epoch in range(1, PICTURES + 1)]
+    return optuna.trial.create_trial(
+        state=optuna.trial.TrialState.COMPLETE,
+        value=fid,
+        params={"learning_rate": 10 ** rng.uniform(-4, -2), "batch_size": 32 << number % 3},
+        distributions=SPACE,
+        intermediate_values=values,
+        user_attrs={"tuner:reason": "all epochs trained", "tuner:machine": {"device": "none"}},
+        system_attrs={
+            f"artifacts:{name}": json.dumps({"artifact_id": name, "filename": "samples.png"})
+            for name in pictures
+        },
+    )
+
+
+def command(words: list[str], url: str) -> float:
+    """Seconds that a command takes, as a person waits for it."""
+    environment = os.environ | {"TUNER_STORAGE": url, "JAX_PLATFORMS": "cpu"}
+    began = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "tuner.cli", *words],
+        check=True,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
+    return time.perf_counter() - began
+
+
+@contextlib.contextmanager
+def dashboard(url: str) -> Iterator[str]:
+    """The address of the study in a dashboard."""
+    environment = os.environ | {"TUNER_STORAGE": url, "PYTHONUNBUFFERED": "1"}
+    words = [sys.executable, "-m", "tuner.cli", "dashboard", "--port", "0"]
+    server = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    try:
+        line = server.stdout.readline()
+        yield line.split("http://")[1].split("/")[0]
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def view(address: str, after: int) -> tuple[float, int]:
+    """Seconds for, and bytes of, what the page asks for."""
+    began = time.perf_counter()
+    with urllib.request.urlopen(f"{address}?after={after}", timeout=120) as answer:
+        size = len(answer.read())
+    return time.perf_counter() - began, size
+
+
+def keep_viewing(address: str, until: threading.Event) -> None:
+    view(address, 0)
+    while not until.wait(random.uniform(0.67, 1.33) * PAUSE):
+        view(address, TRIALS)
+
+
+def reports(member: Membership, seconds: float) -> list[float]:
+    """How long a worker's reports take, each with the question to the pruner, for a while."""
+    claim = member.claim(Premises((32, 32, 1), 60_000))
+    assert isinstance(claim, Claim)
+    taken, history, until = [], list(claim.history), time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        time.sleep(0.1)
+        report = report_of(len(history) + 1, 100.0)
+        began = time.perf_counter()
+        member.report(claim, report, history)
+        member.pruner_says_stop(claim)
+        taken.append(time.perf_counter() - began)
+        history.append(report)
+    member.release(claim)
+    return taken[5:]  # the first ones read the study anew
+
+
+def milliseconds(samples: list[float]) -> str:
+    ordered = sorted(samples)
+    last = ordered[int(0.95 * len(ordered))]
+    return f"median {1e3 * statistics.median(ordered):.1f} ms, 95% {1e3 * last:.1f} ms"
+
+
+def measure(url: str, rounds: int, viewers: int) -> None:
+    store = create_study(Database(url, create=True), spec("large"))
+    fill(store, url)
+    with tempfile.TemporaryDirectory() as folder:
+        report = ["report", store.name, "--samples", "0", "--out", f"{folder}/report.html"]
+        for words in (report, ["status", store.name], ["trials", store.name]):
+            found = [command(words, url) for _ in range(rounds)]
+            print(f"tuner {words[0]}: median of {rounds} {statistics.median(found):.1f} s")
+        page = Path(folder, "report.html").stat().st_size
+        print(f"the report: {page / 1e6:.1f} MB")
+    _plots(store, rounds)
+    with dashboard(url) as host:
+        address = f"http://{host}/api/studies/{store.study_id}"
+        seconds, size = view(address, 0)
+        again = [view(address, TRIALS) for _ in range(rounds)]
+        print(f"dashboard, first look: {seconds:.2f} s, {size / 1e6:.1f} MB")
+        later = statistics.median(s for s, _ in again)
+        print(f"dashboard, each further look: {later:.2f} s, {again[0][1] / 1e6:.2f} MB")
+        _noticed(store, address, rounds, viewers)
+
+
+def _plots(store: StudyStore, rounds: int) -> None:
+    taken = []
+    for turn in range(rounds + 1):
+        began = time.perf_counter()
+        trials = store.trials()
+        made = plots(store.spec, trials)
+        publish(store, events(trials) + turn, 1.0, made, "note")
+        taken.append(time.perf_counter() - began)
+    size = sum(map(len, made.values()))
+    print(f"plots made anew: median {statistics.median(taken[1:]):.2f} s, {size / 1e3:.0f} kB")
+
+
+def _noticed(store: StudyStore, address: str, rounds: int, viewers: int) -> None:
+    samples: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(rounds):
+        for viewed in (False, True):
+            until = threading.Event()
+            who: list[Any] = [
+                threading.Thread(target=keep_viewing, args=(address, until))
+                for _ in range(viewers if viewed else 0)
+            ]
+            for thread in who:
+                thread.start()
+            with Membership(
+                StudyStore(store.database, store.name), {"device": "none"}, print
+            ) as member:
+                samples[viewed] += reports(member, 10.0)
+            until.set()
+            for thread in who:
+                thread.join()
+    print(f"a worker's report, nobody looks: {milliseconds(samples[False])}")
+    print(f"a worker's report, {viewers} look: {milliseconds(samples[True])}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--viewers", type=int, default=3)
+    options = parser.parse_args()
+    server = Postgres()
+    try:
+        measure(server.new_database(), options.rounds, options.viewers)
+    finally:
+        server.remove()
+
+
+if __name__ == "__main__":
+    main()
