@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -85,21 +85,29 @@ def report(
 def _pictures(
     store: StudyStore, trials: list[TrialRecord], artifacts: str | None, local: Local
 ) -> tuple[list[tuple[int, bytes]], str | None]:
-    """Grids of the kept generators' samples by trial number; and why some are missing."""
-    kept = [trial for trial in trials if trial.artifact is not None]
-    if not kept:
-        return [], None
+    """Grids of samples of the trials' best epochs by trial number; and why some are missing."""
     from tuner.run.files import open_files
-    from tuner.run.sweep import draw_samples
-    from tuner.views.pictures import grid_png
 
-    seed = store.spec.study.seed
-    found = []
+    found: list[tuple[int, bytes]] = []
+    kept = [trial for trial in trials if trial.artifact is not None]
     try:
-        files = open_files(store, artifacts)
-        for trial in kept:
-            images = draw_samples(store, files, trial, 36, seed, local)
-            found.append((trial.number, grid_png(images)))
+        files = open_files(store, artifacts) if kept else None
+        found.extend((trial.number, _picture(store, files, trial, local)) for trial in kept)
     except TunerError as error:
         return found, str(error)
     return found, None
+
+
+def _picture(store: StudyStore, files: Any, trial: TrialRecord, local: Local) -> bytes:
+    """The grid that was kept; of a study that kept none, one that its generator draws now."""
+    from tuner.run.album import Picture
+
+    objective = store.spec.metrics.objective
+    best = next(r.epoch for r in trial.reports if r.value(objective) == trial.value)
+    kept: bytes | None = files.read(Picture(trial.number, best).name)
+    if kept is not None:
+        return kept
+    from tuner.run.sweep import draw_samples
+    from tuner.views.pictures import grid_png
+
+    return grid_png(draw_samples(store, files, trial, 36, store.spec.study.seed, local))

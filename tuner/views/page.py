@@ -154,7 +154,7 @@ def _importance(spec: StudySpec, trials: Trials) -> list[str]:
     without = f" Without those that not every trial has: {left_out}." if left_out else ""
     return [
         markup.heading(f"Importance, from {found.trials} complete trials"),
-        _plot(figures.importances(spec, trials)),
+        _plot(figures.importances(spec, trials, found)),
         markup.paragraph(
             "The share of the variance that each parameter explains alone, by fANOVA (a random "
             f"forest over the complete trials); of few trials it says little.{without}",

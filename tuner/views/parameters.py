@@ -7,7 +7,7 @@ from typing import Any
 from plotly.subplots import make_subplots
 
 from tuner.spec import OBJECTIVES, StudySpec
-from tuner.study.importance import FEWEST
+from tuner.study.importance import FEWEST, Importances
 from tuner.study.importance import importances as computed
 from tuner.study.store import TrialRecord
 from tuner.views.numbers import number
@@ -187,10 +187,10 @@ def _marks(
         )
 
 
-def importances(spec: StudySpec, trials: Trials) -> Figure:
+def importances(spec: StudySpec, trials: Trials, found: Importances | None = None) -> Figure:
     """The share of the values' variance that each parameter explains, by fANOVA over the complete
-    trials. InputError where scikit-learn is not installed."""
-    found = computed(spec, trials)
+    trials, unless it was ``found`` before. InputError where scikit-learn is not installed."""
+    found = found or computed(spec, trials)
     shares = dict(reversed(found.shares.items()))  # the largest is to be above
     title = f"Importance of each parameter, from {found.trials} complete trials"
     figure = blank(title, 150 + 34 * max(3, len(shares)))
