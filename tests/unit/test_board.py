@@ -136,6 +136,8 @@ def test_workers_that_publish_at_once_leave_the_newest(studies: Studies) -> None
 def test_what_the_dashboard_knows_goes_with_the_study(studies: Studies) -> None:
     store = studies.make()
     publish(store, 1, 0.1, {"value": "{}"}, "ours")
-    store.database.open_to_others().delete_study(store.study_id)
+    others = store.database.open_to_others()
+    others.delete_study(store.study_id)
+    others.engine.dispose()
     assert studies.rows("SELECT * FROM study_system_attributes") == []
     assert studies.rows("SELECT * FROM tuner_studies") == []

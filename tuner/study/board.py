@@ -8,7 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from tuner.study import tables
@@ -34,8 +35,10 @@ def add_note(session: Session, study_id: int, trial_id: int, body: str) -> None:
     parts = sorted((int(key.rpartition(":")[2]), str(found[key])) for key in found if "str" in key)
     written = "".join(text for _, text in parts)
     version = int(found.get(f"{prefix}ver", 0)) + 1
-    new = {f"{prefix}ver": version, f"{prefix}str:0": f"{written}{RULE}{body}" if written else body}
-    _replace(session.connection(), study_id, found, new)
+    text = f"{written}{RULE}{body}" if written else body
+    new: dict[str, Any] = {f"{prefix}ver": version, f"{prefix}str:0": text}
+    emptied = dict.fromkeys((key for key in found if "str" in key), "")  # in pieces before
+    _write(session.connection(), study_id, emptied | new)
 
 
 def published(store: StudyStore) -> Published | None:
@@ -73,7 +76,7 @@ def publish(
         new[PUBLISHED] = [events, now, seconds]
         if "dashboard:note_ver" not in keys:
             new |= {"dashboard:note_ver": 1, "dashboard:note_str:0": note}
-        _replace(connection, store.study_id, new, new)
+        _write(connection, store.study_id, new)
     return True
 
 
@@ -84,11 +87,13 @@ def _read(connection: Connection, study_id: int, prefix: str) -> dict[str, Any]:
     return {key: json.loads(value) for key, value in connection.execute(query)}
 
 
-def _replace(
-    connection: Connection, study_id: int, old: Mapping[str, Any], new: Mapping[str, Any]
-) -> None:
-    """Write attributes in the place of others. Nobody else may be writing the same ones."""
-    keys = {*old, *new}
-    connection.execute(delete(_ours).where(_ours.c.study_id == study_id, _ours.c.key.in_(keys)))
-    rows = [{"study_id": study_id, "key": k, "value_json": json.dumps(v)} for k, v in new.items()]
-    connection.execute(insert(_ours), rows)
+def _write(connection: Connection, study_id: int, attributes: Mapping[str, Any]) -> None:
+    """Write attributes over what they were; workers may have no right to delete rows."""
+    rows = [
+        {"study_id": study_id, "key": key, "value_json": json.dumps(value)}
+        for key, value in attributes.items()
+    ]
+    dialect: Any = {"sqlite": sqlite, "postgresql": postgresql}[connection.dialect.name]
+    statement = dialect.insert(_ours)
+    keys, value = [_ours.c.study_id, _ours.c.key], {"value_json": statement.excluded.value_json}
+    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=value), rows)

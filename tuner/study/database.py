@@ -45,6 +45,7 @@ class Database:
             storage = OpenStorage(*_arguments(self.address), skip_table_creation=True)
         configure(storage.engine)
         storage.engine.dispose()
+        weakref.finalize(storage, storage.engine.dispose)
         return storage
 
     def watch(self, tell: Callable[[float], None]) -> None:
