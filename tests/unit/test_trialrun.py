@@ -14,6 +14,7 @@ from tuner.run.stores import open_store
 from tuner.run.trialrun import TrialRun
 from tuner.study.membership import Claim
 from tuner.study.space import trial_config
+from tuner.study.verdict import Fail, Prune
 from tuner.trial import EpochReport
 
 TOKEN = "0123456789abcdef"
@@ -42,10 +43,11 @@ class FakeLane:
         return {"epoch": np.array(self._measured)}
 
 
-def trial(folder: Path, value: str, kids: list[float | None], reported: int = 0) -> TrialRun:
-    spec = spec_of(
-        f"[study]\nepochs = 6\nvalue = '{value}'\n{RANGES}\n[metrics]\nobjective = 'kid'\nevery = 2"
-    )
+def trial(
+    folder: Path, value: str, kids: list[float | None], reported: int = 0, more: str = ""
+) -> TrialRun:
+    study = f"[study]\nepochs = 6\nvalue = '{value}'\n{RANGES}\n"
+    spec = spec_of(f"{study}[metrics]\nobjective = 'kid'\nevery = 2\n{more}")
     before = FakeLane(KIDS)
     history = tuple(before.run_epoch() for _ in range(reported))
     point = {"learning_rate": 1e-3, "beta1": 0.5}
@@ -91,3 +93,82 @@ def test_an_epoch_that_comes_to_nothing_when_trained_again_is_not_kept(tmp_path:
         run.repeat_epoch()
     assert run.best_epoch() == 4
     assert kept(run) == (2, 2) or run.kept is None
+
+
+def shown(folder: Path) -> list[int]:
+    """The epochs whose samples are kept."""
+    return sorted(int(path.stem[-6:]) for path in folder.rglob("samples-epoch-*.png"))
+
+
+@pytest.mark.parametrize(
+    ("pictures", "every", "expected"),
+    [
+        ("first = 2\nevery = 5", 1, [1, 2, 5, 10, 12]),
+        ("first = 0\nevery = 5", 1, [5, 10, 12]),
+        ("first = 2\nevery = 5", 3, [6, 12]),  # the first evaluated ones after so many epochs
+        ("first = 3\nevery = 100", 3, [3, 12]),
+        ("first = 0\nevery = 1000", 5, [12]),
+    ],
+)
+def test_some_epochs_are_shown(
+    tmp_path: Path, pictures: str, every: int, expected: list[int]
+) -> None:
+    toml = f"[study]\nepochs = 12\n[metrics]\nevery = {every}\n[pictures]\n{pictures}"
+    spec = spec_of(toml)
+    evaluated = [spec.metrics.evaluated(n, 12) for n in range(1, 13)]
+    lane: Any = FakeLane([1.0 / n if measured else None for n, measured in enumerate(evaluated, 1)])
+    writer: Any = None
+    claim = Claim(1, 0, {}, trial_config(spec, {}, 0, PREMISES), 1, ())
+    album = Album(StudyFiles(open_store(str(tmp_path)), "study"), TOKEN, 0, print)
+    run = TrialRun(claim, lane, writer, album, spec)
+    run.begin(None)
+    for _ in range(12):
+        report = run.run_epoch()
+        run.new_pictures(report)
+    album.take(10)
+    assert shown(tmp_path) == expected
+
+
+def test_the_best_epoch_is_always_shown(tmp_path: Path) -> None:
+    run = trial(tmp_path, "best", KIDS, more="[pictures]\nfirst = 0\nevery = 100")
+    run.begin(None)
+    for _ in range(5):
+        report = run.run_epoch()
+        assert run.new_pictures(report) == {}
+    told = run.last_pictures()
+    assert sorted(key[-6:] for key in told) == ["000000", "000004"]
+    assert shown(tmp_path) == [4]
+    assert (tmp_path / "study/pictures/trial-00000/curves.svg").read_text().startswith("<svg")
+
+
+def test_whoever_goes_on_tells_of_what_was_left(tmp_path: Path) -> None:
+    first = trial(tmp_path, "best", KIDS)
+    first.begin(None)
+    for _ in range(4):
+        first.run_epoch()
+    first._album.take(10)
+    second = trial(tmp_path, "best", KIDS, reported=4)
+    second.begin(None)
+    report = second.run_epoch()
+    told = second.new_pictures(report)
+    assert [key[-6:] for key in told] == ["000002", "000004"]
+
+
+def test_a_note_says_how_a_trial_went(tmp_path: Path) -> None:
+    run = trial(tmp_path, "best", KIDS)
+    run.begin(None)
+    for _ in range(4):
+        run.run_epoch()
+    run.last_pictures()
+    store: Any = type("Store", (), {"name": "my study", "study_id": 7})
+    machine = {"device": "H200", "host": "far|away", "tuner": "1", "jax": "2"}
+    text = run.note(store, Prune("worse *than* the others"), "kept.safetensors", machine)
+    assert text.startswith("**Pruned** after epoch 4 of 6: worse \\*than\\* the others")
+    assert "| KID | 0.25 in epoch 4 |" in text
+    assert "| device | H200, of far\\|away |" in text
+    assert f"(/artifacts/7/1/{TOKEN[:8]}-00000-000004)" in text
+    assert f"(/artifacts/7/1/{TOKEN[:8]}-00000-000000)" in text
+    assert "`tuner retry 'my study' 0 --exactly`" in text
+    failed = run.note(store, Fail("a bug"), None, {})
+    assert failed.startswith("**Failed** after epoch 4 of 6: a bug")
+    assert "tuner sample" not in failed
