@@ -135,6 +135,7 @@ def test_a_trial_is_tried_again_with_the_same_random_numbers(studies: Studies) -
     report(member, third, [50.0])
     member.finish(third, Complete())
     steering.retry(store, 2)
+    assert [store.trial(number).seed_of for number in (1, 2)] == [None, 1]
     fourth = run(member, [50.0], Complete())
     assert fourth.config.hyperparameters == second.config.hyperparameters
     assert fourth.config.seed not in (first.config.seed, second.config.seed)

@@ -42,6 +42,7 @@ class TrialRecord(NamedTuple):
     reason: str | None
     artifact: str | None
     machine: dict[str, str]
+    seed_of: int | None = None  # the trial whose random numbers it draws again, if it does
 
 
 class WorkerRecord(NamedTuple):
@@ -298,4 +299,5 @@ def record_of(trial: FrozenTrial, reports: Sequence[EpochReport]) -> TrialRecord
         reason=attributes.get(REASON),
         artifact=attributes.get(ARTIFACT),
         machine=attributes.get(MACHINE, {}),
+        seed_of=attributes.get(SEED_OF),
     )

@@ -51,12 +51,17 @@ def shown_values(
 ) -> dict[str, Any]:
     """The same as JSON values; ``picture`` is the place of the newest one."""
     return trial_values(trial) | {
-        "seed": derive_seed(spec.study.seed, trial.number),
+        "seed": _seed(spec, trial),
         "epochs": spec.study.epochs,
         "stints": [stint._asdict() for stint in stints],
         "traceback": traceback,
         "picture": picture,
     }
+
+
+def _seed(spec: StudySpec, trial: TrialRecord) -> int:
+    drawn = trial.number if trial.seed_of is None else trial.seed_of
+    return derive_seed(spec.study.seed, drawn)
 
 
 def _outcome(spec: StudySpec, trial: TrialRecord) -> str:
@@ -76,7 +81,7 @@ def _facts(spec: StudySpec, trial: TrialRecord) -> Table:
     for name, value in trial.params.items():
         text = number(value) if isinstance(value, float) else str(value)
         table.add_row(name.replace("_", " "), Text(text, style="bold"))
-    table.add_row("seed", str(derive_seed(spec.study.seed, trial.number)))
+    table.add_row("seed", str(_seed(spec, trial)))
     table.add_row("epochs", f"{len(trial.reports)} of {spec.study.epochs}")
     if trial.reports:
         table.add_row("time", _time(trial.reports))
