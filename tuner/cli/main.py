@@ -77,8 +77,8 @@ def print_json(value: Any) -> None:
 
 def without_passwords(words: list[str]) -> list[str]:
     """A command line as it may be shown again."""
-    shown = [re.sub(r"(://[^:/@]*):[^@]*@", r"\1@", word) for word in words]
-    return [re.sub(r"([?&]password=)[^&]*", r"\1***", word) for word in shown]
+    shown = [re.sub(r"(://[^:/]*):[^@]*@", r"\1@", word) for word in words]
+    return [re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", word) for word in shown]
 
 
 @app.callback(invoke_without_command=True)
