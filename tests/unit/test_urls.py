@@ -64,7 +64,6 @@ def test_databases_that_are_taken(text: str, place: str, driver: str) -> None:
         "sqlite+aiosqlite:///studies.db",
         "postgresql://me:{}@host",
         "postgresql://me:{}@host/",
-        "postgresql://me:{}@host:port/studies",
         "sqlite://",
         "sqlite:///",
         "sqlite:///:memory:",
@@ -100,6 +99,13 @@ def test_a_password_whose_end_is_a_guess_is_refused(text: str) -> None:
         parse_url(text)
     assert "s3" not in str(caught.value)
     assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rest", ["{0}@host:s3cret", "{0}", "{0}@host:0", "{0}@host:65536"])
+def test_a_port_that_is_none_is_named_as_the_port(rest: str) -> None:
+    with pytest.raises(InputError, match=r"^storage: found a port .* from 1 to 65535") as caught:
+        parse_url(f"postgresql://me:{rest.format('s3cret')}/studies")
+    assert "s3cret" not in str(caught.value)
 
 
 def test_what_a_password_may_hold_as_it_is() -> None:

@@ -13,6 +13,7 @@ from tuner.places import PASSWORD_FILE_VARIABLE
 
 NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "fuse.sshfs", "9p", "lustre", "ceph", "glusterfs")
 EXPECTED = "expected sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+_PORT = "expected a number from 1 to 65535, as in postgresql://USER@HOST:5432/DATABASE"
 _UP_TO_THE_HOST = re.compile(r"[\w+]+://(?:[^:/]*(?::[^@]*)?@)?")  # as SQLAlchemy reads it
 _SHORT = 4  # a password of fewer letters stands in many a word by chance
 
@@ -28,8 +29,10 @@ def parse_url(text: str) -> URL:
         )
     try:
         url = sqlalchemy.make_url(text)
-    except (sqlalchemy.exc.ArgumentError, ValueError):
+    except sqlalchemy.exc.ArgumentError:
         raise InputError(f"storage: found no database URL, {EXPECTED}") from None
+    except ValueError:  # not shown: where the host was left out, a password stands there
+        raise InputError(f"storage: found a port that is no number, {_PORT}") from None
     backend, _, driver = url.drivername.partition("+")
     if backend == "sqlite" and driver in ("", "pysqlite"):
         return _sqlite(url)
@@ -52,6 +55,8 @@ def _sqlite(url: URL) -> URL:
 
 def _postgres(url: URL) -> URL:
     url = url.set(drivername="postgresql+psycopg")
+    if url.port is not None and not 0 < url.port < 65536:
+        raise InputError(f"storage: found a port that no server has, {_PORT}")
     if not url.database:
         raise InputError(f"storage: found a URL without a database, {EXPECTED}")
     path = os.environ.get(PASSWORD_FILE_VARIABLE)
