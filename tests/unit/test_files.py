@@ -8,6 +8,7 @@ from workplace import Studies
 
 from tuner.errors import StorageError
 from tuner.run.files import TOKEN, open_files
+from tuner.spec import LONGEST_NAME
 
 sqlite = workplace.sqlite
 
@@ -34,6 +35,12 @@ def test_by_default_they_are_in_the_default_place(
 ) -> None:
     monkeypatch.setenv("TUNER_ARTIFACTS", str(tmp_path / "default"))
     assert open_files(sqlite.make()).store.url == str(tmp_path / "default")
+
+
+def test_a_study_of_the_longest_name_has_a_folder(sqlite: Studies, tmp_path: Path) -> None:
+    name = "a" * LONGEST_NAME
+    store = sqlite.make(name=name)
+    assert open_files(store, str(tmp_path)).read(TOKEN) == store.token.encode()
 
 
 def test_a_place_that_is_not_theirs_is_refused(sqlite: Studies, tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def test_unknown_key_far_from_all_names_them(toml: str, key: str, expected: str)
         ("[baseline]\nbeta1 = 1", "baseline", "{'beta1': 1}", "tables [[baseline]]"),
         ("baseline = [3]", "baseline.1", "3", "a table"),
         ("[study]\nname = 'a b'", "study.name", "'a b'", "letters, digits, '.', '_' and '-'"),
+        (f"[study]\nname = '{'a' * 247}'", "study.name", "247 characters", "at most 246"),
         ("[study]\ntrials = '9'", "study.trials", "'9'", "a valid integer"),
         ("[study]\ntrials = 0", "study.trials", "0", "greater than or equal to 1"),
         ("[study]\nepochs = 9.0", "study.epochs", "9.0", "a valid integer"),
@@ -587,6 +588,9 @@ def test_name_is_the_files_unless_given(tmp_path: Path, content: str, name: str)
     path = tmp_path / "my-study_1.toml"
     path.write_text(content)
     assert load_spec(path).study.name == name
+    assert load_spec(path, "another").study.name == "another"
+    with pytest.raises(InputError, match=r"study.name: found 600 characters, expected at most 246"):
+        load_spec(path, "a" * 600)
 
 
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.toml")), ids=lambda path: path.stem)
