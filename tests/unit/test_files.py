@@ -6,8 +6,8 @@ import pytest
 import workplace
 from workplace import Studies
 
-from tuner.errors import StorageError
-from tuner.run.files import TOKEN, open_files
+from tuner.errors import InputError, StorageError, TunerError
+from tuner.run.files import TOKEN, begin_study, open_files
 from tuner.spec import LONGEST_NAME
 
 sqlite = workplace.sqlite
@@ -28,6 +28,28 @@ def test_the_first_worker_says_where_they_are(
     assert again.read("a/b") == b"content"
     assert again.names("a") == ["a/b"]
     assert again.read(TOKEN) == store.token.encode()
+
+
+def test_what_this_machine_can_not_do_is_found_before_there_is_a_study(
+    sqlite: Studies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = sqlite.open()
+    (tmp_path / "file").touch()
+    with pytest.raises(TunerError, match=r"can't be written: Not a directory"):
+        begin_study(database, workplace.spec(), str(tmp_path / "file" / "folder"))
+    for wrong in ("64G", "-1", "nan"):
+        monkeypatch.setenv("TUNER_IMAGE_MEMORY", wrong)
+        with pytest.raises(InputError, match=f"TUNER_IMAGE_MEMORY: found '{wrong}'"):
+            begin_study(database, workplace.spec(), str(tmp_path / "here"))
+    assert database.study_names() == []
+    monkeypatch.setenv("TUNER_IMAGE_MEMORY", "6e9")
+    store, files = begin_study(database, workplace.spec(), str(tmp_path / "here"))
+    written = [path for path in (tmp_path / "here").rglob("*") if path.is_file()]
+    assert written == [Path(files.locate(TOKEN))]
+    # One that is there already keeps its place, whatever is the default now.
+    monkeypatch.setenv("TUNER_ARTIFACTS", str(tmp_path / "file" / "folder"))
+    again, files = begin_study(database, workplace.spec())
+    assert (again.token, files.store.url) == (store.token, str(tmp_path / "here"))
 
 
 def test_by_default_they_are_in_the_default_place(
