@@ -59,7 +59,7 @@ def _admit(name: str, allowed: Collection[str]) -> str:
         sys.path.insert(0, os.getcwd())
     try:
         found = getattr(importlib.import_module(module_name), class_name, None)
-    except Exception as error:  # whatever somebody's module raises while it is imported
+    except (Exception, SystemExit) as error:  # whatever somebody's module does while imported
         raise InputError(f"{name}: can't be imported: {type(error).__name__}: {error}") from None
     if not (isinstance(found, type) and issubclass(found, nnx.Module)):
         raise InputError(f"{name}: found {found!r}, expected a subclass of flax.nnx.Module")
@@ -124,7 +124,7 @@ def _shape_of(
 
     try:
         found = jax.eval_shape(run, given, named)
-    except Exception as error:  # whatever somebody's code raises
+    except (Exception, SystemExit) as error:  # whatever somebody's code raises
         first = " ".join(str(error).split("\n\n")[0].split())
         text = f"{side} {getattr(program, side)}: {type(error).__name__}: {first}"
         raise InputError(f"trial.{text}"[:500]) from None
