@@ -62,3 +62,14 @@ def test_one_that_ends_the_process_is_refused(write: Write) -> None:
 def test_one_that_ends_the_process_when_tried_is_refused(write: Write) -> None:
     write(MODELS.format(made="pass", called="raise SystemExit(7)"))
     assert refused().startswith(f"trial.generator {GENERATOR}: SystemExit: 7")
+
+
+def test_a_class_that_is_not_there_is_named(write: Write) -> None:
+    write(MODELS.format(made="pass", called="pass").replace("Generator", "Generater"))
+    found = f"{GENERATOR}: found no Generator in {PACKAGE}.models, expected one"
+    assert refused() == f"{found} (did you mean 'Generater'?)"
+
+
+def test_what_is_no_network_is_shown(write: Write) -> None:
+    write("Generator = 3")
+    assert refused() == f"{GENERATOR}: found 3, expected a subclass of flax.nnx.Module"

@@ -20,7 +20,7 @@ from tuner.combinations import values_of
 from tuner.conditions import branches
 from tuner.errors import InputError
 from tuner.gan.networks import DISCRIMINATORS, GENERATORS
-from tuner.settings import Range, is_own_network
+from tuner.settings import Range, is_own_network, nearest
 from tuner.spec import StudySpec
 from tuner.study.space import trial_config
 from tuner.trial import Premises, Program
@@ -58,9 +58,13 @@ def _admit(name: str, allowed: Collection[str]) -> str:
     if os.getcwd() not in sys.path:  # a package beside the study file need not be installed
         sys.path.insert(0, os.getcwd())
     try:
-        found = getattr(importlib.import_module(module_name), class_name, None)
+        module = importlib.import_module(module_name)
+        found = getattr(module, class_name, None)
     except (Exception, SystemExit) as error:  # whatever somebody's module does while imported
         raise InputError(f"{name}: can't be imported: {type(error).__name__}: {error}") from None
+    if found is None:
+        hint = nearest(class_name, vars(module))
+        raise InputError(f"{name}: found no {class_name} in {module_name}, expected one{hint}")
     if not (isinstance(found, type) and issubclass(found, nnx.Module)):
         raise InputError(f"{name}: found {found!r}, expected a subclass of flax.nnx.Module")
     GENERATORS[name] = DISCRIMINATORS[name] = found
