@@ -73,3 +73,34 @@ def test_a_class_that_is_not_there_is_named(write: Write) -> None:
 def test_what_is_no_network_is_shown(write: Write) -> None:
     write("Generator = 3")
     assert refused() == f"{GENERATOR}: found 3, expected a subclass of flax.nnx.Module"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\nimport numpy.absent", "No module named 'numpy.absent', at somebodys/models.py:2"),
+        ("def f():\n    1 / 0\n\nf()", "division by zero, at somebodys/models.py:2"),
+        ("\n1 +", "invalid syntax (models.py, line 2)"),
+    ],
+)
+def test_why_it_can_not_be_imported_has_a_line(write: Write, text: str, expected: str) -> None:
+    write(text)
+    found = refused()
+    assert found.startswith(f"{GENERATOR}: can't be imported: ")
+    assert found.endswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("made", "called", "line"),
+    [
+        ("nnx.Linear(8, '9', rngs=rngs)", "pass", 4),
+        ("pass", "return z @ z", 6),
+        ("pass", "raise ValueError('x' * 9999)", 6),
+    ],
+)
+def test_an_error_of_its_own_has_a_line(write: Write, made: str, called: str, line: int) -> None:
+    write(MODELS.format(made=made, called=called))
+    found = refused()
+    assert found.startswith(f"trial.generator {GENERATOR}: ")
+    assert found.endswith(f", at somebodys/models.py:{line}")
+    assert len(found) < 600
