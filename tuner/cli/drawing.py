@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tuner.cli.main import Allow, Artifacts, Storage, StudyName, app, open_study, out
+from tuner.cli.results import warn_of_other_code
 from tuner.cli.writing import check_suffix, write_whole
 from tuner.errors import TunerError
 from tuner.places import STORAGE, Local
@@ -97,6 +98,7 @@ def _pictures(
     found = []
     try:
         files = open_files(store, artifacts)
+        warn_of_other_code(store, local)
         for trial in kept:
             images = draw_samples(store, files, trial, 36, seed, local)
             found.append((trial.number, grid_png(images)))

@@ -26,7 +26,7 @@ from tuner.run.sharing import shared_measures
 from tuner.run.signals import GRACE, Stop, stop_on_signals
 from tuner.run.worker import Limits, Observer, Worker
 from tuner.spec import StudySpec
-from tuner.study.fingerprint import Parts
+from tuner.study.fingerprint import Parts, disagreements
 from tuner.study.membership import Membership
 from tuner.study.patience import Patience
 from tuner.study.store import StudyStore, TrialRecord
@@ -122,8 +122,7 @@ def open_lab(
 def known_parts(spec: StudySpec, images: ImageSet, sources: Sources = ()) -> Parts:
     """What the study's numbers depend on, but for the extractor's weights."""
     metrics = spec.metrics
-    own = {f"code of {name}": digest for name, digest in sources}
-    return own | {
+    return _code_parts(sources) | {
         "data": images.fingerprint,
         "features": metrics.features,
         "input": metrics.input if metrics.features == "inception" else "as it is",
@@ -132,6 +131,19 @@ def known_parts(spec: StudySpec, images: ImageSet, sources: Sources = ()) -> Par
         "precision": suite.PRECISION,
         "version": str(suite.VERSION),
     }
+
+
+def _code_parts(sources: Sources) -> Parts:
+    return {f"code of {name}": digest for name, digest in sources}
+
+
+def other_code(store: StudyStore, local: Local) -> str | None:
+    """One line on networks whose code here is not the one that the study's trials were trained
+    with, as samples drawn with it may not be theirs; None where it is. InputError as ``admit``."""
+    here = _code_parts(admit(named_in(store.spec), local.allow))
+    found = "; ".join(disagreements(here, store.fingerprint()))
+    what = "with which its trials were trained: samples are drawn with the code found here"
+    return f"study {store.name!r}: {found}, {what}" if found else None
 
 
 def run_worker(
