@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from tuner.cli.main import main
 from tuner.data import DATA_VARIABLE, ImageSet, load_images
 from tuner.data.images import fingerprint
 from tuner.data.rows import Rows
@@ -181,8 +182,21 @@ def test_nothing_readable_is_an_error_whatever_is_allowed(tmp_path: Path) -> Non
 def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"found no folder .*none, expected one with images"):
         load(tmp_path / "none")
-    with pytest.raises(InputError, match="found neither a path nor the variable TUNER_DATA"):
+    with pytest.raises(
+        InputError, match=r"found neither a path .* TUNER_DATA nor --data, expected"
+    ):
         load_images(DataSpec(source="folder"))
+
+
+def test_a_check_looks_where_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text("[data]\nsource = 'folder'\npath = 'there'")
+    monkeypatch.setattr(sys, "argv", ["tuner", "check", str(file), "--data", f"{tmp_path}/here"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert f"found no folder {tmp_path}/here, expected one" in capsys.readouterr().err
 
 
 def test_the_second_start_decodes_nothing(folder: Path) -> None:

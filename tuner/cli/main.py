@@ -51,6 +51,10 @@ Artifacts = Annotated[
         "default where the study says, for a new one tuner-data/artifacts.",
     ),
 ]
+Data = Annotated[
+    str | None,
+    typer.Option(metavar="FOLDER", help="Where this machine has the images, if elsewhere."),
+]
 Weights = Annotated[
     str | None,
     typer.Option(metavar="FILE", help="Where this machine has Inception's weights, if elsewhere."),

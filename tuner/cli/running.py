@@ -10,6 +10,7 @@ import typer
 from tuner.cli.main import (
     Allow,
     Artifacts,
+    Data,
     File,
     Name,
     Storage,
@@ -40,10 +41,6 @@ Trials = Annotated[
     typer.Option(
         metavar="N", min=1, max=MOST_TRIALS, help="Trials in all, where more than the file says."
     ),
-]
-Data = Annotated[
-    str | None,
-    typer.Option(metavar="FOLDER", help="Where this machine has the images, if elsewhere."),
 ]
 Grace = Annotated[
     float,

@@ -42,7 +42,8 @@ def data_path(spec: DataSpec, folder: str | None, expected: str) -> str:
     path = folder or os.environ.get(DATA_VARIABLE) or spec.path
     if not path:
         raise InputError(
-            f"data.path: found neither a path nor the variable {DATA_VARIABLE}, expected {expected}"
+            f"data.path: found neither a path nor the variable {DATA_VARIABLE} nor --data, "
+            f"expected {expected}"
         )
     return path
 
