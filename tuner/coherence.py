@@ -227,8 +227,11 @@ def _pruner(spec: StudySpec) -> Iterator[Problem]:
     if spec.pruner.name == "patient" and spec.study.value == "best":
         text = "found 'patient' with study.value = 'best', expected 'last': the best so far never"
         yield ("pruner", "name"), f"{text} gets worse, so it could never prune"
+    remedy = ""
+    if "pruner" not in spec.model_fields_set:
+        remedy = f'; {spec.pruner.name} is the default: give more epochs, or [pruner] name = "none"'
     for key, problem in _never_prunes(spec.pruner, spec, spec.metrics.every):
-        yield ("pruner", *key), problem
+        yield ("pruner", *key), problem + remedy
 
 
 def first_rung(
@@ -254,7 +257,8 @@ def _never_prunes(pruner: Any, spec: StudySpec, every: int) -> Iterator[Problem]
             yield from _between_evaluations(first, factor, epochs, every)
             if first * factor > epochs:
                 text = f"found {first} with reduction_factor = {factor}"
-                yield ("min_resource",), f"{text}, expected room for two rungs in {epochs} epochs"
+                text += f", expected room for two rungs in {epochs} epochs"
+                yield ("min_resource",), f"{text}: it takes {first * factor}, or another pruner"
         case policies.PatientPruner():
             until = (pruner.patience + 2) * every
             if until >= epochs:

@@ -288,6 +288,18 @@ def test_pruner_that_can_never_prune(pruner: str, key: str, found: str, expected
     assert_one(toml, f"pruner.{key}", f"found {found}", f"expected {expected}")
 
 
+def test_that_the_pruner_is_the_default_one_is_said() -> None:
+    remedy = '; successive_halving is the default: give more epochs, or [pruner] name = "none"'
+    [line] = problems("[study]\nepochs = 1")
+    assert line.startswith("study.toml: pruner.min_resource: found a first rung at epoch 1")
+    assert line.endswith(remedy)
+    [line] = problems("[study]\nepochs = 1\n[pruner]\nname = 'successive_halving'")
+    assert not line.endswith(remedy)
+    assert problems("[study]\nepochs = 1\n[pruner]\nname = 'none'") == []
+    [line] = problems("[study]\nepochs = 2\n[pruner]\nname = 'hyperband'")
+    assert line.endswith("room for two rungs in 2 epochs: it takes 3, or another pruner")
+
+
 @pytest.mark.parametrize(
     "pruner",
     [
