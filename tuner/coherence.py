@@ -166,8 +166,12 @@ def point_problems(spec: StudySpec, point: Mapping[str, Value]) -> Iterator[tupl
         searched = {**conditions.deciders(spec.trial), **branch.trial.searched()}
     for name, value in point.items():
         if name in open_ones:
-            decider = open_ones[name]
-            yield name, f"found it without {decider}, on which it depends; expected both"
+            yield name, f"found it without {open_ones[name]}, on which it depends; expected both"
+            continue
+        decider = conditions.decider_of(spec.trial, name)
+        if branch is not None and decider is not None and name not in searched:
+            text = f"found {value!r}, but trial.{name} is not searched with {decider} = "
+            yield name, f"{text}{branch.given[decider]}, expected only what is"
             continue
         problem = point_problem(searched, name, value)
         if problem:
