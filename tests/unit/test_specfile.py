@@ -119,7 +119,14 @@ def test_unknown_key_far_from_all_names_them(toml: str, key: str, expected: str)
         ("[trial]\nbeta1 = 'x'", "trial.beta1", "'x'", "a number at least 0 and below 1"),
         ("[trial]\nbeta1 = false", "trial.beta1", "False", "a number at least 0 and below 1"),
         ("[trial]\nlearning_rate = 0", "trial.learning_rate", "0", "a number above 0 and at most"),
-        ("[trial]\nclip_norm = inf", "trial.clip_norm", "inf", "a number at least 0"),
+        (
+            "[trial]\nclip_norm = inf",
+            "trial.clip_norm",
+            "inf",
+            "a number at least 0 and below 1e+3",
+        ),
+        ("[trial]\nr1 = 1e308", "trial.r1", "1e+308", "a number at least 0 and below 1e+300"),
+        ("[trial]\nr1 = nan", "trial.r1", "nan", "a number at least 0"),
         ("[trial]\ndropout = nan", "trial.dropout", "nan", "a number at least 0 and below 1"),
         ("[trial]\noptimizer = 3", "trial.optimizer", "3", "one of adam, adamw, sgd"),
         (
