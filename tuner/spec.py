@@ -296,7 +296,10 @@ class TrialSection(Section):
     decay_images: Annotated[
         Setting | None,
         Real(0, open_low=True),
-        Field(description="images over which they fall; by default until the trial's end"),
+        Field(
+            description="images, after the warm-up, over which they fall; by default until the "
+            "trial's end"
+        ),
     ] = None
     final_rate: Annotated[
         Setting, Real(0, 1), Field(description="what they fall to, as a share")
