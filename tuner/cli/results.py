@@ -21,6 +21,7 @@ from tuner.cli.main import (
     out,
     print_json,
 )
+from tuner.cli.writing import check_suffix
 from tuner.data import silent
 from tuner.errors import InputError
 from tuner.places import STORAGE, Local
@@ -105,6 +106,7 @@ def sample(
 
     Example: tuner sample quickstart --out samples.png
     """
+    check_suffix(to, (".png",))
     store = open_study(storage, name)
     chosen = store.best() if trial is None else store.trial(trial)
     from tuner.run.files import open_files
