@@ -22,7 +22,7 @@ def load_spec(path: str | Path, name: str | None = None) -> StudySpec:
     """
     path = Path(path)
     try:
-        table = tomllib.loads(path.read_text())
+        table = tomllib.loads(path.read_text("utf-8-sig"))  # some editors begin with a mark
     except FileNotFoundError:
         raise InputError(f"{path}: found no such file, expected a study file") from None
     except (OSError, UnicodeDecodeError) as error:

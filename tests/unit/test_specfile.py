@@ -612,6 +612,12 @@ def test_name_is_the_files_unless_given(tmp_path: Path, content: str, name: str)
         load_spec(path, "a" * 600)
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_bytes(b"\xef\xbb\xbf[study]\r\ntrials = 9\r\n")
+    assert load_spec(path).study.trials == 9
+
+
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.toml")), ids=lambda path: path.stem)
 def test_shipped_study_loads(path: Path) -> None:
     spec = load_spec(path)
