@@ -20,7 +20,8 @@ from tuner.data.images import fingerprint
 from tuner.data.rows import Rows
 from tuner.errors import InputError
 from tuner.places import IMAGES_VARIABLE
-from tuner.spec import DataSpec
+from tuner.run.sweep import check_data
+from tuner.spec import DataSpec, StudySpec
 
 LONG_AGO = 1_700_000_000
 
@@ -158,8 +159,8 @@ def test_more_unreadable_ones_than_allowed_are_an_error(folder: Path) -> None:
     ("files", "said"),
     [
         ([], "found no images (0 other files), expected files that Pillow reads"),
-        (["a.txt"], "found no images (1 other files), expected"),
-        (["a.png", "x/b.png"], "found 1 images beside sub-folders with images, expected all in"),
+        (["a.txt"], "found no images (1 other file), expected"),
+        (["a.png", "x/b.png"], "found 1 image beside sub-folders with images, expected all in"),
     ],
 )
 def test_folders_that_do_not_do(files: list[str], said: str, tmp_path: Path) -> None:
@@ -177,6 +178,16 @@ def test_nothing_readable_is_an_error_whatever_is_allowed(tmp_path: Path) -> Non
     write(tmp_path / "a.png", b"")
     with pytest.raises(InputError, match=r"found no image that can be read: a\.png \(no image\)"):
         load(tmp_path, unreadable=1.0)
+
+
+def test_one_of_each_is_counted_as_one(tmp_path: Path) -> None:
+    save(picture(9), tmp_path / "images" / "a.png")
+    write(tmp_path / "images" / "a.txt", b"")
+    told = Told()
+    found = load(tmp_path / "images", told)
+    assert told == ["1 image; passed over 1 other file"]
+    with pytest.raises(InputError, match=r"^data: found 1 image, expected at least 20$"):
+        check_data(StudySpec(), found)
 
 
 def test_no_folder(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from tuner.coherence import can_extrapolate, data_problems
 from tuner.combinations import values_of
 from tuner.conditions import branches
 from tuner.data import Announce, ImageSet, load_images
+from tuner.data.listing import counted
 from tuner.errors import InputError
 from tuner.gan.sampling import draw, even_shares, fixed_latents
 from tuner.metrics import suite
@@ -50,9 +51,8 @@ class Appraisal(NamedTuple):
 def check_data(spec: StudySpec, images: ImageSet) -> None:
     """InputError where the study can't be run on these images."""
     if len(images.images) < FEWEST_IMAGES:
-        raise InputError(
-            f"data: found {len(images.images)} images, expected at least {FEWEST_IMAGES}"
-        )
+        found = counted(len(images.images), "image")
+        raise InputError(f"data: found {found}, expected at least {FEWEST_IMAGES}")
     check_labels(spec, images)
     problems = data_problems(spec, len(images.images))
     problems += _classes_problem(spec, images)
