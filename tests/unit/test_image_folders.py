@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import spec_of
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,7 +22,7 @@ from tuner.data.rows import Rows
 from tuner.errors import InputError
 from tuner.places import IMAGES_VARIABLE
 from tuner.run.sweep import check_data
-from tuner.spec import DataSpec, StudySpec
+from tuner.spec import DataSpec
 
 LONG_AGO = 1_700_000_000
 
@@ -187,7 +188,7 @@ def test_one_of_each_is_counted_as_one(tmp_path: Path) -> None:
     found = load(tmp_path / "images", told)
     assert told == ["1 image; passed over 1 other file"]
     with pytest.raises(InputError, match=r"^data: found 1 image, expected at least 20$"):
-        check_data(StudySpec(), found)
+        check_data(spec_of(""), found)
 
 
 def test_no_folder(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ class Generator(nnx.Module):
     def __call__(self, z, labels=None, *, train):
         {called}
 """
-Write = Callable[[str], None]
+Write = Callable[[str], int]
 
 
 @pytest.fixture
