@@ -6,13 +6,12 @@ from pathlib import Path
 
 from tuner.errors import InputError
 from tuner.places import Local, default_storage
-from tuner.run.files import open_files
+from tuner.run.files import begin_study
 from tuner.run.signals import Stop
 from tuner.run.sweep import run_worker
 from tuner.run.worker import Observer
 from tuner.spec import StudySpec
 from tuner.specfile import load_spec
-from tuner.study.creation import create_study
 from tuner.study.database import Database
 from tuner.study.store import StudyStore
 from tuner.study.verdict import Verdict
@@ -58,9 +57,9 @@ def sweep(
     spec = study if isinstance(study, StudySpec) else load_spec(Path(study))
     if trials is not None and trials < 1:
         raise InputError(f"trials: found {trials}, expected at least 1")
-    store = create_study(Database(storage or default_storage(), create=True), spec)
+    database = Database(storage or default_storage(), create=True)
+    store, files = begin_study(database, spec, None if artifacts is None else str(artifacts))
     store.raise_total(trials or spec.study.trials)
-    files = open_files(store, None if artifacts is None else str(artifacts))
     if store.remaining() > 0:
         stop = Stop()
         local = Local(weights=None if weights is None else str(weights), allow=tuple(allow))

@@ -166,8 +166,12 @@ def point_problems(spec: StudySpec, point: Mapping[str, Value]) -> Iterator[tupl
         searched = {**conditions.deciders(spec.trial), **branch.trial.searched()}
     for name, value in point.items():
         if name in open_ones:
-            decider = open_ones[name]
-            yield name, f"found it without {decider}, on which it depends; expected both"
+            yield name, f"found it without {open_ones[name]}, on which it depends; expected both"
+            continue
+        decider = conditions.decider_of(spec.trial, name)
+        if branch is not None and decider is not None and name not in searched:
+            text = f"found {value!r}, but trial.{name} is not searched with {decider} = "
+            yield name, f"{text}{branch.given[decider]}, expected only what is"
             continue
         problem = point_problem(searched, name, value)
         if problem:
@@ -227,8 +231,11 @@ def _pruner(spec: StudySpec) -> Iterator[Problem]:
     if spec.pruner.name == "patient" and spec.study.value == "best":
         text = "found 'patient' with study.value = 'best', expected 'last': the best so far never"
         yield ("pruner", "name"), f"{text} gets worse, so it could never prune"
+    remedy = ""
+    if "pruner" not in spec.model_fields_set:
+        remedy = f'; {spec.pruner.name} is the default: give more epochs, or [pruner] name = "none"'
     for key, problem in _never_prunes(spec.pruner, spec, spec.metrics.every):
-        yield ("pruner", *key), problem
+        yield ("pruner", *key), problem + remedy
 
 
 def first_rung(
@@ -254,7 +261,8 @@ def _never_prunes(pruner: Any, spec: StudySpec, every: int) -> Iterator[Problem]
             yield from _between_evaluations(first, factor, epochs, every)
             if first * factor > epochs:
                 text = f"found {first} with reduction_factor = {factor}"
-                yield ("min_resource",), f"{text}, expected room for two rungs in {epochs} epochs"
+                text += f", expected room for two rungs in {epochs} epochs"
+                yield ("min_resource",), f"{text}: it takes {first * factor}, or another pruner"
         case policies.PatientPruner():
             until = (pruner.patience + 2) * every
             if until >= epochs:

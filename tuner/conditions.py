@@ -84,6 +84,12 @@ def named(trial: TrialSection, point: Mapping[str, Value]) -> dict[str, Value]:
     return {names.get(name, name): value for name, value in point.items()}
 
 
+def decider_of(trial: TrialSection, name: str) -> str | None:
+    """The setting under whose choices a table has ``name``; None where no table has it."""
+    found = (d for d, tables in trial.when.items() if any(name in t for t in tables.values()))
+    return next(found, None)
+
+
 def undecided(trial: TrialSection, point: Mapping[str, Value]) -> Iterator[tuple[str, str]]:
     """Settings of a point whose meaning hangs on others that the point leaves open."""
     open_ones = [name for name in deciders(trial) if name not in point]

@@ -5,6 +5,7 @@ is closed again. So there is nothing to refresh, and a notebook left open holds 
 """
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -125,10 +126,12 @@ class Study:
             raise InputError(f"samples: found seed = {seed}, expected at least 0")
         with self._opened() as store:
             from tuner.run.files import open_files
-            from tuner.run.sweep import draw_samples, generator_of
+            from tuner.run.sweep import draw_samples, generator_of, other_code
 
             generator_of(store, trial)  # a study without any has no files to open
             files = open_files(store, self._artifacts)
+            if (line := other_code(store, self._local)) is not None:
+                warnings.warn(line, stacklevel=3)
             return draw_samples(store, files, trial, count, seed, self._local)
 
 

@@ -4,9 +4,12 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from tuner.errors import InputError
+
 STORAGE_VARIABLE, ARTIFACTS_VARIABLE = "TUNER_STORAGE", "TUNER_ARTIFACTS"
 PASSWORD_FILE_VARIABLE = "TUNER_PASSWORD_FILE"  # a file that holds the database's password
 IMAGES_VARIABLE = "TUNER_IMAGE_CACHE"  # the folder for decoded images
+IMAGE_MEMORY_VARIABLE = "TUNER_IMAGE_MEMORY"  # bytes that images may take on a device
 MACHINE_VARIABLE = "TUNER_MACHINE"  # what this machine is called
 METRICS_HOST_VARIABLE, METRICS_PORT_VARIABLE = "TUNER_METRICS_HOST", "TUNER_METRICS_PORT"
 
@@ -44,6 +47,21 @@ def decoded_images() -> Path:
     """Where this machine keeps images that it has decoded."""
     named = os.environ.get(IMAGES_VARIABLE)
     return Path(named).expanduser() if named else _cache() / "images"
+
+
+def image_memory() -> float | None:
+    """Bytes that images may take on a device, where this machine says so; InputError where it says
+    something else."""
+    given = os.environ.get(IMAGE_MEMORY_VARIABLE)
+    if not given:
+        return None
+    try:
+        found = float(given)
+    except ValueError:
+        found = -1.0
+    if not found >= 0:  # nan is not
+        raise InputError(f"{IMAGE_MEMORY_VARIABLE}: found {given!r}, expected a number of bytes")
+    return found
 
 
 def _cache() -> Path:

@@ -116,8 +116,10 @@ class Real(_Checked):
             raise ValueError(f"found {value!r}, expected {self.describe()}")
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high - _ROUNDING if self.open_high else value <= self.high
-        if not (above and below and abs(value) < _LARGEST):
+        if not (above and below):
             raise ValueError(f"found {value!r}, expected {self.describe()}")
+        if value >= _LARGEST:
+            raise ValueError(f"found {value!r}, expected {self.describe()} and below {_LARGEST:g}")
         return float(value)
 
     def describe(self) -> str:

@@ -50,6 +50,7 @@ SCHEDULES = ("constant", "linear", "cosine")
 PRECISIONS = ("float32", "bfloat16")
 SWITCH = ("off", "on")
 MOST_TRIALS = 1_000_000
+LONGEST_NAME = 246  # a study's folder is its name and nine letters; file systems take 255
 # Of pt_inception-2015-12-05-6726825d.pth, the FID network's weights as pytorch-fid publishes them.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 When = Literal["off", "end", "every"]
@@ -90,6 +91,7 @@ class StudySection(Section):
         str,
         Field(
             pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+            max_length=LONGEST_NAME,
             description="the study's name in the database; by default the file's name",
         ),
     ] = "study"
@@ -295,7 +297,10 @@ class TrialSection(Section):
     decay_images: Annotated[
         Setting | None,
         Real(0, open_low=True),
-        Field(description="images over which they fall; by default until the trial's end"),
+        Field(
+            description="images, after the warm-up, over which they fall; by default until the "
+            "trial's end"
+        ),
     ] = None
     final_rate: Annotated[
         Setting, Real(0, 1), Field(description="what they fall to, as a share")

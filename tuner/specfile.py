@@ -22,7 +22,7 @@ def load_spec(path: str | Path, name: str | None = None) -> StudySpec:
     """
     path = Path(path)
     try:
-        table = tomllib.loads(path.read_text())
+        table = tomllib.loads(path.read_text("utf-8-sig"))  # some editors begin with a mark
     except FileNotFoundError:
         raise InputError(f"{path}: found no such file, expected a study file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -108,6 +108,9 @@ def _explain(error: Any) -> tuple[Key, str]:
             return key, f"found {found!r}, expected tables [[{_dotted(key)}]]"
         case "string_pattern_mismatch":
             return key, f"found {found!r}, expected letters, digits, '.', '_' and '-'"
+        case "string_too_long":
+            most = error["ctx"]["max_length"]
+            return key, f"found {len(found)} characters, expected at most {most}"
     return key, f"found {found!r}, expected {error['msg'].removeprefix('Input should be ')}"
 
 

@@ -39,6 +39,7 @@ def test_the_example_runs_where_it_is_allowed_and_nowhere_else(
     assert tuner("sample", "own", "--out", "x.png").returncode == 2
     drawn = tuner("sample", "own", "--out", "x.png", "--allow", "mypackage")
     assert drawn.returncode == 0, drawn.stderr
+    assert drawn.stderr == ""
     url = f"sqlite:///{folder}/tuner-data/studies.db"
     with pytest.raises(InputError, match="'mypackage', which this process was not allowed"):
         open_study("own", url).best.samples(2)
@@ -50,6 +51,13 @@ def test_the_example_runs_where_it_is_allowed_and_nowhere_else(
     other = tuner("worker", "own", "--trials", "3", "--allow", "mypackage")
     assert other.returncode == 2
     assert "code of mypackage.models:Generator" in other.stderr
+    assert tuner("best", "own", "--allow", "mypackage").returncode == 2
+    for words in (["sample", "own", "--out", "y.png"], ["report", "own", "--out", "y.html"]):
+        drawn = tuner(*words, "--allow", "mypackage")
+        assert drawn.returncode == 0, drawn.stderr
+        [line] = drawn.stderr.splitlines()
+        assert line.startswith("tuner: warning: study 'own': found code of mypackage.models:Gen")
+        assert line.endswith("samples are drawn with the code found here")
 
 
 @pytest.mark.parametrize(

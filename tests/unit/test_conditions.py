@@ -151,7 +151,8 @@ def test_idle_only_where_it_is_idle_everywhere() -> None:
         ("optimizer = 'sgd'\nloss = 'wasserstein'\nlearning_rate = 0.05\nweight_clip = 0.1", None),
         ("learning_rate = 0.005", "learning_rate: found it without optimizer"),
         ("optimizer = 'adam'\nloss = 'wasserstein'\nlearning_rate = 0.05", "found 0.05, expected"),
-        ("optimizer = 'adam'\nloss = 'wasserstein'\nmomentum = 0.5", "momentum is fixed"),
+        ("optimizer = 'adam'\nloss = 'wasserstein'\nmomentum = 0.5", "with optimizer = adam"),
+        ("optimizer = 'adam'\nloss = 'wasserstein'\nwidth = 8", "trial.width is fixed"),
     ],
 )
 def test_baselines_are_judged_by_their_branch(baseline: str, problem: str | None) -> None:

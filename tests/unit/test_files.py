@@ -6,8 +6,9 @@ import pytest
 import workplace
 from workplace import Studies
 
-from tuner.errors import StorageError
-from tuner.run.files import TOKEN, open_files
+from tuner.errors import InputError, StorageError, TunerError
+from tuner.run.files import TOKEN, begin_study, open_files
+from tuner.spec import LONGEST_NAME
 
 sqlite = workplace.sqlite
 
@@ -29,11 +30,39 @@ def test_the_first_worker_says_where_they_are(
     assert again.read(TOKEN) == store.token.encode()
 
 
+def test_what_this_machine_can_not_do_is_found_before_there_is_a_study(
+    sqlite: Studies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = sqlite.open()
+    (tmp_path / "file").touch()
+    with pytest.raises(TunerError, match=r"can't be written: Not a directory"):
+        begin_study(database, workplace.spec(), str(tmp_path / "file" / "folder"))
+    for wrong in ("64G", "-1", "nan"):
+        monkeypatch.setenv("TUNER_IMAGE_MEMORY", wrong)
+        with pytest.raises(InputError, match=f"TUNER_IMAGE_MEMORY: found '{wrong}'"):
+            begin_study(database, workplace.spec(), str(tmp_path / "here"))
+    assert database.study_names() == []
+    monkeypatch.setenv("TUNER_IMAGE_MEMORY", "6e9")
+    store, files = begin_study(database, workplace.spec(), str(tmp_path / "here"))
+    written = [path for path in (tmp_path / "here").rglob("*") if path.is_file()]
+    assert written == [Path(files.locate(TOKEN))]
+    # One that is there already keeps its place, whatever is the default now.
+    monkeypatch.setenv("TUNER_ARTIFACTS", str(tmp_path / "file" / "folder"))
+    again, files = begin_study(database, workplace.spec())
+    assert (again.token, files.store.url) == (store.token, str(tmp_path / "here"))
+
+
 def test_by_default_they_are_in_the_default_place(
     sqlite: Studies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TUNER_ARTIFACTS", str(tmp_path / "default"))
     assert open_files(sqlite.make()).store.url == str(tmp_path / "default")
+
+
+def test_a_study_of_the_longest_name_has_a_folder(sqlite: Studies, tmp_path: Path) -> None:
+    name = "a" * LONGEST_NAME
+    store = sqlite.make(name=name)
+    assert open_files(store, str(tmp_path)).read(TOKEN) == store.token.encode()
 
 
 def test_a_place_that_is_not_theirs_is_refused(sqlite: Studies, tmp_path: Path) -> None:

@@ -78,5 +78,7 @@ def test_classes_that_are_generated() -> None:
 def test_classes_as_in_the_data() -> None:
     uneven = np.array([0.5, 0.3, 0.2, 0.0])  # no image of the last
     assert class_balance(np.repeat(range(3), [50, 30, 20]), uneven) == pytest.approx((1.0, 1.0))
-    assert class_balance(np.zeros(9, int), uneven) == pytest.approx((1 / 3, 0.0))
+    alone = class_balance(np.zeros(9, int), uneven)
+    assert alone == pytest.approx((1 / 3, 0.0))
+    assert str(alone.entropy) == "0.0"  # and no negative one
     assert class_balance(np.zeros(9, int), np.array([1.0])) == (1.0, 1.0)

@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import spec_of
 from numpy.typing import NDArray
 from PIL import Image
 
+from tuner.cli.main import main
 from tuner.data import DATA_VARIABLE, ImageSet, load_images
 from tuner.data.images import fingerprint
 from tuner.data.rows import Rows
 from tuner.errors import InputError
 from tuner.places import IMAGES_VARIABLE
+from tuner.run.sweep import check_data
 from tuner.spec import DataSpec
 
 LONG_AGO = 1_700_000_000
@@ -157,8 +160,8 @@ def test_more_unreadable_ones_than_allowed_are_an_error(folder: Path) -> None:
     ("files", "said"),
     [
         ([], "found no images (0 other files), expected files that Pillow reads"),
-        (["a.txt"], "found no images (1 other files), expected"),
-        (["a.png", "x/b.png"], "found 1 images beside sub-folders with images, expected all in"),
+        (["a.txt"], "found no images (1 other file), expected"),
+        (["a.png", "x/b.png"], "found 1 image beside sub-folders with images, expected all in"),
     ],
 )
 def test_folders_that_do_not_do(files: list[str], said: str, tmp_path: Path) -> None:
@@ -178,11 +181,34 @@ def test_nothing_readable_is_an_error_whatever_is_allowed(tmp_path: Path) -> Non
         load(tmp_path, unreadable=1.0)
 
 
+def test_one_of_each_is_counted_as_one(tmp_path: Path) -> None:
+    save(picture(9), tmp_path / "images" / "a.png")
+    write(tmp_path / "images" / "a.txt", b"")
+    told = Told()
+    found = load(tmp_path / "images", told)
+    assert told == ["1 image; passed over 1 other file"]
+    with pytest.raises(InputError, match=r"^data: found 1 image, expected at least 20$"):
+        check_data(spec_of(""), found)
+
+
 def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"found no folder .*none, expected one with images"):
         load(tmp_path / "none")
-    with pytest.raises(InputError, match="found neither a path nor the variable TUNER_DATA"):
+    with pytest.raises(
+        InputError, match=r"found neither a path .* TUNER_DATA nor --data, expected"
+    ):
         load_images(DataSpec(source="folder"))
+
+
+def test_a_check_looks_where_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text("[data]\nsource = 'folder'\npath = 'there'")
+    monkeypatch.setattr(sys, "argv", ["tuner", "check", str(file), "--data", f"{tmp_path}/here"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert f"found no folder {tmp_path}/here, expected one" in capsys.readouterr().err
 
 
 def test_the_second_start_decodes_nothing(folder: Path) -> None:

@@ -88,6 +88,7 @@ def test_unknown_key_far_from_all_names_them(toml: str, key: str, expected: str)
         ("[baseline]\nbeta1 = 1", "baseline", "{'beta1': 1}", "tables [[baseline]]"),
         ("baseline = [3]", "baseline.1", "3", "a table"),
         ("[study]\nname = 'a b'", "study.name", "'a b'", "letters, digits, '.', '_' and '-'"),
+        (f"[study]\nname = '{'a' * 247}'", "study.name", "247 characters", "at most 246"),
         ("[study]\ntrials = '9'", "study.trials", "'9'", "a valid integer"),
         ("[study]\ntrials = 0", "study.trials", "0", "greater than or equal to 1"),
         ("[study]\nepochs = 9.0", "study.epochs", "9.0", "a valid integer"),
@@ -118,7 +119,14 @@ def test_unknown_key_far_from_all_names_them(toml: str, key: str, expected: str)
         ("[trial]\nbeta1 = 'x'", "trial.beta1", "'x'", "a number at least 0 and below 1"),
         ("[trial]\nbeta1 = false", "trial.beta1", "False", "a number at least 0 and below 1"),
         ("[trial]\nlearning_rate = 0", "trial.learning_rate", "0", "a number above 0 and at most"),
-        ("[trial]\nclip_norm = inf", "trial.clip_norm", "inf", "a number at least 0"),
+        (
+            "[trial]\nclip_norm = inf",
+            "trial.clip_norm",
+            "inf",
+            "a number at least 0 and below 1e+3",
+        ),
+        ("[trial]\nr1 = 1e308", "trial.r1", "1e+308", "a number at least 0 and below 1e+300"),
+        ("[trial]\nr1 = nan", "trial.r1", "nan", "a number at least 0"),
         ("[trial]\ndropout = nan", "trial.dropout", "nan", "a number at least 0 and below 1"),
         ("[trial]\noptimizer = 3", "trial.optimizer", "3", "one of adam, adamw, sgd"),
         (
@@ -285,6 +293,18 @@ LATE = "one before the last epoch, 10: it could never prune"
 def test_pruner_that_can_never_prune(pruner: str, key: str, found: str, expected: str) -> None:
     toml = f"[study]\nepochs = 10\ntrials = 6\nvalue = 'last'\n[pruner]\n{pruner}"
     assert_one(toml, f"pruner.{key}", f"found {found}", f"expected {expected}")
+
+
+def test_that_the_pruner_is_the_default_one_is_said() -> None:
+    remedy = '; successive_halving is the default: give more epochs, or [pruner] name = "none"'
+    [line] = problems("[study]\nepochs = 1")
+    assert line.startswith("study.toml: pruner.min_resource: found a first rung at epoch 1")
+    assert line.endswith(remedy)
+    [line] = problems("[study]\nepochs = 1\n[pruner]\nname = 'successive_halving'")
+    assert not line.endswith(remedy)
+    assert problems("[study]\nepochs = 1\n[pruner]\nname = 'none'") == []
+    [line] = problems("[study]\nepochs = 2\n[pruner]\nname = 'hyperband'")
+    assert line.endswith("room for two rungs in 2 epochs: it takes 3, or another pruner")
 
 
 @pytest.mark.parametrize(
@@ -587,6 +607,15 @@ def test_name_is_the_files_unless_given(tmp_path: Path, content: str, name: str)
     path = tmp_path / "my-study_1.toml"
     path.write_text(content)
     assert load_spec(path).study.name == name
+    assert load_spec(path, "another").study.name == "another"
+    with pytest.raises(InputError, match=r"study.name: found 600 characters, expected at most 246"):
+        load_spec(path, "a" * 600)
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_bytes(b"\xef\xbb\xbf[study]\r\ntrials = 9\r\n")
+    assert load_spec(path).study.trials == 9
 
 
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.toml")), ids=lambda path: path.stem)

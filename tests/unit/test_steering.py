@@ -61,6 +61,16 @@ def test_all_that_is_wrong_with_a_point_is_said(
         assert found.startswith(expected)
 
 
+def test_what_does_not_apply_to_a_choice_is_said(sqlite: Studies) -> None:
+    when = "optimizer = ['adam', 'sgd']\n[trial.when.optimizer.sgd]\nmomentum = [0.5, 0.9]\n"
+    store = sqlite.make(f"[trial]\n{when}")
+    line = "momentum: found 0.5, but trial.momentum is not searched with optimizer = adam, expected"
+    with pytest.raises(InputError, match=f"^{line}"):
+        steering.parse_point(store, ["optimizer=adam", "momentum=0.5"])
+    point = {"optimizer": "sgd", "momentum": 0.5}
+    assert steering.parse_point(store, ["optimizer=sgd", "momentum=0.5"]) == point
+
+
 def test_the_grid_needs_whole_points(sqlite: Studies) -> None:
     grid = "[trial]\nbatch_size = [32, 64]\nwidth = [8, 16]\n[sampler]\nname = 'grid'\n"
     store = sqlite.make(grid)

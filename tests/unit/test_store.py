@@ -1,5 +1,6 @@
 """A study as it is read and steered: its total, its trials, its workers, and whose it is."""
 
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -94,6 +95,20 @@ def test_who_works_on_what(studies: Studies) -> None:
     here = this_process()
     assert {(w.host, w.pid, w.device) for w in found} == {(here.host, here.pid, "cpu")}
     assert found[0].seen < 30 < found[2].seen < 70
+
+
+def test_who_has_died_here_is_lost_before_its_lease_is_over(studies: Studies) -> None:
+    store = studies.make()
+    dead, elsewhere, heir = (studies.join() for _ in range(3))
+    with subprocess.Popen(["true"]) as process:
+        pass
+    die = "UPDATE tuner_workers SET pid = :p WHERE worker = :w"
+    studies.rows(die, p=process.pid, w=dead.worker)
+    studies.rows(die, p=process.pid, w=elsewhere.worker)
+    away = "UPDATE tuner_workers SET place = 'of another machine' WHERE worker = :w"
+    studies.rows(away, w=elsewhere.worker)
+    alive = {worker.worker: worker.alive for worker in store.workers()}
+    assert alive == {dead.worker: False, elsewhere.worker: True, heir.worker: True}
 
 
 def test_who_was_lost_long_ago_is_shown_while_its_trial_waits(studies: Studies) -> None:

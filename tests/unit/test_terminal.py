@@ -451,3 +451,11 @@ def test_a_terminal_that_knows_pictures_draws_it(
     assert found == ([] if drawn is None else [drawn])
     assert "samples-epoch-0003.png" in after
     assert "Traceback" not in screen.shown
+
+
+def test_samples_are_drawn_as_png_alone(
+    sqlite: Studies, tmp_path: Path, tuner_here: Command
+) -> None:
+    code, text, errors = tuner_here("sample", "s", "--out", str(tmp_path / "s2.jpg"))
+    assert (code, text) == (2, "")
+    assert errors == f"tuner: --out: {tmp_path}/s2.jpg: found '.jpg', expected .png\n"

@@ -9,6 +9,7 @@ import pytest
 from postgres import PASSWORD, Postgres
 from sqlalchemy import make_url
 
+from tuner.cli.main import without_passwords
 from tuner.errors import InputError, StorageError
 from tuner.study import urls
 from tuner.study.connections import Address
@@ -63,7 +64,6 @@ def test_databases_that_are_taken(text: str, place: str, driver: str) -> None:
         "sqlite+aiosqlite:///studies.db",
         "postgresql://me:{}@host",
         "postgresql://me:{}@host/",
-        "postgresql://me:{}@host:port/studies",
         "sqlite://",
         "sqlite:///",
         "sqlite:///:memory:",
@@ -79,6 +79,39 @@ def test_databases_that_are_not(text: str) -> None:
     assert SECRET not in str(caught.value)
     assert QUOTED not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://me:p@s3cret@host/studies",
+        "postgresql://me:p@s3/cret@host/studies",
+        "postgresql://me:p@s3?cret@host/studies",
+        "postgresql://me:p@s3/cr?et=x@host/studies",
+        "postgresql://me:p@s3:cret@host/studies",
+        "postgresql://me:p@s3#cret@host:5432/studies",
+        "postgresql://me/s3:cret@host/studies",
+        "mysql://me:p@s3cret@host/studies",
+    ],
+)
+def test_a_password_whose_end_is_a_guess_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r"^storage: found an @ too many .* as %40") as caught:
+        parse_url(text)
+    assert "s3" not in str(caught.value)
+    assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rest", ["{0}@host:s3cret", "{0}", "{0}@host:0", "{0}@host:65536"])
+def test_a_port_that_is_none_is_named_as_the_port(rest: str) -> None:
+    with pytest.raises(InputError, match=r"^storage: found a port .* from 1 to 65535") as caught:
+        parse_url(f"postgresql://me:{rest.format('s3cret')}/studies")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_what_a_password_may_hold_as_it_is() -> None:
+    url = parse_url("postgresql://me@work:a:b/c?d#e@host/studies")
+    assert (url.username, url.password, url.host) == ("me@work", "a:b/c?d#e", "host")
+    assert parse_url("sqlite:////home/me@work/studies.db").database == "/home/me@work/studies.db"
 
 
 @pytest.mark.skipif(not Path("/proc/self/mounts").exists(), reason="nothing says what is mounted")
@@ -108,6 +141,32 @@ def test_passwords_are_masked_however_they_are_written() -> None:
         assert "***" in found
     assert masked("untouched", make_url("postgresql://me@host/x")) == "untouched"
     assert masked("untouched", make_url("postgresql://me:@host/x")) == "untouched"
+
+
+def test_a_short_password_is_masked_only_where_it_stands_as_one() -> None:
+    """Else the gaps would show its letters."""
+    said = 'no password for user "p" at port 1, postgresql://p:{0}@p/p?password={0}&port=1'
+    for secret in ("p", "po", "1"):
+        for text in ("postgresql://p:{}@p:1/p", "postgresql://p/p?password={}"):
+            found = masked(said.format(secret), make_url(text.format(secret)))
+            assert found == said.format("***")
+
+
+def test_a_command_line_is_shown_without_passwords() -> None:
+    words = [
+        "tuner",
+        "sweep",
+        "--storage=postgresql://me@work:s3cret@host/x",
+        "postgres://me:s/3:cr?et@host/x?sslmode=require&password=s3cret&sslpassword=s3cret",
+        "sqlite:///me@work.db",
+    ]
+    assert without_passwords(words) == [
+        "tuner",
+        "sweep",
+        "--storage=postgresql://me@work@host/x",
+        "postgres://me@host/x?sslmode=require&password=***&sslpassword=***",
+        "sqlite:///me@work.db",
+    ]
 
 
 def test_the_password_may_be_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -330,6 +330,9 @@ def test_appraisal() -> None:
     assert "Classes generated: 9 of 10, entropy 0.95 of the data's" in text
     assert "98.8%" in text
     assert "Classes" not in report.appraisal(found | {"classes": None}, "fid")
+    short = found | {"fresh": Scores(21.25, 0.0125, None, 0.75, 0.625, 0.875, 0.5, 0.9, 0.9, 0.95)}
+    line = "FID on fresh latents 21.25; real against real images 0.5 (5000 each)"
+    assert line in report.appraisal(short, "fid").splitlines()
 
 
 def test_cost() -> None:

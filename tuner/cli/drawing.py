@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from tuner.cli.main import Allow, Artifacts, Storage, StudyName, app, open_study, out
+from tuner.cli.results import warn_of_other_code
 from tuner.cli.writing import check_suffix, write_whole
 from tuner.errors import TunerError
 from tuner.places import STORAGE, Local
@@ -110,4 +111,5 @@ def _picture(store: StudyStore, files: Any, trial: TrialRecord, local: Local) ->
     from tuner.run.sweep import draw_samples
     from tuner.views.pictures import grid_png
 
+    warn_of_other_code(store, local)
     return grid_png(draw_samples(store, files, trial, 36, store.spec.study.seed, local))

@@ -7,6 +7,7 @@ import typer
 from tuner.cli.main import (
     Allow,
     AsJson,
+    Data,
     File,
     Storage,
     StudyName,
@@ -31,7 +32,11 @@ from tuner.views.progress import PlainProgress
 
 @app.command()
 def check(
-    file: File, weights: Weights = None, allow: Allow = None, as_json: AsJson = False
+    file: File,
+    data: Data = None,
+    weights: Weights = None,
+    allow: Allow = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check a study file; show its space, its programs and what the largest needs.
 
@@ -40,7 +45,7 @@ def check(
     spec = load_spec(file)
     from tuner.run.planning import plan
 
-    local = Local(weights=weights, allow=tuple(allow or ()))
+    local = Local(data, weights, tuple(allow or ()))
     found = plan(spec, local, PlainProgress(err).announce)
     if as_json:
         print_json({"spec": spec.model_dump(mode="json"), **found})

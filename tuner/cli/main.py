@@ -51,6 +51,10 @@ Artifacts = Annotated[
         "default where the study says, for a new one tuner-data/artifacts.",
     ),
 ]
+Data = Annotated[
+    str | None,
+    typer.Option(metavar="FOLDER", help="Where this machine has the images, if elsewhere."),
+]
 Weights = Annotated[
     str | None,
     typer.Option(metavar="FILE", help="Where this machine has Inception's weights, if elsewhere."),
@@ -77,8 +81,8 @@ def print_json(value: Any) -> None:
 
 def without_passwords(words: list[str]) -> list[str]:
     """A command line as it may be shown again."""
-    shown = [re.sub(r"(://[^:/@]*):[^@]*@", r"\1@", word) for word in words]
-    return [re.sub(r"([?&]password=)[^&]*", r"\1***", word) for word in shown]
+    shown = [re.sub(r"(://[^:/]*):[^@]*@", r"\1@", word) for word in words]
+    return [re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", word) for word in shown]
 
 
 @app.callback(invoke_without_command=True)

@@ -16,10 +16,12 @@ from tuner.cli.main import (
     StudyName,
     Weights,
     app,
+    err,
     open_study,
     out,
     print_json,
 )
+from tuner.cli.writing import check_suffix
 from tuner.data import silent
 from tuner.errors import InputError
 from tuner.places import STORAGE, Local
@@ -45,6 +47,14 @@ def show_best(store: StudyStore, files: Any, local: Local, lab: Any = None) -> N
     samples = draw_samples(store, files, trial, 64, store.spec.study.seed, local)
     files.write(picture, grid_png(samples))
     out.print(f"Samples: {files.locate(picture)}", soft_wrap=True)
+
+
+def warn_of_other_code(store: StudyStore, local: Local) -> None:
+    """Say where samples will be drawn with other code than trained the networks."""
+    from tuner.run.sweep import other_code
+
+    if (line := other_code(store, local)) is not None:
+        err.print(f"tuner: warning: {line}", soft_wrap=True)
 
 
 @app.command()
@@ -96,6 +106,7 @@ def sample(
 
     Example: tuner sample quickstart --out samples.png
     """
+    check_suffix(to, (".png",))
     store = open_study(storage, name)
     chosen = store.best() if trial is None else store.trial(trial)
     from tuner.run.files import open_files
@@ -104,6 +115,7 @@ def sample(
 
     files = open_files(store, artifacts)
     local = Local(allow=tuple(allow or ()))
+    warn_of_other_code(store, local)
     save_grid(draw_samples(store, files, chosen, count, seed, local), to)
     out.print(f"{count} samples of trial {chosen.number}: {to}", soft_wrap=True)
 

@@ -10,6 +10,7 @@ import typer
 from tuner.cli.main import (
     Allow,
     Artifacts,
+    Data,
     File,
     Name,
     Storage,
@@ -30,7 +31,6 @@ from tuner.places import (
 )
 from tuner.spec import MOST_TRIALS
 from tuner.specfile import load_spec
-from tuner.study.creation import create_study
 from tuner.study.database import Database
 from tuner.study.store import StudyStore, best_of
 from tuner.views import report, studies
@@ -41,10 +41,6 @@ Trials = Annotated[
     typer.Option(
         metavar="N", min=1, max=MOST_TRIALS, help="Trials in all, where more than the file says."
     ),
-]
-Data = Annotated[
-    str | None,
-    typer.Option(metavar="FOLDER", help="Where this machine has the images, if elsewhere."),
 ]
 Grace = Annotated[
     float,
@@ -134,13 +130,14 @@ def sweep(
 
     Example: tuner sweep studies/quickstart.toml
     """
-    from tuner.run.files import open_files
+    from tuner.run.files import begin_study
     from tuner.run.fleet import accelerators, run_fleet
+    from tuner.run.signals import parse_duration
 
+    seconds = parse_duration(max_time) if max_time else None
     local, metrics = Local(data, weights, tuple(allow or ())), _Metrics(metrics_host, metrics_port)
     spec = load_spec(file, name)
-    store = create_study(Database(storage, create=True), spec)
-    files = open_files(store, artifacts)
+    store, files = begin_study(Database(storage, create=True), spec, artifacts)
     store.raise_total(trials or spec.study.trials)
     devices = accelerators()
     count = workers or max(1, len(devices))
@@ -148,7 +145,7 @@ def sweep(
     if store.remaining() <= 0:
         out.print(f"Study {store.name!r} has all of its {store.total} trials: nothing to run.")
     elif count == 1 and respawn == 0:
-        lab, stopped = _run_here(store, files, max_time, local, metrics)
+        lab, stopped = _run_here(store, files, seconds, local, metrics)
     else:
         options = [
             *(("--artifacts", artifacts), ("--data", data), ("--weights", weights)),
@@ -169,15 +166,15 @@ def _view(store: StudyStore) -> LiveProgress | PlainProgress:
 
 
 def _run_here(
-    store: StudyStore, files: Any, max_time: str | None, local: Local, metrics: _Metrics
+    store: StudyStore, files: Any, seconds: float | None, local: Local, metrics: _Metrics
 ) -> tuple[Any, bool]:
     """The lab of the run, and whether it was stopped."""
     with _view(store) as view, metrics.shown(view, store) as (observer, watch):
         view.announce("starting JAX")
-        from tuner.run.signals import Stop, parse_duration
+        from tuner.run.signals import Stop
         from tuner.run.sweep import run_worker
 
-        stop = Stop(parse_duration(max_time) if max_time else None)
+        stop = Stop(seconds)
         lab = run_worker(store, files, observer, stop, local=local, watch=watch)
         return lab, stop.requested
 
@@ -212,10 +209,10 @@ def create(
 
     Example: tuner create studies/quickstart.toml
     """
-    from tuner.run.files import open_files
+    from tuner.run.files import begin_study
 
-    store = create_study(Database(storage, create=True), load_spec(file, name))
-    files = open_files(store, artifacts)
+    spec = load_spec(file, name)
+    store, files = begin_study(Database(storage, create=True), spec, artifacts)
     out.print(
         f"Study {store.name!r} in {store.database.place}: {store.remaining()} of {store.total} "
         f"trials to run. Files: {files.store.url}",

@@ -36,13 +36,19 @@ class Source(NamedTuple):
     open: Callable[[], Opened]
 
 
+def counted(count: int, what: str) -> str:
+    """``1 image``, ``2,000 images``."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def data_path(spec: DataSpec, folder: str | None, expected: str) -> str:
     """Where the data are: what the command line says, or the variable, or the study file;
     InputError where none does."""
     path = folder or os.environ.get(DATA_VARIABLE) or spec.path
     if not path:
         raise InputError(
-            f"data.path: found neither a path nor the variable {DATA_VARIABLE}, expected {expected}"
+            f"data.path: found neither a path nor the variable {DATA_VARIABLE} nor --data, "
+            f"expected {expected}"
         )
     return path
 
@@ -133,11 +139,11 @@ def image_folder(spec: DataSpec, folder: str | None) -> tuple[str, Source]:
     groups = [group for group in groups if group[1]]
     if direct and groups:
         raise InputError(
-            f"{root}: found {len(direct):,} images beside sub-folders with images, expected all "
-            "in sub-folders, one for each class, or all beside each other"
+            f"{root}: found {counted(len(direct), 'image')} beside sub-folders with images, "
+            "expected all in sub-folders, one for each class, or all beside each other"
         )
     if not direct and not groups:
-        found = f"no images ({tally.others:,} other files)"
+        found = f"no images ({counted(tally.others, 'other file')})"
         raise InputError(f"{root}: found {found}, expected files that Pillow reads, as .png")
 
     def items() -> Iterator[Item]:

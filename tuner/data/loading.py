@@ -20,7 +20,7 @@ from tuner.data.images import (
     ranked,
     silent,
 )
-from tuner.data.listing import Source, image_folder
+from tuner.data.listing import Source, counted, image_folder
 from tuner.data.rows import Rows
 from tuner.data.tables import table_source
 from tuner.data.toys import gaussians
@@ -206,5 +206,5 @@ def _named(left: Left) -> str:
 def _summary(found: ImageSet, left: Left) -> str:
     kinds = f" in {found.classes} classes" if found.classes else ""
     skipped = f"; left out {left.unreadable:,} unreadable{_named(left)}" if left.unreadable else ""
-    others = f"; passed over {left.others:,} other files" if left.others else ""
-    return f"{len(found.images):,} images{kinds}{skipped}{others}"
+    others = f"; passed over {counted(left.others, 'other file')}" if left.others else ""
+    return f"{counted(len(found.images), 'image')}{kinds}{skipped}{others}"

@@ -1,8 +1,13 @@
 """A study's files in its artifact store, and whether this is the store they are in."""
 
+import secrets
+
 from tuner.errors import StorageError
-from tuner.places import default_artifacts
+from tuner.places import default_artifacts, image_memory
 from tuner.run.stores import ArtifactStore, open_store
+from tuner.spec import StudySpec
+from tuner.study.creation import create_study
+from tuner.study.database import Database
 from tuner.study.store import StudyStore
 
 TOKEN = "token"  # the file that tells a study's folder from all others
@@ -36,6 +41,24 @@ class StudyFiles:
     def locate(self, name: str) -> str:
         """Where a file is, for people."""
         return self.store.locate(f"{self._folder}/{name}")
+
+
+def begin_study(
+    database: Database, spec: StudySpec, url: str | None = None
+) -> tuple[StudyStore, StudyFiles]:
+    """The study, added where the database has none of its name, and its files as ``open_files``
+    has them. What this machine can't do is found out before there is a study."""
+    if spec.study.name not in database.study_names():
+        image_memory()
+        _try_to_write(open_store(url or default_artifacts()))
+    store = create_study(database, spec)
+    return store, open_files(store, url)
+
+
+def _try_to_write(store: ArtifactStore) -> None:
+    name = f"tried-{secrets.token_hex(8)}"
+    store.write(name, b"")
+    store.remove(name)
 
 
 def open_files(store: StudyStore, url: str | None = None) -> StudyFiles:

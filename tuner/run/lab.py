@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from tuner import places
 from tuner.data import ImageSet
 from tuner.errors import InputError
 from tuner.gan.feeding import Images
@@ -32,7 +33,6 @@ from tuner.spec import StudySpec
 from tuner.trial import Premises, Program
 
 AUC_IMAGES = 1000
-IMAGE_MEMORY_VARIABLE = "TUNER_IMAGE_MEMORY"
 IMAGE_SHARE = 0.4  # of the device's memory, that images may take
 FEWEST_LABELLED = 50
 # What fixed latents are for, folded into the study's seed.
@@ -61,14 +61,9 @@ def premises_of(images: ImageSet, sources: tuple[tuple[str, str], ...] = ()) -> 
 def image_memory() -> float:
     """Bytes that images may take on the device: a share of its memory, or what the variable says.
     A larger set is streamed."""
-    given = os.environ.get(IMAGE_MEMORY_VARIABLE)
-    if given:
-        try:
-            return float(given)
-        except ValueError:
-            raise InputError(
-                f"{IMAGE_MEMORY_VARIABLE}: found {given!r}, expected a number of bytes"
-            ) from None
+    given = places.image_memory()
+    if given is not None:
+        return given
     found = jax.devices()[0].memory_stats() or {}
     if "bytes_limit" in found:
         return IMAGE_SHARE * float(found["bytes_limit"])

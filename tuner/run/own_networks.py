@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tuner.combinations import values_of
 from tuner.conditions import branches
 from tuner.errors import InputError
 from tuner.gan.networks import DISCRIMINATORS, GENERATORS
-from tuner.settings import Range, is_own_network
+from tuner.settings import Range, is_own_network, nearest
 from tuner.spec import StudySpec
 from tuner.study.space import trial_config
 from tuner.trial import Premises, Program
@@ -58,9 +59,14 @@ def _admit(name: str, allowed: Collection[str]) -> str:
     if os.getcwd() not in sys.path:  # a package beside the study file need not be installed
         sys.path.insert(0, os.getcwd())
     try:
-        found = getattr(importlib.import_module(module_name), class_name, None)
-    except Exception as error:  # whatever somebody's module raises while it is imported
-        raise InputError(f"{name}: can't be imported: {type(error).__name__}: {error}") from None
+        module = importlib.import_module(module_name)
+        found = getattr(module, class_name, None)
+    except (Exception, SystemExit) as error:  # whatever somebody's module does while imported
+        text = f"{name}: can't be imported: {_first_words(error)}"
+        raise InputError(text + _place(error, package)) from None
+    if found is None:
+        hint = nearest(class_name, vars(module))
+        raise InputError(f"{name}: found no {class_name} in {module_name}, expected one{hint}")
     if not (isinstance(found, type) and issubclass(found, nnx.Module)):
         raise InputError(f"{name}: found {found!r}, expected a subclass of flax.nnx.Module")
     GENERATORS[name] = DISCRIMINATORS[name] = found
@@ -126,11 +132,31 @@ def _shape_of(
 
     try:
         found = jax.eval_shape(run, given, named)
-    except Exception as error:  # whatever somebody's code raises
-        first = " ".join(str(error).split("\n\n")[0].split())
-        text = f"{side} {getattr(program, side)}: {type(error).__name__}: {first}"
-        raise InputError(f"trial.{text}"[:500]) from None
+    except (Exception, SystemExit) as error:  # whatever somebody's code raises
+        name = str(getattr(program, side))
+        text = f"trial.{side} {name}: {_first_words(error)}"
+        raise InputError(text + _place(error, name.partition(".")[0])) from None
     return getattr(found, "shape", type(found).__name__)
+
+
+def _first_words(error: BaseException) -> str:
+    """The error's kind and its first paragraph, in one line."""
+    paragraph = str(error).split("\n\n")[0]
+    return f"{type(error).__name__}: {' '.join(paragraph.split())}"[:400]
+
+
+def _place(error: BaseException, package: str) -> str:
+    """Where in the package's own code the error arose, as far down as that goes; nothing for one
+    that arose elsewhere, or that names its place itself."""
+    deepest = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__")).partition(".")[0] == package:
+            deepest = Path(frame.f_code.co_filename), line
+    if deepest is None or isinstance(error, SyntaxError):
+        return ""
+    path, line = deepest
+    here = Path.cwd()
+    return f", at {path.relative_to(here) if path.is_relative_to(here) else path}:{line}"
 
 
 def _compare(side: str, program: Program, given: str, found: object, expected: object) -> None:

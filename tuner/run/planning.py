@@ -34,7 +34,7 @@ def plan(
     """
     make_sampler(spec)
     sources = admit(named_in(spec), local.allow)
-    images = load_images(spec.data, announce=announce)
+    images = load_images(spec.data, local.data, announce)
     check_data(spec, images)
     inception(spec, local.weights)
     premises = premises_of(images, sources)

@@ -12,6 +12,7 @@ from tuner.coherence import can_extrapolate, data_problems
 from tuner.combinations import values_of
 from tuner.conditions import branches
 from tuner.data import Announce, ImageSet, load_images
+from tuner.data.listing import counted
 from tuner.errors import InputError
 from tuner.gan.sampling import draw, even_shares, fixed_latents
 from tuner.metrics import suite
@@ -26,7 +27,7 @@ from tuner.run.sharing import shared_measures
 from tuner.run.signals import GRACE, Stop, stop_on_signals
 from tuner.run.worker import Limits, Observer, Worker
 from tuner.spec import StudySpec
-from tuner.study.fingerprint import Parts
+from tuner.study.fingerprint import Parts, disagreements
 from tuner.study.membership import Membership
 from tuner.study.patience import Patience
 from tuner.study.store import StudyStore, TrialRecord
@@ -50,9 +51,8 @@ class Appraisal(NamedTuple):
 def check_data(spec: StudySpec, images: ImageSet) -> None:
     """InputError where the study can't be run on these images."""
     if len(images.images) < FEWEST_IMAGES:
-        raise InputError(
-            f"data: found {len(images.images)} images, expected at least {FEWEST_IMAGES}"
-        )
+        found = counted(len(images.images), "image")
+        raise InputError(f"data: found {found}, expected at least {FEWEST_IMAGES}")
     check_labels(spec, images)
     problems = data_problems(spec, len(images.images))
     problems += _classes_problem(spec, images)
@@ -122,8 +122,7 @@ def open_lab(
 def known_parts(spec: StudySpec, images: ImageSet, sources: Sources = ()) -> Parts:
     """What the study's numbers depend on, but for the extractor's weights."""
     metrics = spec.metrics
-    own = {f"code of {name}": digest for name, digest in sources}
-    return own | {
+    return _code_parts(sources) | {
         "data": images.fingerprint,
         "features": metrics.features,
         "input": metrics.input if metrics.features == "inception" else "as it is",
@@ -132,6 +131,19 @@ def known_parts(spec: StudySpec, images: ImageSet, sources: Sources = ()) -> Par
         "precision": suite.PRECISION,
         "version": str(suite.VERSION),
     }
+
+
+def _code_parts(sources: Sources) -> Parts:
+    return {f"code of {name}": digest for name, digest in sources}
+
+
+def other_code(store: StudyStore, local: Local) -> str | None:
+    """One line on networks whose code here is not the one that the study's trials were trained
+    with, as samples drawn with it may not be theirs; None where it is. InputError as ``admit``."""
+    here = _code_parts(admit(named_in(store.spec), local.allow))
+    found = "; ".join(disagreements(here, store.fingerprint()))
+    what = "with which its trials were trained: samples are drawn with the code found here"
+    return f"study {store.name!r}: {found}, {what}" if found else None
 
 
 def run_worker(

@@ -17,6 +17,7 @@ from tuner.spec import StudySpec
 from tuner.study import tables
 from tuner.study.database import Database
 from tuner.study.fingerprint import Parts, digest, disagreements
+from tuner.study.processes import Process, has_died
 from tuner.trial import EpochReport
 from tuner.version import __version__
 
@@ -238,12 +239,14 @@ class StudyStore:
 
     def workers(self) -> list[WorkerRecord]:
         """Every worker that joined and has not left, by when it joined; lost ones for an hour, or
-        while their trial waits for another."""
+        while their trial waits for another. One whose process has died on this machine is known to
+        be lost at once."""
         who, lease, trials = tables.workers.c, tables.leases.c, tables.optuna_trials.c
         holds = (lease.worker == who.worker) & (lease.status == "held")
         silent = tables.db_now() - who.seen_at
+        process = (who.host, who.place, who.pid, who.pid_since)
         query = (
-            select(who.worker, who.host, who.pid, who.device, silent, trials.number, lease.epoch)
+            select(who.worker, who.device, silent, trials.number, lease.epoch, *process)
             .select_from(tables.workers)
             .outerjoin(tables.leases, holds)
             .outerjoin(tables.optuna_trials, trials.trial_id == lease.trial_id)
@@ -253,11 +256,15 @@ class StudyStore:
         with self.database.errors(), self.database.rdb.engine.connect() as connection:
             rows = connection.execute(query).all()
         limit = self.spec.study.lease_seconds
-        return [
-            WorkerRecord(worker, host, pid, device, seen < limit, seen, trial, epoch)
-            for worker, host, pid, device, seen, trial, epoch in rows
-            if seen < LOST_SHOWN or trial is not None
-        ]
+        found = []
+        for worker, device, seen, trial, epoch, *identity in rows:
+            if seen < LOST_SHOWN or trial is not None:
+                its = Process(*identity)
+                alive = seen < limit and not has_died(its)
+                found.append(
+                    WorkerRecord(worker, its.host, its.pid, device, alive, seen, trial, epoch)
+                )
+        return found
 
     def best(self) -> TrialRecord:
         """The complete trial with the lowest value; InputError where there is none."""

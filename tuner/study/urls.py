@@ -1,6 +1,7 @@
 """Database URLs: which are taken, and how they are shown to people."""
 
 import os
+import re
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
@@ -12,15 +13,26 @@ from tuner.places import PASSWORD_FILE_VARIABLE
 
 NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "fuse.sshfs", "9p", "lustre", "ceph", "glusterfs")
 EXPECTED = "expected sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+_PORT = "expected a number from 1 to 65535, as in postgresql://USER@HOST:5432/DATABASE"
+_UP_TO_THE_HOST = re.compile(r"[\w+]+://(?:[^:/]*(?::[^@]*)?@)?")  # as SQLAlchemy reads it
+_SHORT = 4  # a password of fewer letters stands in many a word by chance
 
 
 def parse_url(text: str) -> URL:
     """The URL with its driver and password; InputError, which shows no password, for any other
-    than a SQLite file's or a Postgres server's."""
+    than a SQLite file's or a Postgres server's, and where a password's end is a guess."""
+    before = _UP_TO_THE_HOST.match(text)
+    if before and not text.startswith("sqlite") and "@" in text[before.end() :]:
+        raise InputError(
+            "storage: found an @ too many in the URL, expected one in a password escaped as %40 "
+            "(likewise : as %3A, / as %2F, ? as %3F, # as %23)"
+        )
     try:
         url = sqlalchemy.make_url(text)
-    except (sqlalchemy.exc.ArgumentError, ValueError):
+    except sqlalchemy.exc.ArgumentError:
         raise InputError(f"storage: found no database URL, {EXPECTED}") from None
+    except ValueError:  # not shown: where the host was left out, a password stands there
+        raise InputError(f"storage: found a port that is no number, {_PORT}") from None
     backend, _, driver = url.drivername.partition("+")
     if backend == "sqlite" and driver in ("", "pysqlite"):
         return _sqlite(url)
@@ -43,6 +55,8 @@ def _sqlite(url: URL) -> URL:
 
 def _postgres(url: URL) -> URL:
     url = url.set(drivername="postgresql+psycopg")
+    if url.port is not None and not 0 < url.port < 65536:
+        raise InputError(f"storage: found a port that no server has, {_PORT}")
     if not url.database:
         raise InputError(f"storage: found a URL without a database, {EXPECTED}")
     path = os.environ.get(PASSWORD_FILE_VARIABLE)
@@ -74,10 +88,17 @@ def shown(url: URL) -> str:
 
 
 def masked(text: str, url: URL) -> str:
-    """``text`` without the URL's passwords, plain or as URLs spell them."""
-    secrets = [url.password, *url.normalized_query.get("password", ())]
+    """``text`` without the URL's passwords, plain or as URLs spell them.
+
+    A short one is masked only where it stands as a password does: to mask it wherever it occurs
+    would show which letters it has.
+    """
+    options = url.normalized_query
+    secrets = [url.password, *options.get("password", ()), *options.get("sslpassword", ())]
     for secret in map(str, filter(None, secrets)):
         spellings = {secret, quote(secret), quote(secret, safe=""), quote_plus(secret)}
-        for spelling in sorted(spellings, key=len, reverse=True):
-            text = text.replace(spelling, "***")
+        for spelling in sorted(map(re.escape, spellings), key=len, reverse=True):
+            if len(secret) < _SHORT:
+                spelling = rf"(?<=:){spelling}(?=@)|(?<=password=){spelling}(?!\w)"
+            text = re.sub(spelling, "***", text)
     return text

@@ -48,12 +48,14 @@ def appraisal(found: Mapping[str, Any], objective: str) -> str:
     fresh = found["fresh"]
     epochs = [r.epoch for r in trial.reports if r.value(objective) == trial.value]
     when = f" in epoch {epochs[0]} of {len(trial.reports)}" if epochs else ""
+    further = ""
+    if fresh.fid_infinity is not None:
+        further = f", extrapolated to infinitely many {number(fresh.fid_infinity)}"
     lines = [
         f"\nBest: trial {trial.number}, {OBJECTIVES[objective]} {number(trial.value)}{when}: "
         f"{settings(trial.params)}",
-        f"FID on fresh latents {number(fresh.fid)}, extrapolated to infinitely many "
-        f"{number(fresh.fid_infinity)}; real against real images {number(found['real_fid'])} "
-        f"({found['real_count']} each)",
+        f"FID on fresh latents {number(fresh.fid)}{further}; real against real images "
+        f"{number(found['real_fid'])} ({found['real_count']} each)",
         f"KID {number(fresh.kid)}, precision {number(fresh.precision)}, recall "
         f"{number(fresh.recall)}, density {number(fresh.density)}, coverage "
         f"{number(fresh.coverage)}",
