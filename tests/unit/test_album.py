@@ -18,7 +18,7 @@ class Shaky:
     """A store whose files are a dictionary, and whose writes fail while ``failure`` is set."""
 
     def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
+        self.files = {"s-01234567/token": TOKEN.encode()}
         self.failure: TunerError | None = None
         self.attempts = 0
         self.tried = threading.Event()
@@ -57,7 +57,9 @@ def album_of(store: Shaky, said: list[str]) -> Album:
 
 
 def test_pictures_become_files_and_attributes(tmp_path: Path) -> None:
-    album = Album(StudyFiles(open_store(str(tmp_path)), "s"), TOKEN, 3, print)
+    files = StudyFiles(open_store(str(tmp_path)), "s")
+    files.write("token", TOKEN.encode())
+    album = Album(files, TOKEN, 3, print)
     album.add(1, lambda: b"one")
     album.add(0, lambda: b"curves")
     found = album.take(10)
@@ -170,3 +172,13 @@ def test_what_an_earlier_owner_left_is_told_of(said: list[str]) -> None:
     assert store.files["s-01234567/pictures/trial-00003/samples-epoch-000012.png"] == b"first"
     first.close()
     second.close()
+
+
+def test_nothing_is_written_for_a_study_that_was_deleted(said: list[str]) -> None:
+    store = Shaky()
+    store.files.clear()
+    album = album_of(store, said)
+    album.add(1, lambda: b"x")
+    assert album.take(10) == {}
+    assert (store.files, said) == ({}, [])
+    album.close()

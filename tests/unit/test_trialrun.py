@@ -54,8 +54,13 @@ def trial(
     claim = Claim(1, 0, point, trial_config(spec, point, 0, PREMISES), 2, history)
     lane: Any = FakeLane(kids)
     writer: Any = None
-    album = Album(StudyFiles(open_store(str(folder)), "study"), TOKEN, 0, print)
-    return TrialRun(claim, lane, writer, album, spec)
+    return TrialRun(claim, lane, writer, album_in(folder), spec)
+
+
+def album_in(folder: Path) -> Album:
+    files = StudyFiles(open_store(str(folder)), "study")
+    files.write("token", TOKEN.encode())
+    return Album(files, TOKEN, 0, print)
 
 
 def kept(run: TrialRun) -> tuple[int, int] | None:
@@ -119,7 +124,7 @@ def test_some_epochs_are_shown(
     lane: Any = FakeLane([1.0 / n if measured else None for n, measured in enumerate(evaluated, 1)])
     writer: Any = None
     claim = Claim(1, 0, {}, trial_config(spec, {}, 0, PREMISES), 1, ())
-    album = Album(StudyFiles(open_store(str(tmp_path)), "study"), TOKEN, 0, print)
+    album = album_in(tmp_path)
     run = TrialRun(claim, lane, writer, album, spec)
     run.begin(None)
     for _ in range(12):

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from tuner.errors import StorageError, TunerError
-from tuner.run.files import StudyFiles
+from tuner.run.files import TOKEN, StudyFiles
 
 PICTURES = "pictures"  # the folder of them all
 MOST_WAITING = 8  # pictures, while the store is away; the oldest is given up for a new one
@@ -134,6 +134,8 @@ class Album:
         pause = 0.25
         while not self._ended.is_set():
             try:
+                if self._files.read(TOKEN) is None:  # the study was deleted, its files with it
+                    return False
                 self._files.write(picture.name, make())
             except TunerError as error:
                 passing = isinstance(error, StorageError) and error.transient
