@@ -9,6 +9,7 @@ from tuner.study.store import StudyStore
 from tuner.views.notes import study_note
 
 REST = 200.0  # times as long as the plots took to make, all workers leave them as they are
+FIRST = 1.0  # seconds that the first ones are taken to need: plotly is imported for them
 
 
 class Publisher:
@@ -19,21 +20,25 @@ class Publisher:
 
     def refresh(self, *, last: bool = False) -> None:
         """Publish what there is to see now, unless that was done a short while ago; the ``last``
-        time all the same. A database that is away is left to those who need it."""
+        time, when nothing is left to train, all the same. The first time of all, the study's note.
+        A database that is away is left to those who need it."""
         with suppress(StorageError):
             self._refresh(last)
 
     def _refresh(self, last: bool) -> None:
         shown = published(self._store)
-        if shown is not None and not last and shown.age < REST * shown.seconds:
-            return
+        note = study_note(self._store.name, self._store.spec)
+        if shown is None:
+            publish(self._store, 0, FIRST, {}, note)
+        elif last or shown.age >= REST * shown.seconds:
+            self._plot(shown.events, note)
+
+    def _plot(self, seen: int, note: str) -> None:
+        began = time.perf_counter()
         from tuner.views.dashboard import events, plots  # brings plotly along
 
-        began = time.perf_counter()
         trials = self._store.trials()
         count = events(trials)
-        if shown is not None and shown.events >= count:
-            return
-        made = plots(self._store.spec, trials)
-        note = study_note(self._store.name, self._store.spec)
-        publish(self._store, count, time.perf_counter() - began, made, note)
+        if seen < count:
+            made = plots(self._store.spec, trials)
+            publish(self._store, count, time.perf_counter() - began, made, note)
