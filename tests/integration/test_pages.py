@@ -22,6 +22,7 @@ from tuner.study.database import Database
 from tuner.study.store import StudyStore
 
 browser = browsers.browser
+on_sqlite = pytest.mark.parametrize("swept", ["sqlite"], indirect=True)
 KINDS = ("value", "loss-ratio", "map", "time", "marginals", "importances", "trial")
 
 
@@ -218,6 +219,7 @@ def test_the_warning_where_others_can_reach_it(swept: Swept) -> None:
 # The report
 
 
+@on_sqlite
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_report_needs_nothing_but_itself(
     swept: Swept, browser: Browser, tmp_path: Path, width: int
@@ -245,6 +247,7 @@ def test_the_report_needs_nothing_but_itself(
     assert not re.search(r'(src|href)="https?://', path.read_text()[:20_000])
 
 
+@on_sqlite
 def test_the_report_on_paper(swept: Swept, browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     swept.tuner("report", "tiny", "--out", str(path))
@@ -257,6 +260,7 @@ def test_the_report_on_paper(swept: Swept, browser: Browser, tmp_path: Path) -> 
         assert page.problems == []
 
 
+@on_sqlite
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_plot_as_a_page(swept: Swept, browser: Browser, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "plot.html"
@@ -270,6 +274,7 @@ def test_every_plot_as_a_page(swept: Swept, browser: Browser, tmp_path: Path, ki
         assert page.problems == []
 
 
+@on_sqlite
 def test_plots_as_pictures(swept: Swept, browser: Browser, tmp_path: Path) -> None:
     program = browsers.program()
     environment = swept.environment | {"BROWSER_PATH": str(program)}
@@ -281,6 +286,7 @@ def test_plots_as_pictures(swept: Swept, browser: Browser, tmp_path: Path) -> No
         assert path.stat().st_size > 5000
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -302,6 +308,7 @@ def test_what_can_not_be_drawn(swept: Swept, words: tuple[str, ...], line: str) 
     assert os.listdir(swept.folder).count("a.html") == 0
 
 
+@on_sqlite
 def test_no_browser_for_pictures(swept: Swept) -> None:
     environment = swept.environment | {"BROWSER_PATH": "/nowhere/chromium"}
     words = ("plot", "tiny", "--kind", "value", "--out", "a.png")
