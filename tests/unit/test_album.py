@@ -26,9 +26,10 @@ class Shaky:
 
     def write(self, name: str, data: bytes) -> None:
         self.attempts += 1
-        if self.failure is not None:
+        failure = self.failure
+        if failure is not None:
             self.tried.set()
-            raise self.failure
+            raise failure
         self.files[name] = data
 
     def names(self, prefix: str) -> list[str]:
