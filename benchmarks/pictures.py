@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import tuner
-from tuner.run.publishing import Publisher
+from tuner.run import worker
 from tuner.run.trialrun import TrialRun
 
-CALLS = {
+CALLS: dict[Any, tuple[str, ...]] = {
     TrialRun: ("_show", "new_pictures", "last_pictures", "note"),
-    Publisher: ("refresh",),
+    worker: ("refresh_plots",),
 }
 spent: dict[str, float] = {}
 

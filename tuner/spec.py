@@ -408,8 +408,10 @@ class PicturesSection(Section):
         int, Field(ge=1, description="and then after so many epochs, and of the best one")
     ] = 10
 
-    def due(self, epoch: int, previous: int) -> bool:
-        """Whether an evaluated epoch, the ``previous`` one being the last before it, is shown."""
+    def due(self, epoch: int, evaluated_every: int) -> bool:
+        """Whether an epoch that was evaluated is shown: of those after the ``first``, the next one
+        whenever ``every`` epochs are over."""
+        previous = (epoch - 1) // evaluated_every * evaluated_every
         return epoch <= self.first or epoch // self.every > previous // self.every
 
 

@@ -33,9 +33,14 @@ def compiler_options(backend: str) -> dict[str, str] | None:
     return options
 
 
-class jit(Generic[P, R]):  # noqa: N801 - used as jax.jit is
+def jit(function: Callable[P, R], **options: Any) -> "Jitted[P, R]":
     """``jax.jit`` with the device's compiler options, which are asked for at the first call: asking
     at import would start the device."""
+    return Jitted(function, **options)
+
+
+class Jitted(Generic[P, R]):
+    """What ``jit`` makes of a function."""
 
     def __init__(self, function: Callable[P, R], **options: Any) -> None:
         functools.update_wrapper(self, function)

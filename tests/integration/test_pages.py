@@ -203,7 +203,7 @@ def test_a_port_that_is_taken(swept: Swept, dashboard: str) -> None:
     done = swept.tuner("dashboard", "--port", port)
     assert done.returncode == 2
     assert done.stderr == (
-        f"tuner: --host 127.0.0.1 --port {port}: can't be listened on: Address already in use\n"
+        f"tuner: --port: found {port} of 127.0.0.1: Address already in use; expected a free one\n"
     )
 
 

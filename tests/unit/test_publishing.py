@@ -9,7 +9,7 @@ from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from workplace import Studies, run
 
 from tuner.run import publishing
-from tuner.run.publishing import Publisher
+from tuner.run.publishing import refresh_plots
 from tuner.study.verdict import Complete, Prune
 
 url, studies = workplace.url, workplace.studies
@@ -27,15 +27,14 @@ def test_first_the_note_then_the_plots_when_it_is_time(
     studies: Studies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = studies.make()
-    publisher = Publisher(store)
-    publisher.refresh()
+    refresh_plots(store)
     assert get_note(studies.plain()).startswith("A search for GANs made by tuner")
     member = studies.join()
     run(member, [50.0, 40.0], Complete())
-    publisher.refresh()
+    refresh_plots(store)
     assert shown(studies) == {}  # too soon
     monkeypatch.setattr(publishing, "REST", 0.0)
-    publisher.refresh()
+    refresh_plots(store)
     found = shown(studies)
     assert set(found) == {"value", "loss-ratio", "map", "time"}
     assert "complete (1)" in found["value"]
@@ -44,12 +43,12 @@ def test_first_the_note_then_the_plots_when_it_is_time(
 
 def test_the_last_ones_are_made_whenever_it_was(studies: Studies) -> None:
     store, other = studies.make(), studies.store()
-    Publisher(store).refresh()
+    refresh_plots(store)
     member = studies.join()
     run(member, [50.0], Complete())
     run(member, [60.0], Prune("bad"))
-    Publisher(other).refresh(last=True)
+    refresh_plots(other, last=True)
     found = shown(studies)
     assert "pruned (1)" in found["value"]
-    Publisher(store).refresh(last=True)  # there is nothing new
+    refresh_plots(store, last=True)  # there is nothing new
     assert shown(studies) == found

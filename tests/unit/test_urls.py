@@ -114,7 +114,10 @@ def test_what_a_password_may_hold_as_it_is() -> None:
     assert parse_url("sqlite:////home/me@work/studies.db").database == "/home/me@work/studies.db"
 
 
-@pytest.mark.skipif(not Path("/proc/self/mounts").exists(), reason="nothing says what is mounted")
+@pytest.mark.skipif(
+    not Path("/proc/self/mounts").exists(),
+    reason="only Linux lists its file systems in /proc/self/mounts, where they are looked up",
+)
 @pytest.mark.parametrize("by", ["its path", "a link"])
 def test_sqlite_is_not_for_network_file_systems(
     by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -103,9 +103,8 @@ def _picture(store: StudyStore, files: Any, trial: TrialRecord, local: Local) ->
     """The grid that was kept; of a study that kept none, one that its generator draws now."""
     from tuner.run.album import Picture
 
-    objective = store.spec.metrics.objective
-    best = next(r.epoch for r in trial.reports if r.value(objective) == trial.value)
-    kept: bytes | None = files.read(Picture(trial.number, best).name)
+    best = trial.best_epoch(store.spec.metrics.objective)
+    kept: bytes | None = files.read(Picture(trial.number, best).name) if best else None
     if kept is not None:
         return kept
     from tuner.run.sweep import draw_samples

@@ -29,6 +29,18 @@ from tuner.study.store import best_of
 from tuner.views import report, studies
 from tuner.views.progress import PlainProgress
 
+Watching = Annotated[
+    bool, typer.Option("--watch", help="Go on showing it until it has ended, or Ctrl-C.")
+]
+Every = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        show_default=False,
+        help=f"Pause of --watch, {SHORTEST:g} to {LONGEST:g}; by default {EVERY:g}.",
+    ),
+]
+
 
 @app.command()
 def check(
@@ -71,17 +83,8 @@ def list_studies(storage: Storage = STORAGE, as_json: AsJson = False) -> None:
 def status(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False)] = None,
     storage: Storage = STORAGE,
-    watching: Annotated[
-        bool, typer.Option("--watch", help="Go on showing it until it has ended, or Ctrl-C.")
-    ] = False,
-    every: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS",
-            show_default=False,
-            help=f"Pause of --watch, {SHORTEST:g} to {LONGEST:g}; by default {EVERY:g}.",
-        ),
-    ] = None,
+    watching: Watching = False,
+    every: Every = None,
     as_json: AsJson = False,
 ) -> None:
     """Show how far a study is, its workers and running trials; without a name, every study.

@@ -52,6 +52,24 @@ MaxTime = Annotated[
     str | None,
     typer.Option(metavar="DURATION", help="Stop after the epoch that ends then: 90s, 30m, 8h."),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=1, max=256, help="Worker processes; by default one per accelerator."
+    ),
+]
+Respawn = Annotated[
+    int, typer.Option(metavar="N", min=0, help="Replace dead workers so many times.")
+]
+ExitWhenIdle = Annotated[
+    bool,
+    typer.Option(
+        "--exit-when-idle", help="Leave once nothing is to be claimed; else wait for the end."
+    ),
+]
+MaxTrials = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Leave after so many trials.")
+]
 MetricsPort = Annotated[
     int | None,
     typer.Option(
@@ -108,15 +126,8 @@ def sweep(
     artifacts: Artifacts = None,
     trials: Trials = None,
     name: Name = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=1, max=256, help="Worker processes; by default one per accelerator."
-        ),
-    ] = None,
-    respawn: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Replace dead workers so many times.")
-    ] = 0,
+    workers: Workers = None,
+    respawn: Respawn = 0,
     data: Data = None,
     weights: Weights = None,
     allow: Allow = None,
@@ -147,15 +158,19 @@ def sweep(
     elif count == 1 and respawn == 0:
         lab, stopped = _run_here(store, files, seconds, local, metrics)
     else:
-        options = [
-            *(("--artifacts", artifacts), ("--data", data), ("--weights", weights)),
-            *(("--max-time", max_time), *(("--allow", package) for package in local.allow)),
-        ]
-        words = [word for key, value in options if value is not None for word in (key, value)]
+        options = {"--artifacts": artifacts, "--max-time": max_time}
+        words = [store.name, *_worker_words(options, local)]
         with _view(store) as view:
-            all_words = [[store.name, *words, *more] for more in metrics.words(count)]
+            all_words = [[*words, *more] for more in metrics.words(count)]
             stopped = run_fleet(all_words, storage, respawn, devices, view)
     _show_outcome(store, files, lab, stopped, local)
+
+
+def _worker_words(options: dict[str, str | None], local: Local) -> list[str]:
+    """What every worker process of a sweep is told on its command line."""
+    options |= {"--data": local.data, "--weights": local.weights}
+    pairs = [*options.items(), *(("--allow", package) for package in local.allow)]
+    return [word for key, value in pairs if value is not None for word in (key, value)]
 
 
 def _view(store: StudyStore) -> LiveProgress | PlainProgress:
@@ -229,15 +244,8 @@ def worker(
     weights: Weights = None,
     allow: Allow = None,
     trials: Trials = None,
-    exit_when_idle: Annotated[
-        bool,
-        typer.Option(
-            "--exit-when-idle", help="Leave once nothing is to be claimed; else wait for the end."
-        ),
-    ] = False,
-    max_trials: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Leave after so many trials.")
-    ] = None,
+    exit_when_idle: ExitWhenIdle = False,
+    max_trials: MaxTrials = None,
     max_time: MaxTime = None,
     grace: Grace = 25.0,
     metrics_port: MetricsPort = None,

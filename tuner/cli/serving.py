@@ -24,6 +24,7 @@ def dashboard(
 
     Example: tuner dashboard --storage postgresql://tuner@db/tuner
     """
+    from tuner.run import web
     from tuner.run.serving import LOOPBACK, dashboard_server
 
     database = Database(storage)
@@ -33,7 +34,7 @@ def dashboard(
             f"warning: {host} can be reached from other machines, and the dashboard has no login: "
             "whoever reaches it can change and delete studies; put a proxy with one before it"
         )
-    address = f"http://{_named(host)}:{server.server_port}/"
+    address = web.address(host, server.server_port)
     out.print(f"Dashboard of {database.place}: {address} (Ctrl-C ends it)", soft_wrap=True)
 
     def leave(*_: Any) -> None:
@@ -50,7 +51,3 @@ def dashboard(
 
 def _say(text: str) -> None:
     err.print(text, soft_wrap=True)
-
-
-def _named(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 from tuner.errors import StorageError, TunerError
 from tuner.run.files import TOKEN, StudyFiles
+from tuner.views.notes import CURVES
 
 PICTURES = "pictures"  # the folder of them all
 MOST_WAITING = 8  # pictures, while the store is away; the oldest is given up for a new one
 LONGEST_PAUSE = 30.0  # seconds between attempts
 ATTRIBUTE = "artifacts:"  # as Optuna begins the names of such attributes
-CURVES = 0  # in the place of an epoch
 _TITLE = re.compile(r"/(?:samples-epoch-(\d+)\.png|curves\.svg)$")
 _ID = re.compile(r"([0-9a-f]{8})-(\d{5,})-(\d{6,})")
 

@@ -166,8 +166,8 @@ class Lab:
             return np.arange(min(count, len(latents.z)))
         labels = np.asarray(latents.labels)
         each = -(-count // max(len(np.unique(labels)), 1))
-        places = [np.flatnonzero(labels == label)[:each] for label in np.unique(labels)]
-        return np.concatenate(places)[:count]
+        found = [np.flatnonzero(labels == label)[:each] for label in np.unique(labels)]
+        return np.concatenate(found)[:count]
 
     def _shares_for(self, program: Program) -> list[float]:
         return self._shares if program.classes else []

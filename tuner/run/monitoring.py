@@ -3,15 +3,11 @@
 Imported only where a port for them was asked for.
 """
 
-import errno
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from socketserver import ThreadingMixIn
-from typing import Any, NamedTuple
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, make_wsgi_app
 from prometheus_client.core import (
@@ -23,6 +19,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from tuner.errors import InputError
+from tuner.run import web
 from tuner.run.events import Listener
 from tuner.study.census import Census
 from tuner.study.membership import Claim, Membership
@@ -32,6 +29,7 @@ from tuner.trial import EpochReport
 
 OUTCOMES = {Complete: "complete", Prune: "pruned", Fail: "fail"}
 LAST_PORT = 65535
+OPTIONS = "--metrics-"  # as host and port are given
 LEFT = "left"  # to other workers, or lost to one
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # seconds
 
@@ -190,25 +188,6 @@ def _collect_worker(membership: Membership, study: str) -> Iterator[Metric]:
 # Serving
 
 
-class _Handler(WSGIRequestHandler):
-    timeout = 10.0  # seconds for which a client may keep silent
-
-    def log_message(self, *words: object) -> None:
-        """Say nothing of each scrape."""
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True  # nobody who is slow holds up another, or the worker's end
-
-    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
-        [self.address_family, *_, address], *_ = _addresses(host, port)
-        super().__init__((str(address[0]), port), _Handler)
-        self.set_app(make_wsgi_app(registry))
-
-    def handle_error(self, *_: object) -> None:
-        """Say nothing of a client that hung up."""
-
-
 @contextmanager
 def monitored(
     view: Listener, store: StudyStore, host: str, port: int
@@ -217,13 +196,11 @@ def monitored(
     tell, and what it is to tell of its membership. Port 0 is any that is free. InputError where
     the port can't be had."""
     monitor = Monitor(view, store)
-    with _saying_what_is_wrong(host, port):
-        server = _Server(host, port, monitor.registry)
+    server = web.server(host, port, make_wsgi_app(monitor.registry), OPTIONS)
     thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
     thread.start()
     try:
-        shown = f"[{host}]" if ":" in host else host
-        view.announce(f"metrics: http://{shown}:{server.server_port}/metrics")
+        view.announce(f"metrics: {web.address(host, server.server_port)}metrics")
         yield monitor, monitor.watch
     finally:
         server.shutdown()
@@ -243,31 +220,5 @@ def ports(host: str, first: int, count: int) -> list[int]:
         )
     found = list(range(first, first + count))
     for port in found:
-        with _saying_what_is_wrong(host, port):
-            family, *_, address = _addresses(host, port)[0]
-            socket.create_server((str(address[0]), port), family=family).close()
+        web.try_port(host, port, OPTIONS)
     return found
-
-
-def _addresses(host: str, port: int) -> list[Any]:
-    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-
-
-@contextmanager
-def _saying_what_is_wrong(host: str, port: int) -> Iterator[None]:
-    """InputError where the address is none of this machine's (none at all would mean all of
-    them), or the port is taken."""
-    where = f"--metrics-host: found {host!r}, expected an address of this machine"
-    if not host:
-        raise InputError(where)
-    try:
-        yield
-    except (socket.gaierror, UnicodeError) as error:
-        raise InputError(where) from error
-    except OSError as error:
-        if error.errno == errno.EADDRNOTAVAIL:
-            raise InputError(where) from error
-        why = error.strerror
-        raise InputError(
-            f"--metrics-port: found {port} of {host}: {why}; expected a free one"
-        ) from error

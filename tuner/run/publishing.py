@@ -12,33 +12,25 @@ REST = 200.0  # times as long as the plots took to make, all workers leave them 
 FIRST = 1.0  # seconds that the first ones are taken to need: plotly is imported for them
 
 
-class Publisher:
-    """Makes the study's plots anew as its trials end, whichever of its workers ended them."""
-
-    def __init__(self, store: StudyStore) -> None:
-        self._store = store
-
-    def refresh(self, *, last: bool = False) -> None:
-        """Publish what there is to see now, unless that was done a short while ago; the ``last``
-        time, when nothing is left to train, all the same. The first time of all, the study's note.
-        A database that is away is left to those who need it."""
-        with suppress(StorageError):
-            self._refresh(last)
-
-    def _refresh(self, last: bool) -> None:
-        shown = published(self._store)
-        note = study_note(self._store.name, self._store.spec)
+def refresh_plots(store: StudyStore, *, last: bool = False) -> None:
+    """Publish what there is to see now, whichever worker's trial ended, unless that was done a
+    short while ago; the ``last`` time, when nothing is left to train, all the same. The first time
+    of all, the study's note. A database that is away is left to those who need it."""
+    with suppress(StorageError):
+        shown = published(store)
         if shown is None:
-            publish(self._store, 0, FIRST, {}, note)
+            publish(store, 0, FIRST, {}, study_note(store.name, store.spec))
         elif last or shown.age >= REST * shown.seconds:
-            self._plot(shown.events, note)
+            _plot(store, shown.events)
 
-    def _plot(self, seen: int, note: str) -> None:
-        began = time.perf_counter()
-        from tuner.views.dashboard import events, plots  # brings plotly along
 
-        trials = self._store.trials()
-        count = events(trials)
-        if seen < count:
-            made = plots(self._store.spec, trials)
-            publish(self._store, count, time.perf_counter() - began, made, note)
+def _plot(store: StudyStore, seen: int) -> None:
+    began = time.perf_counter()
+    from tuner.views.dashboard import events, plots  # brings plotly along
+
+    trials = store.trials()
+    count = events(trials)
+    if seen < count:
+        made = plots(store.spec, trials)
+        note = study_note(store.name, store.spec)
+        publish(store, count, time.perf_counter() - began, made, note)

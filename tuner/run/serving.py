@@ -6,14 +6,14 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from socketserver import ThreadingMixIn
 from typing import Any, BinaryIO
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.simple_server import WSGIServer
 
 from optuna_dashboard import wsgi
 
 from tuner.errors import InputError, TunerError
 from tuner.places import default_artifacts
+from tuner.run import web
 from tuner.run.album import picture_of
 from tuner.run.files import StudyFiles
 from tuner.run.stores import open_store
@@ -76,15 +76,6 @@ class Artifacts:
         raise InputError(f"artifacts: found no study whose token begins with {token}")
 
 
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
-class _Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *values: Any) -> None:  # noqa: A002 - the base's name
-        return None
-
-
 def dashboard_server(
     database: Database, artifacts: str | None, host: str, port: int, announce: Callable[[str], None]
 ) -> WSGIServer:
@@ -96,12 +87,7 @@ def dashboard_server(
         database.open_to_others(), artifact_store=Artifacts(database, artifacts)
     )
     application.catchall = False
-    guarded = _guarded(application, host, announce)
-    try:
-        return make_server(host, port, guarded, _Server, _Quiet)
-    except (OSError, OverflowError) as error:
-        text = getattr(error, "strerror", None) or error
-        raise InputError(f"--host {host} --port {port}: can't be listened on: {text}") from None
+    return web.server(host, port, _guarded(application, host, announce), "--")
 
 
 def _first_line(announce: Callable[[str], None]) -> Callable[[logging.LogRecord], bool]:

@@ -25,7 +25,7 @@ from tuner.run.lane import Lane
 from tuner.run.own_networks import Sources, admit, named_in, try_all
 from tuner.run.sharing import shared_measures
 from tuner.run.signals import GRACE, Stop, stop_on_signals
-from tuner.run.worker import Limits, Observer, Worker
+from tuner.run.worker import NO_LIMITS, Limits, Observer, Worker
 from tuner.spec import StudySpec
 from tuner.study.fingerprint import Parts, disagreements
 from tuner.study.membership import Membership
@@ -151,7 +151,7 @@ def run_worker(
     files: StudyFiles,
     observer: Observer,
     stop: Stop | None = None,
-    limits: Limits | None = None,
+    limits: Limits = NO_LIMITS,
     *,
     local: Local = NOWHERE_ELSE,
     grace: float = GRACE,
@@ -172,7 +172,7 @@ def run_worker(
     with stop_on_signals(stop, observer.announce, membership.leave_at_once, grace), membership:
         lab = open_lab(store, files, observer.announce, membership, local)
         stop.has_something_to_finish = True
-        Worker(membership, Lane(lab), files, observer).work(stop, limits or Limits())
+        Worker(membership, Lane(lab), files, observer).work(stop, limits)
         return lab
 
 

@@ -80,10 +80,10 @@ class TrialRun:
 
     def _show(self, report: EpochReport) -> None:
         """Have the samples of an epoch kept as a picture, where it is one of those shown."""
-        samples, epoch, epochs = self._lane.samples, report.epoch, self.claim.config.epochs
-        measured = [e for e in range(1, epoch) if self._spec.metrics.evaluated(e, epochs)]
-        due = self._spec.pictures.due(epoch, max(measured, default=0))
-        if samples is not None and len(samples) and (due or epoch == epochs):
+        samples, epoch = self._lane.samples, report.epoch
+        due = self._spec.pictures.due(epoch, self._spec.metrics.every)
+        last = epoch == self.claim.config.epochs
+        if samples is not None and len(samples) and (due or last):
             self._album.add(epoch, partial(grid_png, samples))
 
     def new_pictures(self, report: EpochReport) -> dict[str, str]:

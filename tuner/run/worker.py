@@ -23,7 +23,7 @@ from tuner.run.album import Album
 from tuner.run.checkpoints import CHECKPOINTS, CheckpointWriter, load_latest, number_of
 from tuner.run.files import StudyFiles
 from tuner.run.lane import Lane
-from tuner.run.publishing import Publisher
+from tuner.run.publishing import refresh_plots
 from tuner.run.signals import GRACE, Stop
 from tuner.run.trialrun import TrialRun
 from tuner.study.membership import Claim, Idle, Membership
@@ -57,6 +57,9 @@ class Limits(NamedTuple):
     when_idle: bool = False  # nothing to claim, while others still run the last trials
 
 
+NO_LIMITS = Limits()
+
+
 class Worker:
     """Runs a study's trials one after another on this process's device."""
 
@@ -66,23 +69,22 @@ class Worker:
         self._membership, self._lane, self._files = membership, lane, files
         self._observer = observer
         self._patience = Patience(observer.announce)
-        self._publisher = Publisher(membership.store)
         self._failures = 0  # in a row
 
-    def work(self, stop: Stop, limits: Limits = Limits()) -> None:  # noqa: B008 - immutable
+    def work(self, stop: Stop, limits: Limits = NO_LIMITS) -> None:
         """Run trials until the study has ended, ``stop`` is requested or a limit is reached.
 
         TunerError when too many trials in a row failed, or a file can't be written; StorageError
         when the database or the artifact store stayed away.
         """
         claimed, waiting = 0, False
-        self._publisher.refresh()
+        refresh_plots(self._membership.store)
         while not self._leaves(stop) and claimed != limits.trials:
             claim = self._membership.claim(self._lane.premises)
             if isinstance(claim, Claim):
                 claimed, waiting = claimed + 1, False
                 self._run(claim, stop)
-                self._publisher.refresh()
+                refresh_plots(self._membership.store)
             elif claim is Idle.ENDED or limits.when_idle:
                 self._clear_up()
                 return
@@ -96,7 +98,7 @@ class Worker:
     def _clear_up(self) -> None:
         """Publish the last plots, and remove the checkpoints of trials that ended, but whose worker
         died before it could."""
-        self._publisher.refresh(last=True)
+        refresh_plots(self._membership.store, last=True)
         with suppress(TunerError):
             ended = self._membership.store.ended()
             for folder in {name.rpartition("/")[0] for name in self._files.names(CHECKPOINTS)}:

@@ -45,6 +45,11 @@ class TrialRecord(NamedTuple):
     machine: dict[str, str]
     seed_of: int | None = None  # the trial whose random numbers it draws again, if it does
 
+    def best_epoch(self, objective: str) -> int | None:
+        """The epoch whose number is the trial's value; None where it has none."""
+        found = [r.epoch for r in self.reports if r.value(objective) == self.value is not None]
+        return found[0] if found else None
+
 
 class WorkerRecord(NamedTuple):
     """A worker of the study. Times are in seconds before now, by the database's clock."""

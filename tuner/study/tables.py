@@ -132,19 +132,22 @@ workers = Table(
 )
 
 
-class db_now(FunctionElement[float]):  # noqa: N801 - reads as SQL's own functions do
+def db_now() -> FunctionElement[float]:
     """The database's clock, in seconds since 1970. (``func.now()`` stands still within a
     transaction on Postgres and has a resolution of one second on SQLite.)"""
+    return _Now()
 
+
+class _Now(FunctionElement[float]):
     type = Double()
     inherit_cache = True
 
 
-@compiles(db_now, "sqlite")
+@compiles(_Now, "sqlite")
 def _sqlite_now(element: Any, compiler: Any, **options: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
-@compiles(db_now, "postgresql")
+@compiles(_Now, "postgresql")
 def _postgres_now(element: Any, compiler: Any, **options: Any) -> str:
     return "extract(epoch from clock_timestamp())::float8"

@@ -25,14 +25,8 @@ def thinned(trials: Trials, objective: str, most: int = MOST_EPOCHS) -> list[Tri
 
 
 def _some(trial: TrialRecord, objective: str, step: int) -> tuple[EpochReport, ...]:
-    ends = (1, len(trial.reports))
-    return tuple(
-        report
-        for report in trial.reports
-        if report.epoch % step == 0
-        or report.epoch in ends
-        or report.value(objective) == trial.value
-    )
+    kept = (1, len(trial.reports), trial.best_epoch(objective))
+    return tuple(r for r in trial.reports if r.epoch % step == 0 or r.epoch in kept)
 
 
 def events(trials: Trials) -> int:

@@ -112,11 +112,11 @@ def _best(spec: StudySpec, trials: Trials, pictures: Pictures) -> list[str]:
 
 
 def _best_row(trial: TrialRecord, objective: str, names: Sequence[str]) -> list[str]:
-    epochs = [r.epoch for r in trial.reports if r.value(objective) == trial.value]
+    best = trial.best_epoch(objective)
     last = trial.reports[-1] if trial.reports else None
     params = [trial.params.get(name) for name in names]
     return [
-        *(str(trial.number), number(trial.value), str(epochs[0]) if epochs else "-"),
+        *(str(trial.number), number(trial.value), str(best or "-")),
         *(number(last and last.loss_ratio), number(last and last.d_auc)),
         duration(sum(figures.seconds_of([trial]))),
         *(number(v) if isinstance(v, float) or v is None else str(v) for v in params),

@@ -46,8 +46,8 @@ def appraisal(found: Mapping[str, Any], objective: str) -> str:
     """The best trial and what its numbers mean."""
     trial: TrialRecord = found["trial"]
     fresh = found["fresh"]
-    epochs = [r.epoch for r in trial.reports if r.value(objective) == trial.value]
-    when = f" in epoch {epochs[0]} of {len(trial.reports)}" if epochs else ""
+    best = trial.best_epoch(objective)
+    when = f" in epoch {best} of {len(trial.reports)}" if best else ""
     further = ""
     if fresh.fid_infinity is not None:
         further = f", extrapolated to infinitely many {number(fresh.fid_infinity)}"
