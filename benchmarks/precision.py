@@ -53,7 +53,7 @@ def main() -> None:
     specs = [spec_for(name, options.epochs, options.width) for name in PRECISIONS]
     images = load_images(specs[0].data)
     with tempfile.TemporaryDirectory() as folder:
-        files = StudyFiles(open_store(folder), "precision")
+        files = StudyFiles(open_store(folder), "precision").begin("a token")
         lab = Lab(specs[0], images, *shared_measures(specs[0], images, files, None, print))
         print("| seed | float32 | bfloat16 | difference |\n| --- | --- | --- | --- |")
         differences = []

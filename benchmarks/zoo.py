@@ -54,7 +54,7 @@ def main() -> None:
     first = spec_for(LOSSES[0], options)
     images = load_images(first.data)
     with tempfile.TemporaryDirectory() as folder:
-        files = StudyFiles(open_store(folder), "zoo")
+        files = StudyFiles(open_store(folder), "zoo").begin("a token")
         lab = Lab(first, images, *shared_measures(first, images, files, None, print))
         print("| loss | FID, mean of the seeds | of each | seconds of training |")
         print("| --- | --- | --- | --- |")

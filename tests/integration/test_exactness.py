@@ -72,7 +72,7 @@ class Twins:
         self.killed = self.after_an_epoch(signal.SIGKILL)
         self.stopped = self.after_an_epoch(signal.SIGINT)
         self.killed_again = self.after_an_epoch(signal.SIGKILL)
-        self.left = self.twice(signal.SIGTERM)
+        self.left = self.twice()
         self.end = war.start("sweep", "exact.toml")
         assert self.end.ends() == 0, self.end
         assert calm.ends() == 0, calm
@@ -85,13 +85,12 @@ class Twins:
         sweep.signal(number)
         return Interrupted(sweep, sweep.ends(), self.rows.leases())
 
-    def twice(self, number: signal.Signals) -> Interrupted:
-        """While the first epoch's program is being made, which takes a while."""
+    def twice(self) -> Interrupted:
+        """While it trains; both signals wait until it can be told, however fast its epochs are."""
         sweep = self.war.start("sweep", "exact.toml")
         sweep.says(r"trial \d (starts|goes on)")
-        sweep.signal(number)
-        sweep.says("finishing the epoch, then stopping; once more to leave at once")
-        sweep.signal(number)
+        for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
+            sweep.signal(number)
         return Interrupted(sweep, sweep.ends(), self.rows.leases())
 
     def reports(self, machine: Machine) -> list[list[tuple[Any, ...]]]:
@@ -128,7 +127,8 @@ def test_one_signal_finishes_the_epoch_and_saves_the_trial(twins: Twins) -> None
 
 def test_a_second_signal_leaves_at_once(twins: Twins) -> None:
     left = twins.left
-    assert left.code == 1
+    assert "finishing the epoch, then stopping; once more to leave at once" in left.sweep.text
+    assert left.code == 1, left.sweep
     assert left.sweep.errors == "tuner: left at once; the same command goes on with the study\n"
     assert left.trial is not None
     assert left.leases[left.trial].status == "free"

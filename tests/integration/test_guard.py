@@ -23,7 +23,8 @@ EPOCHS = 5
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     spec = parse_spec({"trial": {"width": 16}, "metrics": {"samples": 1000}}, "test")
     images = load_images(spec.data)
-    files = StudyFiles(open_store(str(tmp_path_factory.mktemp("files"))), "test")
+    store = open_store(str(tmp_path_factory.mktemp("files")))
+    files = StudyFiles(store, "test").begin("a token")
     return Lab(spec, images, *shared_measures(spec, images, files, None, print))
 
 
@@ -76,7 +77,8 @@ def ring(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     }
     spec = parse_spec(table, "test")
     images = load_images(spec.data)
-    files = StudyFiles(open_store(str(tmp_path_factory.mktemp("ring"))), "test")
+    store = open_store(str(tmp_path_factory.mktemp("ring")))
+    files = StudyFiles(store, "test").begin("a token")
     return Lab(spec, images, *shared_measures(spec, images, files, None, print))
 
 

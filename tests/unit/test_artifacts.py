@@ -162,7 +162,7 @@ def test_a_tree_of_another_type_is_refused() -> None:
 
 @pytest.fixture
 def files(tmp_path: Path) -> StudyFiles:
-    return StudyFiles(open_store(str(tmp_path)), "study")
+    return StudyFiles(open_store(str(tmp_path)), "study").begin("a token")
 
 
 def generator() -> Generator:

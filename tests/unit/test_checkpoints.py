@@ -148,7 +148,7 @@ def test_damage_anywhere_is_found() -> None:
 
 @pytest.fixture
 def files(tmp_path: Path) -> StudyFiles:
-    return StudyFiles(open_store(str(tmp_path)), "study")
+    return StudyFiles(open_store(str(tmp_path)), "study").begin("a token")
 
 
 def written(files: StudyFiles, epoch: int, token: int = 1, number: int = 5) -> str:
@@ -369,7 +369,7 @@ def test_a_full_disk_is_said_by_the_next_call(tmp_path: Path) -> None:
     if subprocess.run(command, capture_output=True, check=False).returncode != 0:
         pytest.skip("can't mount a disk here")
     try:
-        files = StudyFiles(open_store(str(folder)), "study")
+        files = StudyFiles(open_store(str(folder)), "study").begin("a token")
         writer = CheckpointWriter(files, 5, 1, CONFIG, print)
         writer.offer(checkpoint_of(1))
         with pytest.raises(TunerError, match="can't be written: No space left on device") as caught:

@@ -1,5 +1,7 @@
 """Where a study's files are: one place for all of its workers, told from all others."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,8 @@ import workplace
 from workplace import Studies
 
 from tuner.errors import InputError, StorageError, TunerError
-from tuner.run.files import TOKEN, begin_study, open_files
+from tuner.run.files import TOKEN, StudyFiles, begin_study, open_files
+from tuner.run.folders import DirectoryStore
 from tuner.spec import LONGEST_NAME
 
 sqlite = workplace.sqlite
@@ -108,3 +111,28 @@ def test_all_goes_with_the_folder(sqlite: Studies, tmp_path: Path) -> None:
     files.remove_all()
     assert files.read("a") is None
     assert files.store.names("extractors") == ["extractors/shared"]
+
+
+def test_nothing_stays_of_a_study_that_is_deleted_while_others_write(tmp_path: Path) -> None:
+    """Whatever each of them saw of it before it went."""
+    for _ in range(30):
+        files = StudyFiles(DirectoryStore(tmp_path), "s").begin("token")
+        began = threading.Barrier(3)
+
+        def write(name: str, files: StudyFiles = files, began: threading.Barrier = began) -> str:
+            began.wait()
+            for _ in range(100_000):
+                try:
+                    files.write(name, b"x")
+                except StorageError as error:
+                    if not error.transient:
+                        return str(error)
+            return "was never told"
+
+        with ThreadPoolExecutor(2) as pool:
+            writing = [pool.submit(write, name) for name in ("a", "pictures/b")]
+            began.wait()
+            files.remove_all()
+        for future in writing:
+            assert future.result() == "s: the study was deleted, and its files with it"
+        assert not (tmp_path / "s").exists()

@@ -45,7 +45,7 @@ def image_set(count: int = 60, *, labelled: bool = True) -> ImageSet:
 
 
 def lab_of(spec: StudySpec, images: ImageSet, folder: Path) -> Lab:
-    files = StudyFiles(open_store(str(folder)), "study")
+    files = StudyFiles(open_store(str(folder)), "study").begin("a token")
     extractor, real = shared_measures(spec, images, files, None, print)
     return Lab(spec, images, extractor, real)
 

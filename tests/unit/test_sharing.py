@@ -57,7 +57,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def files_of(folder: Path, study: str = "study") -> StudyFiles:
-    return StudyFiles(open_store(str(folder)), study)
+    return StudyFiles(open_store(str(folder)), study).begin("a token")
 
 
 def measures(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,21 @@ def test_with_nothing_to_finish_the_first_signal_leaves() -> None:
     with pytest.raises(InterruptError), stop_on_signals(stop, print, lambda: None):
         signal.raise_signal(signal.SIGINT)
     assert not stop.by_signal
+
+
+def test_leaving_at_once_outlives_code_that_loses_exceptions() -> None:
+    """As C++ does that calls Python back, or a destructor."""
+    stop, reached = Stop(), list[str]()
+
+    def interrupted() -> None:
+        with stop_on_signals(stop, print, lambda: None):
+            with suppress(InterruptError):
+                signal.raise_signal(signal.SIGINT)
+            reached.append("the worker sees that it is to stop" if stop.requested else "nothing")
+
+    with pytest.raises(InterruptError):
+        interrupted()
+    assert reached == ["the worker sees that it is to stop"]
 
 
 def test_elsewhere_than_in_the_main_thread_nothing_is_changed() -> None:

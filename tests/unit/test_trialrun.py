@@ -58,8 +58,7 @@ def trial(
 
 
 def album_in(folder: Path) -> Album:
-    files = StudyFiles(open_store(str(folder)), "study")
-    files.write("token", TOKEN.encode())
+    files = StudyFiles(open_store(str(folder)), "study").begin(TOKEN)
     return Album(files, TOKEN, 0, print)
 
 

@@ -1,6 +1,7 @@
 """The application, its options and consoles, and how errors come out."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from tuner.errors import TunerError
+from tuner.errors import InterruptError, TunerError
 from tuner.places import ARTIFACTS_VARIABLE, STORAGE_VARIABLE
 from tuner.study.database import Database
 from tuner.study.store import StudyStore
@@ -101,6 +102,10 @@ def _plain_errors() -> Iterator[None]:
         yield
     except TunerError as error:
         err.print(f"tuner: {error}", soft_wrap=True)
+        if isinstance(error, InterruptError):
+            # Python's own end would wait for threads, and crash where XLA was compiling.
+            sys.stdout.flush()
+            os._exit(error.exit_code)
         sys.exit(error.exit_code)
 
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from tuner.errors import StorageError, TunerError
-from tuner.run.files import TOKEN, StudyFiles
+from tuner.run.files import StudyFiles
 from tuner.views.notes import CURVES
 
 PICTURES = "pictures"  # the folder of them all
@@ -134,8 +134,6 @@ class Album:
         pause = 0.25
         while not self._ended.is_set():
             try:
-                if self._files.read(TOKEN) is None:  # the study was deleted, its files with it
-                    return False
                 self._files.write(picture.name, make())
             except TunerError as error:
                 passing = isinstance(error, StorageError) and error.transient

@@ -1,6 +1,7 @@
 """A study's files in its artifact store, and whether this is the store they are in."""
 
 import secrets
+from typing import Self
 
 from tuner.errors import StorageError
 from tuner.places import default_artifacts, image_memory
@@ -19,9 +20,18 @@ class StudyFiles:
     def __init__(self, store: ArtifactStore, folder: str) -> None:
         self.store, self._folder = store, folder
 
+    def begin(self, token: str) -> Self:
+        """Write the token, without which there are no files."""
+        self.store.write(f"{self._folder}/{TOKEN}", token.encode())
+        return self
+
     def write(self, name: str, data: bytes) -> None:
-        """Whole or not at all. TunerError, or StorageError where the store can't be reached."""
+        """Whole or not at all. TunerError, or StorageError where the store can't be reached, or
+        where the study is deleted: what is written while it goes would make its folder anew."""
         self.store.write(f"{self._folder}/{name}", data)
+        if self.read(TOKEN) is None:
+            self.remove_all()
+            raise StorageError(f"{self._folder}: the study was deleted, and its files with it")
 
     def read(self, name: str) -> bytes | None:
         """None where there is no such file."""
@@ -36,6 +46,10 @@ class StudyFiles:
         self.store.remove(f"{self._folder}/{name}")
 
     def remove_all(self, folder: str = "") -> None:
+        """Remove a folder of the study's, or all; then the token first, so that who writes a file
+        that is not seen here anymore sees that the study is gone."""
+        if not folder:
+            self.remove(TOKEN)
         self.store.remove_all(f"{self._folder}/{folder}".rstrip("/"))
 
     def locate(self, name: str) -> str:
@@ -68,8 +82,8 @@ def open_files(store: StudyStore, url: str | None = None) -> StudyFiles:
     where the store can't be reached, or is not the one that the study's other workers use.
     """
     if store.artifacts is None:
-        files = StudyFiles(open_store(url or default_artifacts()), store.folder)
-        files.write(TOKEN, store.token.encode())
+        begun = open_store(url or default_artifacts())
+        files = StudyFiles(begun, store.folder).begin(store.token)
         store.keep_artifacts_at(files.store.url)
         if store.artifacts != files.store.url:  # another worker was faster, at another place
             files.remove(TOKEN)

@@ -16,8 +16,10 @@ from tuner.errors import InputError, StorageError, TunerError
 _PART = "[A-Za-z0-9_][A-Za-z0-9_.=+-]*"
 NAME = re.compile(f"{_PART}(/{_PART})*")
 
-# What the system says of a disk or a network that may come back, or be less busy.
+# What the system says of a disk or a network that may come back, or be less busy; and of a folder
+# that another process removed just when a file was to be put in it.
 PASSING = {
+    errno.ENOENT,
     *(errno.EIO, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOLCK, errno.ENOTEMPTY),
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ESTALE, errno.ETIMEDOUT),
     *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET),
@@ -83,9 +85,12 @@ class DirectoryStore:
     def remove_all(self, prefix: str) -> None:
         folder = self._path(prefix)
         with _disk_errors(folder, "removed"):
-            while folder.is_dir():  # again where another process removed a file of it meanwhile
-                with contextlib.suppress(FileNotFoundError):
+            while folder.is_dir():  # again where another process changed something meanwhile
+                try:
                     shutil.rmtree(folder)
+                except OSError as error:
+                    if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                        raise
 
     def locate(self, name: str) -> str:
         return str(self._path(name))

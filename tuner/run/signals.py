@@ -22,6 +22,7 @@ class Stop:
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self._requested = False
         self.by_signal = False
+        self.at_once = False
         self.has_something_to_finish = False
 
     @property
@@ -45,7 +46,8 @@ def stop_on_signals(
 ) -> Iterator[None]:
     """The first SIGINT or SIGTERM asks to stop at the epoch's end; where that takes longer than
     ``grace`` seconds, ``abandon`` is called from another thread and the process ends, with 0. A
-    second signal raises InterruptError, as does the first while there is nothing to finish.
+    second signal raises InterruptError, as does the first while there is nothing to finish: where
+    the signal comes, and at the end of the block should others' code have lost it there.
 
     Elsewhere than in the main thread, where Python delivers no signals, nothing is changed.
     """
@@ -58,13 +60,15 @@ def stop_on_signals(
         abandoning = threading.Thread(target=abandon, daemon=True)
         abandoning.start()
         abandoning.join(timeout=5)  # the database may be away
-        os._exit(0)
+        os._exit(1 if stop.at_once else 0)
 
     timer = threading.Timer(grace, give_up)
     timer.daemon = True
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.by_signal or not stop.has_something_to_finish:
+            stop.at_once = True
+            stop.request()
             raise InterruptError
         stop.by_signal = True
         stop.request()
@@ -75,6 +79,8 @@ def stop_on_signals(
     before = [signal.signal(number, handle) for number in handled]
     try:
         yield
+        if stop.at_once:
+            raise InterruptError
     finally:
         timer.cancel()
         for number, handler in zip(handled, before, strict=True):
