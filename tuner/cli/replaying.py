@@ -24,26 +24,29 @@ USUAL: tuple[PrunerSpec, ...] = (
 )
 
 
+Pruners = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME:KEY=VALUE,...",
+        show_default=False,
+        help="A pruner, as in a study file; may be given again. By default the study's own "
+        "and each kind with its default settings.",
+    ),
+]
+Shuffles = Annotated[
+    int, typer.Option(metavar="N", min=0, max=10_000, help="Orders besides the recorded one.")
+]
+Plot = Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page of plots.")]
+
+
 @app.command()
 def replay(
     name: StudyName,
     storage: Storage = STORAGE,
-    pruner: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME:KEY=VALUE,...",
-            show_default=False,
-            help="A pruner, as in a study file; may be given again. By default the study's own "
-            "and each kind with its default settings.",
-        ),
-    ] = None,
-    shuffles: Annotated[
-        int, typer.Option(metavar="N", min=0, max=10_000, help="Orders besides the recorded one.")
-    ] = 20,
+    pruner: Pruners = None,
+    shuffles: Shuffles = 20,
     as_json: AsJson = False,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write a page of plots.")
-    ] = None,
+    plot: Plot = None,
 ) -> None:
     """Show how early the recorded trials could have been pruned, and what that would have cost.
 
