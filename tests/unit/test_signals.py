@@ -1,5 +1,6 @@
 """Asking a worker to stop: by signals, by a limit of time; and how long that may take."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -103,19 +104,40 @@ def test_with_nothing_to_finish_the_first_signal_leaves() -> None:
     assert not stop.by_signal
 
 
-def test_leaving_at_once_outlives_code_that_loses_exceptions() -> None:
-    """As C++ does that calls Python back, or a destructor."""
-    stop, reached = Stop(), list[str]()
+def test_leaving_at_once_outlives_code_that_loses_exceptions(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As C++ does that calls Python back; and nobody hears of what came in its midst."""
+    stop, reached, hook = Stop(), list[bool](), sys.unraisablehook
+
+    class Connection:
+        def __del__(self) -> None:
+            logging.getLogger("pool").error("before")
+            signal.raise_signal(signal.SIGINT)
 
     def interrupted() -> None:
         with stop_on_signals(stop, print, lambda: None):
-            with suppress(InterruptError):
-                signal.raise_signal(signal.SIGINT)
-            reached.append("the worker sees that it is to stop" if stop.requested else "nothing")
+            Connection()  # Python loses what a destructor raises
+            logging.getLogger("pool").error("after")
+            reached.append(stop.requested)
 
     with pytest.raises(InterruptError):
         interrupted()
-    assert reached == ["the worker sees that it is to stop"]
+    assert reached == [True]
+    logging.getLogger("pool").error("again")
+    assert caplog.messages == ["before", "again"]
+    assert capsys.readouterr().err == ""
+    assert sys.unraisablehook == hook
+
+
+def test_libraries_that_catch_exceptions_do_not_catch_the_one_that_leaves() -> None:
+    def interrupted() -> None:
+        with stop_on_signals(Stop(), print, lambda: None), suppress(Exception):
+            signal.raise_signal(signal.SIGINT)
+        raise AssertionError("it was caught")
+
+    with pytest.raises(InterruptError):
+        interrupted()
 
 
 def test_elsewhere_than_in_the_main_thread_nothing_is_changed() -> None:

@@ -1,8 +1,10 @@
 """Asking a worker to stop: by signals, by a person elsewhere, by a limit of time or trials."""
 
+import logging
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -40,14 +42,18 @@ class Stop:
             time.sleep(min(0.1, seconds))
 
 
+class _AtOnce(BaseException):
+    """Comes in the midst of whatever runs; no Exception, for others' code catches those."""
+
+
 @contextmanager
 def stop_on_signals(
     stop: Stop, announce: Callable[[str], None], abandon: Callable[[], None], grace: float = GRACE
 ) -> Iterator[None]:
     """The first SIGINT or SIGTERM asks to stop at the epoch's end; where that takes longer than
     ``grace`` seconds, ``abandon`` is called from another thread and the process ends, with 0. A
-    second signal raises InterruptError, as does the first while there is nothing to finish: where
-    the signal comes, and at the end of the block should others' code have lost it there.
+    second signal ends the block with InterruptError, as does the first while there is nothing to
+    finish. Others' code in whose midst it comes is not heard of any more.
 
     Elsewhere than in the main thread, where Python delivers no signals, nothing is changed.
     """
@@ -55,21 +61,15 @@ def stop_on_signals(
         yield
         return
 
-    def give_up() -> None:
-        announce(f"abandoning the epoch, unfinished after {grace:g} s")
-        abandoning = threading.Thread(target=abandon, daemon=True)
-        abandoning.start()
-        abandoning.join(timeout=5)  # the database may be away
-        os._exit(1 if stop.at_once else 0)
-
-    timer = threading.Timer(grace, give_up)
+    timer = threading.Timer(grace, _give_up, (stop, announce, abandon, grace))
     timer.daemon = True
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.by_signal or not stop.has_something_to_finish:
             stop.at_once = True
             stop.request()
-            raise InterruptError
+            hush()
+            raise _AtOnce
         stop.by_signal = True
         stop.request()
         timer.start()
@@ -78,13 +78,43 @@ def stop_on_signals(
     handled = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, handle) for number in handled]
     try:
-        yield
-        if stop.at_once:
-            raise InterruptError
+        with _hushing() as hush:
+            yield
+    except BaseException:
+        if not stop.at_once:
+            raise
     finally:
         timer.cancel()
         for number, handler in zip(handled, before, strict=True):
             signal.signal(number, handler)
+    if stop.at_once:  # even where C++ that called Python back lost what was raised
+        raise InterruptError
+
+
+def _give_up(
+    stop: Stop, announce: Callable[[str], None], abandon: Callable[[], None], grace: float
+) -> None:
+    announce(f"abandoning the epoch, unfinished after {grace:g} s")
+    abandoning = threading.Thread(target=abandon, daemon=True)
+    abandoning.start()
+    abandoning.join(timeout=5)  # the database may be away
+    os._exit(1 if stop.at_once else 0)
+
+
+@contextmanager
+def _hushing() -> Iterator[Callable[[], None]]:
+    """Gives a function after which, in the block, nothing is logged or said of lost exceptions."""
+    level, hook = logging.root.manager.disable, sys.unraisablehook
+
+    def hush() -> None:
+        logging.disable()
+        sys.unraisablehook = lambda _: None
+
+    try:
+        yield hush
+    finally:
+        logging.disable(level)
+        sys.unraisablehook = hook
 
 
 def parse_duration(text: str) -> float:

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 
 import jax
 
-from tuner.errors import InterruptError, LeaseLostError, StorageError, TunerError
+from tuner.errors import LeaseLostError, StorageError, TunerError
 from tuner.run.album import Album
 from tuner.run.checkpoints import CHECKPOINTS, CheckpointWriter, load_latest, number_of
 from tuner.run.files import StudyFiles
@@ -129,8 +129,6 @@ class Worker:
         except LeaseLostError as error:
             observer.trial_left(claim, str(error))
             return
-        except InterruptError:
-            raise
         except TunerError:  # leaving the study gives the trial back
             with suppress(TunerError):
                 trial.save(GRACE / 2)
