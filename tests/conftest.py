@@ -1,20 +1,15 @@
 """Real digits, and one cache of compiled programs for all tests and the processes they start."""
 
-import gzip
 import os
-import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import forked
-import numpy as np
 import pytest
 from postgres import BINARIES, Postgres
 from processes import STUDY, Tuner, run
-
-from tuner.data import load_images
-from tuner.spec import DataSpec
+from real_digits import write_digits
 
 _cache = tempfile.TemporaryDirectory(prefix="tuner-compiled-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)
@@ -25,13 +20,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 384 real digits of all ten classes, as MNIST's own files are written."""
     folder = tmp_path_factory.mktemp("digits")
-    mnist = load_images(DataSpec())
-    chosen = np.random.default_rng(0).permutation(5000)[:384]
-    assert mnist.labels is not None
-    images, labels = mnist.images[chosen, 2:-2, 2:-2, 0], mnist.labels[chosen].astype(np.uint8)
-    for name, array in (("train-images-idx3", images), ("train-labels-idx1", labels)):
-        header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
-        (folder / f"{name}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
+    write_digits(folder, 384)
     return folder
 
 

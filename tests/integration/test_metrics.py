@@ -9,6 +9,7 @@ import inception_weights as rule
 import numpy as np
 import pytest
 from processes import run
+from real_digits import write_digits
 
 from tuner.metrics.inception import weight_shapes
 from tuner.run.artifacts import encode
@@ -45,8 +46,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
     """A folder with study files."""
     folder = tmp_path_factory.mktemp("metrics")
 
-    def write(name: str, metrics: str, trials: int = 2, seed: int = 0) -> None:
-        text = STUDY.format(digits=digits, trials=trials, seed=seed, metrics=metrics)
+    few = folder / "few"  # for the Inception network, which takes long over each
+    few.mkdir()
+    write_digits(few, 64)
+
+    def write(name: str, metrics: str, trials: int = 2, seed: int = 0, data: Path = digits) -> None:
+        text = STUDY.format(digits=data, trials=trials, seed=seed, metrics=metrics)
         (folder / f"{name}.toml").write_text(text)
 
     write("one", RANDOM.format(samples=60))
@@ -55,7 +60,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
     write("last", RANDOM.format(samples=60), trials=1)
     text = (folder / "last.toml").read_text()
     (folder / "last.toml").write_text(text.replace("[data]", 'value = "last"\n[data]'))
-    write("inception", f'features = "inception"\nsamples = 10\nweights_sha256 = "{HASH}"', trials=1)
+    metrics = f'features = "inception"\nsamples = 10\nweights_sha256 = "{HASH}"'
+    write("inception", metrics, trials=1, data=few)
     return folder
 
 
