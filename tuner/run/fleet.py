@@ -15,6 +15,7 @@ from types import FrameType
 from tuner.errors import InputError, InterruptError
 from tuner.places import STORAGE_VARIABLE
 from tuner.run.events import Listener, replay
+from tuner.run.signals import handling
 
 LAST_WORDS = 5  # lines of a dead worker's errors that are looked at
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -152,14 +153,10 @@ def _passing_on_signals(fleet: _Fleet) -> Iterator[None]:
             raise InterruptError
         fleet.stop()
 
-    handled = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, handle) for number in handled]
-    try:
-        yield
-    except BaseException:
-        fleet.signal_all(signal.SIGTERM)
-        fleet.signal_all(signal.SIGTERM)
-        raise
-    finally:
-        for number, handler in zip(handled, before, strict=True):
-            signal.signal(number, handler)
+    with handling(handle):
+        try:
+            yield
+        except BaseException:
+            fleet.signal_all(signal.SIGTERM)
+            fleet.signal_all(signal.SIGTERM)
+            raise

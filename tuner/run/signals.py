@@ -75,20 +75,28 @@ def stop_on_signals(
         timer.start()
         announce("finishing the epoch, then stopping; once more to leave at once")
 
-    handled = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, handle) for number in handled]
     try:
-        with _hushing() as hush:
+        with _hushing() as hush, handling(handle):
             yield
     except BaseException:
         if not stop.at_once:
             raise
     finally:
         timer.cancel()
-        for number, handler in zip(handled, before, strict=True):
-            signal.signal(number, handler)
     if stop.at_once:  # even where C++ that called Python back lost what was raised
         raise InterruptError
+
+
+@contextmanager
+def handling(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Have SIGINT and SIGTERM handled so in the block."""
+    handled = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, handle) for number in handled]
+    try:
+        yield
+    finally:
+        for number, handler in zip(handled, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _give_up(
