@@ -1,19 +1,30 @@
-# Two commands matter: `make demo` and `make test`. Both install into .venv first.
+# The two commands to know are `make demo` and `make test`. Both install into .venv first.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test storm lint format bench lock clean
+.PHONY: demo test test-unit mutants storm lint format docs migration bench lock clean
 
 demo: .venv/installed
 	$(BIN)/tuner sweep studies/quickstart.toml
 
-# In the order in which they are collected: those that take long, and wait much, come first.
+# In the order of collection: the long tests, which mostly wait, start first.
 test: .venv/installed
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
 		--dist loadscope --no-loadscope-reorder
 
-# Kills workers and restarts Postgres until a study has ended, then looks for what went wrong.
+# Without processes, databases and connections: what to run while working.
+test-unit: .venv/installed
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest tests/unit --numprocesses 2
+
+# Changes one thing at a time in the modules named in pyproject.toml, and lists the changes that no
+# test notices. ONLY="tuner.spec.branches*" limits it to one module.
+mutants: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock mutmut
+	JAX_PLATFORMS=cpu $(BIN)/mutmut run $(ONLY)
+	$(BIN)/mutmut results
+
+# Kills workers and restarts Postgres until a study has ended, then checks the results.
 storm: .venv/installed
 	$(BIN)/python tests/storm.py --exact --report benchmarks/STORM.md
 
@@ -26,15 +37,25 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# PyTorch is what we measure ourselves against; it has an environment of its own.
+# Updates the parts of docs/ that repeat the code, then renders the pages to site/index.html.
+docs: .venv/installed
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict --quiet
+
+# Writes the database migration for changed tables: make migration MESSAGE="A new metric"
+migration: .venv/installed
+	$(BIN)/python -m tuner.study.migrations "$(MESSAGE)"
+	$(BIN)/ruff format --quiet tuner/study/migrations/versions
+
+# PyTorch, the baseline of the measurements, has an environment of its own.
 bench: .venv-bench/installed
 	.venv-bench/bin/python benchmarks/train_speed.py
 
-# Versions come from requirements.lock, for every Python that pyproject.toml admits.
+# requirements.lock pins versions for every Python that pyproject.toml allows.
 .venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tuner needs Python 3.11 or newer, found " + sys.version.split()[0] + "; name another with make PYTHON=...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[demo,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[demo,docs,test]'
 	touch $@
 
 .venv-bench/installed: pyproject.toml requirements.lock
@@ -42,11 +63,11 @@ bench: .venv-bench/installed
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[bench]'
 	touch $@
 
-# Resolve anew, to the newest versions that pyproject.toml admits.
+# Resolve again, to the newest versions that pyproject.toml allows.
 lock: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links -o requirements.lock
 
 clean:
-	rm -rf .venv .venv-bench
+	rm -rf .venv .venv-bench site

@@ -1,34 +1,36 @@
-"""How fast image files are decoded, by one thread and by more, and how fast a second start is.
+"""Speed of decoding image files with one thread and with more, and of the first and second start.
 
-Makes its own pictures in a temporary folder: noise over smooth colours, so that files are as large
-as photographs are. ``python benchmarks/data.py --listing 1000000`` lists so many files instead.
+    python benchmarks/data.py [--rounds 3]
+    python benchmarks/data.py --listing 1000000
+
+Draws its own pictures in a temporary folder: noise over smooth colours, which makes files as large
+as those of photographs. With ``--listing`` it lists that many files instead.
 """
 
-import argparse
 import os
 import statistics
 import tempfile
-import time
+import timeit
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import typer
 from PIL import Image
 
 from tuner.data import load_images
 from tuner.data.decoding import Recipe, cores, decoded
-from tuner.data.listing import image_folder
-from tuner.places import IMAGES_VARIABLE
-from tuner.spec import DataSpec
+from tuner.data.folders import image_folder
+from tuner.environment import IMAGES_VARIABLE
+from tuner.spec.data import DataSpec
 
-# What they are like; height, width, images, the files' ending.
-KINDS = {
+KINDS = {  # height, width, number of images, suffix
     "faces (JPEG, 178 x 218)": (218, 178, 3000, "jpg"),
     "photographs (JPEG, 512 x 512)": (512, 512, 500, "jpg"),
     "icons (PNG, 32 x 32)": (32, 32, 5000, "png"),
 }
-LONG_AGO = 1_700_000_000  # seconds since 1970; what is new is not kept
+LONG_AGO = 1_700_000_000  # seconds since 1970; new files are not cached
 
 
 def make(folder: Path, height: int, width: int, count: int, suffix: str) -> None:
@@ -45,17 +47,12 @@ def make(folder: Path, height: int, width: int, count: int, suffix: str) -> None
 
 
 def seconds(run: Callable[[], object], rounds: int) -> float:
-    """The median of several runs."""
-    found = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - began)
-    return statistics.median(found)
+    """The median time of several runs."""
+    return statistics.median(timeit.repeat(run, number=1, repeat=rounds))
 
 
 def decode(spec: DataSpec, threads: int) -> None:
-    items = image_folder(spec, None)[1].open().items
+    items = image_folder(spec, None).open().items
     for _ in decoded(items, Recipe(spec.size, "crop", None), threads):
         pass
 
@@ -76,7 +73,7 @@ def measure(rounds: int) -> None:
 
 
 def measure_listing(count: int) -> None:
-    """A folder of that many empty files in ten classes: they need not be read to be listed."""
+    """List ``count`` empty files in ten classes; listing does not read them."""
     with tempfile.TemporaryDirectory() as folder:
         for kind in range(10):
             (Path(folder) / str(kind)).mkdir()
@@ -86,16 +83,12 @@ def measure_listing(count: int) -> None:
         print(f"{count:,} files listed in {seconds(partial(image_folder, spec, None), 3):.2f} s")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--listing", type=int, metavar="FILES")
-    options = parser.parse_args()
-    if options.listing:
-        measure_listing(options.listing)
+def main(rounds: int = 3, listing: int = 0) -> None:
+    if listing:
+        measure_listing(listing)
     else:
-        measure(options.rounds)
+        measure(rounds)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

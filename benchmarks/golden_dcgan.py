@@ -2,12 +2,12 @@
 
     python benchmarks/golden_dcgan.py
 
-writes tests/golden/dcgan.npz anew, the same bytes every time with the same PyTorch (made with
-2.13.0 on a CPU). Weights and inputs are not stored: tests/unit/dcgan_weights.py makes them by rule.
+rewrites tests/golden/dcgan.npz, with the same bytes every time for the same PyTorch (it was made
+with 2.13.0 on a CPU). Weights and inputs are not stored: tests/dcgan_weights.py makes them by rule.
 
 Everything is Keras' DCGAN tutorial at width 4: batch norm with epsilon 1e-3 and biased variance,
-LeakyReLU 0.3, TensorFlow's SAME padding and cropping. A transposed convolution is PyTorch's own,
-uncropped (out[o] = sum over stride * i + t = o), and then cut: by 1 before and 2 after at stride 2,
+LeakyReLU 0.3, TensorFlow's SAME padding and cropping. A transposed convolution is PyTorch's,
+uncropped (out[o] = sum over stride * i + t = o), then cropped: by 1 before and 2 after at stride 2,
 by 2 and 2 at stride 1. Images and gradients are stored as Keras and tuner lay them out: NHWC,
 convolution kernels HWIO, transposed ones (5, 5, outputs, inputs).
 
@@ -49,7 +49,7 @@ def convolved(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
 
 
 def generate(p: Parameters, z: Tensor, recorded: Statistics | None) -> tuple[Tensor, Statistics]:
-    """Images (n, 3, 32, 32) and the batch's statistics, which normalise unless others are given."""
+    """Images (n, 3, 32, 32), and the batch's statistics, used unless others are ``recorded``."""
     statistics: Statistics = {}
 
     def normalised(layer: str, x: Tensor) -> Tensor:

@@ -1,15 +1,15 @@
-"""The Inception features and the FID beside PyTorch's implementations of them.
+"""The Inception features and the FID next to PyTorch's implementations of them.
 
     python benchmarks/inception.py
 
 compares, all with the same random weights and in float32: every block's output with that of
 torch-fidelity's network; the FID between sets of Fashion-MNIST, by each convention, with the FID of
-the package of that name (the network of clean-fid can't be had without its weights, so its resizing
-and its distance are used around torch-fidelity's network); and images per second. It prints tables.
+the package of that name (clean-fid offers no network without its weights, so its resizing and its
+distance are used around torch-fidelity's network); and images per second. It prints tables.
 
     python benchmarks/inception.py --golden
 
-writes tests/golden/inception.npz anew instead, the same bytes every time on one machine, from
+rewrites tests/golden/inception.npz instead, with the same bytes every time on one machine, from
 torch-fidelity's network in float64 and the resizing of torch-fidelity and pytorch-fid. Weights and
 images are not stored: tests/inception_weights.py makes them by rule.
 
@@ -18,14 +18,12 @@ clean-fid==0.1.35 (with ``--no-deps`` they take any torch), requests and tqdm, s
 Fashion-MNIST's files in ``--data`` (Debian's package dataset-fashion-mnist puts them there).
 """
 
-import argparse
 import functools
 import hashlib
 import importlib
 import statistics
 import sys
 import tempfile
-import time
 import types
 import warnings
 from pathlib import Path
@@ -35,23 +33,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+import typer
 from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
+from training import alternate
 
 from tuner.data import read_idx
-from tuner.metrics.frechet import frechet_distance, reference
+from tuner.files.inception_weights import load_inception
+from tuner.metrics.fid import frechet_distance, reference
 from tuner.metrics.inception import CHUNK, block_outputs, inception_features, weight_shapes
 from tuner.metrics.resizing import CONVENTIONS, prepare
-from tuner.run.weights import load_inception
 from tuner.xla import jit
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 rule = importlib.import_module("inception_weights")
 
-# torchvision is needed for the layers that it declares. Its operators, compiled for one exact
-# torch, are not, and this module of its can't be imported without them.
+# torchvision's layers are needed, but not its operators, which are compiled for one exact torch.
+# This module of its can't be imported without them.
 sys.modules["torchvision._meta_registrations"] = types.ModuleType("_meta_registrations")
 fidelity = importlib.import_module("torch_fidelity")
 fidelity_network = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
@@ -74,7 +74,7 @@ def fidelity_net(path: Path) -> Any:
 
 
 def write_weights(path: Path, images: list[Images]) -> None:
-    """A file as the published one, but of random weights, calibrated on these images."""
+    """Write a file like the published one, with random weights calibrated on these images."""
     shapes = weight_shapes()
     state = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
     state |= {name: torch.zeros(shape) for name, shape in shapes.items() if rule.recorded(name)}
@@ -89,7 +89,7 @@ def write_weights(path: Path, images: list[Images]) -> None:
 
 
 def calibrate(net: Any, x: torch.Tensor) -> None:
-    """Make batch norm's statistics those of what arrives, layer by layer, rounded to float16."""
+    """Set batch norm's statistics, layer by layer, to those of its input, rounded to float16."""
 
     def measure(layer: Any, y: torch.Tensor) -> None:
         layer.bn.running_mean.copy_(y.mean((0, 2, 3)).half())
@@ -106,7 +106,7 @@ def calibrate(net: Any, x: torch.Tensor) -> None:
 
 
 def their_input(convention: str, images: Images) -> torch.Tensor:
-    """The network's input (n, 3, 299, 299) as the package makes it of images (n, h, w, c)."""
+    """The network's input (n, 3, 299, 299) as the package makes it from images (n, h, w, c)."""
     colours = np.broadcast_to(images, (*images.shape[:3], 3))
     x = torch.from_numpy(colours.transpose(0, 3, 1, 2).copy()).float()
     if convention == "pytorch-fid":
@@ -162,7 +162,7 @@ def our_features(weights: Any, images: Any, convention: str) -> jax.Array:
 
 
 def relative(found: Any, expected: Any) -> float:
-    """Euclidean length of the difference over that of what is expected."""
+    """Euclidean length of the difference, relative to that of ``expected``."""
     expected = np.asarray(expected, np.float64)
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
@@ -193,7 +193,7 @@ def choose_sets(folder: Path, count: int) -> dict[str, Images]:
 
 
 def fid_of(convention: str, path: Path, folders: tuple[str, str]) -> float:
-    """By the package that the convention is named after, from two folders of PNG files."""
+    """FID of two folders of PNG files by the package that the convention is named after."""
     device = torch.device("cpu")
     if convention == "pytorch-fid":
         # Its network downloads the published file: give it ours.
@@ -247,7 +247,7 @@ def compare_distances(path: Path, weights: Any, sets: dict[str, Images], folder:
 
 
 def compare_speed(path: Path, weights: Any, images: Images, rounds: int) -> None:
-    """In alternation, from uint8 images in memory to features in memory, by one convention."""
+    """Images per second, by turns, from uint8 images to features in memory."""
     net = fidelity_net(path)
     batch = images[:CHUNK]
     tensor = torch.from_numpy(np.repeat(batch, 3, axis=-1).transpose(0, 3, 1, 2).copy())
@@ -259,41 +259,33 @@ def compare_speed(path: Path, weights: Any, images: Images, rounds: int) -> None
         with torch.inference_mode():
             net(tensor)
 
-    contenders = {"tuner": ours, "torch-fidelity, eager": theirs}
-    speeds: dict[str, list[float]] = {name: [] for name in contenders}
-    for i in range(rounds + 1):  # the first compiles
-        for name, run in contenders.items():
-            start = time.perf_counter()
-            run()
-            if i:
-                speeds[name].append(CHUNK / (time.perf_counter() - start))
     print("| extractor | images/s | range |\n| --- | --- | --- |")
-    for name, found in speeds.items():
+    for name, seconds in alternate(
+        {"tuner": ours, "torch-fidelity, eager": theirs}, rounds
+    ).items():
+        found = [CHUNK / each for each in seconds]
         print(f"| {name} | {statistics.median(found):.1f} | {min(found):.1f} to {max(found):.1f} |")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--golden", action="store_true", help="write tests/golden/inception.npz")
-    parser.add_argument("--data", type=Path, default="/usr/share/datasets/fashion-mnist")
-    parser.add_argument("--images", type=int, default=500, help="of each set")
-    parser.add_argument("--rounds", type=int, default=9)
-    args = parser.parse_args()
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+
+
+def main(golden: bool = False, data: Path = FASHION, images: int = 500, rounds: int = 9) -> None:
     warnings.simplefilter("ignore")  # SciPy's and Pillow's, of what the packages use
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if args.golden:
+        if golden:
             write_golden(folder)
             return
         path = folder / "random.pth"
-        sets = choose_sets(args.data, args.images)
-        write_weights(path, [images[:20] for images in sets.values()])
+        sets = choose_sets(data, images)
+        write_weights(path, [chosen[:20] for chosen in sets.values()])
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         weights = jax.device_put(load_inception(str(path), digest))
         compare_blocks(path, weights, sets["shoes"][-2:])
-        compare_speed(path, weights, sets["tops"], args.rounds)
+        compare_speed(path, weights, sets["tops"], rounds)
         compare_distances(path, weights, sets, folder)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -1,14 +1,13 @@
-"""What looking at a large study costs: 1,000 trials of 50 epochs, with pictures and notes.
+"""The cost of looking at a large study: 1,000 trials of 50 epochs, with pictures and notes.
 
-On a Postgres server of its own: seconds until `tuner report` has written its page, until `tuner
-status` has answered, for a worker to make the dashboard's plots anew; and what a worker notices of
-people who have the dashboard open (the time of its report after an epoch, with viewers and without,
-in turns). Viewers ask as the dashboard's page does, but oftener.
+    python benchmarks/looking.py [--rounds 5] [--viewers 3]
 
-    python benchmarks/looking.py --rounds 5
+Starts its own Postgres server. Measures how long `tuner report`, `tuner status` and `tuner trials`
+take, and a worker that redraws the dashboard's plots; and how long a worker's report after an epoch
+takes with and without viewers of the dashboard, by turns. Viewers send the requests of the
+dashboard's page, but more often.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -22,30 +21,31 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import optuna
+import typer
 from postgres import Postgres
 from sqlalchemy import insert
 from storage import EPOCHS, SPACE, TRIALS, optuna_url, report_of, spec
 
+from tuner.dashboard.publishing import events, plots
 from tuner.study import tables
-from tuner.study.board import publish
+from tuner.study.claims import Claim
 from tuner.study.creation import create_study
+from tuner.study.dashboard_attributes import publish
 from tuner.study.database import Database
-from tuner.study.membership import Claim, Membership
+from tuner.study.session import WorkerSession
 from tuner.study.store import StudyStore
-from tuner.trial import Premises
-from tuner.views.dashboard import events, plots
+from tuner.trial import DatasetInfo
 
 PICTURES = 10  # artifacts of a trial
 PAUSE = 2.0  # seconds between a viewer's requests; the dashboard's page waits for 10
 
 
 def fill(store: StudyStore, url: str) -> None:
-    """Trials to the last epoch, with all that workers leave of them."""
+    """Add trials to the last epoch, with everything that workers store about them."""
     rng = random.Random(0)
     plain = optuna.load_study(study_name=store.name, storage=optuna_url(url))
     plain.add_trials([_trial(rng, number) for number in range(TRIALS)])
@@ -55,7 +55,7 @@ def fill(store: StudyStore, url: str) -> None:
         for epoch, fid in trial.intermediate_values.items():
             rows.append(report_of(epoch, fid)._asdict() | about)
         prefix = f"dashboard:{trial._trial_id}:note_"
-        for key, value in ((f"{prefix}ver", 1), (f"{prefix}str:0", "what became of it " * 60)):
+        for key, value in ((f"{prefix}ver", 1), (f"{prefix}str:0", "how the trial ended " * 60)):
             notes.append({"study_id": store.study_id, "key": key, "value_json": json.dumps(value)})
     with store.database.rdb.engine.begin() as connection:
         connection.execute(insert(tables.epochs), rows)
@@ -83,15 +83,11 @@ def _trial(rng: random.Random, number: int) -> optuna.trial.FrozenTrial:
 
 
 def command(words: list[str], url: str) -> float:
-    """Seconds that a command takes, as a person waits for it."""
+    """Seconds that a command takes, including its start."""
     environment = os.environ | {"TUNER_STORAGE": url, "JAX_PLATFORMS": "cpu"}
     began = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "tuner.cli", *words],
-        check=True,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-    )
+    program = [sys.executable, "-m", "tuner.cli"]
+    subprocess.run([*program, *words], check=True, env=environment, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began
 
 
@@ -111,34 +107,34 @@ def dashboard(url: str) -> Iterator[str]:
 
 
 def view(address: str, after: int) -> tuple[float, int]:
-    """Seconds for, and bytes of, what the page asks for."""
+    """Seconds and bytes of the page's request."""
     began = time.perf_counter()
     with urllib.request.urlopen(f"{address}?after={after}", timeout=120) as answer:
         size = len(answer.read())
     return time.perf_counter() - began, size
 
 
-def keep_viewing(address: str, until: threading.Event) -> None:
+def keep_viewing(address: str, over: threading.Event) -> None:
     view(address, 0)
-    while not until.wait(random.uniform(0.67, 1.33) * PAUSE):
+    while not over.wait(random.uniform(0.67, 1.33) * PAUSE):
         view(address, TRIALS)
 
 
-def reports(member: Membership, seconds: float) -> list[float]:
-    """How long a worker's reports take, each with the question to the pruner, for a while."""
-    claim = member.claim(Premises((32, 32, 1), 60_000))
+def reports(session: WorkerSession, seconds: float) -> list[float]:
+    """Seconds of each report of a worker, with the pruner's decision, for ``seconds``."""
+    claim = session.claim(DatasetInfo((32, 32, 1), 60_000))
     assert isinstance(claim, Claim)
     taken, history, until = [], list(claim.history), time.perf_counter() + seconds
     while time.perf_counter() < until:
         time.sleep(0.1)
         report = report_of(len(history) + 1, 100.0)
         began = time.perf_counter()
-        member.report(claim, report, history)
-        member.pruner_says_stop(claim)
+        session.report(claim, report, history)
+        session.pruner_says_stop(claim)
         taken.append(time.perf_counter() - began)
         history.append(report)
-    member.release(claim)
-    return taken[5:]  # the first ones read the study anew
+    session.release(claim)
+    return taken[5:]  # the first ones read the whole study
 
 
 def milliseconds(samples: list[float]) -> str:
@@ -157,7 +153,7 @@ def measure(url: str, rounds: int, viewers: int) -> None:
             print(f"tuner {words[0]}: median of {rounds} {statistics.median(found):.1f} s")
         page = Path(folder, "report.html").stat().st_size
         print(f"the report: {page / 1e6:.1f} MB")
-    _plots(store, rounds)
+    _measure_plots(store, rounds)
     with dashboard(url) as host:
         address = f"http://{host}/api/studies/{store.study_id}"
         seconds, size = view(address, 0)
@@ -165,10 +161,10 @@ def measure(url: str, rounds: int, viewers: int) -> None:
         print(f"dashboard, first look: {seconds:.2f} s, {size / 1e6:.1f} MB")
         later = statistics.median(s for s, _ in again)
         print(f"dashboard, each further look: {later:.2f} s, {again[0][1] / 1e6:.2f} MB")
-        _noticed(store, address, rounds, viewers)
+        _measure_reports(store, address, rounds, viewers)
 
 
-def _plots(store: StudyStore, rounds: int) -> None:
+def _measure_plots(store: StudyStore, rounds: int) -> None:
     taken = []
     for turn in range(rounds + 1):
         began = time.perf_counter()
@@ -177,42 +173,36 @@ def _plots(store: StudyStore, rounds: int) -> None:
         publish(store, events(trials) + turn, 1.0, made, "note")
         taken.append(time.perf_counter() - began)
     size = sum(map(len, made.values()))
-    print(f"plots made anew: median {statistics.median(taken[1:]):.2f} s, {size / 1e3:.0f} kB")
+    print(f"plots redrawn: median {statistics.median(taken[1:]):.2f} s, {size / 1e3:.0f} kB")
 
 
-def _noticed(store: StudyStore, address: str, rounds: int, viewers: int) -> None:
-    samples: dict[bool, list[float]] = {False: [], True: []}
+def _measure_reports(store: StudyStore, address: str, rounds: int, viewers: int) -> None:
+    samples: dict[int, list[float]] = {0: [], viewers: []}
     for _ in range(rounds):
-        for viewed in (False, True):
-            until = threading.Event()
-            who: list[Any] = [
-                threading.Thread(target=keep_viewing, args=(address, until))
-                for _ in range(viewers if viewed else 0)
+        for count, taken in samples.items():
+            over = threading.Event()
+            threads = [
+                threading.Thread(target=keep_viewing, args=(address, over)) for _ in range(count)
             ]
-            for thread in who:
+            for thread in threads:
                 thread.start()
-            with Membership(
-                StudyStore(store.database, store.name), {"device": "none"}, print
-            ) as member:
-                samples[viewed] += reports(member, 10.0)
-            until.set()
-            for thread in who:
+            same = StudyStore(store.database, store.name)
+            with WorkerSession(same, {"device": "none"}, print).joined() as session:
+                taken += reports(session, 10.0)
+            over.set()
+            for thread in threads:
                 thread.join()
-    print(f"a worker's report, nobody looks: {milliseconds(samples[False])}")
-    print(f"a worker's report, {viewers} look: {milliseconds(samples[True])}")
+    for count, taken in samples.items():
+        print(f"a worker's report, {count} viewers: {milliseconds(taken)}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--viewers", type=int, default=3)
-    options = parser.parse_args()
+def main(rounds: int = 5, viewers: int = 3) -> None:
     server = Postgres()
     try:
-        measure(server.new_database(), options.rounds, options.viewers)
+        measure(server.new_database(), rounds, viewers)
     finally:
         server.remove()
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -1,11 +1,11 @@
-"""Time, memory and results of the metrics beside SciPy, pytorch-fid and torch-fidelity.
+"""Time, memory and results of the metrics next to SciPy, pytorch-fid and torch-fidelity.
 
     python benchmarks/metrics.py
 
-on features (n, 2048) with the spectrum of a power law, as those of images have: FID of n = 1,000,
+compares, on features (n, 2048) with a power-law spectrum like that of images: FID of n = 1,000,
 5,000 and 10,000 generated samples against 10,000 real ones; KID; precision and recall. The real
-side, which tuner computes once per study and the others every time, is timed for itself. Each
-contender runs in a process of its own, in turn, whose largest memory beyond the features is shown.
+side, which tuner computes once per study and the others every time, is timed separately. The
+contenders take turns, each in its own process, whose peak memory beyond the features is shown.
 
     python benchmarks/metrics.py --large
 
@@ -33,9 +33,9 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from tuner.metrics.frechet import Reference, frechet_distance, moments, reference
-from tuner.metrics.kernel import kernel_distance
-from tuner.metrics.neighbours import fidelity, radii
+from tuner.metrics.fid import Reference, frechet_distance, moments, reference
+from tuner.metrics.kid import kernel_distance
+from tuner.metrics.prdc import compute_prdc, radii
 
 DIMENSIONS = 2048
 Features = NDArray[np.float32]
@@ -43,7 +43,7 @@ Result = tuple[float, ...]
 
 
 class Known(NamedTuple):
-    """The real side, whose time is not the generated side's."""
+    """Statistics of the real side, which are not part of a contender's time."""
 
     side: Reference
     covariance: NDArray[np.float64]
@@ -66,7 +66,7 @@ def our_fid(real: Features, fake: Features, known: Known) -> Result:
     return (frechet_distance(known.side, fake),)
 
 
-def our_real_side(real: Features, fake: Features, known: Known) -> Result:
+def our_reference_statistics(real: Features, fake: Features, known: Known) -> Result:
     return (reference(real).trace,)
 
 
@@ -83,7 +83,7 @@ def seitzers(real: Features, fake: Features, known: Known) -> Result:
     their = package("pytorch_fid.fid_score")
     mean, covariance = fake.mean(axis=0), np.cov(fake, rowvar=False)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of SciPy's, for an argument it drops
+        warnings.simplefilter("ignore", DeprecationWarning)  # about an argument that SciPy drops
         distance = their.calculate_frechet_distance(
             known.side.mean, known.covariance, mean, covariance
         )
@@ -113,7 +113,7 @@ def fidelitys_kid(real: Features, fake: Features, known: Known) -> Result:
 
 
 def our_neighbours(real: Features, fake: Features, known: Known) -> Result:
-    found = fidelity(real, radii(real), fake)
+    found = compute_prdc(real, radii(real), fake)
     return found.precision, found.recall
 
 
@@ -126,7 +126,7 @@ def fidelitys_neighbours(real: Features, fake: Features, known: Known) -> Result
 
 
 def package(name: str) -> Any:
-    """The module, without what of torchvision must be compiled for one exact torch."""
+    """Import a module without the part of torchvision that is compiled for one exact torch."""
     sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("_meta"))
     return importlib.import_module(name)
 
@@ -139,16 +139,13 @@ FID: dict[str, Contender] = {
 }
 KID: dict[str, Contender] = {"tuner": our_kid, "torch-fidelity": fidelitys_kid}
 PARTS = ("fid", "kid", "neighbours")
-NEIGHBOURS: dict[str, Contender] = {
-    "tuner": our_neighbours,
-    "torch-fidelity": fidelitys_neighbours,
-}
+NEIGHBOURS: dict[str, Contender] = {"tuner": our_neighbours, "torch-fidelity": fidelitys_neighbours}
 
 
 def measured(
     contender: Contender, real: Features, fake: Features, known: Known
 ) -> tuple[float, float, Result]:
-    """Seconds, megabytes beyond what was there before, and the result; in a process of its own."""
+    """Seconds, additional megabytes, and the result, measured in a separate process."""
     here, there = multiprocessing.Pipe()
 
     def work(connection: Connection) -> None:
@@ -196,14 +193,17 @@ def compare(
 
 
 def large() -> None:
-    """What 50,000 samples a side need. Memory depends on the real side's size and not on how many
-    generated samples are taken in turn, so few of those are, for time's sake."""
+    """Memory for 50,000 samples a side.
+
+    It does not depend on the number of generated samples, which are processed in chunks, so few of
+    them are used to save time.
+    """
     real, fake = features(50_000, 1, 1.0), features(2_000, 2, 1.1)
     known = Known(Reference(np.zeros(1), np.zeros((1, 1)), 0.0), np.zeros((1, 1)))
 
     def some_neighbours(real: Features, fake: Features, known: Known) -> Result:
         widths = np.ones((2, len(real)))
-        return tuple(fidelity(real, widths, fake))
+        return tuple(compute_prdc(real, widths, fake))
 
     print("| | MB beyond the features | seconds |\n| --- | --- | --- |")
     contenders = {"KID": our_kid, "precision and recall, 2,000 rows": some_neighbours}
@@ -229,7 +229,7 @@ def main() -> None:
         for count in (1_000, 5_000, 10_000):
             some = features(count, 2, 1.1)
             compare(f"FID, n = {count:,}", FID, real, some, options.rounds)
-        compare("real side, once", {"tuner": our_real_side}, real, fake, options.rounds)
+        compare("real side, once", {"tuner": our_reference_statistics}, real, fake, options.rounds)
     if "kid" in options.parts:
         compare("KID, n = 5,000", KID, real[:5000], fake, options.rounds)
         compare("KID, n = 1,000 (one subset)", KID, real[:1000], fake[:1000], options.rounds)

@@ -1,79 +1,66 @@
-"""What pictures, notes and plots cost a worker: the time that its training thread spends on them.
+"""The time that a worker's training thread spends on pictures, notes and plots.
 
-Runs the quickstart study with a few trials on the embedded database, and adds up how long the calls
-take that keep pictures, wait for them, note and plot, beside how long the study's epochs took. What
-another thread does meanwhile (PNG, writing) shows in `sweep` alone: the time of the same epochs
-with `pictures.images = 0`, in turns.
+    python benchmarks/pictures.py [--trials 3] [--rounds 3]
 
-    python benchmarks/pictures.py --trials 3 --rounds 3
+Runs the quickstart study with a few trials on the embedded database, and compares the time of the
+dashboard publisher's calls with that of the study's epochs. The work of other threads (PNG,
+writing) shows in the epochs alone: they are timed with and without pictures, by turns.
 """
 
-import argparse
 import functools
 import statistics
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import tuner
-from tuner.run import worker
-from tuner.run.trialrun import TrialRun
+import typer
 
-CALLS: dict[Any, tuple[str, ...]] = {
-    TrialRun: ("_show", "new_pictures", "last_pictures", "note"),
-    worker: ("refresh_plots",),
-}
-spent: dict[str, float] = {}
+import tuner
+from tuner.dashboard.publishing import DashboardPublisher
+
+CALLS = ("samples", "attributes", "end", "study")
+QUICKSTART = Path(__file__).parents[1] / "studies/quickstart.toml"
+spent = defaultdict[str, float](float)  # seconds by call
 
 
 def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(call)
-    def run(*words: Any, **named: Any) -> Any:
+    def run(*args: Any, **options: Any) -> Any:
         began = time.perf_counter()
         try:
-            return call(*words, **named)
+            return call(*args, **options)
         finally:
-            spent[name] = spent.get(name, 0.0) + time.perf_counter() - began
+            spent[name] += time.perf_counter() - began
 
     return run
 
 
 def sweep(images: int, trials: int, folder: Path) -> float:
-    """Seconds that the epochs of a study took, but for each trial's first, which compiles."""
-    spec = tuner.load_spec(Path(__file__).parents[1] / "studies/quickstart.toml")
-    changed = {
-        "study": spec.study.model_copy(update={"trials": trials}),
-        "pictures": spec.pictures.model_copy(update={"images": images, "first": 10**6}),
-        "pruner": {"name": "none"},
-        "baseline": (),
-    }
-    spec = type(spec).model_validate(spec.model_dump() | {k: _plain(v) for k, v in changed.items()})
-    store = tuner.sweep(spec, storage=f"sqlite:///{folder}/studies.db", artifacts=folder / "files")
+    """Seconds that a study's epochs took, without each trial's first, which compiles."""
+    spec = tuner.load_spec(QUICKSTART)
+    table = spec.model_dump() | {"pruner": {"name": "none"}, "baseline": ()}
+    table["study"] |= {"trials": trials}
+    table["pictures"] |= {"images": images, "first": 10**6}
+    spec = type(spec).model_validate(table)
+    storage = f"sqlite:///{folder}/studies.db"
+    store = tuner.sweep(spec, storage=storage, artifacts=folder / "files", progress=False)
     reports = [report for trial in store.trials() for report in trial.reports if report.epoch > 1]
     return sum(report.train_seconds + report.evaluate_seconds for report in reports)
 
 
-def _plain(value: Any) -> Any:
-    return value.model_dump() if hasattr(value, "model_dump") else value
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--trials", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    for kind, names in CALLS.items():
-        for name in names:
-            setattr(kind, name, timed(name, getattr(kind, name)))
+def main(trials: int = 3, rounds: int = 3) -> None:
+    for name in CALLS:
+        setattr(DashboardPublisher, name, timed(name, getattr(DashboardPublisher, name)))
     found: dict[int, list[float]] = {36: [], 0: []}
     shares = []
-    for _ in range(options.rounds):
+    for _ in range(rounds):
         for images, seconds in found.items():
             spent.clear()
             with tempfile.TemporaryDirectory() as folder:
-                seconds.append(sweep(images, options.trials, Path(folder)))
+                seconds.append(sweep(images, trials, Path(folder)))
             if images:
                 shares.append(sum(spent.values()) / seconds[-1])
                 parts = ", ".join(f"{name} {part:.3f} s" for name, part in spent.items())
@@ -84,4 +71,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -2,26 +2,19 @@
 
     python benchmarks/precision.py [--epochs 4] [--seeds 5] [--width 16]
 
-Both train on the quickstart's images with the same settings and seeds, in turn. Within noise means:
-the mean of the differences, seed by seed, is no further from zero than two of its standard errors.
+Both train on the quickstart's images with the same settings and seeds, by turns. They agree within
+noise if the mean of the differences, seed by seed, is at most two standard errors from zero.
 """
 
-import argparse
 import math
 import statistics
-import tempfile
 
-from tuner.data import load_images
-from tuner.run.files import StudyFiles
-from tuner.run.lab import Lab
-from tuner.run.lane import Lane
-from tuner.run.sharing import shared_measures
-from tuner.run.stores import open_store
-from tuner.spec import StudySpec
-from tuner.specfile import parse_spec
-from tuner.study.space import trial_config
+import typer
+from training import temporary_evaluator, train
 
-PRECISIONS = ("float32", "bfloat16")
+from tuner.run.evaluator import Evaluator
+from tuner.spec.loading import parse_spec
+from tuner.spec.study import StudySpec
 
 
 def spec_for(precision: str, epochs: int, width: int) -> StudySpec:
@@ -34,37 +27,27 @@ def spec_for(precision: str, epochs: int, width: int) -> StudySpec:
     return parse_spec(table, "benchmark")
 
 
-def final_fid(lab: Lab, spec: StudySpec, seed: int) -> float:
-    """The FID after the last epoch; infinity where a number of the training was not finite."""
-    lane = Lane(lab)
-    lane.insert(trial_config(spec, {}, seed, lab.premises))
-    reports = [lane.run_epoch() for _ in range(spec.study.epochs)]
+def final_fid(evaluator: Evaluator, spec: StudySpec, seed: int) -> float:
+    """The FID after the last epoch; infinity if a weight or loss was not finite."""
+    reports = train(evaluator, spec, seed)
     fid = reports[-1].fid
     finite = all(report.finite for report in reports)
     return fid if finite and fid is not None else math.inf
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--width", type=int, default=16)
-    options = parser.parse_args()
-    specs = [spec_for(name, options.epochs, options.width) for name in PRECISIONS]
-    images = load_images(specs[0].data)
-    with tempfile.TemporaryDirectory() as folder:
-        files = StudyFiles(open_store(folder), "precision").begin("a token")
-        lab = Lab(specs[0], images, *shared_measures(specs[0], images, files, None, print))
-        print("| seed | float32 | bfloat16 | difference |\n| --- | --- | --- | --- |")
-        differences = []
-        for seed in range(options.seeds):
-            full, half = (final_fid(lab, spec, seed) for spec in specs)
-            differences.append(half - full)
-            print(f"| {seed} | {full:.1f} | {half:.1f} | {half - full:+.1f} |", flush=True)
+def main(epochs: int = 4, seeds: int = 5, width: int = 16) -> None:
+    specs = [spec_for(name, epochs, width) for name in ("float32", "bfloat16")]
+    evaluator = temporary_evaluator(specs[0])
+    print("| seed | float32 | bfloat16 | difference |\n| --- | --- | --- | --- |")
+    differences = []
+    for seed in range(seeds):
+        full, half = (final_fid(evaluator, spec, seed) for spec in specs)
+        differences.append(half - full)
+        print(f"| {seed} | {full:.1f} | {half:.1f} | {half - full:+.1f} |", flush=True)
     mean = statistics.mean(differences)
     error = statistics.stdev(differences) / math.sqrt(len(differences))
     print(f"mean difference {mean:+.1f}, standard error {error:.1f}")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

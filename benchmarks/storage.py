@@ -1,12 +1,12 @@
-"""What sharing a study costs: latencies of claim, report with verdict, and beat, by workers.
-
-Workers are processes that train nothing: an epoch is a sleep. The study holds 1,000 trials of 50
-epochs; its first trials are there already, as a study in its middle would have them. In the same
-run bare Optuna (report and should_prune on the same server, the same history) alternates with us,
-so that the difference is what leases, our tables and fencing cost. Starts a Postgres server of its
-own; with --pgbouncer, workers reach it through the pgbouncer that is on the PATH or in /usr/sbin.
+"""The cost of sharing a study: latencies of claim, report with verdict, and beat, by workers.
 
     python benchmarks/storage.py --workers 1 16 64 256
+
+Workers are processes that train nothing: an epoch is a sleep. The study already has 1,000 trials of
+up to 50 epochs. Bare Optuna (report and should_prune on the same server, with the same history)
+takes turns with tuner in the same run: the difference is the cost of leases, our tables and
+fencing. Starts its own Postgres server; with --pgbouncer, workers reach it through the pgbouncer on
+the PATH or in /usr/sbin.
 """
 
 import argparse
@@ -23,30 +23,36 @@ import time
 from collections.abc import Iterator
 from multiprocessing.queues import Queue
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import optuna
 import psycopg
+from optuna.trial import TrialState
 from postgres import PASSWORD, Postgres, free_port
 
-from tuner.errors import StorageError
-from tuner.specfile import parse_spec
+from tuner.spec.loading import parse_spec
+from tuner.study.claims import Claim
 from tuner.study.creation import create_study
 from tuner.study.database import Database
-from tuner.study.membership import Claim, Membership
+from tuner.study.session import WorkerSession
 from tuner.study.store import StudyStore
 from tuner.study.verdict import Continue, verdict
-from tuner.trial import EpochReport, Premises
+from tuner.trial import DatasetInfo, EpochReport
 
 TRIALS, EPOCHS = 1000, 50
+COLUMNS = (
+    *("workers", "", "claim", "report and verdict", "finish", "beat"),
+    *("connections", "CPU", "retries", "errors"),
+)
 SHAPE = (32, 32, 1)
 SPACE = {
     "learning_rate": optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True),
     "batch_size": optuna.distributions.CategoricalDistribution([32, 64, 128]),
 }
-Sample = tuple[str, float]  # what was done, and how long it took in seconds
+Sample = tuple[str, float]  # an operation and its seconds, or an announcement and 0
 
 
 def spec(name: str) -> Any:
@@ -68,8 +74,8 @@ def report_of(epoch: int, fid: float) -> EpochReport:
 
 
 def fill(url: str, study: str, trials: int) -> None:
-    """A history as an earlier run would have left it, in Optuna's tables and in ours: a third of
-    the trials to the last epoch, the others pruned at the rungs of successive halving."""
+    """Add the history of an earlier run: a quarter of the trials to the last epoch, the others
+    pruned at the rungs of successive halving."""
     rng = random.Random(0)
     optuna_study = optuna.load_study(study_name=study, storage=optuna_url(url))
     frozen = []
@@ -82,9 +88,7 @@ def fill(url: str, study: str, trials: int) -> None:
         rungs = [r for r, step in enumerate((1, 3, 9, 27)) if step <= last]
         frozen.append(
             optuna.trial.create_trial(
-                state=optuna.trial.TrialState.COMPLETE
-                if last == EPOCHS
-                else optuna.trial.TrialState.PRUNED,
+                state=TrialState.COMPLETE if last == EPOCHS else TrialState.PRUNED,
                 value=fid,
                 params={"learning_rate": 10 ** rng.uniform(-4, -2), "batch_size": 32 << i % 3},
                 distributions=SPACE,
@@ -123,12 +127,17 @@ def nap(rng: random.Random, seconds: float) -> None:
 
 
 def opened(kind: str, url: str) -> Any:
-    """The study with its history in memory and its statements compiled, to be forked: as workers
-    have it that run for long. (Each new one would spend a second on that, all at once.)"""
+    """The study as in a worker that has run for long, to be forked: with its history in memory and
+    its statements compiled. Each new worker would spend a second on that, all at once."""
     study = StudyStore(Database(url), "ours") if kind == "ours" else bare(url)
-    run: Any = run_ours if isinstance(study, StudyStore) else run_bare
     run(study, 0.1, time.time() + 3.0, random.Random(0))
     return study
+
+
+def run(study: Any, seconds: float, until: float, rng: random.Random) -> list[Sample]:
+    """Run trials until the time ``until``; an epoch takes ``seconds`` on average."""
+    ours = isinstance(study, StudyStore)
+    return (run_ours if ours else run_bare)(study, seconds, until, rng)
 
 
 def take_over(storage: Any) -> None:
@@ -137,31 +146,35 @@ def take_over(storage: Any) -> None:
     storage.engine.dispose(close=False)
 
 
-def run_ours(store: StudyStore, seconds: float, until: float, rng: random.Random) -> list[Sample]:
+def run_ours(store: Any, seconds: float, until: float, rng: random.Random) -> list[Sample]:
     samples: list[Sample] = []
     warm = False
     take_over(store.database.rdb)
-    with Membership(store, {"device": "none"}, lambda text: samples.append((text, 0.0))) as member:
+
+    def announce(text: str) -> None:
+        samples.append((text, 0.0))
+
+    with WorkerSession(store, {"device": "none"}, announce).joined() as session:
         nap(rng, seconds)
         while time.time() < until:
             with timed(samples, "claim"):
-                claim = member.claim(Premises((32, 32, 1), 60_000))
+                claim = session.claim(DatasetInfo((32, 32, 1), 60_000))
             if not isinstance(claim, Claim):
                 break
-            run_trial(member, claim, samples, seconds, until, rng)
+            run_trial(session, claim, samples, seconds, until, rng)
             warm = warm_up(samples, warm)
     return samples
 
 
 def warm_up(samples: list[Sample], warm: bool) -> bool:
-    """The times of a worker's first trial do not count; what it said does."""
+    """Drop the times of a worker's first trial, but not its announcements."""
     if not warm:
         samples[:] = [sample for sample in samples if sample[1] == 0.0]
     return True
 
 
 def run_trial(
-    member: Membership,
+    session: WorkerSession,
     claim: Claim,
     samples: list[Sample],
     seconds: float,
@@ -174,26 +187,25 @@ def run_trial(
     while isinstance(end, Continue):
         nap(rng, seconds)
         if time.time() > until:
-            member.release(claim)
+            session.release(claim)
             return
         fid *= rng.uniform(0.93, 1.0)
         report = report_of(len(history) + 1, fid)
         with timed(samples, "report"):
-            wish = member.report(claim, report, history)
+            wish = session.report(claim, report, history)
             history.append(report)
-            stop = member.pruner_says_stop(claim)
-            end = verdict(member.spec.guard, history, EPOCHS, stop, wish)
+            pruner = session.spec.pruner.name if session.pruner_says_stop(claim) else None
+            end = verdict(session.spec.guard, history, EPOCHS, pruner, wish)
         with timed(samples, "beat"):
-            member._heart.beat()
+            session._heart.beat()
     with timed(samples, "finish"):
-        member.finish(claim, end)
+        session.finish(claim, end)
 
 
-def run_bare(study: optuna.Study, seconds: float, until: float, rng: random.Random) -> list[Sample]:
+def run_bare(study: Any, seconds: float, until: float, rng: random.Random) -> list[Sample]:
     samples: list[Sample] = []
     warm = False
-    storage: Any = study._storage
-    take_over(storage._backend)
+    take_over(study._storage._backend)
     nap(rng, seconds)
     while time.time() < until:
         with timed(samples, "claim"):
@@ -202,7 +214,7 @@ def run_bare(study: optuna.Study, seconds: float, until: float, rng: random.Rand
         for epoch in range(1, EPOCHS + 1):
             nap(rng, seconds)
             if time.time() > until:
-                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                study.tell(trial, state=TrialState.FAIL)
                 return samples
             fid *= rng.uniform(0.93, 1.0)
             with timed(samples, "report"):
@@ -211,26 +223,25 @@ def run_bare(study: optuna.Study, seconds: float, until: float, rng: random.Rand
             if stop:
                 break
         with timed(samples, "finish"):
-            study.tell(trial, fid) if not stop else study.tell(
-                trial, state=optuna.trial.TrialState.PRUNED
-            )
+            if stop:
+                study.tell(trial, state=TrialState.PRUNED)
+            else:
+                study.tell(trial, fid)
         warm = warm_up(samples, warm)
     return samples
 
 
 def work(study: Any, seconds: float, until: float, seed: int, results: "Queue[Any]") -> None:
-    rng = random.Random(seed)
-    run: Any = run_ours if isinstance(study, StudyStore) else run_bare
     try:
-        results.put((run(study, seconds, until, rng), None))
-    except (Exception, StorageError) as error:
+        results.put((run(study, seconds, until, random.Random(seed)), None))
+    except Exception as error:
         results.put(([], f"{type(error).__name__}: {error}"))
 
 
 def measure(
     kind: str, url: str, watch: Any, workers: int, seconds: float, duration: float
 ) -> dict[str, Any]:
-    """Run ``workers`` processes for ``duration`` seconds; what they saw, and the server's side."""
+    """Run ``workers`` processes for ``duration`` seconds; their samples, and the server's load."""
     context = multiprocessing.get_context("fork")
     results: Queue[Any] = context.Queue()
     study = opened(kind, url)
@@ -246,7 +257,7 @@ def measure(
     collected: list[tuple[list[Sample], str | None]] = []
     while len(collected) < workers:
         most = max(most, watch.connections())
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Empty):
             collected.append(results.get(timeout=0.5))
     for process in processes:
         process.join(timeout=30)
@@ -261,13 +272,11 @@ def measure(
 
 
 class Watch:
-    """The server's side: its connections, and the processor time of its processes."""
+    """The server's connections, and the processor time of all its processes so far."""
 
     def __init__(self, server: Postgres) -> None:
-        self._server = server
         self._connection = server.connect()
-        self._gone = 0.0
-        self._seen: dict[str, float] = {}
+        self._seen: dict[str, float] = {}  # seconds by process
 
     def connections(self) -> int:
         self._look()
@@ -278,7 +287,7 @@ class Watch:
         return int(row[0]) - 1
 
     def _look(self) -> None:
-        """Processor seconds of every server process that was ever seen."""
+        """Note the processor time of each server process, while it lives."""
         tick = os.sysconf("SC_CLK_TCK")
         for folder in Path("/proc").iterdir():
             with contextlib.suppress(OSError, ValueError, IndexError):
@@ -310,7 +319,7 @@ def main() -> None:
     parser.add_argument("--pgbouncer", choices=["transaction", "session"], help="its pool mode")
     options = parser.parse_args()
     server = Postgres()
-    server.execute("ALTER SYSTEM SET max_connections = 600")  # two for each worker, and some
+    server.execute("ALTER SYSTEM SET max_connections = 600")  # two for each worker, and a few
     server.stop("fast")
     server.start()
     between = contextlib.ExitStack()
@@ -320,17 +329,13 @@ def main() -> None:
         if options.pgbouncer:
             url = between.enter_context(pgbouncer(server, options.pgbouncer, url))
         watch = Watch(server)
-        print(
-            "| workers | | claim | report and verdict | finish | beat | connections | CPU "
-            "| retries | errors |"
-        )
-        print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+        print(f"| {' | '.join(COLUMNS)} |")
+        print("| --- " * len(COLUMNS) + "|")
         for workers in options.workers:
             for _ in range(options.rounds):
                 for kind in ("bare", "ours"):
-                    found = measure(
-                        kind, url, watch, workers, options.epoch_seconds, options.duration
-                    )
+                    times = options.epoch_seconds, options.duration
+                    found = measure(kind, url, watch, workers, *times)
                     print(row(workers, kind, found), flush=True)
     finally:
         between.close()
@@ -411,23 +416,12 @@ def copy(connection: Any, study_id: int) -> None:
 
 
 def row(workers: int, kind: str, found: dict[str, Any]) -> str:
-    samples = found["samples"]
+    samples, errors = found["samples"], found["errors"]
     cells = [quantiles(samples, what) for what in ("claim", "report", "finish", "beat")]
-    told = [text for text, seconds in samples if seconds == 0.0]
-    retries = sum("trying again" in text for text in told)
-    errors = found["errors"]
-    about = f"{len(errors)}" + (f": {errors[0][:80]}" if errors else "")
-    return " | ".join(
-        [
-            f"| {workers}",
-            kind,
-            *cells,
-            str(found["connections"]),
-            f"{found['cpu']:.2f}",
-            f"{retries}",
-            f"{about} |",
-        ]
-    )
+    retries = sum("trying again" in text for text, seconds in samples if seconds == 0.0)
+    cells += [f"{found['connections']}", f"{found['cpu']:.2f}", f"{retries}"]
+    error = f"{len(errors)}: {errors[0][:80]}" if errors else "0"
+    return f"| {workers} | {kind} | {' | '.join(cells)} | {error} |"
 
 
 if __name__ == "__main__":

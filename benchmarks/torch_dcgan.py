@@ -1,4 +1,4 @@
-"""The same DCGAN training step in plain PyTorch, as its tutorials write it, to measure against.
+"""The DCGAN training step in plain PyTorch, as its tutorials write it, for comparison.
 
 Networks, losses, initialisation ranges and update order are those of tuner/gan; only the random
 numbers differ.
@@ -17,8 +17,7 @@ class SamePad(nn.Module):
 
 
 class Crop(nn.Module):
-    """Cuts what a 5x5 stride-2 transposed convolution makes to twice the size of what it was given,
-    as TensorFlow's SAME cuts it."""
+    """TensorFlow's SAME cropping of a 5x5 stride-2 transposed convolution, to twice its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, :, 1:-2, 1:-2]

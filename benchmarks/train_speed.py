@@ -1,11 +1,11 @@
-"""Training speed beside plain PyTorch: the same DCGAN, the same machine, in alternation.
+"""Training speed next to plain PyTorch: the same DCGAN, the same machine, by turns.
 
     make bench
     python benchmarks/train_speed.py --width 16 --width 64
 
-Each contender lives in a process of its own that trains one epoch of random images when told to.
-The two are told in turn, so whatever else the machine does hits both; the first epoch of each
-(compilation, warm-up) is left out. Prints medians and the ratio of time per step.
+Each contender runs in its own process, which trains one epoch of random images per line on stdin.
+They take turns, so other load on the machine affects all; the first epoch of each (compilation,
+warm-up) is left out. Prints medians and the ratio of time per step.
 """
 
 import argparse
@@ -20,63 +20,43 @@ import numpy as np
 BATCH = 64
 
 
-def jax_epochs(width: int, images: np.ndarray, device: str) -> Callable[[], None]:
+def jax_epoch(width: int, images: np.ndarray, device: str) -> Callable[[], object]:
     import jax
-    import jax.numpy as jnp
-
-    from tuner.gan.state import init_state
-    from tuner.gan.training import train_epoch
-    from tuner.specfile import parse_spec
-    from tuner.study.space import trial_config
-    from tuner.trial import Hyperparameters, Premises
+    from training import epoch_of
 
     if device == "cuda" and jax.default_backend() != "gpu":
         raise SystemExit(f"JAX found {jax.default_backend()}, expected a GPU: install jax[cuda13]")
-    spec = parse_spec({"trial": {"width": width, "batch_size": BATCH}}, "benchmark")
-    premises = Premises(images.shape[1:], len(images))
-    program, numbers, _, _ = trial_config(spec, {}, 0, premises)
-    hyperparameters = Hyperparameters(*map(jnp.float32, numbers))
-    state = init_state(program, hyperparameters, 0)
-    on_device, epoch = jax.device_put(images), 0
-
-    def run() -> None:
-        nonlocal state, epoch
-        state, losses = train_epoch(program, state, hyperparameters, on_device, None, epoch)
-        epoch += 1
-        jax.device_get(losses)
-
-    return run
+    return epoch_of(jax.device_put(images), width, BATCH)
 
 
-def torch_epochs(
+def torch_epoch(
     width: int, images: np.ndarray, device: str, *, compiled: bool = False
-) -> Callable[[], None]:
+) -> Callable[[], object]:
     import torch
     from torch_dcgan import Trainer
 
     tensor = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    trainer = Trainer(tensor, width, BATCH, device, compiled)
-    return lambda: print(*trainer.epoch(), file=sys.stderr) and None
+    return Trainer(tensor, width, BATCH, device, compiled).epoch
 
 
-CONTENDERS: dict[str, Callable[[int, np.ndarray, str], Callable[[], None]]] = {
-    "tuner": jax_epochs,
-    "pytorch": torch_epochs,
-    "pytorch-compiled": lambda *args: torch_epochs(*args, compiled=True),
+CONTENDERS: dict[str, Callable[[int, np.ndarray, str], Callable[[], object]]] = {
+    "tuner": jax_epoch,
+    "pytorch": torch_epoch,
+    "pytorch-compiled": lambda *args: torch_epoch(*args, compiled=True),
 }
 
 
 def serve(contender: str, width: int, steps: int, device: str) -> None:
-    """Train one epoch for every line on stdin and answer with its seconds."""
+    """Train one epoch for each line on stdin, and answer with its seconds."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (steps * BATCH, 32, 32, 1), np.uint8)
     run = CONTENDERS[contender](width, images, device)
     run()
     print("ready", flush=True)
     for _ in sys.stdin:
-        start = time.perf_counter()
+        began = time.perf_counter()
         run()
-        print(time.perf_counter() - start, flush=True)
+        print(time.perf_counter() - began, flush=True)
 
 
 def measure(

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Makes the passwords that docker-compose.yml reads, and tells .env where they are.
-# A file that is there is kept: the database knows only the password it was made with.
+# Create the passwords that docker-compose.yml reads, and add their folder to .env. Also make the files
+# that it mounts readable for the containers' users: under umask 077 a checkout is not.
+# Existing passwords are kept: the database knows only the one it was created with.
 set -eu
 cd "$(dirname "$0")/.."
 folder=./deploy/secrets
@@ -9,10 +10,14 @@ random() { LC_ALL=C tr -dc A-Za-z0-9 </dev/urandom | head -c 24; }
 
 keep() { # FILE TEXT
     [ -e "$folder/$1" ] || printf '%s\n' "$2" >"$folder/$1"
-    # Containers run as users of their own, who must be able to read the file: what keeps others on
-    # this machine out is the folder.
+    # Containers run as other users, which must be able to read the file. The folder's mode keeps
+    # other users of this machine out.
     chmod 444 "$folder/$1"
 }
+
+for mounted in deploy/proxy deploy/prometheus.yml deploy/grafana studies; do
+    [ ! -e "$mounted" ] || chmod -R a+rX "$mounted"
+done
 
 mkdir -p "$folder"
 chmod 700 "$folder"
@@ -20,5 +25,5 @@ keep db_password "$(random)"
 keep dashboard_login "tuner:$(random)"
 keep grafana_password "$(random)"
 grep -qs '^TUNER_SECRETS=' .env || echo "TUNER_SECRETS=$folder" >>.env
-echo "The dashboard's name and password are in $folder/dashboard_login"
-echo "Grafana's password, for the name admin, is in $folder/grafana_password"
+echo "Dashboard user and password: $folder/dashboard_login"
+echo "Grafana password for the user admin: $folder/grafana_password"

@@ -1,6 +1,6 @@
-"""A real browser for tests of pages: Chromium without a window, cut off from the network.
+"""A headless Chromium without network access.
 
-A test module takes the fixture ``browser``, and opens pages in it:
+A test module imports the fixture ``browser`` and opens pages in it:
 
     browser = browsers.browser
 
@@ -24,11 +24,11 @@ LOCAL = ("file:", "data:", "blob:", "about:", "http://127.0.0.1:", "http://local
 
 
 class Page:
-    """A page of Playwright's, whose methods it has, and all that went wrong in it."""
+    """A Playwright page, with its methods, that records problems."""
 
     def __init__(self, page: Any) -> None:
         self._page = page
-        self.problems: list[str] = []  # errors, failed requests, and requests of other machines
+        self.problems: list[str] = []  # errors, failed requests, requests to other machines
         page.on("console", self._console)
         page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
         page.on("requestfailed", lambda request: self.problems.append(f"failed: {request.url}"))
@@ -49,18 +49,18 @@ class Page:
     def _route(self, route: Any) -> None:
         if route.request.url.startswith(LOCAL):
             route.continue_()
-        else:  # is aborted, and so becomes a problem
+        else:  # recorded by requestfailed
             route.abort()
 
     def settle(self) -> None:
-        """Wait until all is loaded and what was to be drawn at first is drawn."""
+        """Wait until everything is loaded and drawn for the first time."""
         self._page.wait_for_load_state("networkidle")
         self._page.wait_for_function("() => [...document.images].every(image => image.complete)")
         self._page.evaluate("() => new Promise(f => requestAnimationFrame(() => setTimeout(f, 0)))")
 
     @property
     def overflow(self) -> int:
-        """The pixels by which the page is wider than the window."""
+        """Pixels by which the page is wider than the window."""
         found: int = self._page.evaluate(
             "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
         )
@@ -81,7 +81,7 @@ class Browser:
 
     @contextlib.contextmanager
     def page(self, width: int = 1280, height: int = 900, **options: Any) -> Iterator[Page]:
-        """A new page in a window of this size, without anything of others' in it."""
+        """Open a page in a new context, with a window of this size."""
         window = {"width": width, "height": height}
         context = self._browser.new_context(viewport=window, **options)
         context.set_default_timeout(30_000)
@@ -92,20 +92,20 @@ class Browser:
 
 
 def program() -> str | None:
-    """The browser on this machine: what TUNER_BROWSER names, or the first that is found."""
+    """Path of the browser: TUNER_BROWSER, or the first one on the PATH."""
     named = os.environ.get("TUNER_BROWSER")
     return named or next((path for path in map(shutil.which, PROGRAMS) if path), None)
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Skips where there is none."""
+    """Start the browser, or skip the test if there is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     found = program()
     if found is None:
         pytest.skip(f"no browser was found: none of {', '.join(PROGRAMS)} is on the PATH")
     with playwright.sync_playwright() as driver:
-        # Its sandbox needs rights that containers, where nothing is to be protected, don't give.
+        # The sandbox needs privileges that containers do not grant.
         options = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
         running = driver.chromium.launch(executable_path=found, args=options)
         try:

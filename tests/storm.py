@@ -1,17 +1,19 @@
-"""A study in a storm: its workers are killed, stopped and told to leave, its database restarted.
+"""A study under constant faults: workers killed, stopped and signalled, the database restarted.
 
     python tests/storm.py --database postgres --kills 100 --stops 20 --restarts 10
 
-Worker processes (of which some say that they share a machine) run one study. Each is dealt a card,
-which says what becomes of it, a random time after it has claimed a trial or at a random step in the
-database: it is killed, or stopped for longer than its lease and continued, or sent SIGTERM. Once
-all cards are dealt, the workers are left alone until the study has ended. Then ``storm_checks``
-looks for anything that should not be. The same seed deals the same cards, but processes race.
+Worker processes, some of which claim to share a machine, run one study. Each is assigned a fault,
+which strikes a random time after the worker has claimed a trial, or at a random step in the
+database: the worker is killed; stopped for longer than its lease, then continued; sent SIGTERM;
+made to hang in an epoch; or sent SIGTERM, SIGINT or SIGHUP while it starts or compiles. Some
+workers write to a pipe or a terminal whose reader leaves, some reach Postgres over a slow link. At
+intervals the database freezes or restarts, or the disk of the artifacts is full. After the last
+fault the workers finish the study undisturbed, and ``storm_checks`` looks for violations. The same
+seed plans the same faults, but processes race.
 
 The workers are forked from a process that has imported JAX (see ``storm_workers``): they run the
-command line's ``tuner worker``, and start some seconds sooner. Everything else is as it is in use:
-the databases are a real Postgres on the loopback interface and a real SQLite file, the digits are
-real, the networks tiny.
+command line's ``tuner worker`` and start some seconds sooner. Everything else is real: Postgres on
+the loopback interface, an SQLite file, real digits; only the networks are tiny.
 """
 
 import argparse
@@ -34,14 +36,25 @@ from typing import NamedTuple
 import numpy as np
 import storm_checks
 from postgres import Postgres
-from storm_checks import Found, Log, Numbers, Outage
+from proxy import Proxy
+from storm_checks import Found, Log, Numbers
+from storm_disruptions import (
+    Disruption,
+    Disruptions,
+    frozen_server,
+    full_disk,
+    locked_file,
+    restarts,
+    small_disk,
+)
 from storm_journal import keep_journal
-from storm_workers import Nursery, is_stopped
+from storm_workers import ForkedWorkers, Injection, is_stopped
 
 from tuner.data import load_images
-from tuner.run.files import open_files
-from tuner.spec import DataSpec, StudySpec
-from tuner.specfile import load_spec
+from tuner.files.study_files import open_files
+from tuner.spec.data import DataSpec
+from tuner.spec.loading import load_spec
+from tuner.spec.study import StudySpec
 from tuner.study.connections import Address
 from tuner.study.creation import create_study
 from tuner.study.database import Database
@@ -50,15 +63,23 @@ NAME = "storm"
 LEASE = 3.0  # seconds
 DATABASES = ("postgres", "sqlite")
 SHARED_SHARE = 0.6  # of the workers are on one machine, the others on machines of their own
-COUNTS = ("kills", "stops", "terms", "workers", "trials", "epochs", "seed", "latest_step")
-MEASURES = ("seconds", "life", "steps")
-MOST_SURPRISES = 10  # workers that left and should not have, before the storm is called off
-HEADINGS = (
-    *("database", "seed", "workers", "trials", "kills", "of them at a database step", "stops"),
-    *("SIGTERMs", "restarts", "taken over: lease ran out", "same machine", "given back"),
-    *("of them after an epoch", "leases lost", "epochs", "trained again", "seconds", "exact"),
-    "violations",
+COUNTS = (
+    "kills",
+    "stops",
+    "terms",
+    "signals",
+    "hangs",
+    "workers",
+    "trials",
+    "epochs",
+    "seed",
+    "latest_step",
 )
+DISRUPTIONS = ("restarts", "pauses", "fills")
+MEASURES = ("seconds", "life", "steps", "timeout", "unread", "far")
+MOST_SURPRISES = 10  # workers that left and should not have, before the storm is called off
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+DELAYS = (0.0, 0.002, 0.01, 0.05)  # seconds, of each message over a slow link
 
 STUDY = """
 [study]
@@ -68,6 +89,7 @@ seed = {seed}
 lease_seconds = {lease}
 checkpoint_seconds = 0
 max_takeovers = 1000
+epoch_timeout = {timeout}
 
 [data]
 source = "idx"
@@ -102,7 +124,7 @@ NO_PRUNER = 'name = "none"'
 
 @dataclass(frozen=True)
 class Plan:
-    """A storm: its study, and how much of what is to happen."""
+    """The study of a storm, and the number and kinds of its faults."""
 
     digits: Path
     trials: int = 40
@@ -116,13 +138,20 @@ class Plan:
     stops: int = 20
     terms: int = 10
     restarts: int = 10
-    life: float = 3.0  # seconds until something happens to a worker that has begun, at most
-    trained: float = 0.8  # the share of workers that begin with an epoch, not with their claim
-    leases: tuple[float, float] = (1.2, 2.5)  # how many a stop lasts
+    pauses: int = 6  # freezes of the database
+    fills: int = 3  # times that the disk of the artifacts is full
+    signals: int = 15  # while a worker starts, or compiles
+    hangs: int = 6
+    timeout: float = 20.0  # seconds for an epoch
+    unread: float = 0.25  # the share of workers whose output's reader leaves
+    far: float = 0.3  # the share of workers that reach the server over a slow link
+    life: float = 3.0  # longest delay of a fault after the worker has begun, in seconds
+    trained: float = 0.8  # the share of delays that start with an epoch, not with the claim
+    leases: tuple[float, float] = (1.2, 2.5)  # the duration of a stop, in lease times
     steps: float = 0.4  # the share of kills and stops that come at a step in the database
     # A worker takes 85 steps before it trains, 25 an epoch, 90 at the end of a trial.
     latest_step: int = 250
-    seconds: float = 1200.0  # after which all is ended
+    seconds: float = 1200.0  # time limit of the storm
 
     @property
     def study(self) -> str:
@@ -136,199 +165,242 @@ class Plan:
             batch_size=self.batch_size,
             pruner=self.pruner,
             features=self.features,
+            timeout=self.timeout,
         )
 
 
-class Card(NamedTuple):
-    """What becomes of a worker, and when: at a ``step`` in the database; or where that is 0, some
-    seconds ``after`` it has claimed a trial, or after it has trained an epoch of one."""
+class Fault(NamedTuple):
+    """A fault of a worker and its time: at a ``step`` in the database or, if that is 0, some
+    seconds ``after`` the worker has claimed a trial or ``trained`` an epoch."""
 
-    what: str  # kill, stop, term
+    what: str  # kill, stop, term, signal, hang
     step: int
     trained: bool
     after: float
-    lasts: float  # of a stop, in seconds
+    lasts: float  # duration of a stop in seconds
+    early: bool = False  # ``after`` counts from the start of the process
 
 
 @dataclass
 class Worker:
-    """A worker process as the storm sees it."""
+    """A worker process, as far as the storm knows it."""
 
     pid: int
     machine: str
     log: Path
-    card: Card | None
+    fault: Fault | None
     started: float  # seconds since 1970
     claimed: bool = False  # a trial
-    begun: float | None = None  # when the time of its card began
+    begun: float | None = None  # start of the delay of its fault
     stopped: float | None = None
     killed: bool = False
-    told_to_leave: bool = False
+    sent: int = 0  # the stop signal that it was sent
+    cause: str = ""  # the kind of fault that sent it
 
 
 @dataclass
 class Storm:
-    """Runs workers and deals cards until the study has ended."""
+    """Run workers and inject faults until the study has ended."""
 
     plan: Plan
     folder: Path
     url: str
-    nursery: Nursery
+    forked: ForkedWorkers
     server: Postgres | None
     happened: Counter[str] = field(default_factory=Counter)
-    outages: list[Outage] = field(default_factory=list)
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
         plan = self.plan
         self._random = random.Random(plan.seed)
-        self._deck = self._shuffled()
-        self._cards = len(self._deck)
+        self._faults = self._shuffled_faults()
+        self._fault_count = len(self._faults)
         self._living: list[Worker] = []
         self._gone: list[Worker] = []
         self._ended = False
         self._surprises = 0
+        self.disruptions = Disruptions(self._disruptions())
+        self._proxy = Proxy(self.server.port) if self.server and plan.far else None
 
-    def _shuffled(self) -> deque[str]:
+    def _disruptions(self) -> list[Disruption]:
+        plan, paused = self.plan, (LEASE * 0.5, LEASE * 1.7)
+        full = full_disk(self.folder / "artifacts", plan.fills, paused)
+        if self.server is None:
+            return [locked_file(self.folder / "studies.db", plan.pauses, paused), full]
+        crashed = restarts(self.server, plan.restarts, (0.0, 1.3 * LEASE))
+        return [crashed, frozen_server(self.server, plan.pauses, paused), full]
+
+    def _shuffled_faults(self) -> deque[str]:
         plan = self.plan
-        whats = ["kill"] * plan.kills + ["stop"] * plan.stops + ["term"] * plan.terms
-        self._random.shuffle(whats)
-        return deque(whats)
+        kinds = ["kill"] * plan.kills + ["stop"] * plan.stops + ["term"] * plan.terms
+        kinds += ["signal"] * plan.signals + ["hang"] * plan.hangs
+        self._random.shuffle(kinds)
+        return deque(kinds)
 
     def run(self) -> list[Log]:
-        """Every worker that there was."""
+        """The logs of all workers."""
         began = time.monotonic()
         deadline = began + self.plan.seconds
         while (self._living or not self._ended) and time.monotonic() < deadline:
-            self._bury()
+            self._reap()
             if self._surprises > MOST_SURPRISES:
                 break
             while len(self._living) < self.plan.workers and not self._ended:
                 self._start()
             for worker in self._living:
-                self._deal_with(worker)
-            self._restart_if_due()
+                self._apply_fault(worker)
+            self._update_disruptions()
             time.sleep(0.03)
         self.seconds = time.monotonic() - began
         logs = [self._log_of(worker) for worker in (*self._gone, *self._living)]
         for worker in self._living:
-            self.nursery.signal(worker.pid, signal.SIGKILL)
+            self.forked.signal(worker.pid, signal.SIGKILL)
         return logs
 
     def _start(self) -> None:
         number = len(self._gone) + len(self._living)
-        # Most share a machine, whose workers see at once that one of them has died.
+        # Most share a machine, where workers notice at once that one of them has died.
         machine = "shared" if self._random.random() < SHARED_SHARE else f"machine-{number}"
         log = self.folder / f"worker-{number:04d}.log"
-        card = self._draw(steps=self.plan.steps)
-        step, signal_number = 0, 0
-        if card is not None and card.step:
-            step = card.step
-            signal_number = signal.SIGKILL if card.what == "kill" else signal.SIGSTOP
-        words = ["worker", NAME, "--storage", self.url]
+        fault = self._draw(steps=self.plan.steps)
+        words = ["worker", NAME, "--storage", self._url_of_a_worker()]
         started = time.time()
-        pid = self.nursery.start(words, machine, log, step, signal_number)
-        self._living.append(Worker(pid, machine, log, card, started))
+        pid = self.forked.start(words, machine, log, self._injection(fault))
+        self._living.append(Worker(pid, machine, log, fault, started))
 
-    def _draw(self, steps: float) -> Card | None:
-        """The next card; a share of ``steps`` of them, at a step in the database."""
-        if not self._deck:
+    def _url_of_a_worker(self) -> str:
+        """The database's URL for a new worker."""
+        if self._proxy is None or self.server is None or self._random.random() > self.plan.far:
+            return self.url
+        self.happened["slow links"] += 1
+        return self.url.replace(f":{self.server.port}/", f":{self._proxy.port}/")
+
+    def _injection(self, fault: Fault | None) -> Injection:
+        chance, injection = self._random, Injection()
+        if fault is not None and fault.step:
+            number = signal.SIGKILL if fault.what == "kill" else signal.SIGSTOP
+            injection = injection._replace(step=fault.step, number=number)
+        if fault is not None and fault.what == "hang":
+            injection = injection._replace(hangs=chance.randint(1, 3))
+        if chance.random() < self.plan.unread:
+            kind = chance.choice(["pipe", "terminal"])
+            injection = injection._replace(reader=kind, stays=chance.uniform(1.0, 10.0))
+        return injection
+
+    def _draw(self, steps: float) -> Fault | None:
+        """The next fault; a share of ``steps`` of them strikes at a step in the database."""
+        if not self._faults:
             return None
         chance = self._random
-        what, at_step = self._deck.popleft(), chance.random() < steps
-        return Card(
+        what, at_step = self._faults.popleft(), chance.random() < steps
+        if what == "signal":
+            early = chance.random() < 0.5
+            return Fault(what, 0, False, chance.uniform(0.0, 3.0 if early else 0.5), 0.0, early)
+        at_step = at_step and what in ("kill", "stop")
+        return Fault(
             what,
-            step=chance.randint(1, self.plan.latest_step) if at_step and what != "term" else 0,
+            step=chance.randint(1, self.plan.latest_step) if at_step else 0,
             trained=chance.random() < self.plan.trained,
             after=chance.uniform(0.1, self.plan.life),
             lasts=LEASE * chance.uniform(*self.plan.leases),
         )
 
-    def _deal_with(self, worker: Worker) -> None:
-        """Do what the worker's card says once it is time."""
-        now, card = time.monotonic(), worker.card
+    def _apply_fault(self, worker: Worker) -> None:
+        """Inject the worker's fault once it is due."""
+        now, fault = time.monotonic(), worker.fault
         worker.claimed = worker.claimed or storm_checks.has_claimed(worker.log)
-        if card is None:
+        if fault is None or fault.what == "hang":
             return
         if worker.stopped is not None:
-            if now > worker.stopped + card.lasts:
+            if now > worker.stopped + fault.lasts:
                 self._continue(worker)
-        elif card.step:
-            if card.what == "stop" and is_stopped(worker.pid):
-                self._note_stop(worker, "stops at a step")
+        elif fault.step:
+            if fault.what == "stop" and is_stopped(worker.pid):
+                self._record_stop(worker, "stops at a step")
         elif worker.begun is None:
-            ready = storm_checks.has_trained if card.trained else storm_checks.has_claimed
-            worker.begun = now if ready(worker.log) else None
-        elif now > worker.begun + card.after:
-            self._strike(worker, card)
+            ready = storm_checks.has_trained if fault.trained else storm_checks.has_claimed
+            worker.begun = now if fault.early or ready(worker.log) else None
+        elif now > worker.begun + fault.after:
+            self._signal(worker, fault)
 
-    def _strike(self, worker: Worker, card: Card) -> None:
-        if card.what == "stop":
+    def _signal(self, worker: Worker, fault: Fault) -> None:
+        if fault.what == "stop":
             if 2 * sum(other.stopped is not None for other in self._living) >= len(self._living):
-                return  # the others are to take its trial over
-            self.nursery.signal(worker.pid, signal.SIGSTOP)
-            self._note_stop(worker, "stops")
+                return  # enough workers must run to take its trial over
+            self.forked.signal(worker.pid, signal.SIGSTOP)
+            self._record_stop(worker, "stops")
             return
-        number = {"kill": signal.SIGKILL, "term": signal.SIGTERM}[card.what]
-        self.nursery.signal(worker.pid, number)
-        worker.told_to_leave = card.what == "term"
-        worker.card = None
+        if fault.what == "kill":
+            self.forked.signal(worker.pid, signal.SIGKILL)
+        else:
+            number = self._random.choice(SIGNALS) if fault.what == "signal" else signal.SIGTERM
+            self.forked.signal(worker.pid, number)
+            worker.sent, worker.cause = number, f"{fault.what}s"
+        worker.fault = None
 
-    def _note_stop(self, worker: Worker, what: str) -> None:
+    def _record_stop(self, worker: Worker, what: str) -> None:
         worker.stopped = time.monotonic()
         self.happened[what] += 1
 
     def _continue(self, worker: Worker) -> None:
-        self.nursery.signal(worker.pid, signal.SIGCONT)
+        self.forked.signal(worker.pid, signal.SIGCONT)
         worker.stopped = None
         if worker.begun is not None:
             worker.begun = time.monotonic()
-        worker.card = self._draw(steps=0.0)
+        worker.fault = self._draw(steps=0.0)
+        if (
+            worker.fault is not None and worker.fault.what == "hang"
+        ):  # hangs are set at the start only
+            self._faults.append("hang")
+            worker.fault = None
 
-    def _bury(self) -> None:
-        for worker in [w for w in self._living if w.pid in self.nursery.exits]:
+    def _reap(self) -> None:
+        for worker in [w for w in self._living if w.pid in self.forked.exits]:
             self._living.remove(worker)
             self._gone.append(worker)
-            code = self.nursery.exits[worker.pid].code
+            code = self.forked.exits[worker.pid].code
+            why = storm_checks.accepted_exit(self._log_of(worker), self.disruptions.outages)
             if code == -signal.SIGKILL:
                 worker.killed = True
-                by_itself = worker.card is not None and worker.card.step
+                by_itself = worker.fault is not None and worker.fault.step
                 self.happened["kills at a step" if by_itself else "kills"] += 1
-            elif worker.told_to_leave:
-                self.happened["terms"] += 1
-            elif code == 0:
+            elif code == 0 and not worker.sent:
                 self._ended = True
-            elif storm_checks.was_refused(self._log_of(worker), self.outages):
-                self.happened["refused"] += 1
+            elif code == 0 or why is not None:
+                self.happened[worker.cause or str(why)] += 1
             else:
                 self._surprises += 1
-            if not (worker.killed or worker.told_to_leave) and worker.card is not None:
-                self._deck.append(worker.card.what)  # it left too early for it
+            if why == "hangs":
+                worker.fault = None
+            if not (worker.killed or worker.sent) and worker.fault is not None:
+                self._faults.append(worker.fault.what)  # it left before its fault was due
 
-    def _restart_if_due(self) -> None:
-        """The server's crashes are spread evenly over the dealing of the cards, and come when half
-        of the workers have something to lose."""
-        done = self.happened["restarts"]
-        if self.server is None or done >= self.plan.restarts or self._ended:
-            return
-        due = (done + 0.5) / self.plan.restarts * self._cards
-        busy = sum(worker.claimed for worker in self._living)
-        if self._cards - len(self._deck) < due or busy < self.plan.workers / 2:
-            return
-        began = time.time()
-        self.server.stop("immediate")
-        time.sleep(self._random.uniform(0.0, 1.3 * LEASE))
-        self.server.start()
-        self.outages.append(Outage(began, time.time()))
-        self.happened["restarts"] += 1
+    def _update_disruptions(self) -> None:
+        """Disruptions are spread evenly over the faults, and start when half of the workers have a
+        trial to lose."""
+        busy = sum(worker.claimed for worker in self._living) >= self.plan.workers / 2
+        injected = self._fault_count - len(self._faults)
+        part = (
+            injected / self._fault_count if busy and self._fault_count and not self._ended else 0.0
+        )
+        self.disruptions.advance(part, self._random.uniform)
+        if self._proxy is not None and self._random.random() < 0.03:  # about once a second
+            self._proxy.delay = self._random.choice(DELAYS)
 
     def _log_of(self, worker: Worker) -> Log:
-        end = self.nursery.exits.get(worker.pid)
-        return Log(worker.pid, worker.machine, worker.log, worker.started, end, worker.killed)
+        end = self.forked.exits.get(worker.pid)
+        sent = (worker.sent,) if worker.sent else ()
+        log, began = worker.log, worker.started
+        return Log(worker.pid, worker.machine, log, began, end, worker.killed, sent)
+
+    def close(self) -> None:
+        self.disruptions.clear()
+        if self._proxy is not None:
+            self._proxy.cut()
 
 
 class Outcome(NamedTuple):
-    """What came of a storm."""
+    """The outcome of a storm."""
 
     plan: Plan
     database: str
@@ -337,23 +409,39 @@ class Outcome(NamedTuple):
     found: Found
     violations: list[str]
 
-    def row(self) -> str:
-        """For a Markdown table, under ``HEADINGS``."""
+    def row(self) -> dict[str, object]:
+        """The row of the results table, by heading."""
         happened, found = self.happened, self.found
         taken = storm_checks.takeovers(found)
-        cells = [
-            *(self.database, self.plan.seed, self.plan.workers, self.plan.trials),
-            *(self.kills, happened["kills at a step"], self.stops, happened["terms"]),
-            *(happened["restarts"], taken.expired, taken.same_machine, taken.given_back),
-            *(
-                taken.after_an_epoch,
-                storm_checks.leases_lost(found),
-                sum(map(len, found.epochs.values())),
-            ),
-            *(storm_checks.trained_again(found), round(self.seconds)),
-            *("yes" if found.reference is not None else "-", len(self.violations)),
-        ]
-        return table_row(cells)
+        return {
+            "database": self.database,
+            "seed": self.plan.seed,
+            "workers": self.plan.workers,
+            "trials": self.plan.trials,
+            "kills": self.kills,
+            "of them at a database step": happened["kills at a step"],
+            "stops": self.stops,
+            "SIGTERMs": happened["terms"],
+            "signals at the start": happened["signals"],
+            "hung epochs": happened["hangs"],
+            "restarts": happened["restarts"],
+            "database pauses": happened["pauses"],
+            "full disks": happened["full disks"],
+            "workers that these ended": happened["ended by a full disk"],
+            "slow links": happened["slow links"],
+            "readers that left": storm_checks.readers_left(found),
+            "epochs after that": storm_checks.epochs_after_reader_left(found),
+            "taken over: lease ran out": taken.expired,
+            "same machine": taken.same_machine,
+            "given back": taken.given_back,
+            "of them after an epoch": taken.after_an_epoch,
+            "leases lost": storm_checks.leases_lost(found),
+            "epochs": sum(map(len, found.epochs.values())),
+            "trained again": storm_checks.trained_again(found),
+            "seconds": round(self.seconds),
+            "exact": "yes" if found.reference is not None else "-",
+            "violations": len(self.violations),
+        }
 
     @property
     def kills(self) -> int:
@@ -368,8 +456,10 @@ def table_row(cells: Iterable[object]) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def table_head() -> str:
-    return f"{table_row(HEADINGS)}\n|{' --- |' * len(HEADINGS)}"
+def table(rows: list[dict[str, object]]) -> str:
+    """A Markdown table with a line per heading and a column per storm."""
+    lines = [table_row([heading, *(row[heading] for row in rows)]) for heading in rows[0]]
+    return "\n".join([lines[0], table_row(["---"] * (len(rows) + 1)), *lines[1:]]) + "\n"
 
 
 def run_storm(
@@ -382,20 +472,29 @@ def run_storm(
     *,
     unfenced: bool = False,
 ) -> Outcome:
-    """Run the study of ``plan`` in a storm, in an empty ``folder``; what is found afterwards."""
+    """Run the study of ``plan`` in a storm, in an empty ``folder``, and check the results."""
     url = f"sqlite:///{folder}/studies.db" if server is None else server.new_database()
-    spec = prepare(plan, folder, url)
-    with nursery_in(folder, environment, unfenced=unfenced) as nursery:
-        storm = Storm(plan, folder, url, nursery, server)
-        logs = storm.run()
+    with small_disk(folder / "artifacts") as small:
+        if plan.fills and not small:
+            sys.stdout.write("full disks are left out: no disk can be mounted here\n")
+            plan = replace(plan, fills=0)
+        spec = prepare(plan, folder, url)
+        with forked_workers(folder, environment, unfenced=unfenced) as forked:
+            storm = Storm(plan, folder, url, forked, server)
+            try:
+                logs = storm.run()
+            finally:
+                storm.close()
+    outages = storm.disruptions.outages
     params = storm_checks.undisturbed_params(spec, folder)
-    found = storm_checks.find(url, NAME, logs, storm.outages, params, reference)
+    found = storm_checks.find(url, NAME, logs, outages, params, reference)
     wrong = storm_checks.violations(found)
+    storm.happened.update(outage.what for outage in outages)
     return Outcome(plan, database, storm.happened, storm.seconds, found, wrong)
 
 
 def prepare(plan: Plan, folder: Path, url: str) -> StudySpec:
-    """Put the study into the database, with its journal."""
+    """Create the study with its journal in the database."""
     file = folder / f"{NAME}.toml"
     file.write_text(plan.study)
     spec = load_spec(file)
@@ -409,23 +508,29 @@ def prepare(plan: Plan, folder: Path, url: str) -> StudySpec:
 
 
 @contextmanager
-def nursery_in(
+def forked_workers(
     folder: Path, environment: dict[str, str], *, unfenced: bool = False
-) -> Iterator[Nursery]:
-    nursery = Nursery(folder, environment, unfenced=unfenced)
+) -> Iterator[ForkedWorkers]:
+    forked = ForkedWorkers(folder, environment, unfenced=unfenced)
     try:
-        yield nursery
+        yield forked
     finally:
-        nursery.close()
+        forked.close()
+
+
+def without_faults(plan: Plan) -> Plan:
+    """The plan without faults."""
+    plan = replace(plan, kills=0, stops=0, terms=0, signals=0, hangs=0, unread=0.0, far=0.0)
+    return replace(plan, restarts=0, pauses=0, fills=0)
 
 
 def undisturbed_numbers(plan: Plan, folder: Path, environment: dict[str, str]) -> Numbers:
     """Every epoch's FID in a run in which nothing happens, and no trial is given up early."""
-    calm = replace(plan, pruner=NO_PRUNER, workers=2, kills=0, stops=0, terms=0, restarts=0)
+    undisturbed = replace(without_faults(plan), pruner=NO_PRUNER, workers=2, timeout=3600.0)
     url = f"sqlite:///{folder}/studies.db"
-    spec = prepare(calm, folder, url)
-    with nursery_in(folder, environment) as nursery:
-        logs = Storm(calm, folder, url, nursery, None).run()
+    spec = prepare(undisturbed, folder, url)
+    with forked_workers(folder, environment) as forked:
+        logs = Storm(undisturbed, folder, url, forked, None).run()
     trained = storm_checks.trained_epochs(spec, logs)
     assert all(len(fids) == 1 for fids in trained.values()), "the machine's numbers vary"
     return {key: fid for key, [fid] in trained.items()}
@@ -468,7 +573,7 @@ def parse_words(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="A study in a storm.")
     add = parser.add_argument
     add("--database", choices=DATABASES, action="append", help="may be given twice; default: both")
-    for name in (*COUNTS, "restarts"):
+    for name in (*COUNTS, *DISRUPTIONS):
         add(f"--{name}", type=int, default=getattr(Plan, name))
     for name in MEASURES:
         add(f"--{name}", type=float, default=getattr(Plan, name))
@@ -493,15 +598,15 @@ def main() -> int:
 
 
 def _storms(chosen: argparse.Namespace, folder: Path) -> int:
-    numbers = {name: getattr(chosen, name) for name in (*COUNTS, *MEASURES)}
+    numbers = {name: getattr(chosen, name) for name in (*COUNTS, *DISRUPTIONS, *MEASURES)}
     environment = own_environment(folder)
-    plan = Plan(write_digits(folder / "digits", chosen.images), restarts=chosen.restarts, **numbers)
-    reference, calm = None, _new_folder(folder / "undisturbed")
+    plan = Plan(write_digits(folder / "digits", chosen.images), **numbers)
+    reference, undisturbed = None, _new_folder(folder / "undisturbed")
     if chosen.exact:
-        reference = undisturbed_numbers(plan, calm, environment)
+        reference = undisturbed_numbers(plan, undisturbed, environment)
     else:
-        compile_programs(plan, calm, environment)
-    rows, wrong = [table_head()], 0
+        compile_programs(plan, undisturbed, environment)
+    rows, wrong = list[dict[str, object]](), 0
     for database in chosen.database or DATABASES:
         outcome = _one_storm(
             plan, database, _new_folder(folder / database), environment, reference, chosen.unfenced
@@ -512,10 +617,10 @@ def _storms(chosen: argparse.Namespace, folder: Path) -> int:
             sys.stdout.write(f"{database}: {line}\n")
         wrong += len(outcome.violations) + len(shortfall)
         sys.stdout.flush()
-    table = "\n".join(rows) + "\n"
-    sys.stdout.write(table)
+    results = table(rows)
+    sys.stdout.write(results)
     if chosen.report:
-        chosen.report.write_text(table)
+        chosen.report.write_text(results)
     return min(wrong, 1)
 
 
@@ -538,11 +643,15 @@ def _one_storm(
 def _shortfall(outcome: Outcome) -> list[str]:
     """What the storm was to bring and did not, the study having ended before."""
     plan, happened = outcome.plan, outcome.happened
-    restarts = plan.restarts if outcome.database == "postgres" else 0
+    crashes = plan.restarts if outcome.database == "postgres" else 0
     pairs = {
         "kills": (outcome.kills, plan.kills),
         "stops": (outcome.stops, plan.stops),
-        "restarts": (happened["restarts"], restarts),
+        "restarts": (happened["restarts"], crashes),
+        "pauses": (happened["pauses"], plan.pauses),
+        "full disks": (happened["full disks"], plan.fills),
+        "signals": (happened["signals"], plan.signals),
+        "hangs": (happened["hangs"], plan.hangs),
     }
     return [f"found {got} {what}, expected {n}" for what, (got, n) in pairs.items() if got < n]
 

@@ -1,6 +1,6 @@
-"""What must be true of a study after a storm, looked for in its database, files and logs.
+"""Invariants of a study after a storm, checked in its database, files and logs.
 
-The database is read with plain SQL and plain Optuna, not with what the workers wrote it with.
+The database is read with plain SQL and plain Optuna, not with the code that wrote it.
 """
 
 import re
@@ -14,43 +14,42 @@ import optuna
 import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import text
+from storm_disruptions import Outage
 from storm_journal import Note, read_journal
-from storm_workers import TRAINED, Exit
+from storm_workers import HANGS, ON_A_TERMINAL, READER_LEFT, TRAINED, Exit
 
 from tuner.errors import InputError, StorageError
-from tuner.run.artifacts import decode
-from tuner.run.files import StudyFiles, open_files
-from tuner.spec import StudySpec
+from tuner.files.serialization import decode
+from tuner.files.study_files import StudyFiles, open_files
+from tuner.run.watchdog import HUNG
+from tuner.spec.study import StudySpec
+from tuner.study.claims import Claim
 from tuner.study.connections import Address
 from tuner.study.creation import create_study
 from tuner.study.database import Database
-from tuner.study.membership import Claim, Membership
+from tuner.study.records import ARTIFACT, REASON
+from tuner.study.session import WorkerSession
 from tuner.study.space import derive_seed
-from tuner.study.store import ARTIFACT, REASON, StudyStore
+from tuner.study.store import StudyStore
 from tuner.study.verdict import Prune
-from tuner.trial import Premises
+from tuner.trial import DatasetInfo
 
-CLOCKS = 0.5  # seconds by which the harness may learn late of a death
+LATE = 15.0  # seconds after a full disk within which a worker may leave because of it
+CLOCKS = 0.5  # seconds by which the harness may notice a death late
 LOST = ("another worker took it over", "reported, expected", "is another's now")
 Numbers = dict[tuple[int, int], str]  # (trial's number, epoch): the FID in full
 
 
 class Log(NamedTuple):
-    """What is known of one worker process."""
+    """A worker process and its log."""
 
     pid: int
     machine: str
     path: Path
     began: float  # seconds since 1970
-    exit: Exit | None  # None: it did not leave
+    exit: Exit | None  # None: it did not exit
     killed: bool  # by the storm
-
-
-class Outage(NamedTuple):
-    """When the database was away, in seconds since 1970."""
-
-    began: float
-    ended: float
+    sent: tuple[int, ...] = ()  # the stop signals that it was sent
 
 
 class Epoch(NamedTuple):
@@ -65,7 +64,7 @@ class Epoch(NamedTuple):
 
 
 class Found(NamedTuple):
-    """All that is looked at."""
+    """The data that the checks read."""
 
     spec: StudySpec
     trials: list[FrozenTrial]
@@ -81,12 +80,12 @@ class Found(NamedTuple):
 
 
 class Takeovers(NamedTuple):
-    """How leases came to new owners."""
+    """Takeovers by the reason why the lease was free."""
 
     expired: int
     same_machine: int
     given_back: int
-    after_an_epoch: int  # of them all
+    after_an_epoch: int  # takeovers of any kind after a report
 
 
 def find(
@@ -98,7 +97,7 @@ def find(
     reference: Numbers | None = None,
     artifacts: str | None = None,
 ) -> Found:
-    """Read all there is. ``artifacts``: where the study's files are, if not where it says."""
+    """Read the study after the storm; ``artifacts`` overrides the location of its files."""
     address = Address(url)
     store = StudyStore(Database(url), name)
     engine = address.engine()
@@ -134,11 +133,11 @@ def _plain_optuna(address: Address, name: str) -> list[FrozenTrial]:
 
 
 def undisturbed_params(spec: StudySpec, folder: Path) -> dict[int, dict[str, Any]]:
-    """The parameters by trial number, where one worker claims all trials and nothing goes wrong."""
+    """Parameters by trial number if one worker claims all trials without faults."""
     store = create_study(Database(f"sqlite:///{folder}/undisturbed.db", create=True), spec)
     params: dict[int, dict[str, Any]] = {}
-    with Membership(store, {}, lambda _: None) as membership:
-        while isinstance(claim := membership.claim(Premises((32, 32, 1), 60_000)), Claim):
+    with WorkerSession(store, {}, lambda _: None).joined() as membership:
+        while isinstance(claim := membership.claim(DatasetInfo((32, 32, 1), 60_000)), Claim):
             params[claim.number] = claim.params
             membership.finish(claim, Prune("claimed"))
     store.database.rdb.engine.dispose()
@@ -146,11 +145,11 @@ def undisturbed_params(spec: StudySpec, folder: Path) -> dict[int, dict[str, Any
 
 
 def violations(found: Found) -> list[str]:
-    """Everything that is not as it must be, a line each."""
+    """All violations, one line each."""
     return [line for check in CHECKS for line in check(found)]
 
 
-# The trials, as Optuna knows them
+# Trials, as Optuna reads them
 
 
 def check_trials(found: Found) -> Iterator[str]:
@@ -174,15 +173,15 @@ def check_params(found: Found) -> Iterator[str]:
 
 
 def check_epochs(found: Found) -> Iterator[str]:
-    """The epochs are there once each; Optuna's numbers are the best of ours."""
-    asked = found.spec.study.epochs
+    """Each epoch is recorded once; Optuna's values are the best of ours so far."""
+    planned = found.spec.study.epochs
     for trial in found.trials:
         rows = found.epochs.get(trial._trial_id, [])
         epochs = [row.epoch for row in rows]
         if epochs != list(range(1, len(rows) + 1)) or not epochs:
             yield f"trial {trial.number}: found the epochs {epochs}"
-        if trial.state == TrialState.COMPLETE and len(rows) != asked:
-            yield f"trial {trial.number} is complete after {len(rows)} of {asked} epochs"
+        if trial.state == TrialState.COMPLETE and len(rows) != planned:
+            yield f"trial {trial.number} is complete after {len(rows)} of {planned} epochs"
         best = _running_best(rows)
         if trial.intermediate_values != best:
             yield f"trial {trial.number}: Optuna has {trial.intermediate_values}, we have {best}"
@@ -199,7 +198,7 @@ def _running_best(rows: Sequence[Epoch]) -> dict[int, float]:
 
 
 def check_pruner_notes(found: Found) -> Iterator[str]:
-    """Successive halving notes what a trial was worth at each rung that it came to."""
+    """Successive halving records the value of a trial at each rung that it reached."""
     pruner = found.spec.pruner
     if pruner.name != "successive_halving":
         return
@@ -212,11 +211,11 @@ def check_pruner_notes(found: Found) -> Iterator[str]:
                 yield f"trial {trial.number}: at rung {rung} noted {noted}, expected {expected}"
 
 
-# Who owned the trials
+# Ownership of trials
 
 
 def check_tokens(found: Found) -> Iterator[str]:
-    """From the reports alone: owners follow each other, each under a token of its own."""
+    """From the reports alone: successive owners have increasing tokens."""
     for trial in found.trials:
         rows = found.epochs.get(trial._trial_id, [])
         for before, after in pairwise(rows):
@@ -233,20 +232,20 @@ def check_tokens(found: Found) -> Iterator[str]:
 
 
 def check_journal(found: Found) -> Iterator[str]:
-    """Whether each trial had one owner at a time, who alone reported, until it ended once."""
+    """Each trial had one owner at a time, which alone reported, and ended once."""
     numbers = {trial._trial_id: trial.number for trial in found.trials}
     by_trial: dict[int, list[Note]] = {}
     for note in found.journal:
         by_trial.setdefault(note.trial_id, []).append(note)
     for trial_id, notes in by_trial.items():
-        for line in _Story(found).problems(notes):
+        for line in _TrialHistory(found).problems(notes):
             yield f"trial {numbers.get(trial_id)}: {line}"
     if not found.journal:
         yield "found no journal"
 
 
-class _Story:
-    """One trial's journal, read from its beginning."""
+class _TrialHistory:
+    """The journal of one trial, replayed from its beginning."""
 
     def __init__(self, found: Found) -> None:
         self._found = found
@@ -284,7 +283,7 @@ class _Story:
             yield f"was taken from an owner that lived, before the lease ran out: {note}"
 
     def _had_died(self, take: Note) -> bool:
-        """Whether the old owner was a dead process of the new owner's machine."""
+        """Whether the old owner was a dead process on the new owner's machine."""
         old, new = (self._found.workers.get(str(x)) for x in (take.old_worker, take.worker))
         if old is None or new is None or old.host != new.host:
             return False
@@ -316,7 +315,7 @@ def _ran_out(take: Note) -> bool:
 
 
 def takeovers(found: Found) -> Takeovers:
-    """Counted from the journal."""
+    """Takeovers, counted in the journal."""
     begun: set[int] = set()  # trials with a report
     kinds: Counter[str] = Counter()
     for note in found.journal:
@@ -333,7 +332,7 @@ def takeovers(found: Found) -> Takeovers:
 
 
 def check_files(found: Found) -> Iterator[str]:
-    """Each complete trial has the generator of its best epoch, whole; and no checkpoint is left."""
+    """Each complete trial has the intact generator of its best epoch, and no checkpoint is left."""
     for trial in found.trials:
         name = trial.user_attrs.get(ARTIFACT)
         if name is None:
@@ -360,40 +359,90 @@ def check_files(found: Found) -> Iterator[str]:
 
 def check_logs(found: Found) -> Iterator[str]:
     for log in found.logs:
-        where = log.path.name
-        if was_refused(log, found.outages):
-            continue
-        if log.exit is not None and log.exit.code != 0 and not log.killed:
-            yield f"{where}: left with {log.exit.code}: {lines_of(log)[-1:]}"
-        for line in lines_of(log):
-            if not re.match(rf"\d\d:\d\d:\d\d |{TRAINED} ", line):
+        where, lines = log.path.name, lines_of(log)
+        accepted = accepted_exit(log, found.outages) is not None
+        if log.exit is not None and log.exit.code != 0 and not (log.killed or accepted):
+            yield f"{where}: left with {log.exit.code}: {lines[-1:]}"
+        if HANGS in lines and log.exit is not None and not log.killed and log.exit.code != HUNG:
+            yield f"{where}: hung, and left with {log.exit.code}"
+        last_word = accepted and lines and lines[-1].startswith("tuner: ")
+        for line in lines[:-1] if last_word else lines:
+            if not re.match(r"\d\d:\d\d:\d\d |storm: ", line):
                 yield f"{where}: {line}"
             if "the machines differ" in line:
                 yield f"{where}: {line}"
+        screen = log.path.with_name(f"{where}.screen")
+        if screen.exists() and "Traceback" in screen.read_text(errors="replace"):
+            yield f"{screen.name}: found a traceback"
+
+
+def accepted_exit(log: Log, outages: Sequence[Outage]) -> str | None:
+    """An accepted reason for an exit code other than 0 with one line; None if there is none."""
+    if log.exit is None:
+        return None
+    lines, code = lines_of(log), log.exit.code
+    words = lines[-1] if lines and lines[-1].startswith("tuner: ") else ""
+
+    def says(*expected: str) -> bool:
+        return output_lost(lines) or any(text in words for text in expected)
+
+    if was_refused(log, outages):
+        return "refused"
+    if code == HUNG and says(" hung: unfinished after "):
+        return "hangs"
+    if code == 1 and says("No space left on device") and _was_full(log.exit.at, outages):
+        return "ended by a full disk"
+    at_once = code - 128 in log.sent and says("stopped at once", "interrupted")
+    if at_once or (-code in log.sent and not lines):
+        return "stopped at once"
+    return None
+
+
+def _was_full(at: float, outages: Sequence[Outage]) -> bool:
+    return any(x.what == "full disks" and x.began <= at <= x.ended + LATE for x in outages)
+
+
+def output_lost(lines: Sequence[str]) -> bool:
+    """Whether the worker's last lines may be missing from its log."""
+    return READER_LEFT in lines or ON_A_TERMINAL in lines
+
+
+def readers_left(found: Found) -> int:
+    return sum(READER_LEFT in lines_of(log) for log in found.logs)
+
+
+def epochs_after_reader_left(found: Found) -> int:
+    """Epochs trained after the reader of the worker's output had left."""
+    logs = [lines_of(log) for log in found.logs]
+    after = [lines[lines.index(READER_LEFT) :] for lines in logs if READER_LEFT in lines]
+    return sum(line.startswith(TRAINED) for lines in after for line in lines)
 
 
 def has_claimed(path: Path) -> bool:
-    """Whether a worker's log tells of a trial."""
+    """Whether the worker's log mentions a trial."""
     words = path.read_text() if path.exists() else ""
-    return " starts: " in words or " goes on after " in words
+    return any(said in words for said in (" starts: ", " continues after ", f"{TRAINED} "))
 
 
 def has_trained(path: Path) -> bool:
-    """Whether a worker's log tells of an epoch."""
+    """Whether the worker's log mentions an epoch."""
     return path.exists() and f"{TRAINED} " in path.read_text()
 
 
 def was_refused(log: Log, outages: Sequence[Outage]) -> bool:
-    """Whether a worker found no database when it was started, and left: only one that has joined
-    waits for it."""
-    if log.exit is None or log.exit.code != StorageError.exit_code or len(lines_of(log)) != 1:
+    """Whether a worker exited because the database was unreachable at its start: only workers that
+    have joined wait for it."""
+    if log.exit is None or log.exit.code != StorageError.exit_code:
         return False
-    began, left = log.began, log.exit.at
-    return any(began <= outage.ended and outage.began <= left for outage in outages)
+    lines, began, left = lines_of(log), log.began, log.exit.at
+    away = [outage for outage in outages if outage.what in ("restarts", "pauses")]
+    return (len(lines) == 1 or output_lost(lines)) and any(
+        began <= outage.ended and outage.began <= left for outage in away
+    )
 
 
 def lines_of(log: Log) -> list[str]:
-    """What a worker wrote; a line that it died in is left out."""
+    """The complete lines of a worker's log."""
     if not log.path.exists():
         return []
     *lines, _ = log.path.read_text().split("\n")
@@ -401,30 +450,31 @@ def lines_of(log: Log) -> list[str]:
 
 
 def check_processes(found: Found) -> Iterator[str]:
-    """The nursery has seen every worker's end."""
+    """Every worker has exited."""
     for log in found.logs:
         if log.exit is None:
             yield f"{log.path.name}: process {log.pid} did not leave"
 
 
-def check_farewells(found: Found) -> Iterator[str]:
-    """Who left by itself said so in the database."""
+def check_goodbyes(found: Found) -> Iterator[str]:
+    """Workers that exited by themselves and in time have recorded it in the database."""
+    accepted = ("refused", "hangs", "stopped at once")
     silent = {
         (log.pid, log.machine)
         for log in found.logs
-        if log.killed or was_refused(log, found.outages)
+        if log.killed or accepted_exit(log, found.outages) in accepted
     }
     for worker in found.workers.values():
         if worker.left_at is None and (worker.pid, worker.host) not in silent:
-            yield f"worker {worker.worker} (process {worker.pid}) left without a farewell"
+            yield f"worker {worker.worker} (process {worker.pid}) left without recording it"
 
 
 # Numbers
 
 
 def check_numbers(found: Found) -> Iterator[str]:
-    """Every time that an epoch was trained it gave the FID, to the last bit, that was reported,
-    and that an undisturbed run gives."""
+    """Each training of an epoch gave the reported FID to the last bit, and that of an undisturbed
+    run."""
     reported = {
         (trial.number, row.epoch): repr(row.fid)
         for trial in found.trials
@@ -444,7 +494,7 @@ def check_numbers(found: Found) -> Iterator[str]:
 
 
 def trained_epochs(spec: StudySpec, logs: Sequence[Log]) -> dict[tuple[int, int], set[str]]:
-    """Every FID that an epoch was ever found to have."""
+    """All FIDs that trainings of an epoch gave."""
     numbers = {derive_seed(spec.study.seed, n): n for n in range(2 * spec.study.trials)}
     found: dict[tuple[int, int], set[str]] = {}
     for seed, epoch, fid in _trained_lines(logs):
@@ -458,12 +508,12 @@ def _trained_lines(logs: Sequence[Log]) -> list[list[str]]:
 
 
 def trained_again(found: Found) -> int:
-    """Epochs that were trained and not reported for it: twice, or in vain."""
+    """Trainings of epochs that led to no report."""
     return len(_trained_lines(found.logs)) - sum(len(rows) for rows in found.epochs.values())
 
 
 def leases_lost(found: Found) -> int:
-    """How often a worker found its trial to be another's."""
+    """The number of times that a worker lost its trial to another."""
     lines = (line for log in found.logs for line in lines_of(log))
     return sum(any(words in line for words in LOST) for line in lines)
 
@@ -478,6 +528,6 @@ CHECKS: tuple[Callable[[Found], Iterator[str]], ...] = (
     check_files,
     check_logs,
     check_processes,
-    check_farewells,
+    check_goodbyes,
     check_numbers,
 )

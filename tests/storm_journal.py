@@ -1,8 +1,8 @@
-"""A journal of all that happens to trials, which the database keeps by itself: triggers write it.
+"""A journal of all writes to trials, kept by triggers in the database.
 
-A row is written in the transaction of what it tells of. Who writes to a trial under a lease holds a
-lock on that lease's row until the transaction ends (SQLite knows but one writer), so for any one
-trial the rows' ids are in the order in which things became true.
+Each row is written in the transaction that it describes. A worker that writes to a trial locks the
+row of the trial's lease until the transaction ends (SQLite allows one writer only), so the ids of a
+trial's rows are in the order of the commits.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ CREATE TABLE storm_journal (
 """
 _COLUMNS = "at, what, trial_id, worker, token, detail, old_status, old_worker, old_expires_at"
 
-# What is noted: table, event, condition, and values for the columns from ``what`` on.
+# Table, event, condition, and values for the columns from ``what`` on.
 _LEASE = "NEW.trial_id, NEW.worker, NEW.token, NEW.status"
 _NOTES = [
     ("tuner_leases", "INSERT", "", f"'lease', {_LEASE}, NULL, NULL, NULL"),
@@ -87,7 +87,7 @@ class Note(NamedTuple):
 
 
 def keep_journal(engine: sqlalchemy.Engine) -> None:
-    """Begin the journal, before any worker has come."""
+    """Create the journal, before any worker joins."""
     words = _DIALECTS[engine.dialect.name]
     with engine.begin() as connection:
         connection.execute(text(_TABLE.format(**words)))

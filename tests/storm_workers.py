@@ -1,22 +1,26 @@
-"""Worker processes for the storm, forked from a nursery: a process that has everything imported.
+"""Worker processes for the storm, forked from a server process that has imported everything.
 
-A worker that is to live for seconds would spend most of them importing JAX. So the nursery imports
-what ``tuner worker`` imports, and forks. It never touches a device, for JAX's backend doesn't
-outlive a fork; each child starts its own. What runs in a child is the command line itself, as
-``python -m tuner.cli`` runs it, with these additions:
+A worker that lives for seconds would spend most of them importing JAX. So a server imports what
+``tuner worker`` imports, and forks. It never touches a device, as JAX's backend does not survive a
+fork; each child starts its own. The child runs the command line as ``python -m tuner.cli`` does,
+with these additions:
 
-- Each epoch that it trains is written to its log with the FID in full, whether it is reported or
-  not: ``Lane.insert`` and ``Lane.run_epoch`` are wrapped, and do what they did.
-- It may be told to send itself SIGKILL or SIGSTOP at its n-th step in the database: before a
-  statement, before a commit, or after one. Signals from outside seldom hit those moments.
-- In a nursery made with ``unfenced``, writes to a trial are let through without a look at who owns
-  it. That is for the tests of the storm's own checks, and for nothing else.
+- Each epoch that it trains is written to its log with the FID in full, reported or not:
+  ``Trainer.insert`` and ``Trainer.run_epoch`` are wrapped.
+- It may send itself SIGKILL or SIGSTOP at its n-th step in the database: before a statement, before
+  a commit, or after one. Signals from outside seldom hit those moments.
+- Its standard output and error may be a pipe or a terminal whose reader leaves after some seconds.
+  The log then holds what was read of the pipe, and the epochs, which are written to it directly.
+- It may hang for ever instead of training its n-th epoch.
+- With ``unfenced``, writes to a trial do not check its owner. Only the tests of the storm's checks
+  use that.
 """
 
 import ctypes
 import importlib
 import json
 import os
+import pty
 import queue
 import select
 import signal
@@ -26,6 +30,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -33,24 +38,37 @@ from unittest import mock
 from forked import IMPORTED
 
 TRAINED = "storm: trained"
-LONGEST_START = 60.0  # seconds for the nursery to import, or to fork
+HANGS = "storm: hangs"
+ON_A_TERMINAL = "storm: on a terminal"  # which has its output instead of the log
+READER_LEFT = "storm: the reader left"
+LONGEST_START = 60.0  # seconds for the server to import, or to fork
 _PR_SET_PDEATHSIG = 1
 
 
 class Exit(NamedTuple):
-    """How a worker left."""
+    """A worker's exit."""
 
     code: int  # negative: the signal that ended it
     at: float  # seconds since 1970
 
 
-class Nursery:
-    """Starts and signals workers. Those that are left are killed when it is closed."""
+class Injection(NamedTuple):
+    """Faults that a worker injects into itself, and the reader of its output."""
+
+    step: int = 0  # step in the database at which it sends itself a signal
+    number: int = 0  # the signal
+    hangs: int = 0  # the epoch that hangs, counted from 1
+    reader: str = ""  # pipe or terminal: its standard output and error
+    stays: float = 0.0  # seconds until the reader leaves
+
+
+class ForkedWorkers:
+    """The server that starts and signals workers. Closing it kills the remaining ones."""
 
     def __init__(
         self, folder: Path, environment: dict[str, str], *, unfenced: bool = False
     ) -> None:
-        """Workers run in ``folder`` and see the ``environment``, and where they are."""
+        """Workers run in ``folder`` with this ``environment``."""
         self.exits: dict[int, Exit] = {}
         self._started: queue.Queue[int] = queue.Queue()
         words = [sys.executable, __file__, *(["--unfenced"] if unfenced else [])]
@@ -65,18 +83,15 @@ class Nursery:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def start(
-        self, words: list[str], machine: str, log: Path, step: int = 0, number: int = 0
-    ) -> int:
-        """Run ``tuner`` with these words on the ``machine``; returns its process id. At its
-        database ``step`` it sends itself signal ``number``."""
+    def start(self, words: list[str], machine: str, log: Path, injection: Injection) -> int:
+        """Run ``tuner`` with these arguments on the ``machine``; return its process id."""
         request = {"words": words, "machine": machine, "log": str(log)}
-        self._tell(request | {"step": step, "number": number})
+        self._send(request | injection._asdict())
         return self._started.get(timeout=LONGEST_START)
 
     def signal(self, pid: int, number: int) -> None:
-        """The nursery sends it, which knows whether the process is still there."""
-        self._tell({"signal": pid, "number": number})
+        """Signal a worker; the server knows whether the process still exists."""
+        self._send({"signal": pid, "number": number})
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -89,7 +104,7 @@ class Nursery:
             assert self._process.stdout is not None
             self._process.stdout.close()
 
-    def _tell(self, request: dict[str, Any]) -> None:
+    def _send(self, request: dict[str, Any]) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
@@ -113,16 +128,18 @@ def is_stopped(pid: int) -> bool:
     return fields[0] == "T"
 
 
-# In the nursery
+# In the server
 
 
 def serve() -> dict[str, Any] | None:
-    """Fork and signal as asked until nobody asks any more. In a child: what it is to be."""
+    """Fork and signal on request until the pipe closes. In a child, return its request."""
     children: set[int] = set()
+    readers = Readers()
     waiting = b""
     while True:
         readable, _, _ = select.select([0], [], [], 0.02)
-        _bury(children)
+        _reap(children)
+        readers.read()
         if not readable:
             continue
         heard = os.read(0, 65536)
@@ -134,17 +151,70 @@ def serve() -> dict[str, Any] | None:
                 if request["signal"] in children:
                     os.kill(request["signal"], request["number"])
                 continue
+            end = readers.open(request["reader"], request["log"], request["stays"])
             pid = _fork()
             if pid == 0:
-                return dict(request)
+                readers.close()
+                return dict(request) | {"end": end}
+            if end is not None:
+                os.close(end)
             children.add(pid)
-            _say("started", pid, 0, time.time())
+            _reply("started", pid, 0, time.time())
     for pid in children:
         os.kill(pid, signal.SIGKILL)
     while children:
-        _bury(children)
+        _reap(children)
         time.sleep(0.02)
     return None
+
+
+class Readers:
+    """Readers of the workers' output, each until its time to leave."""
+
+    def __init__(self) -> None:
+        self._sinks: dict[int, tuple[int, str, float]] = {}
+
+    def open(self, kind: str, log: str, seconds: float) -> int | None:
+        """The worker's end of a new pipe or terminal."""
+        if not kind:
+            return None
+        ours, theirs = os.pipe() if kind == "pipe" else pty.openpty()
+        if kind == "terminal":
+            _note(log, ON_A_TERMINAL)
+        sink = open_log(log if kind == "pipe" else f"{log}.screen")
+        self._sinks[ours] = sink, log, time.monotonic() + seconds
+        return theirs
+
+    def read(self) -> None:
+        for end in select.select(list(self._sinks), [], [], 0)[0]:
+            heard = b""
+            with suppress(OSError):  # a terminal that no process has open any more
+                heard = os.read(end, 65536)
+            os.write(self._sinks[end][0], heard)
+            if not heard:
+                self._close(end)
+        for end, (_, log, until) in list(self._sinks.items()):
+            if time.monotonic() > until:
+                _note(log, READER_LEFT)
+                self._close(end)
+
+    def close(self) -> None:
+        for end in list(self._sinks):
+            self._close(end)
+
+    def _close(self, end: int) -> None:
+        os.close(end)
+        os.close(self._sinks.pop(end)[0])
+
+
+def open_log(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+
+def _note(log: str, line: str) -> None:
+    descriptor = open_log(log)
+    os.write(descriptor, f"{line}\n".encode())
+    os.close(descriptor)
 
 
 def _fork() -> int:
@@ -155,15 +225,15 @@ def _fork() -> int:
         return os.fork()
 
 
-def _bury(children: set[int]) -> None:
+def _reap(children: set[int]) -> None:
     for pid in list(children):
         found, status = os.waitpid(pid, os.WNOHANG)
         if found == pid:
             children.remove(pid)
-            _say("left", pid, os.waitstatus_to_exitcode(status), time.time())
+            _reply("left", pid, os.waitstatus_to_exitcode(status), time.time())
 
 
-def _say(*event: Any) -> None:
+def _reply(*event: Any) -> None:
     sys.stdout.write(json.dumps(event) + "\n")
     sys.stdout.flush()
 
@@ -177,38 +247,51 @@ def end_with_parent() -> None:
 
 
 def become(request: dict[str, Any]) -> None:
-    """Turn this child of the nursery into the worker that was asked for."""
+    """Turn this child into the requested worker."""
     end_with_parent()
-    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    end = open_log(request["log"]) if request["end"] is None else request["end"]
     nothing = os.open(os.devnull, os.O_RDONLY)
-    for old, new in ((nothing, 0), (log, 1), (log, 2)):
+    for old, new in ((nothing, 0), (end, 1), (end, 2)):
         os.dup2(old, new)
     os.environ["TUNER_MACHINE"] = request["machine"]
     sys.argv = ["tuner", *request["words"]]
-    _write_down_epochs()
+    _write_down_epochs(request["log"], request["hangs"])
     if request["step"]:
         _signal_itself(request["step"], request["number"])
 
 
-def _write_down_epochs() -> None:
-    from tuner.run.lane import Lane
+def _write_down_epochs(log: str, hangs: int) -> None:
+    from tuner.run.trainer import Trainer
 
-    insert: Callable[..., None] = Lane.insert
-    run_epoch: Callable[[Lane], Any] = Lane.run_epoch
+    insert: Callable[..., None] = Trainer.insert
+    run_epoch: Callable[[Trainer], Any] = Trainer.run_epoch
     seeds: dict[int, int] = {}
+    begun = 0
 
-    def noting_insert(lane: Lane, config: Any, *rest: Any) -> None:
-        insert(lane, config, *rest)
-        seeds[id(lane)] = config.seed
+    def noting_insert(trainer: Trainer, config: Any, *rest: Any) -> None:
+        insert(trainer, config, *rest)
+        seeds[id(trainer)] = config.seed
 
-    def noting_run_epoch(lane: Lane) -> Any:
-        report = run_epoch(lane)
-        sys.stdout.write(f"{TRAINED} {seeds[id(lane)]} {report.epoch} {report.fid!r}\n")
+    def noting_run_epoch(trainer: Trainer) -> Any:
+        nonlocal begun
+        begun += 1
+        if begun == hangs:
+            _note(log, HANGS)
+            _hang()
+        report = run_epoch(trainer)
         sys.stdout.flush()
+        _note(log, f"{TRAINED} {seeds[id(trainer)]} {report.epoch} {report.fid!r}")
         return report
 
-    mock.patch.object(Lane, "insert", noting_insert).start()
-    mock.patch.object(Lane, "run_epoch", noting_run_epoch).start()
+    mock.patch.object(Trainer, "insert", noting_insert).start()
+    mock.patch.object(Trainer, "run_epoch", noting_run_epoch).start()
+
+
+def _hang() -> None:
+    """Hang like a device that does not respond: not even signal handlers run in this thread."""
+    mutex, c = ctypes.create_string_buffer(128), ctypes.CDLL(None)
+    c.pthread_mutex_lock(mutex)
+    c.pthread_mutex_lock(mutex)
 
 
 def _signal_itself(step: int, number: int) -> None:
@@ -247,7 +330,7 @@ def _take_the_fence_down() -> None:
 
 def main() -> None:
     end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the harness's to deal with
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the harness handles Ctrl-C
     for name in IMPORTED:
         importlib.import_module(name)
     if "--unfenced" in sys.argv:
@@ -255,7 +338,7 @@ def main() -> None:
     request = serve()
     if request is None:
         return
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # without a traceback of the harness
     become(request)
     import tuner.cli
 

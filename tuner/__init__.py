@@ -1,30 +1,31 @@
 """Hyperparameter search for GANs: Optuna trials, each a JIT-compiled JAX training loop."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from tuner.spec import StudySpec
-from tuner.specfile import load_spec
 from tuner.version import __version__
 
 if TYPE_CHECKING:
     from tuner.api import sweep
     from tuner.notebook import open_study
+    from tuner.spec.loading import load_spec
+    from tuner.spec.study import StudySpec
 
+# The public names, imported when they are first used: their modules import JAX and the database,
+# and the command line must handle signals before that.
+_MODULES = {
+    "StudySpec": "tuner.spec.study",
+    "load_spec": "tuner.spec.loading",
+    "open_study": "tuner.notebook",
+    "sweep": "tuner.api",
+}
 __all__ = ["StudySpec", "__version__", "load_spec", "open_study", "sweep"]
 
 
 def __getattr__(name: str) -> Any:
-    """``tuner.sweep`` and ``tuner.open_study``, imported when they are first asked for: they bring
-    JAX, and the database, along."""
-    if name == "sweep":
-        from tuner.api import sweep
-
-        return sweep
-    if name == "open_study":
-        from tuner.notebook import open_study
-
-        return open_study
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

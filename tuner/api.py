@@ -1,37 +1,29 @@
-"""The service from Python."""
+"""Run studies from Python."""
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from tuner.dashboard.publishing import DashboardPublisher
+from tuner.environment import ARTIFACTS_VARIABLE, MachineOptions, default_storage, variable
 from tuner.errors import InputError
-from tuner.places import Local, default_storage
-from tuner.run.files import begin_study
+from tuner.files.study_files import StudyFiles, begin_study
+from tuner.run.evaluator import Evaluator
 from tuner.run.signals import Stop
-from tuner.run.sweep import run_worker
-from tuner.run.worker import Observer
-from tuner.spec import StudySpec
-from tuner.specfile import load_spec
+from tuner.run.startup import run_worker
+from tuner.run.worker import NO_LIMITS, Limits
+from tuner.spec.loading import load_spec
+from tuner.spec.study import StudySpec
+from tuner.spec.warnings import warnings
 from tuner.study.database import Database
+from tuner.study.session import WorkerSession
+from tuner.study.sinks import Sinks, TrialSink
 from tuner.study.store import StudyStore
-from tuner.study.verdict import Verdict
-
-
-class _Silence:
-    def announce(self, text: str, part: float | None = None) -> None:
-        return None
-
-    def trial_started(self, claim: object) -> None:
-        return None
-
-    def epoch_done(self, claim: object, report: object) -> None:
-        return None
-
-    def trial_ended(self, claim: object, verdict: Verdict) -> None:
-        return None
-
-    def trial_left(self, claim: object, why: str) -> None:
-        return None
+from tuner.views.console import Lasting, Terminal
+from tuner.views.progress import PlainProgress, progress_view
+from tuner.xla import check_settings
 
 
 def sweep(
@@ -42,28 +34,77 @@ def sweep(
     trials: int | None = None,
     weights: str | os.PathLike[str] | None = None,
     allow: Sequence[str] = (),
-    observer: Observer | None = None,
+    sink: TrialSink | None = None,
+    progress: bool = True,
 ) -> StudyStore:
-    """Run a study (a spec, or the path of a study file) to its total, and return its store.
+    """Run or resume a study until all of its trials have ended; return its store.
 
-    Goes on where an earlier call ended, beside whatever other workers the study has. ``storage``
-    is a URL ``sqlite:///FILE`` or ``postgresql://…``, ``artifacts`` a folder or the URL of one;
-    both default to the command line's. ``weights`` is the file with Inception's, where the study
-    uses it and they are not where it says; ``allow`` names packages whose networks are imported.
-    ``observer`` hears of every trial and epoch.
-    Raises InputError, StorageError or TunerError with a message for people, and KeyboardInterrupt
-    after an epoch was finished because of Ctrl-C.
+    Other workers may run the same study at the same time.
+
+        store = tuner.sweep("studies/quickstart.toml")
+        store.best().params
+
+    ``study``: a spec, or the path of a study file.
+    ``storage``: ``sqlite:///FILE`` or ``postgresql://…``; default as on the command line.
+    ``artifacts``: a folder, ``s3://…`` or ``gs://…``; default as on the command line.
+    ``trials``: raise the study's total number of trials to this.
+    ``weights``: path of the Inception weights on this machine, if it differs from the study's.
+    ``allow``: packages that custom networks may be imported from.
+    ``progress``: print a line after every epoch and trial, or redraw them in a terminal.
+    ``sink``: receives every trial and epoch instead.
+
+    Raises InputError, StorageError or TunerError, each with a one-line message, and
+    KeyboardInterrupt when Ctrl-C has ended the run after an epoch.
     """
+    check_settings()
     spec = study if isinstance(study, StudySpec) else load_spec(Path(study))
     if trials is not None and trials < 1:
         raise InputError(f"trials: found {trials}, expected at least 1")
     database = Database(storage or default_storage(), create=True)
-    store, files = begin_study(database, spec, None if artifacts is None else str(artifacts))
-    store.raise_total(trials or spec.study.trials)
+    elsewhere = variable(ARTIFACTS_VARIABLE) if artifacts is None else str(artifacts)
+    store, files = begin_study(database, spec, elsewhere, trials=trials or spec.study.trials)
     if store.remaining() > 0:
         stop = Stop()
-        local = Local(weights=None if weights is None else str(weights), allow=tuple(allow))
-        run_worker(store, files, observer or _Silence(), stop, local=local)
+        options = MachineOptions(
+            weights=None if weights is None else str(weights), allow=tuple(allow)
+        )
+        with _view(store, progress) if sink is None else nullcontext(sink) as view:
+            run_here(store, files, view, stop, options=options)
         if stop.requested:
             raise KeyboardInterrupt
     return store
+
+
+def run_here(
+    store: StudyStore,
+    files: StudyFiles,
+    sink: TrialSink,
+    stop: Stop,
+    limits: Limits = NO_LIMITS,
+    *,
+    options: MachineOptions,
+    grace: float | None = None,
+    watch: Callable[[WorkerSession], None] | None = None,
+) -> Evaluator | None:
+    """Run trials in this process and publish them in the dashboard; see ``run_worker``."""
+    publisher = DashboardPublisher(store, files, sink.announce)
+    return run_worker(
+        *(store, files, sink, stop, limits),
+        publisher=publisher,
+        options=options,
+        grace=grace,
+        watch=watch,
+    )
+
+
+def _view(store: StudyStore, visible: bool) -> AbstractContextManager[TrialSink]:
+    """On standard output as it is now: notebooks replace it."""
+    if not visible or sys.stdout is None:  # as in a program without a console
+        return nullcontext(Sinks())
+    console = Terminal(file=Lasting(sys.stdout))
+    for line in warnings(store.spec):
+        console.print(f"warning: {line}", soft_wrap=True)
+    # Kernels of notebooks set FORCE_COLOR, by which rich takes their output for a terminal's.
+    if console.file.isatty():
+        return progress_view(store, console)
+    return nullcontext(PlainProgress(console))

@@ -1,28 +1,32 @@
-"""A study in a notebook: tables, plots and samples of it, while it runs or afterwards.
+"""A study in a notebook: tables, plots and samples, while it runs or afterwards.
 
-Nothing is kept between two looks: each reads the database anew, over a connection of its own that
-is closed again. So there is nothing to refresh, and a notebook left open holds nothing.
+Every access reads the database over a connection of its own, so values are always current and an
+idle notebook holds no connection.
 """
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from PIL.Image import Image
 
+from tuner.environment import ARTIFACTS_VARIABLE, MachineOptions, default_storage, variable
 from tuner.errors import InputError, TunerError
-from tuner.places import ARTIFACTS_VARIABLE, Local, default_storage
-from tuner.spec import StudySpec
+from tuner.spec.study import StudySpec
 from tuner.study.database import Database
-from tuner.study.store import StudyStore, TrialRecord
-from tuner.views.frames import Frame, epochs_frame, trials_frame
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from tuner.study.records import TrialRecord
+from tuner.study.snapshot import StudyPoller
+from tuner.study.store import StudyStore
+from tuner.views.data_frames import Frame, epochs_frame, trials_frame
+from tuner.views.figures import PLOTS
+from tuner.views.formatting import number, params_text
+from tuner.views.images import grid, picture
 
 Figure = Any  # plotly's, which has no types
+KINDS = {kind.replace("-", "_"): plot for kind, plot in PLOTS.items()}
 
 
 def open_study(
@@ -32,33 +36,36 @@ def open_study(
     *,
     allow: Sequence[str] = (),
 ) -> "Study":
-    """The study ``name``, to be looked at from a notebook; nothing in it is changed.
+    """Open the study ``name`` for reading.
 
-    ``storage`` is a URL ``sqlite:///FILE`` or ``postgresql://…``, by default the command line's;
-    ``artifacts`` says where this machine reaches the study's files, by default where the study
-    says. ``allow`` names packages whose networks may be imported to draw samples.
-    Raises InputError where there is no such study, StorageError where the database can't be read.
+    ``storage`` is a URL ``sqlite:///FILE`` or ``postgresql://…``, by default that of the command
+    line; ``artifacts`` is the location of the study's files on this machine, by default the one
+    stored with the study. ``allow`` names packages from which networks may be imported to draw
+    samples. Raises InputError if there is no such study, StorageError if the database can't be
+    read.
     """
-    elsewhere = artifacts or os.environ.get(ARTIFACTS_VARIABLE)
+    elsewhere = artifacts or variable(ARTIFACTS_VARIABLE)
     files = None if elsewhere is None else os.fspath(elsewhere)
-    return Study(name, storage or default_storage(), files, Local(allow=tuple(allow)))
+    return Study(name, storage or default_storage(), files, MachineOptions(allow=tuple(allow)))
 
 
 class Study:
-    """A study of a database. Whatever is asked of it is read from there at that moment."""
+    """A study in a database. Every access reads its present state."""
 
-    def __init__(self, name: str, url: str, artifacts: str | None, local: Local) -> None:
+    def __init__(self, name: str, url: str, artifacts: str | None, options: MachineOptions) -> None:
         """See ``open_study``."""
         self.name = name
-        self._url, self._artifacts, self._local = url, artifacts, local
+        self._url, self._artifacts, self._local = url, artifacts, options
         self.plot = Plots(self)
         with self._opened():
             pass
 
     @contextmanager
     def _opened(self) -> Iterator[StudyStore]:
-        """The study's store for one look. What goes wrong is told in its one line, without what
-        the database's driver said before: a notebook would show all of it."""
+        """The study's store, for one access.
+
+        Errors are raised without their causes, which a notebook would print in full.
+        """
         try:
             database = Database(self._url)
             try:
@@ -76,59 +83,62 @@ class Study:
 
     @property
     def trials(self) -> Frame:
-        """A data frame with a row per trial, by number: state, value, each searched parameter
-        under its name in the study file (missing where a trial does not have it), epochs,
-        device-seconds, device, host, and the reason why it ended. Needs pandas."""
+        """A data frame with one row per trial, indexed by number. Needs pandas.
+
+        Columns: state, value, each searched parameter by its name in the study file (missing if the
+        trial does not have it), epochs, seconds of device time, device, host, and the reason.
+        """
         with self._opened() as store:
             return trials_frame(store.spec, store.trials())
 
     @property
     def epochs(self) -> Frame:
-        """A data frame with a row per trial and epoch: trial, state, and all that was reported;
-        NaN where it was not measured. Needs pandas."""
+        """A data frame with one row per trial and epoch: trial, state, and the epoch's report.
+
+        Numbers that were not measured are NaN. Needs pandas.
+        """
         with self._opened() as store:
             return epochs_frame(store.trials())
 
     @property
     def best(self) -> "Trial":
-        """The complete trial with the lowest value; InputError where none is complete."""
+        """The complete trial with the lowest value; InputError if no trial is complete."""
         with self._opened() as store:
             return Trial(self, store.spec, store.best())
 
     def trial(self, number: int) -> "Trial":
-        """The trial ``number``; InputError where there is none."""
+        """The trial ``number``; InputError if there is none."""
         with self._opened() as store:
             return Trial(self, store.spec, store.trial(number))
 
     def __repr__(self) -> str:
-        from tuner.views.cards import one_line
+        from tuner.views.notebook_html import one_line
 
         try:
             with self._opened() as store:
-                words = one_line(store.spec, store.total, store.trials())
-        except TunerError as error:  # to be shown is not to fail
+                words = one_line(store.spec, StudyPoller(store).look())
+        except TunerError as error:  # a repr must not fail
             words = str(error).partition("\n")[0]
         return f"<Study {self.name!r}: {words}>"
 
     def _repr_html_(self) -> str:
-        from tuner.views.cards import study_card
+        from tuner.views.notebook_html import study_card
 
         with self._opened() as store:
-            trials, parts = store.trials(), store.fingerprint()
-            place = store.database.place
-            return study_card(store.spec, store.total, parts, trials, self.name, place)
+            read = store.spec, store.total, store.fingerprint(), store.trials()
+            return study_card(*read, self.name, store.database.place)
 
-    def _images(self, trial: TrialRecord, count: int, seed: int) -> "np.ndarray[Any, Any]":
+    def _images(self, trial: TrialRecord, count: int, seed: int) -> np.ndarray:
         """uint8 images (n, h, w, c)."""
-        if count < 1:
-            raise InputError(f"samples: found n = {count}, expected at least 1")
-        if seed < 0:
-            raise InputError(f"samples: found seed = {seed}, expected at least 0")
+        for name, given, least in (("n", count, 1), ("seed", seed, 0)):
+            if given < least:
+                raise InputError(f"samples: found {name} = {given}, expected at least {least}")
         with self._opened() as store:
-            from tuner.run.files import open_files
-            from tuner.run.sweep import draw_samples, generator_of, other_code
+            from tuner.files.study_files import open_files
+            from tuner.run.appraisal import draw_samples, generator_of
+            from tuner.run.startup import other_code
 
-            generator_of(store, trial)  # a study without any has no files to open
+            generator_of(store, trial)  # raises before the files are opened
             files = open_files(store, self._artifacts)
             if (line := other_code(store, self._local)) is not None:
                 warnings.warn(line, stacklevel=3)
@@ -136,7 +146,7 @@ class Study:
 
 
 class Trial:
-    """One trial, as it was when it was asked for: ask the study again for a running one's news."""
+    """A snapshot of one trial; get it again from the study to follow a running one."""
 
     def __init__(self, study: Study, spec: StudySpec, record: TrialRecord) -> None:
         self._study, self._spec, self._record = study, spec, record
@@ -151,82 +161,63 @@ class Trial:
         """The trial's rows of the study's ``epochs``. Needs pandas."""
         return epochs_frame([self._record])
 
-    def samples(self, n: int = 64, seed: int = 0) -> "list[Image]":
-        """``n`` samples of the kept generator as PIL images. The same ``seed`` gives every trial of
-        equal latent size the same latents.
+    def samples(self, n: int = 64, seed: int = 0) -> list[Image]:
+        """``n`` samples of the kept generator as PIL images.
 
-        InputError where no generator was kept, or where its network is of a package that
-        ``open_study`` was not told to ``allow``; StorageError where the files can't be reached.
+        The latents depend on ``seed`` alone, so trials with the same latent size get the same ones.
+        InputError if no generator was kept, or if its network belongs to a package that is not in
+        ``open_study``'s ``allow``; StorageError if the files can't be read.
         """
-        from tuner.views.pictures import picture
-
         return [picture(image) for image in self._study._images(self._record, n, seed)]
 
-    def grid(self, n: int = 64, seed: int = 0) -> "Image":
-        """The same ``samples`` as one PIL image, as ``tuner sample`` draws it."""
-        from tuner.views.pictures import grid, picture
-
+    def grid(self, n: int = 64, seed: int = 0) -> Image:
+        """The same ``samples`` as one PIL image, as from ``tuner sample``."""
         return picture(grid(self._study._images(self._record, n, seed)))
 
     def __repr__(self) -> str:
-        from tuner.views.numbers import number, settings
-
-        words = f"{self.state.lower()}, value {number(self.value)}, {settings(self.params)}"
+        words = f"{self.state.lower()}, value {number(self.value)}, {params_text(self.params)}"
         return f"<Trial {self.number} of {self._study.name!r}: {words}>"
 
     def _repr_html_(self) -> str:
-        from tuner.views.cards import trial_card
+        from tuner.views.notebook_html import trial_card
 
         return trial_card(self._spec, self._record, self._study.name)
 
 
 class Plots:
-    """A study's plots, as ``tuner plot`` draws them: each call gives a plotly figure of now."""
+    """A study's plots as plotly figures, drawn from its present state.
+
+    One method for each ``--kind`` of ``tuner plot``, with underscores: ``plot.loss_ratio()``.
+    """
 
     def __init__(self, study: Study) -> None:
         self._study = study
 
-    def _draw(self, kind: str) -> Figure:
-        from tuner.views.figures import FIGURES
+    def __getattr__(self, name: str) -> Callable[[], Figure]:
+        if (plot := KINDS.get(name)) is None:
+            raise AttributeError(f"there is no plot {name!r}; there are: {', '.join(dir(self))}")
 
-        with self._study._opened() as store:
-            return FIGURES[kind](store.spec, store.trials())
+        def draw() -> Figure:
+            with self._study._opened() as store:
+                return plot.draw(store.spec, store.trials())
 
-    def value(self) -> Figure:
-        """The objective after every evaluated epoch, a line per trial."""
-        return self._draw("value")
+        draw.__name__, draw.__doc__ = name, plot.load().__doc__
+        return draw
 
-    def loss_ratio(self) -> Figure:
-        """D's loss over G's after every epoch, with the guard's bounds."""
-        return self._draw("loss-ratio")
-
-    def map(self) -> Figure:
-        """The best value in each part of the space of learning rate and batch size, or of the
-        first two parameters that are searched."""
-        return self._draw("map")
-
-    def time(self) -> Figure:
-        """The time of the devices by the trials' outcomes."""
-        return self._draw("time")
-
-    def marginals(self) -> Figure:
-        """The values against each searched parameter, side by side."""
-        return self._draw("marginals")
-
-    def importances(self) -> Figure:
-        """The share of the values' variance that each parameter explains (fANOVA). InputError
-        where scikit-learn is not installed."""
-        return self._draw("importances")
+    def __dir__(self) -> list[str]:
+        return sorted([*KINDS, "trial"])
 
     def trial(self, number: int | None = None) -> Figure:
-        """One trial's objective, loss ratio and D's AUC after every epoch; by default the best's,
-        and InputError where none is complete."""
-        from tuner.views.figures import trial_curves
+        """One trial's objective, loss ratio and discriminator AUC after each epoch.
+
+        By default the best trial's; InputError if no trial is complete.
+        """
+        from tuner.views.curves import trial_curves
 
         with self._study._opened() as store:
             found = store.best() if number is None else store.trial(number)
             return trial_curves(store.spec, found)
 
     def __repr__(self) -> str:
-        kinds = [f"{name}()" for name in vars(Plots) if not name.startswith("_")]
-        return f"<Plots of study {self._study.name!r}: {', '.join(kinds)}>"
+        names = ", ".join(f"{name}()" for name in dir(self))
+        return f"<Plots of study {self._study.name!r}: {names}>"

@@ -1,10 +1,11 @@
-"""What one trial is, and what it reports: plain values, without JAX and without a database."""
+"""A trial's configuration and its reports: plain values, without JAX and without a database."""
 
-from typing import NamedTuple
+import math
+from typing import Annotated, NamedTuple, get_args, get_type_hints
 
 
 class Program(NamedTuple):
-    """Everything about a trial that changes its compiled code; equals share one executable."""
+    """Everything about a trial that changes its compiled code; equal programs share one."""
 
     generator: str
     discriminator: str
@@ -19,14 +20,14 @@ class Program(NamedTuple):
     ema: bool
     generator_norm: str = "batch"
     discriminator_norm: str = "none"
-    classes: int = 0  # of the labels that both networks are told; 0: none
+    classes: int = 0  # of the labels that condition both networks; 0 without conditioning
     penalties: tuple[str, ...] = ()  # of gradient_penalty, r1, r2
     augment: tuple[str, ...] = ()  # of color, translation, cutout
     flips: bool = False
     instance_noise: bool = False
     schedule: str = "constant"
     precision: str = "float32"
-    sources: str = ""  # a hash of the code of networks that are not tuner's own
+    sources: str = ""  # a hash of the code of custom networks
 
     def iterations(self, images: int) -> int:
         """Iterations (``d_steps`` D updates and one G update each) in an epoch of ``images``."""
@@ -52,7 +53,7 @@ class Hyperparameters(NamedTuple):
     clip_norm: float
     warmup_images: float
     decay_images: float  # over which the rates fall, once warmed up
-    final_rate: float  # what they fall to, as a share
+    final_rate: float  # to which they fall, as a fraction
     total_images: float  # of the whole trial
     dropout: float
     gradient_penalty: float
@@ -64,13 +65,13 @@ class Hyperparameters(NamedTuple):
     ema_decay: float
 
 
-class Premises(NamedTuple):
-    """What the trials of a study have in common that its study file does not say."""
+class DatasetInfo(NamedTuple):
+    """Dataset facts shared by all trials of a study."""
 
     image_shape: tuple[int, int, int]  # height, width, channels
     images: int
     classes: int = 0  # 0 where the images have no labels
-    sources: tuple[tuple[str, str], ...] = ()  # a hash of the code of each network not tuner's own
+    sources: tuple[tuple[str, str], ...] = ()  # a hash of the code of each custom network
 
 
 class TrialConfig(NamedTuple):
@@ -82,44 +83,206 @@ class TrialConfig(NamedTuple):
     epochs: int
 
 
-class EpochReport(NamedTuple):
-    """What is known of a trial after an epoch.
+class ReportField(NamedTuple):
+    """How one number of an epoch report is stored, shown and documented.
 
-    ``loss_ratio`` is None for losses without a scale of their own. What is measured on generated
-    images is None after epochs that are not evaluated, and each where the study does not ask for
-    it. Times are in seconds. Where ``finite`` is False the other measurements are whatever was left
-    of them, or None.
+    Each field of ``EpochReport`` is annotated with one. Database columns, the reading of rows,
+    terminal output, tables, data frames, Prometheus metrics and docs/metrics.md derive from them.
     """
 
-    epoch: int  # counted from 1
-    fid: float | None
-    d_loss: float | None
-    g_loss: float | None
-    loss_ratio: float | None
-    d_auc: float | None
-    variance_ratio: float | None
-    finite: bool
-    steps: int  # generator updates since the trial began
-    images: int  # real images seen since the trial began
-    train_seconds: float
-    evaluate_seconds: float
-    kid: float | None = None
-    fid_infinity: float | None = None
-    precision: float | None = None
-    recall: float | None = None
-    density: float | None = None
-    coverage: float | None = None
-    class_coverage: float | None = None
-    class_entropy: float | None = None
-    generate_seconds: float = 0.0  # these three are parts of evaluate_seconds
-    extract_seconds: float = 0.0
-    score_seconds: float = 0.0
+    label: str  # in text, tables and plots
+    meaning: str  # one line, for the documentation
+    better: str = ""  # "lower", "higher", or the ideal value
+    unit: str = ""  # "s" for durations; plain numbers have none
+    logged: bool = True  # whether a measurement is part of an epoch's log line
+    gauge: str = ""  # its Prometheus metric is tuner_trial_<gauge>; none without a name
+    may_be_infinite: bool = False
+    # What follows is filled in from the annotated field.
+    name: str = ""
+    kind: type = float  # int, float or bool
+    nullable: bool = False  # a measurement, which not every epoch has
+    default: float | None = None  # for rows from before the field existed
+
+
+class EpochReport(NamedTuple):
+    """The numbers of one epoch of a trial.
+
+    Measurements that were not made are None: ``loss_ratio`` for losses without an indifference
+    value, those of generated images after epochs without evaluation. Where ``finite`` is False the
+    other measurements are None, or what could still be computed. Times leave compilation out. New
+    fields go last and have a default: earlier reports were stored without them.
+    """
+
+    epoch: Annotated[int, ReportField("epoch", "counted from 1")]
+    fid: Annotated[
+        float | None,
+        ReportField("FID", "Fréchet distance to the real features", "lower", gauge="fid"),
+    ]
+    d_loss: Annotated[
+        float | None,
+        ReportField("D loss", "mean loss of the discriminator", logged=False, may_be_infinite=True),
+    ]
+    g_loss: Annotated[
+        float | None,
+        ReportField("G loss", "mean loss of the generator", logged=False, may_be_infinite=True),
+    ]
+    loss_ratio: Annotated[
+        float | None,
+        ReportField(
+            "loss ratio",
+            "loss of D over loss of G, each relative to its value at indifference",
+            "1",
+            gauge="loss_ratio",
+            may_be_infinite=True,
+        ),
+    ]
+    d_auc: Annotated[
+        float | None,
+        ReportField(
+            "D AUC",
+            "probability that D scores a real image above a generated one",
+            "0.5",
+            gauge="discriminator_auc",  # promtool reads d_ as days
+        ),
+    ]
+    variance_ratio: Annotated[
+        float | None,
+        ReportField("variance ratio", "variance of generated features over that of real ones", "1"),
+    ]
+    finite: Annotated[
+        bool, ReportField("finite", "whether all weights and losses are finite numbers")
+    ]
+    steps: Annotated[int, ReportField("steps", "generator updates since the trial began")]
+    images: Annotated[int, ReportField("images", "real images seen since the trial began")]
+    train_seconds: Annotated[float, ReportField("training", "time spent on training", unit="s")]
+    evaluate_seconds: Annotated[
+        float, ReportField("evaluation", "time spent on evaluation", unit="s")
+    ]
+    kid: Annotated[
+        float | None,
+        ReportField("KID", "kernel distance (squared MMD) to the real features", "lower"),
+    ] = None
+    fid_infinity: Annotated[
+        float | None,
+        ReportField(
+            "FID infinity", "FID extrapolated to infinitely many generated images", "lower"
+        ),
+    ] = None
+    precision: Annotated[
+        float | None,
+        ReportField("precision", "share of generated images within the real manifold", "higher"),
+    ] = None
+    recall: Annotated[
+        float | None,
+        ReportField("recall", "share of real images within the generated manifold", "higher"),
+    ] = None
+    density: Annotated[
+        float | None,
+        ReportField(
+            "density", "real neighbourhoods around a generated image, mean over k", "higher"
+        ),
+    ] = None
+    coverage: Annotated[
+        float | None,
+        ReportField(
+            "coverage", "share of real neighbourhoods that hold a generated image", "higher"
+        ),
+    ] = None
+    class_coverage: Annotated[
+        float | None,
+        ReportField("class coverage", "share of the data's classes that are generated", "higher"),
+    ] = None
+    class_entropy: Annotated[
+        float | None,
+        ReportField("class entropy", "entropy of generated classes over that of the data's", "1"),
+    ] = None
+    generate_seconds: Annotated[
+        float, ReportField("generating", "part of evaluation: generating images", unit="s")
+    ] = 0.0
+    extract_seconds: Annotated[
+        float, ReportField("features", "part of evaluation: extracting features", unit="s")
+    ] = 0.0
+    score_seconds: Annotated[
+        float,
+        ReportField("numbers", "part of evaluation: computing metrics from features", unit="s"),
+    ] = 0.0
 
     def value(self, objective: str) -> float | None:
-        """The number that the study minimises, where it was measured."""
-        found: float | None = getattr(self, objective)
-        return found
+        """The number that the study minimises, if it was measured."""
+        measured: float | None = getattr(self, objective)
+        return measured
+
+    @property
+    def seconds(self) -> float:
+        """Of training and evaluating together."""
+        return self.train_seconds + self.evaluate_seconds
 
     @property
     def images_per_second(self) -> float:
-        return self.images / self.epoch / self.train_seconds
+        """Real images per second of training, over this epoch."""
+        return self.images / self.epoch / self.train_seconds if self.train_seconds else 0.0
+
+
+class History(tuple[EpochReport, ...]):
+    """The reports of a trial so far, in the order of its epochs."""
+
+    __slots__ = ()
+
+    def measured(self, objective: str) -> list[tuple[int, float]]:
+        """(epoch, value) for every epoch in which the objective was measured."""
+        values = [(report.epoch, report.value(objective)) for report in self]
+        return [(epoch, value) for epoch, value in values if value is not None]
+
+    def last_value(self, objective: str) -> float | None:
+        """The value measured last, if any."""
+        measured = self.measured(objective)
+        return measured[-1][1] if measured else None
+
+    def best_so_far(self, objective: str) -> dict[int, float]:
+        """The lowest value up to each epoch in which the objective was measured."""
+        found: dict[int, float] = {}
+        lowest = math.inf
+        for epoch, value in self.measured(objective):
+            found[epoch] = lowest = min(lowest, value)
+        return found
+
+    def scored_epoch(self, objective: str, value: str) -> int:
+        """The epoch that the trial's value comes from, 0 if none was measured: of the lowest value
+        where the study's ``value`` is "best", else of the last."""
+        measured = self.measured(objective)
+        if value == "best":
+            return min(measured, key=lambda pair: pair[1], default=(0, 0.0))[0]
+        return measured[-1][0] if measured else 0
+
+    @property
+    def train_seconds(self) -> float:
+        return sum(report.train_seconds for report in self)
+
+    @property
+    def evaluate_seconds(self) -> float:
+        return sum(report.evaluate_seconds for report in self)
+
+    @property
+    def seconds(self) -> float:
+        """Of training and evaluating together."""
+        return self.train_seconds + self.evaluate_seconds
+
+    @property
+    def evaluation_share(self) -> float:
+        """The fraction of the time that was spent evaluating."""
+        return self.evaluate_seconds / self.seconds if self.seconds else 0.0
+
+
+def _fields() -> dict[str, ReportField]:
+    fields = {}
+    for name, hint in get_type_hints(EpochReport, include_extras=True).items():
+        annotated, field = get_args(hint)
+        kind, *none = get_args(annotated) or (annotated,)
+        default = EpochReport._field_defaults.get(name)
+        fields[name] = field._replace(name=name, kind=kind, nullable=bool(none), default=default)
+    return fields
+
+
+FIELDS = _fields()  # by name, in the order of ``EpochReport``
+MEASUREMENTS = tuple(field for field in FIELDS.values() if field.nullable)
+DURATIONS = tuple(name for name, field in FIELDS.items() if field.unit == "s")

@@ -1,6 +1,10 @@
-"""How functions are compiled: the options that suit the device, and a cache on disk."""
+"""Compilation: options that suit the device, a cache on disk, and a clock that leaves it out."""
 
 import functools
+import os
+import tempfile
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -8,16 +12,25 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 
+from tuner.errors import InputError
+from tuner.jax_variables import NEEDED
+
+COMPILING = (  # what JAX reports of a compilation; the last includes reading one from the cache
+    "/jax/core/compile/jaxpr_trace_duration",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration",
+    "/jax/core/compile/backend_compile_duration",
+)
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 @functools.cache
 def compiler_options(backend: str) -> dict[str, str] | None:
-    """On the CPU: Eigen for convolutions, XLA's newer library for products and sums.
+    """Compiler options for the CPU: Eigen for convolutions, YNN for dot products and reductions.
 
-    With jax 0.10 that takes a third or more off generating images and extracting their features;
-    a jaxlib that does not know the option does without it.
+    With jax 0.10 they save a third or more of the time to generate images and extract features.
+    None for other devices, and where jaxlib does not know the option.
     """
     if backend != "cpu":
         return None
@@ -33,14 +46,11 @@ def compiler_options(backend: str) -> dict[str, str] | None:
     return options
 
 
-def jit(function: Callable[P, R], **options: Any) -> "Jitted[P, R]":
-    """``jax.jit`` with the device's compiler options, which are asked for at the first call: asking
-    at import would start the device."""
-    return Jitted(function, **options)
-
-
 class Jitted(Generic[P, R]):
-    """What ``jit`` makes of a function."""
+    """``jax.jit`` with the device's compiler options, determined at the first call.
+
+    Determining them at import would start the device.
+    """
 
     def __init__(self, function: Callable[P, R], **options: Any) -> None:
         functools.update_wrapper(self, function)
@@ -48,7 +58,7 @@ class Jitted(Generic[P, R]):
 
     @functools.cached_property
     def compiled(self) -> Any:
-        """The function as jax.jit made it."""
+        """The function as compiled by ``jax.jit``."""
         chosen = compiler_options(jax.default_backend())
         return jax.jit(self._function, compiler_options=chosen, **self._options)
 
@@ -57,21 +67,100 @@ class Jitted(Generic[P, R]):
         return result
 
 
+jit = Jitted  # as a decorator
+
+
 def abstract(shape: tuple[int, ...], kind: Any) -> Any:
-    """An array's shape and type, without the array."""
+    """Shape and dtype of an array, without its values."""
     return jax.eval_shape(lambda: jnp.zeros(shape, kind))
 
 
 def flops_of(lowered: jax.stages.Lowered) -> float:
-    """Floating-point operations of a lowered function, as the compiler counts them."""
+    """Floating-point operations of a lowered function, by the compiler's estimate."""
     costs: Any = lowered.cost_analysis()
     return float(costs["flops"])
 
 
-def keep_compiled(folder: Path) -> None:
-    """Keep compiled code in ``folder``, unless JAX was told of another place, so that a second
-    run need not compile the same programs again."""
+def keep_compiled(folder: Path, announce: Callable[[str], None]) -> None:
+    """Cache compiled programs in ``folder``, unless JAX is configured to use another one.
+
+    Its files are executed, so it is closed to other users, and not used if another user owns it.
+    """
     config: Any = jax.config
-    if config.jax_compilation_cache_dir is None:
+    named, problem = config.jax_compilation_cache_dir, "compiled programs are not cached"
+    if named is None and keep_private(folder):
         config.update("jax_compilation_cache_dir", str(folder.absolute()))
         config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    elif named is None:
+        announce(f"{problem}: {folder} is not writable or not yours")
+    elif "://" not in named and not _can_write(Path(named)):
+        config.update("jax_enable_compilation_cache", False)  # or JAX warns about every program
+        announce(f"{problem}: JAX_COMPILATION_CACHE_DIR {named} is read-only")
+
+
+def _can_write(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def check_settings() -> None:
+    """Raise InputError if JAX is configured to compute other numbers, or to stop."""
+    for name, needed in NEEDED.items():
+        found = getattr(jax.config, name, needed)
+        if found != needed:
+            raise InputError(
+                f"JAX: found {name} = {found!r}, expected {needed!r}: unset {name.upper()}, or "
+                f"call jax.config.update({name!r}, {needed!r})"
+            )
+
+
+def keep_private(folder: Path) -> bool:
+    """Create the folder, closed to other users; False if that fails or another user owns it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        return folder.stat().st_uid == os.getuid()
+    except OSError:
+        return False
+
+
+class _Compilations(threading.local):
+    """When this thread compiled. JAX reports each part at its end, in the thread that compiles."""
+
+    def __init__(self) -> None:
+        self.spans: list[tuple[float, float]] = []  # since the clock was read, disjoint
+        self.seconds = 0.0  # before that
+        self.read_at = time.perf_counter()
+
+    def add(self, seconds: float) -> None:
+        """A part of that length ended now; others may have been parts of it."""
+        end = time.perf_counter()
+        # JAX measures by a clock that can be set.
+        begin = min(end, max(end - seconds, self.read_at))
+        while self.spans and self.spans[-1][1] > begin:
+            begin = min(begin, self.spans.pop()[0])
+        self.spans.append((begin, end))
+
+
+_compilations = _Compilations()
+
+
+def _add(event: str, duration_secs: float, **_: str | int) -> None:
+    if event in COMPILING:
+        _compilations.add(duration_secs)
+
+
+jax.monitoring.register_event_duration_secs_listener(_add)
+
+
+def running_time() -> float:
+    """Seconds by a clock that stands still while this thread traces and compiles."""
+    found = _compilations
+    found.seconds += sum(end - begin for begin, end in found.spans)
+    found.spans.clear()
+    found.read_at = time.perf_counter()
+    return found.read_at - found.seconds

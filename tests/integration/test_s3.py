@@ -1,6 +1,7 @@
-"""Shared files in a folder and in a bucket; and the bucket when its server fails."""
+"""Artifact stores in a folder and in an S3 bucket, and buckets whose server fails."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,8 +19,14 @@ from werkzeug.serving import make_server
 from werkzeug.wrappers import Response
 
 from tuner.errors import StorageError, TunerError
-from tuner.run import buckets
-from tuner.run.stores import ArtifactStore, open_store
+from tuner.files import buckets
+from tuner.files import s3 as s3_store
+from tuner.files.stores import ArtifactStore, open_store
+from tuner.files.study_files import TOKEN, open_files
+from tuner.spec.loading import parse_spec
+from tuner.study.creation import create_study
+from tuner.study.database import Database
+from tuner.study.store import StudyStore
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -28,7 +35,7 @@ SECRET = "not-to-be-seen"
 
 
 class Server:
-    """Speaks HTTP for ``application``, at a port that it keeps when it is stopped."""
+    """Serves a WSGI application over HTTP; keeps its port when stopped and started again."""
 
     def __init__(self, application: "WSGIApplication") -> None:
         self._application, self._port = application, 0
@@ -36,7 +43,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        # One request at a time: moto fails where one replaces a file while another reads it.
+        # One request at a time: moto fails if a file is replaced while it is read.
         self._server = make_server("127.0.0.1", self._port, self._application)
         self._port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
@@ -47,18 +54,18 @@ class Server:
         self._thread.join()
         self._server.server_close()
 
-    def ask(self, method: str, path: str, data: bytes | None = None) -> bytes:
-        """What the server's owner may, without credentials."""
+    def request(self, method: str, path: str, data: bytes | None = None) -> bytes:
+        """An administrator's request, which needs no credentials."""
         headers = {"Content-Type": "text/plain"}
         request = urllib.request.Request(f"{self.url}{path}", data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            content: bytes = answer.read()
+        with urllib.request.urlopen(request, timeout=10) as response:
+            content: bytes = response.read()
         return content
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """S3 as moto imitates it, which keeps its buckets when it is stopped."""
+    """moto's S3 server, which keeps its buckets when stopped."""
     server = Server(DomainDispatcherApplication(create_backend_app))
     yield server
     server.stop()
@@ -66,7 +73,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Credentials as usual, from the environment, and none of whoever runs the tests."""
+    """Test credentials in the environment; the developer's own are hidden."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
@@ -79,10 +86,10 @@ def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def s3(server: Server, aws: None, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """A server with an empty bucket, where the environment says."""
+    """A server with an empty bucket, at AWS_ENDPOINT_URL."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-    server.ask("POST", "/moto-api/reset")
-    server.ask("PUT", "/bucket")
+    server.request("POST", "/moto-api/reset")
+    server.request("PUT", "/bucket")
     return server
 
 
@@ -94,8 +101,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
     return open_store("s3://bucket" if request.param == "bucket" else "s3://bucket/some/where/")
 
 
-def test_what_is_written_is_read_until_it_is_replaced_or_removed(store: ArtifactStore) -> None:
-    other = open_store(store.url)  # as another worker would
+def test_written_files_are_readable_until_replaced_or_removed(store: ArtifactStore) -> None:
+    other = open_store(store.url)  # as another worker opens it
     assert store.read("study/a") is None
     for content in (b"", bytes(range(256)) * 40_000, b"short"):
         store.write("study/a", content)
@@ -106,7 +113,7 @@ def test_what_is_written_is_read_until_it_is_replaced_or_removed(store: Artifact
     store.remove("study/a")
 
 
-def test_names_are_those_of_a_folder_and_always_of_now(store: ArtifactStore) -> None:
+def test_names_list_a_folder_without_caching(store: ArtifactStore) -> None:
     other = open_store(store.url)
     assert other.names("study") == []
     for name in ("study/b", "study/a/c", "study/a/B", "study2/x", "stud", "study-1"):
@@ -121,7 +128,7 @@ def test_names_are_those_of_a_folder_and_always_of_now(store: ArtifactStore) -> 
     assert other.names("study") == ["study/a/B", "study/a/c"]
 
 
-def test_a_folder_is_removed_with_all_that_is_in_it(store: ArtifactStore) -> None:
+def test_remove_all_removes_a_folder_with_its_contents(store: ArtifactStore) -> None:
     for name in ("study/a", "study/b/c", "study/d/e/f", "study2/x"):
         store.write(name, b"")
     store.remove_all("study/a")  # a file
@@ -132,7 +139,7 @@ def test_a_folder_is_removed_with_all_that_is_in_it(store: ArtifactStore) -> Non
     store.remove_all("study")
 
 
-def test_threads_share_a_store_and_find_files_whole(store: ArtifactStore) -> None:
+def test_threads_sharing_a_store_read_whole_files(store: ArtifactStore) -> None:
     contents = [bytes([letter]) * 100_000 for letter in b"abcd"]
     store.write("study/a", contents[0])
 
@@ -146,13 +153,44 @@ def test_threads_share_a_store_and_find_files_whole(store: ArtifactStore) -> Non
         list(pool.map(work, contents))
 
 
-def test_a_person_is_told_where_a_file_is(s3: Server) -> None:
+def test_locate_returns_a_url_for_people(s3: Server) -> None:
     store = open_store("s3://bucket/some/where/")
     assert store.url == "s3://bucket/some/where"
     assert store.locate("study/a.png") == "s3://bucket/some/where/study/a.png"
 
 
-def test_listings_of_many_pages_are_whole(s3: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_larger_than_allowed_is_not_read(s3: Server) -> None:
+    store = open_store("s3://bucket/x")
+    store.write("study/a", bytes(1001))
+    assert store.read("study/a", 1001) == bytes(1001)
+    with pytest.raises(TunerError, match=r"^s3://bucket/x/study/a: can't be read: larger than"):
+        store.read("study/a", 1000)
+
+
+def test_a_copied_database_leaves_its_originals_files_in_the_bucket(
+    s3: Server, tmp_path: Path
+) -> None:
+    spec = parse_spec({"study": {"name": "s"}}, "s.toml")
+    original = Database(f"sqlite:///{tmp_path}/studies.db", create=True)
+    files = open_files(create_study(original, spec), "s3://bucket/x")
+    files.write("generator", b"original")
+    shutil.copy(tmp_path / "studies.db", tmp_path / "copy.db")
+    copied = StudyStore(Database(f"sqlite:///{tmp_path}/copy.db"), "s")
+    copy = open_files(copied)
+    assert copy.stays is not None
+    assert copy.read("generator") == b"original"
+    copy.write("generator", b"its own")
+    assert open_files(copied).read("generator") == b"its own"
+    copy.remove_all()
+    assert files.read("generator") == b"original"
+    files.remove(TOKEN)
+    with pytest.raises(StorageError, match="/token: missing") as caught:
+        files.write("picture", b"x")
+    assert caught.value.transient
+    assert files.read("generator") == b"original"
+
+
+def test_listing_follows_every_page(s3: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "2")
     store = open_store("s3://bucket/x")
     names = [f"study/{number}" for number in range(7)]
@@ -163,26 +201,26 @@ def test_listings_of_many_pages_are_whole(s3: Server, monkeypatch: pytest.Monkey
     assert store.names("study") == []
 
 
-def test_files_of_others_are_not_listed_but_go_with_their_folder(s3: Server) -> None:
+def test_foreign_files_are_unlisted_but_removed_with_the_folder(s3: Server) -> None:
     store = open_store("s3://bucket/x")
     store.write("study/a", b"")
-    for name in ("study/", "study/two%20words"):  # the first is what consoles take for a folder
-        s3.ask("PUT", f"/bucket/x/{name}")
+    for name in ("study/", "study/two%20words"):  # the first is how consoles create a folder
+        s3.request("PUT", f"/bucket/x/{name}")
     assert store.names("study") == ["study/a"]
     store.remove_all("study")
     store.write("study/a", b"")
-    assert s3.ask("GET", "/bucket").count(b"<Contents>") == 1
+    assert s3.request("GET", "/bucket").count(b"<Contents>") == 1
 
 
-def test_an_outage_passes(s3: Server) -> None:
+def test_an_outage_is_transient(s3: Server) -> None:
     store = open_store("s3://bucket/x")
     store.write("study/a", b"before")
     s3.stop()
     try:
         began = time.monotonic()
-        for attempt in attempts(store):
+        for request in requests_of(store):
             with pytest.raises(StorageError, match=r"^s3://bucket/x/study.*: can't be ") as caught:
-                attempt()
+                request()
             assert caught.value.transient
             assert "\n" not in str(caught.value)
         assert time.monotonic() - began < 20
@@ -193,8 +231,8 @@ def test_an_outage_passes(s3: Server) -> None:
     assert store.read("study/a") == b"after"
 
 
-def attempts(store: ArtifactStore) -> list[Callable[[], object]]:
-    """Every kind of request."""
+def requests_of(store: ArtifactStore) -> list[Callable[[], object]]:
+    """One request of each kind."""
     return [
         lambda: store.write("study/a", b"x"),
         lambda: store.read("study/a"),
@@ -203,41 +241,45 @@ def attempts(store: ArtifactStore) -> list[Callable[[], object]]:
     ]
 
 
-def check_hopeless(store: ArtifactStore, message: str) -> None:
-    for attempt in attempts(store):
+def assert_permanent_error(store: ArtifactStore, message: str) -> None:
+    for request in requests_of(store):
         with pytest.raises(TunerError, match=rf"^{store.url}/study\S*: can't be .*{message}") as e:
-            attempt()
+            request()
         assert not isinstance(e.value, StorageError)
         assert SECRET not in str(e.value)
 
 
 def test_a_missing_bucket_is_not_waited_for(s3: Server) -> None:
-    check_hopeless(open_store("s3://nowhere/x"), "found no such bucket$")
+    assert_permanent_error(open_store("s3://nowhere/x"), "no such bucket$")
 
 
 def test_refused_credentials_are_not_tried_again(s3: Server) -> None:
-    s3.ask("POST", "/moto-api/reset-auth", b"0")
+    s3.request("POST", "/moto-api/reset-auth", b"0")
     try:
-        check_hopeless(open_store("s3://bucket/x"), "Access Key Id you provided does not exist")
+        assert_permanent_error(
+            open_store("s3://bucket/x"), "Access Key Id you provided does not exist"
+        )
     finally:
-        s3.ask("POST", "/moto-api/reset-auth", b"inf")
+        s3.request("POST", "/moto-api/reset-auth", b"inf")
 
 
-def test_credentials_are_needed(s3: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_not_retried(s3: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    check_hopeless(open_store("s3://bucket/x"), "Unable to locate credentials$")
+    assert_permanent_error(open_store("s3://bucket/x"), "Unable to locate credentials$")
 
 
-def test_a_program_that_is_missing_here_does_not_pass_for_a_file_missing_there(
+def test_a_missing_credential_process_is_not_a_missing_file(
     s3: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     settings = "[default]\ncredential_process = /no/such/program\n"
     Path(os.environ["AWS_CONFIG_FILE"]).write_text(settings)
-    check_hopeless(open_store("s3://bucket/x"), "No such file or directory: /no/such/program$")
+    assert_permanent_error(
+        open_store("s3://bucket/x"), "No such file or directory: /no/such/program$"
+    )
 
 
-def test_certificates_that_are_configured_must_be_there(
+def test_a_missing_certificate_bundle_is_not_retried(
     aws: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "https://127.0.0.1:1")
@@ -251,7 +293,7 @@ def test_a_password_in_the_endpoint_is_not_shown(
     aws: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"me:{SECRET}/@host")  # without http://
-    check_hopeless(open_store("s3://bucket/x"), "Invalid endpoint: …@host$")
+    assert_permanent_error(open_store("s3://bucket/x"), "Invalid endpoint: …@host$")
 
 
 @pytest.mark.parametrize(
@@ -267,17 +309,17 @@ def test_a_password_in_the_endpoint_is_not_shown(
         (501, "NotImplemented", False),
     ],
 )
-def test_a_busy_server_may_be_asked_again_a_refusal_is_final(
+def test_only_temporary_server_errors_are_retried(
     aws: None, monkeypatch: pytest.MonkeyPatch, status: int, code: str, transient: bool
 ) -> None:
     body = f"<Error><Code>{code}</Code><Message>Said so.</Message></Error>"
     server = Server(Response(body, status))
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-    monkeypatch.setattr(buckets, "ATTEMPTS", 1)
+    monkeypatch.setattr(s3_store, "ATTEMPTS", 1)
     try:
-        for attempt in attempts(open_store("s3://bucket/x")):
+        for request in requests_of(open_store("s3://bucket/x")):
             with pytest.raises(TunerError, match=r"Said so|no answer in time") as caught:
-                attempt()
+                request()
             assert getattr(caught.value, "transient", False) == transient
     finally:
         server.stop()
@@ -285,7 +327,7 @@ def test_a_busy_server_may_be_asked_again_a_refusal_is_final(
 
 @pytest.fixture
 def connections(aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """A socket that the environment takes for S3; connections wait until a test accepts them."""
+    """A listening socket at AWS_ENDPOINT_URL; the test accepts connections itself."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
@@ -295,18 +337,18 @@ def connections(aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.s
 @pytest.mark.parametrize(
     ("limit", "message"), [("SILENCE_S", "Read timeout"), ("CALL_S", "no answer in time")]
 )
-def test_a_silent_server_is_not_waited_for(
+def test_a_silent_server_times_out(
     connections: socket.socket, monkeypatch: pytest.MonkeyPatch, limit: str, message: str
 ) -> None:
-    """Whichever limit is reached first; but a write waits for leave to go on, up to the last."""
-    monkeypatch.setattr(buckets, "ATTEMPTS", 1)
+    """Reads time out on silence; a write awaits "100 Continue", so only CALL_S ends it."""
+    monkeypatch.setattr(s3_store, "ATTEMPTS", 1)
     monkeypatch.setattr(buckets, limit, 0.4)
     monkeypatch.setattr(buckets, "READ_S", buckets.CALL_S)
     store = open_store("s3://bucket/x")
-    for attempt in attempts(store)[limit == "SILENCE_S" :]:
+    for request in requests_of(store)[limit == "SILENCE_S" :]:
         began = time.monotonic()
         with pytest.raises(StorageError, match=message) as caught:
-            attempt()
+            request()
         assert caught.value.transient
         assert time.monotonic() - began < 5
 
@@ -314,19 +356,19 @@ def test_a_silent_server_is_not_waited_for(
 @pytest.mark.parametrize(
     ("first", "expected"),
     [
-        (b"", b"whole"),  # closed without a word, as idle connections are: asked once more
+        (b"", b"whole"),  # closed without a response, as idle connections are: retried
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", None),
     ],
 )
-def test_a_connection_that_breaks_gives_no_half_of_a_file(
+def test_a_broken_connection_never_returns_half_a_file(
     connections: socket.socket, first: bytes, expected: bytes | None
 ) -> None:
     def serve() -> None:
-        for answer in (first, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhole"):
+        for response in (first, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhole"):
             connection, _ = connections.accept()
             with connection:
                 connection.recv(100_000)
-                connection.sendall(answer)
+                connection.sendall(response)
 
     threading.Thread(target=serve, daemon=True).start()
     store = open_store("s3://bucket/x")
@@ -338,7 +380,7 @@ def test_a_connection_that_breaks_gives_no_half_of_a_file(
 
 
 def run_script(script: str) -> str:
-    """What a process prints that sees warnings as errors; it must say nothing else."""
+    """Output of a process with warnings as errors and an empty standard error."""
     done = subprocess.run(
         [sys.executable, "-c", script],
         env={**os.environ, "PYTHONWARNINGS": "error"},
@@ -353,7 +395,7 @@ def run_script(script: str) -> str:
 
 USE = """
 import threading
-from tuner.run.stores import open_store
+from tuner.files.stores import open_store
 store = open_store("s3://bucket/x")
 writer = threading.Thread(target=store.write, args=("study/a", b"content"))
 writer.start()
@@ -362,13 +404,13 @@ print(store.read("study/a"), store.names("study"))
 """
 
 
-def test_a_process_ends_in_silence(s3: Server) -> None:
+def test_a_process_exits_without_warnings(s3: Server) -> None:
     assert run_script(USE) == "b'content' ['study/a']\n"
 
 
 FORK = """
 import os, warnings
-warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on: of forks beside threads
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on warns of forks with threads
 if os.fork() == 0:
     store.write("study/b", b"the child's")
     os._exit(0)
@@ -380,6 +422,6 @@ def test_a_forked_process_has_a_connection_of_its_own(s3: Server) -> None:
     assert run_script(USE + FORK).endswith('\n0 b"the child\'s"\n')
 
 
-def test_nothing_is_imported_that_no_store_needs() -> None:
-    script = "import sys, tuner.run.stores; print(*{'jax', 's3fs', 'gcsfs'} & set(sys.modules))"
+def test_importing_stores_imports_no_bucket_packages() -> None:
+    script = "import sys, tuner.files.stores; print(*{'jax', 's3fs', 'gcsfs'} & set(sys.modules))"
     assert run_script(script) == "\n"

@@ -1,4 +1,4 @@
-"""What DiffAugment, flips and noise do to images, against their definitions."""
+"""DiffAugment, flips and instance noise against their definitions."""
 
 import jax
 import jax.numpy as jnp
@@ -21,18 +21,18 @@ def test_translation_moves_whole_images_by_up_to_an_eighth() -> None:
     seen = set()
     for image, original in zip(found, source, strict=True):
         padded = np.pad(original, [(2, 2), (2, 2), (0, 0)])
-        places = [
+        shifts = [
             (i, j)
             for i in range(5)
             for j in range(5)
             if np.array_equal(padded[i : i + SIZE, j : j + SIZE], image)
         ]
-        assert len(places) == 1
-        seen.add(places[0])
-    assert len(seen) == 25  # every move there is, in rows and in columns
+        assert len(shifts) == 1
+        seen.add(shifts[0])
+    assert len(seen) == 25  # all shifts in rows and columns
 
 
-def test_cutout_greys_a_square_of_half_the_size() -> None:
+def test_cutout_blanks_a_square_of_half_the_size() -> None:
     found = augmented("cutout")
     heights, widths = set(), set()
     for image, original in zip(found, np.asarray(IMAGES), strict=True):
@@ -43,11 +43,13 @@ def test_cutout_greys_a_square_of_half_the_size() -> None:
         heights.add(len(rows))
         widths.add(len(columns))
     assert max(heights) == max(widths) == SIZE // 2
-    assert min(heights) == min(widths) == SIZE // 4  # centred on an edge, half of it is outside
+    assert (
+        min(heights) == min(widths) == SIZE // 4
+    )  # centred on an edge, the square is half outside
 
 
-def test_colour_changes_each_image_by_a_line_of_its_own() -> None:
-    """Brightness, saturation and contrast are affine: what they did can be solved for."""
+def test_colour_transforms_each_image_separately() -> None:
+    """Brightness, saturation and contrast are affine, so their factors can be recovered."""
     found, source = augmented("color").astype(np.float64), np.asarray(IMAGES, np.float64)
     factors = list[tuple[float, float, float]]()
     for image, original in zip(found, source, strict=True):
@@ -66,12 +68,12 @@ def test_colour_changes_each_image_by_a_line_of_its_own() -> None:
         assert np.corrcoef(values, np.arange(COUNT))[0, 1] == pytest.approx(0, abs=0.2)
 
 
-def test_all_together_are_differentiable_and_repeat_themselves() -> None:
+def test_augmentation_is_differentiable_and_deterministic() -> None:
     policies = ("color", "translation", "cutout")
     np.testing.assert_array_equal(augmented(*policies), augmented(*policies))
     gradient = jax.grad(lambda x: differentiable(x, policies, KEY).sum())(IMAGES)
     assert np.isfinite(gradient).all()
-    # What is still seen counts once, what was moved or cut out not at all.
+    # The gradient is 1 for visible pixels and 0 for those shifted or cut out.
     gradient = jax.grad(lambda x: differentiable(x, policies[1:], KEY).sum())(IMAGES)
     assert set(np.unique(gradient)) == {0.0, 1.0}
     assert (augmented() == np.asarray(IMAGES)).all()

@@ -1,4 +1,4 @@
-"""Image files of many kinds, as Pillow writes them, become pixels of one size."""
+"""Decoding and resizing of image files."""
 
 import math
 from pathlib import Path
@@ -11,9 +11,9 @@ from PIL import Image
 
 from tuner.data.decoding import MOST_PIXELS, Recipe, decode_batch, image_suffixes, pixels
 from tuner.data.images import Item
-from tuner.spec import Fit
+from tuner.spec.data import Fit
 
-AS_IT_IS = Recipe(32, "crop", None)
+UNCHANGED = Recipe(32, "crop", None)
 RANDOM = np.random.default_rng(0)
 
 
@@ -22,8 +22,8 @@ def noise(*shape: int) -> NDArray[np.uint8]:
 
 
 def lanczos(values: NDArray[Any], size: int, start: int, side: int) -> NDArray[Any]:
-    """``side`` rows from ``start`` as ``size``: weighted by sinc(x) sinc(x / 3) for |x| < 3, made
-    as wide as the step where that is above 1 (Duchon 1979)."""
+    """Resize ``side`` rows from ``start`` to ``size`` with the kernel sinc(x) sinc(x / 3), |x| < 3,
+    widened by the step when shrinking (Duchon 1979)."""
     step = side / size
     width = max(step, 1.0)
     centres = start + (np.arange(size) + 0.5) * step
@@ -60,7 +60,7 @@ def test_smaller_images_are_padded_evenly(height: int, width: int) -> None:
     np.testing.assert_array_equal(found[..., 0], expected)
 
 
-def test_larger_images_are_shrunk_whole_and_then_padded() -> None:
+def test_larger_images_are_shrunk_and_padded() -> None:
     found = pixels(np.full((100, 50), 200, np.uint8), Recipe(32, "pad", None))[..., 0]
     assert (found[:, 8:24] == 200).all()
     assert not found[:, :8].any()
@@ -69,10 +69,10 @@ def test_larger_images_are_shrunk_whole_and_then_padded() -> None:
 
 def saved(image: Image.Image, path: Path, **options: Any) -> NDArray[np.uint8]:
     image.save(path, **options)
-    return pixels(str(path), AS_IT_IS)
+    return pixels(str(path), UNCHANGED)
 
 
-def test_jpeg_and_png_are_read_as_they_are(tmp_path: Path) -> None:
+def test_jpeg_and_png_are_read_unchanged(tmp_path: Path) -> None:
     values = noise(32, 32, 3)
     np.testing.assert_array_equal(saved(Image.fromarray(values), tmp_path / "a.png"), values)
     smooth = np.add.outer(np.arange(32) * 4, np.arange(32) * 3).astype(np.uint8)
@@ -80,7 +80,7 @@ def test_jpeg_and_png_are_read_as_they_are(tmp_path: Path) -> None:
     np.testing.assert_allclose(found[..., 0], smooth, atol=3)
 
 
-def test_what_is_transparent_lies_over_black(tmp_path: Path) -> None:
+def test_transparent_images_are_composed_over_black(tmp_path: Path) -> None:
     values = noise(32, 32, 4)
     found = saved(Image.fromarray(values), tmp_path / "a.png")
     expected = values[..., :3] * (values[..., 3:] / 255)
@@ -115,7 +115,7 @@ def test_16_bits_are_scaled_to_8(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(found[..., 0], values / 257, atol=0.5)
 
 
-def test_grey_stays_grey_unless_asked(tmp_path: Path) -> None:
+def test_grey_stays_grey_by_default(tmp_path: Path) -> None:
     values = noise(32, 32)
     assert saved(Image.fromarray(values), tmp_path / "a.png").shape == (32, 32, 1)
     found = pixels(str(tmp_path / "a.png"), Recipe(32, "crop", 3))
@@ -125,7 +125,7 @@ def test_grey_stays_grey_unless_asked(tmp_path: Path) -> None:
 
 
 def test_orientation_is_honoured(tmp_path: Path) -> None:
-    """6 says: turn clockwise to look at it (EXIF 2.3, 4.6.4)."""
+    """Orientation 6 displays the image turned clockwise (EXIF 2.3, 4.6.4)."""
     values = noise(32, 32)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -133,14 +133,14 @@ def test_orientation_is_honoured(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[..., 0], np.rot90(values, -1))
 
 
-def test_of_moving_images_the_first(tmp_path: Path) -> None:
+def test_the_first_frame_of_an_animation(tmp_path: Path) -> None:
     frames = [Image.new("L", (32, 32), grey) for grey in (50, 100, 150)]
     found = saved(frames[0], tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert (found == 50).all()
 
 
-@pytest.mark.filterwarnings("ignore:Image size")  # as when all are decoded
-def test_a_batch_leaves_out_what_cannot_be_read(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:Image size")  # as the decoder does
+def test_a_batch_leaves_out_unreadable_files(tmp_path: Path) -> None:
     Image.fromarray(noise(40, 40, 3)).save(tmp_path / "good.jpg")
     data = (tmp_path / "good.jpg").read_bytes()
     files = {
@@ -155,8 +155,8 @@ def test_a_batch_leaves_out_what_cannot_be_read(tmp_path: Path) -> None:
     side = math.isqrt(MOST_PIXELS) + 1
     Image.new("1", (side, side)).save(tmp_path / "bomb.png")
     names = ["good.jpg", *files, "float.tif", "bomb.png", "gone.png"]
-    items = [Item(str(tmp_path / name), place, name) for place, name in enumerate(names)]
-    found = decode_batch([*items, Item(data, 9, "row 1")], AS_IT_IS)
+    items = [Item(str(tmp_path / name), label, name) for label, name in enumerate(names)]
+    found = decode_batch([*items, Item(data, 9, "row 1")], UNCHANGED)
     assert found.images.shape == (2, 32, 32, 3)
     np.testing.assert_array_equal(found.images[0], found.images[1])
     assert found.labels == [0, 9]
@@ -166,6 +166,6 @@ def test_a_batch_leaves_out_what_cannot_be_read(tmp_path: Path) -> None:
     assert found.unreadable[6] == "gone.png (No such file or directory)"
 
 
-def test_what_counts_as_an_image_file() -> None:
+def test_recognised_image_files() -> None:
     assert {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif"} <= image_suffixes()
     assert not {".eps", ".pdf", ".txt", ".mpg", ".h5"} & image_suffixes()

@@ -1,16 +1,19 @@
-"""The plots of a study, held against the trials that they were made from."""
+"""Plots of a study."""
 
 import math
+import random
 from typing import Any
 
 import pytest
 from builders import epoch, spec_of
 
-from tuner.policies import LossRatioGuard
+from tuner.spec.guard import LossRatioGuard
 from tuner.study.importance import importances
-from tuner.study.store import TrialRecord
-from tuner.views import figures
-from tuner.views.scales import scales
+from tuner.study.records import TrialRecord
+from tuner.views import curves, parameters
+from tuner.views.axes import parameter_axes
+from tuner.views.figures import PLOTS
+from tuner.views.summaries import epochs_of
 
 SPEC = spec_of("""
 [study]
@@ -44,15 +47,15 @@ TRIALS = [
 
 
 def traces(figure: Any, mode: str) -> dict[str, Any]:
-    """The traces with this mode, by their group of the legend."""
+    """The traces with this mode, by legend group."""
     return {trace.legendgroup or trace.name: trace for trace in figure.data if trace.mode == mode}
 
 
 def test_values_against_epochs() -> None:
-    lines = traces(figure := figures.value_against_epoch(SPEC, TRIALS), "lines")
+    lines = traces(figure := curves.value_against_epoch(SPEC, TRIALS), "lines")
     assert set(lines) == {"complete", "pruned", "running", "the best, trial 0"}
     complete = lines["complete"]
-    assert list(complete.x) == [1, 2, 3, 4, None, 1, 2, 3, 4, None]  # a gap after each trial
+    assert list(complete.x) == [1, 2, 3, 4, None, 1, 2, 3, 4, None]  # None separates trials
     assert list(complete.y) == [40, 30, 20, 25, None, 80, 60, 50, 35, None]
     assert list(complete.customdata) == [0] * 5 + [1] * 5
     assert list(lines["the best, trial 0"].y) == [40, 30, 20, 25]
@@ -65,51 +68,52 @@ def test_values_against_epochs() -> None:
 
 
 def test_outcomes_differ_in_more_than_colour() -> None:
-    figure = figures.value_against_epoch(SPEC, TRIALS)
+    figure = curves.value_against_epoch(SPEC, TRIALS)
     ends, lines = traces(figure, "markers").values(), traces(figure, "lines").values()
     assert len({trace.marker.symbol for trace in ends}) == len(ends)
     assert len({trace.line.dash for trace in lines}) == len(lines)
 
 
-def test_epochs_without_a_number_are_left_out() -> None:
+def test_epochs_without_a_finite_value_are_left_out() -> None:
     odd = trial(0, "PRUNED", [])._replace(
         reports=(epoch(1, 9.0), epoch(2, None), epoch(3, math.nan), epoch(4, 8.0))
     )
-    assert list(figures.value_against_epoch(SPEC, [odd]).data[0].x) == [1, 4, None]
+    assert list(curves.value_against_epoch(SPEC, [odd]).data[0].x) == [1, 4, None]
 
 
 def test_the_guards_bounds() -> None:
-    figure = figures.loss_ratio_against_epoch(SPEC, TRIALS)
+    figure = curves.loss_ratio_against_epoch(SPEC, TRIALS)
     bounds = [list(t.y) for t in figure.data if t.name == "bounds of the guard"]
     assert bounds == [[0.001, 0.001], [100, 100]]
     guard = SPEC.guard.model_copy(update={"loss_ratio": LossRatioGuard(enabled=False)})
-    figure = figures.loss_ratio_against_epoch(SPEC.model_copy(update={"guard": guard}), TRIALS)
+    figure = curves.loss_ratio_against_epoch(SPEC.model_copy(update={"guard": guard}), TRIALS)
     assert "bounds of the guard" not in [trace.name for trace in figure.data]
 
 
 def test_few_epochs_have_a_tick_each() -> None:
     for figure in (
-        figures.value_against_epoch(SPEC, TRIALS),
-        figures.trial_curves(SPEC, TRIALS[0]),
+        curves.value_against_epoch(SPEC, TRIALS),
+        curves.trial_curves(SPEC, TRIALS[0]),
     ):
         assert 1 in {axis.dtick for axis in figure.select_xaxes()}
     many = spec_of("[study]\nepochs = 11")
-    assert figures.value_against_epoch(many, TRIALS).layout.xaxis.dtick is None
+    assert curves.value_against_epoch(many, TRIALS).layout.xaxis.dtick is None
 
 
 def test_time_by_outcome() -> None:
-    training, evaluating = figures.time_by_outcome(SPEC, TRIALS).data
+    training, evaluating = curves.time_by_outcome(SPEC, TRIALS).data
     names = ["complete (2)", "running (1)", "failed (1)", "pruned (1)"]
     assert list(training.x) == list(evaluating.x) == names
     assert list(training.y) == [32, 8, 0, 4]  # 4 s of training an epoch, 1 s of evaluating
     assert list(evaluating.y) == [8, 2, 0, 1]
-    assert figures.seconds_of(TRIALS) == (44, 11)
+    epochs = epochs_of(TRIALS)
+    assert (epochs.train_seconds, epochs.evaluate_seconds) == (44, 11)
 
 
 def test_the_map_shows_the_best_of_each_cell() -> None:
-    figure = figures.settings_map(SPEC, TRIALS)
+    figure = parameters.best_value_map(SPEC, TRIALS)
     heat = figure.data[0]
-    # From the lowest rate of any branch to the highest: three decades in twelve cells.
+    # The learning rates of all branches span three decades in twelve cells.
     assert list(heat.x)[::4] == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1])
     cells = {
         (heat.z[row][column], row, column)
@@ -120,41 +124,40 @@ def test_the_map_shows_the_best_of_each_cell() -> None:
     assert cells == {(35, 0, 4), (20, 1, 4)}
     assert heat.text[1][4] == "best here: FID 20, trial 0"
     assert (figure.layout.xaxis.type, list(figure.layout.yaxis.ticktext)) == ("log", ["32", "64"])
-    places = {t.name: list(t.y) for t in figure.data[1:]}
-    assert [round(y) for y in places["complete"]] == [1, 0]
+    points = {t.name: list(t.y) for t in figure.data[1:]}
+    assert [round(y) for y in points["complete"]] == [1, 0]
 
 
-def test_the_map_without_two_parameters_and_without_any() -> None:
+def test_the_map_of_fewer_than_two_ranges() -> None:
     one = spec_of("[trial]\nbeta1 = { low = 0.0, high = 0.9 }")
-    figure = figures.settings_map(one, [trial(0, "COMPLETE", [9.0], params={"beta1": 0.3})])
+    figure = parameters.best_value_map(one, [trial(0, "COMPLETE", [9.0], params={"beta1": 0.3})])
     assert [(list(t.x), list(t.y)) for t in figure.data] == [([0.3], [9.0])]
-    assert "No parameter is searched." in figures.settings_map(spec_of(""), TRIALS).to_json()
+    assert "No parameter is searched." in parameters.best_value_map(spec_of(""), TRIALS).to_json()
     other = spec_of("[trial]\nbeta1 = { low = 0.0, high = 0.9 }\nd_steps = [1, 5]")
     params = {"beta1": 0.3, "d_steps": 5}
-    figure = figures.settings_map(other, [trial(0, "COMPLETE", [9.0], params=params)])
+    figure = parameters.best_value_map(other, [trial(0, "COMPLETE", [9.0], params=params)])
     assert figure.layout.title.text == "Best FID by d steps and beta1"
 
 
-def test_marginals_show_a_conditional_parameter_of_those_who_have_it() -> None:
-    figure = figures.marginal(SPEC, TRIALS, "momentum")
+def test_marginals_of_a_conditional_parameter() -> None:
+    figure = parameters.marginal(SPEC, TRIALS, "momentum")
     assert [(t.name, list(t.x), list(t.y)) for t in figure.data] == [("complete", [0.5], [35.0])]
-    names = list(scales(SPEC))
+    names = list(parameter_axes(SPEC))
     assert sorted(names) == ["batch_size", "learning_rate", "momentum", "optimizer"]
-    everything = figures.marginals(SPEC, TRIALS)
+    everything = parameters.marginals(SPEC, TRIALS)
     titles = [everything.layout[f"xaxis{i}"].title.text for i in ("", 2, 3, 4)]
-    assert titles == [scales(SPEC)[name].title for name in names]
+    assert titles == [parameter_axes(SPEC)[name].title for name in names]
     assert sum(bool(trace.showlegend) for trace in everything.data) == 3  # once for each outcome
 
 
 def test_one_trials_curves() -> None:
-    figure = figures.trial_curves(SPEC, TRIALS[0])
+    figure = curves.trial_curves(SPEC, TRIALS[0])
     assert [list(t.y) for t in figure.data] == [
         *([40, 30, 20, 25], [0.1, 0.2, 0.3, 0.4], [0.75, 0.75, 0.75, 0.75]),
     ]
 
 
-def test_importances_find_what_matters() -> None:
-    """Of a value that is the first parameter alone, it explains nearly everything."""
+def test_importances_of_a_single_relevant_parameter() -> None:
     spec = spec_of(
         "[trial]\nbeta1 = { low = 0.0, high = 0.9 }\ndropout = { low = 0.0, high = 0.9 }"
     )
@@ -167,24 +170,50 @@ def test_importances_find_what_matters() -> None:
     assert found.shares["beta1"] > 0.9
     assert sum(found.shares.values()) == pytest.approx(1)
     assert importances(spec, trials) == found
-    bars = figures.importances(spec, trials).data[0]
-    assert list(bars.y) == ["dropout", "beta1"]  # from below
+    bars = parameters.importances(spec, trials).data[0]
+    assert list(bars.y) == ["dropout", "beta1"]  # bottom to top
     assert list(bars.x) == [found.shares["dropout"], found.shares["beta1"]]
 
 
 def test_importances_of_few_trials_and_of_conditional_parameters() -> None:
-    few = figures.importances(SPEC, TRIALS)
+    few = parameters.importances(SPEC, TRIALS)
     assert len(few.data) == 0
-    assert "There are 2 so far" in few.layout.annotations[0].text
-    trials = [TRIALS[i % 2]._replace(number=i) for i in range(6)]
+    assert (
+        "at least 5 complete trials are needed, and 2 of 5 are complete"
+        in few.layout.annotations[0].text
+    )
+    # All pairs of optimizer and batch size occur, and only the optimizer matters.
+    pairs = [(TRIALS[i % 2], size) for size in (32, 64) for i in range(4)]
+    trials = [
+        t._replace(number=i, params=t.params | {"batch_size": size})
+        for i, (t, size) in enumerate(pairs)
+    ]
     found = importances(SPEC, trials)
-    # A rate has a distribution of its own with sgd.
-    assert (set(found.shares), found.trials) == ({"batch_size", "optimizer"}, 6)
-    assert found.left_out == ("learning_rate", "momentum")
+    # With sgd there is a momentum, and the learning rate has another range.
+    assert set(found.shares) == {"batch_size", "optimizer", "learning_rate", "momentum"}
+    assert sum(found.shares.values()) == pytest.approx(1)
+    assert found.trials == 8
+    assert max(found.shares, key=found.shares.__getitem__) == "optimizer"
 
 
-def test_a_study_without_trials_says_so() -> None:
-    for draw in figures.FIGURES.values():
-        figure = draw(SPEC, [])
+def test_importances_rank_a_known_function() -> None:
+    names = ("beta1", "dropout", "ema_decay")
+    toml = "".join(f"{name} = {{ low = 0.0, high = 0.9 }}\n" for name in names)
+    spec = spec_of(f"[trial]\n{toml}")
+    draw = random.Random(0)
+    for count in (12, 30, 100):
+        points = [{name: draw.uniform(0, 0.9) for name in names} for _ in range(count)]
+        trials = [
+            trial(i, "COMPLETE", [10 + 100 * p["beta1"] + 60 * p["dropout"]], params=p)
+            for i, p in enumerate(points)
+        ]
+        found = list(importances(spec, trials).shares)
+        assert found[0] == "beta1", count
+        assert count < 100 or found == list(names)
+
+
+def test_a_study_without_trials() -> None:
+    for plot in PLOTS.values():
+        figure = plot.draw(SPEC, [])
         assert [t for t in figure.data if t.x or t.y] == []
-    assert "Nothing was measured yet." in figures.value_against_epoch(SPEC, []).to_json()
+    assert "Nothing was measured yet." in curves.value_against_epoch(SPEC, []).to_json()

@@ -1,7 +1,9 @@
-"""Images in parquet files and data sets, read through the library datasets."""
+"""Images in parquet files and data sets, read with the package datasets."""
 
 import io
+import json
 import os
+import socket
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -12,9 +14,9 @@ import pytest
 from PIL import Image
 
 from tuner.data import DATA_VARIABLE, ImageSet, load_images
+from tuner.environment import IMAGES_VARIABLE
 from tuner.errors import InputError
-from tuner.places import IMAGES_VARIABLE
-from tuner.spec import DataSpec
+from tuner.spec.data import DataSpec
 
 LONG_AGO = 1_700_000_000
 COUNT = 300
@@ -27,8 +29,8 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The library, or it is skipped; its files go where they are removed."""
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The package datasets, with its files in a temporary folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("home")))
         patch.setenv("HF_HUB_OFFLINE", "1")
@@ -46,13 +48,13 @@ def png(grey: int) -> bytes:
 PICTURES = [png(number % 200) for number in range(COUNT)]
 
 
-def declared(library: Any) -> Any:
-    """A data set that declares what its columns are."""
-    kinds = library.ClassLabel(names=["shoe", "bag", "coat"])
-    features = library.Features(image=library.Image(), label=kinds)
+def declared(datasets: Any) -> Any:
+    """A data set with declared column types."""
+    kinds = datasets.ClassLabel(names=["shoe", "bag", "coat"])
+    features = datasets.Features(image=datasets.Image(), label=kinds)
     images = [{"bytes": data, "path": None} for data in PICTURES]
     labels = [number % 3 for number in range(COUNT)]
-    return library.Dataset.from_dict({"image": images, "label": labels}, features=features)
+    return datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
 
 
 def load(path: Path | str, **options: Any) -> ImageSet:
@@ -70,14 +72,14 @@ def check(found: ImageSet, names: tuple[str, ...]) -> None:
     assert found.labels.tolist() == found.labels[:3].tolist() * (COUNT // 3)
 
 
-def test_parquet_files_and_data_sets(library: Any, tmp_path: Path) -> None:
-    """A folder of parquet files, either way, and what the library saves, with splits or without."""
-    rows = declared(library)
+def test_parquet_files_and_data_sets(datasets: Any, tmp_path: Path) -> None:
+    """From parquet files and from saved data sets, with splits and without."""
+    rows = declared(datasets)
     other = rows.select(range(9))
     rows.to_parquet(tmp_path / "p" / "data" / "train-00000-of-00001.parquet")
     other.to_parquet(tmp_path / "p" / "data" / "test-00000-of-00001.parquet")
     rows.save_to_disk(tmp_path / "one")
-    library.DatasetDict(train=rows, test=other).save_to_disk(tmp_path / "two")
+    datasets.DatasetDict(train=rows, test=other).save_to_disk(tmp_path / "two")
     names = ("shoe", "bag", "coat")
     for found in (load(tmp_path / "p"), load(tmp_path / "one"), load(tmp_path / "two")):
         check(found, names)
@@ -89,7 +91,7 @@ def test_parquet_files_and_data_sets(library: Any, tmp_path: Path) -> None:
             load(tmp_path / folder, split="validation")
 
 
-def test_a_folder_of_images_as_the_library_reads_it(library: Any, tmp_path: Path) -> None:
+def test_a_folder_of_images_is_read_as_a_data_set(datasets: Any, tmp_path: Path) -> None:
     for number in range(COUNT):
         path = tmp_path / ("shoe", "bag", "coat")[number % 3] / f"{number:03}.png"
         path.parent.mkdir(exist_ok=True)
@@ -98,21 +100,21 @@ def test_a_folder_of_images_as_the_library_reads_it(library: Any, tmp_path: Path
     assert (len(found.images), found.names) == (COUNT, ("bag", "coat", "shoe"))
 
 
-def test_images_in_archives(library: Any, tmp_path: Path) -> None:
-    """Or elsewhere, as addresses for fsspec; the first is damaged."""
+def test_images_in_archives(datasets: Any, tmp_path: Path) -> None:
+    """The rows are fsspec URLs; the first image is damaged."""
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         for number, data in enumerate([b"x", *PICTURES[1:]]):
             archive.writestr(f"{number}.png", data)
     paths = [f"zip://{number}.png::{tmp_path}/all.zip" for number in range(COUNT)]
-    features = library.Features(image=library.Image())
+    features = datasets.Features(image=datasets.Image())
     images = [{"bytes": None, "path": path} for path in paths]
-    rows = library.Dataset.from_dict({"image": images}, features=features)
+    rows = datasets.Dataset.from_dict({"image": images}, features=features)
     rows.save_to_disk(tmp_path / "rows")
     found = load(tmp_path / "rows")
     assert found.images[:, 0, 0, 0].tolist() == [number % 200 for number in range(1, COUNT)]
 
 
-def test_plain_columns_of_bytes_and_words(library: Any, tmp_path: Path) -> None:
+def test_plain_columns_of_bytes_and_paths(datasets: Any, tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     words = [("shoe", "bag", "coat")[number % 3] for number in range(COUNT)]
     table = {"id": list(range(COUNT)), "picture": PICTURES, "class": words, "thumb": PICTURES}
@@ -124,52 +126,113 @@ def test_plain_columns_of_bytes_and_words(library: Any, tmp_path: Path) -> None:
     named = load(path, source="parquet", images="thumb", labels="id")
     assert named.classes == COUNT
     for key in ("images", "labels"):
-        with pytest.raises(InputError, match=rf"data\.{key}: found no column 'x', expected one of"):
+        with pytest.raises(
+            InputError, match=rf"data\.{key}: found no column 'x', expected one of: "
+        ):
             load(path, source="parquet", **{key: "x"})
     parquet.write_table(arrow.table({"a": PICTURES, "b": PICTURES}), path)
-    with pytest.raises(InputError, match=r"data\.images: found columns a, b, expected the one"):
+    with pytest.raises(
+        InputError, match=r"data\.images: not set, with several candidates; name a or b"
+    ):
         load(path, source="parquet")
     parquet.write_table(arrow.table({"a": [1, 2]}), path)
-    with pytest.raises(InputError, match="found no column of images among a, expected one"):
+    with pytest.raises(InputError, match=r"no column holds images; name one of a as data\.images"):
         load(path, source="parquet")
 
 
-def test_rows_without_an_image_or_a_label(library: Any, tmp_path: Path) -> None:
+def test_rows_without_an_image_or_a_label(datasets: Any, tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     pictures = [None, b"x", *PICTURES[2:]]
     path = tmp_path / "a.parquet"
     parquet.write_table(arrow.table({"image": pictures, "label": [-1] * COUNT}), path)
     found = load(path, source="parquet")
     assert len(found.images) == COUNT - 2
-    assert found.labels is None  # all are kept back
+    assert found.labels is None  # -1 means unknown
     parquet.write_table(arrow.table({"image": pictures, "label": [1, 1, None, *range(297)]}), path)
-    with pytest.raises(InputError, match="found 1 of 298 images without a label, expected all or"):
+    with pytest.raises(InputError, match="1 of 298 images have no label; label all"):
         load(path, source="parquet")
 
 
-def test_a_second_start_needs_no_library(
-    library: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_second_load_needs_no_library(
+    datasets: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    declared(library).save_to_disk(tmp_path / "one")
+    declared(datasets).save_to_disk(tmp_path / "one")
     first = load(tmp_path / "one")
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert load(tmp_path / "one").fingerprint == first.fingerprint
 
 
-def test_without_the_library_it_is_said_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     for path in (tmp_path, "somebody/pictures@v2"):
-        with pytest.raises(InputError, match="not installed; install tuner with its extra 'datas"):
+        with pytest.raises(
+            InputError, match=r"needs the package datasets; install it with .*datasets\]"
+        ):
             load(path)
 
 
-def test_no_such_data_set(library: Any, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"data\.path: found no .*none, expected parquet files or"):
+def test_missing_data_sets(datasets: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"data\.path: .*none does not exist; give a parquet file"):
         load(tmp_path / "none", source="parquet")
     with pytest.raises(
         InputError, match=r"data\.path: somebody/pictures can't be opened: "
     ) as caught:
         load("somebody/pictures")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["faces [v2]", "what?", "run[1]", "50% #1", "*"])
+def test_names_are_not_glob_patterns(name: str, datasets: Any, tmp_path: Path) -> None:
+    """Neighbouring folders whose names a glob pattern would match are not read."""
+    rows, other = declared(datasets), declared(datasets).select(range(9))
+    for folder, found in ((name, rows), ("run1", other), ("whatX", other)):
+        found.to_parquet(tmp_path / folder / "train.parquet")
+        found.save_to_disk(tmp_path / "saved" / folder)
+        path = tmp_path / "images" / folder / "train" / "shoe" / "1.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(PICTURES[7])
+    names = ("shoe", "bag", "coat")
+    check(load(tmp_path / name / "train.parquet", source="parquet"), names)
+    check(load(tmp_path / name, source="parquet"), names)
+    check(load(tmp_path / name), names)
+    check(load(tmp_path / "saved" / name), names)
+    assert load(tmp_path / "images" / name).images[:, 0, 0, 0].tolist() == [7]
+
+
+def test_a_path_with_an_fsspec_separator_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a::b" / "x.parquet"
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"can't be read with '::' in it"):
+        load(path, source="parquet")
+
+
+def test_rows_may_name_only_regular_files(datasets: Any, tmp_path: Path) -> None:
+    """Pipes, devices and other machines are never read."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    os.mkfifo(tmp_path / "pipe")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        urls = [
+            *("/dev/zero", f"{tmp_path}/pipe", "file:///dev/zero", f"file://{tmp_path}/pipe"),
+            *(f"zip://a.png::{tmp_path}/pipe", "memory://a", str(tmp_path), ""),
+            f"http://127.0.0.1:{server.getsockname()[1]}/a.png",
+            f"zip://a.png::http://127.0.0.1:{server.getsockname()[1]}/a.zip",
+        ]
+        images: list[Any] = [{"bytes": data, "path": None} for data in PICTURES]
+        images += [{"bytes": None, "path": url} for url in urls]
+        parquet.write_table(arrow.table({"image": images}), tmp_path / "a.parquet")
+        assert len(load(tmp_path / "a.parquet", source="parquet", unreadable=0.1).images) == COUNT
+        with pytest.raises(BlockingIOError):  # no connection was made
+            server.accept()
+
+
+def test_saved_data_with_files_in_other_folders_are_refused(datasets: Any, tmp_path: Path) -> None:
+    declared(datasets).save_to_disk(tmp_path / "one")
+    state = json.loads((tmp_path / "one" / "state.json").read_text())
+    state["_data_files"][0]["filename"] = "../other/data.arrow"
+    (tmp_path / "one" / "state.json").write_text(json.dumps(state))
+    with pytest.raises(
+        InputError, match=r"state\.json names \.\./other/data\.arrow, which is not in"
+    ):
+        load(tmp_path / "one")

@@ -1,4 +1,4 @@
-"""The adversarial losses at logits whose losses are known by hand."""
+"""Adversarial losses against the papers' formulas."""
 
 import math
 from collections.abc import Callable
@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tuner import spec
 from tuner.gan.losses import LOSSES
+from tuner.spec import traits
 
 Loss = Callable[[np.ndarray, np.ndarray], float]
 
@@ -21,12 +21,12 @@ REAL, FAKE = np.array([0.0, LN3, -0.5]), np.array([LN3, 0.0, 2.0])
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
-    found: np.ndarray = 1 / (1 + np.exp(-x))
-    return found
+    probability: np.ndarray = 1 / (1 + np.exp(-x))
+    return probability
 
 
-# What the papers write, with D a probability where it is one there: D's loss, then G's.
-WRITTEN: dict[str, tuple[Loss, Loss]] = {
+# D's loss and G's loss of real and fake logits.
+FORMULAS: dict[str, tuple[Loss, Loss]] = {
     "minimax": (
         lambda r, f: -np.log(sigmoid(r)).mean() - np.log(1 - sigmoid(f)).mean(),
         lambda r, f: np.log(1 - sigmoid(f)).mean(),
@@ -49,12 +49,12 @@ WRITTEN: dict[str, tuple[Loss, Loss]] = {
         lambda r, f: -np.log(sigmoid(f - r)).mean(),
     ),
 }
-WRITTEN["wasserstein_gp"] = WRITTEN["wasserstein"]
-WRITTEN["dragan"] = WRITTEN["gradient_normalized"] = WRITTEN["non_saturating"]
+FORMULAS["wasserstein_gp"] = FORMULAS["wasserstein"]
+FORMULAS["dragan"] = FORMULAS["gradient_normalized"] = FORMULAS["non_saturating"]
 
 
-def slopes(loss: Loss, real: np.ndarray, fake: np.ndarray) -> np.ndarray:
-    """Central differences of ``loss`` in each logit: real ones, then fake ones."""
+def numeric_gradient(loss: Loss, real: np.ndarray, fake: np.ndarray) -> np.ndarray:
+    """Central differences of ``loss`` in the real logits, then in the fake ones."""
     flat, width = np.concatenate([real, fake]), 1e-6
     moved = width * np.eye(len(flat))
     count = len(real)
@@ -70,30 +70,33 @@ def slopes(loss: Loss, real: np.ndarray, fake: np.ndarray) -> np.ndarray:
     )
 
 
+SMOOTHED = [name for name, loss in traits.LOSSES.items() if "label_smoothing" in loss.uses]
+
+
 def test_every_loss_that_a_study_can_name_is_there() -> None:
-    assert tuple(LOSSES) == spec.LOSSES
-    assert set(WRITTEN) == set(LOSSES)
+    assert tuple(LOSSES) == tuple(traits.LOSSES)
+    assert set(FORMULAS) == set(LOSSES)
 
 
 @pytest.mark.parametrize("kind", LOSSES)
-def test_values_and_gradients_are_as_written_in_the_papers(kind: str) -> None:
+def test_values_and_gradients_equal_the_papers(kind: str) -> None:
     real, fake = jnp.float32(REAL), jnp.float32(FAKE)
-    d_written, g_written = WRITTEN[kind]
+    d_formula, g_formula = FORMULAS[kind]
     value, gradient = jax.value_and_grad(LOSSES[kind].discriminator, (0, 1))(real, fake, 0.0)
-    assert float(value) == pytest.approx(d_written(REAL, FAKE), rel=1e-6)
+    assert float(value) == pytest.approx(d_formula(REAL, FAKE), rel=1e-6)
     np.testing.assert_allclose(
-        np.concatenate(gradient), slopes(d_written, REAL, FAKE), rtol=1e-4, atol=1e-6
+        np.concatenate(gradient), numeric_gradient(d_formula, REAL, FAKE), rtol=1e-4, atol=1e-6
     )
     value, gradient = jax.value_and_grad(LOSSES[kind].generator, (1, 0))(fake, real)
-    assert float(value) == pytest.approx(g_written(REAL, FAKE), rel=1e-6)
+    assert float(value) == pytest.approx(g_formula(REAL, FAKE), rel=1e-6)
     np.testing.assert_allclose(
-        np.concatenate(gradient), slopes(g_written, REAL, FAKE), rtol=1e-4, atol=1e-6
+        np.concatenate(gradient), numeric_gradient(g_formula, REAL, FAKE), rtol=1e-4, atol=1e-6
     )
     assert LOSSES[kind].relative == (kind == "relativistic")
 
 
 @pytest.mark.parametrize("kind", CROSS_ENTROPY)
-def test_standing_is_measured_by_the_loss_that_does_not_saturate(kind: str) -> None:
+def test_the_generators_measure_does_not_saturate(kind: str) -> None:
     fake = jnp.array([LN3, 0.0])
     measured = -(math.log(3 / 4) + math.log(1 / 2)) / 2
     assert float(LOSSES[kind].generator_measure(fake, fake)) == pytest.approx(measured, rel=1e-6)
@@ -103,39 +106,39 @@ def test_standing_is_measured_by_the_loss_that_does_not_saturate(kind: str) -> N
     ("kind", "undecided", "d_loss", "g_measure"),
     [
         *((kind, 0.0, 2 * LN2, LN2) for kind in CROSS_ENTROPY),
-        ("least_squares", 0.5, 1 / 4, 1 / 8),  # a target of 1 or 0, either as likely
-        ("relativistic", 3.0, LN2, LN2),  # whatever both are given
+        ("least_squares", 0.5, 1 / 4, 1 / 8),  # the targets 1 and 0 are equally likely
+        ("relativistic", 3.0, LN2, LN2),  # for any equal logits
     ],
 )
-def test_a_discriminator_that_can_not_tell(
+def test_losses_at_equilibrium(
     kind: str, undecided: float, d_loss: float, g_measure: float
 ) -> None:
-    """At equilibrium real and fake logits have one distribution, and D's best answer is known."""
+    """Real and fake logits have the same distribution, for which the best D is known."""
     loss, logits = LOSSES[kind], jnp.full(4, undecided)
     assert loss.indifference == pytest.approx((d_loss, g_measure), rel=1e-12)
     value, (real, fake) = jax.value_and_grad(loss.discriminator, (0, 1))(logits, logits, 0.0)
     assert float(value) == pytest.approx(d_loss, rel=1e-6)
-    np.testing.assert_allclose(real + fake, 0, atol=1e-7)  # the best answer: nothing pulls on it
+    np.testing.assert_allclose(real + fake, 0, atol=1e-7)  # the loss is at its minimum
     assert float(loss.generator_measure(logits, logits)) == pytest.approx(g_measure, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["hinge", "wasserstein", "wasserstein_gp"])
-def test_losses_without_a_scale_of_their_own(kind: str) -> None:
+def test_losses_without_an_equilibrium_value(kind: str) -> None:
     assert LOSSES[kind].indifference is None
 
 
-@pytest.mark.parametrize("kind", spec.SMOOTHED)
+@pytest.mark.parametrize("kind", SMOOTHED)
 def test_smoothed_labels(kind: str) -> None:
-    """A target of 0.9: the cross-entropy to it, or the square of what is missing."""
+    """The cross-entropy or the squared error to a target of 0.9."""
     real, fake = jnp.float32(REAL), jnp.float32(FAKE)
     p = sigmoid(REAL)
-    missing = {
+    expected = {
         "least_squares": (((REAL - 0.9) ** 2).mean() + (FAKE**2).mean()) / 2,
     }.get(kind, (-0.9 * np.log(p) - 0.1 * np.log(1 - p)).mean() - np.log(1 - sigmoid(FAKE)).mean())
-    assert float(LOSSES[kind].discriminator(real, fake, 0.1)) == pytest.approx(missing, rel=1e-6)
+    assert float(LOSSES[kind].discriminator(real, fake, 0.1)) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", sorted(set(LOSSES) - set(spec.SMOOTHED)))
+@pytest.mark.parametrize("kind", sorted(set(LOSSES) - set(SMOOTHED)))
 def test_losses_without_labels_to_smooth(kind: str) -> None:
     real, fake = jnp.float32(REAL), jnp.float32(FAKE)
     plain, smoothed = (LOSSES[kind].discriminator(real, fake, s) for s in (0.0, 0.1))
@@ -146,7 +149,7 @@ def test_losses_without_labels_to_smooth(kind: str) -> None:
 @pytest.mark.parametrize(
     ("real", "fake", "d_loss", "saturating", "non_saturating"),
     [
-        (1000.0, -1000.0, 0.0, 0.0, 1000.0),  # D knows
+        (1000.0, -1000.0, 0.0, 0.0, 1000.0),  # D is right
         (-1000.0, 1000.0, 2000.0, -1000.0, 0.0),  # D is wrong
     ],
 )
@@ -166,7 +169,7 @@ def test_extreme_logits(
 @pytest.mark.parametrize(
     ("kind", "slope"),
     [
-        # With s the sigmoid: -s(x) fades where D is sure, -s(-x) does not.
+        # The minimax gradient, -sigmoid(x), vanishes when D is certain.
         ("minimax", lambda x: -1 / (1 + math.exp(-x))),
         ("non_saturating", lambda x: -1 / (1 + math.exp(x))),
     ],
@@ -179,7 +182,7 @@ def test_gradient_for_the_generator(
     np.testing.assert_allclose(found, slope(logit), rtol=1e-5)
 
 
-def test_a_sure_discriminator_starves_only_the_minimax_generator() -> None:
-    sure = jnp.full(8, -30.0)
-    assert np.abs(jax.grad(LOSSES["minimax"].generator)(sure, sure)).sum() < 1e-12
-    assert np.abs(jax.grad(LOSSES["non_saturating"].generator)(sure, sure)).sum() > 0.999
+def test_a_certain_discriminator_stops_only_the_minimax_generator() -> None:
+    certain = jnp.full(8, -30.0)
+    assert np.abs(jax.grad(LOSSES["minimax"].generator)(certain, certain)).sum() < 1e-12
+    assert np.abs(jax.grad(LOSSES["non_saturating"].generator)(certain, certain)).sum() > 0.999

@@ -1,4 +1,4 @@
-"""Every architecture's parameters, counted: the papers' tables, by hand."""
+"""Parameter counts of the architectures against the papers' tables."""
 
 import itertools
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from tuner.gan.networks import DISCRIMINATORS, GENERATORS
-from tuner.spec import OWN_NORMS
+from tuner.spec.traits import NETWORKS
 from tuner.trial import Program
 
 
@@ -21,13 +21,13 @@ def conv(size: int, inputs: int, outputs: int) -> int:
 
 
 def up(inputs: int, outputs: int) -> int:
-    """A block of the ResNet's generator: two batch norms, two 3x3 convolutions, the shortcut."""
+    """A generator block: two batch norms, two 3x3 convolutions and a shortcut."""
     kernels = conv(3, inputs, outputs) + conv(3, outputs, outputs) + conv(1, inputs, outputs)
     return 2 * inputs + 2 * outputs + kernels
 
 
 def down(inputs: int, outputs: int) -> int:
-    """A block of the ResNet's discriminator."""
+    """A discriminator block."""
     return conv(3, inputs, inputs) + conv(3, inputs, outputs) + conv(1, inputs, outputs)
 
 
@@ -36,7 +36,7 @@ def first(outputs: int) -> int:
 
 
 def sndcgan(start: int) -> tuple[int, int]:
-    """Kurach et al. 2019, table 5, of an image of ``8 * start`` pixels."""
+    """Kurach et al. 2019, table 5, for images of ``8 * start`` pixels."""
     flat = start * start * 512
     deconvs = [(512, 256), (256, 128), (128, 64)]
     g = dense(128, flat) + 2 * flat + sum(conv(4, i, o) + 2 * o for i, o in deconvs)
@@ -64,16 +64,16 @@ def resnet(g: list[int], d: list[int], halvings: int) -> tuple[int, int]:
 
 
 def dcgan(start: list[int]) -> tuple[int, int]:
-    """The tutorial's layers; ``start`` is the generator's channels at 8x8 and after each layer."""
+    """The tutorial's layers; ``start``: the generator's channels at 8x8 and after each layer."""
     flat = 64 * start[0]
     g = 100 * flat + 2 * flat + sum(25 * i * o + 2 * o for i, o in itertools.pairwise(start))
     d = [1, *start[:0:-1]]
     return g + 25 * 64, sum(conv(5, i, o) for i, o in itertools.pairwise(d)) + dense(64 * d[-1], 1)
 
 
-# Generator's and discriminator's parameters at the papers' width, latent size and channels. Those
-# of R3GAN were counted in its authors' code (brownvc/R3GAN) with their settings for CIFAR-10,
-# FFHQ-64 and FFHQ-256, the last also cut down to 128 pixels.
+# Parameters of generator and discriminator with the papers' width, latent size and channels. R3GAN
+# was counted in its authors' code (brownvc/R3GAN) with their settings for CIFAR-10, FFHQ-64 and
+# FFHQ-256, the last also reduced to 128 pixels.
 COUNTS = {
     ("dcgan", 32): dcgan([256, 128, 64]),
     ("dcgan", 64): dcgan([512, 256, 128, 64]),
@@ -103,12 +103,12 @@ PAPERS = {
 
 
 def program(name: str, size: int, classes: int = 0) -> Program:
-    """At the paper's width, with the network's own norms."""
+    """A program with the paper's width and the network's norms."""
     (width, latent_dim, channels), shape = PAPERS[name], (size, size)
     plain = Program(
         *(name, name, width, latent_dim, (*shape, channels), 8, "minimax", "adam", "adam", 1, False)
     )
-    g, d = OWN_NORMS[name]
+    g, d = NETWORKS[name].norms
     return plain._replace(generator_norm=g, discriminator_norm=d, classes=classes)
 
 
@@ -118,7 +118,7 @@ def count(kind: Any, program: Program) -> int:
 
 
 @pytest.mark.parametrize(("name", "size"), COUNTS)
-def test_parameters_are_the_papers(name: str, size: int) -> None:
+def test_parameter_counts_equal_the_papers(name: str, size: int) -> None:
     at = program(name, size)
     kinds = GENERATORS[name], DISCRIMINATORS[name]
     assert tuple(count(kind, at) for kind in kinds) == COUNTS[name, size]
@@ -128,18 +128,16 @@ def test_parameters_are_the_papers(name: str, size: int) -> None:
 
 
 @pytest.mark.parametrize(("size", "widths"), [(32, [256] * 4), (64, [1024, 512, 256, 128, 64])])
-def test_resnets_blocks_are_told_classes_and_its_last_norm_is_not(
-    size: int, widths: list[int]
-) -> None:
-    """As in its authors' code (pfnet-research/sngan_projection, gen_models): each class has a gain
-    and a bias of its own in both norms of a block."""
+def test_resnet_conditions_its_blocks_but_not_the_last_norm(size: int, widths: list[int]) -> None:
+    """As in the authors' code (pfnet-research/sngan_projection, gen_models), both norms of a block
+    have a gain and a bias for each class."""
     kind = GENERATORS["resnet"]
     more = count(kind, program("resnet", size, 10)) - count(kind, program("resnet", size))
     assert more == 9 * sum(2 * i + 2 * o for i, o in itertools.pairwise(widths))
 
 
-def test_r3gan_embeds_classes_as_its_authors() -> None:
-    """In their code, with their settings for CIFAR-10 with classes."""
+def test_parameters_of_class_conditional_r3gan() -> None:
+    """Counted in the authors' code with their settings for CIFAR-10 with classes."""
     at = program("r3gan", 32, classes=10)
     assert count(GENERATORS["r3gan"], at) == 20_781_952
     assert count(DISCRIMINATORS["r3gan"], at) == 21_280_512

@@ -1,5 +1,6 @@
-"""Networks of somebody's own that can't be used: what is said of them, and where."""
+"""Errors of invalid custom networks."""
 
+import importlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,10 +10,10 @@ from builders import SHAPE
 
 from tuner.errors import InputError
 from tuner.gan.networks import DISCRIMINATORS, GENERATORS
-from tuner.run.own_networks import admit, try_shapes
+from tuner.run.custom_networks import import_allowed, try_shapes
 from tuner.trial import Program
 
-PACKAGE = "somebodys"
+PACKAGE = "custom"
 GENERATOR = f"{PACKAGE}.models:Generator"
 MODELS = """from flax import nnx
 class Generator(nnx.Module):
@@ -26,7 +27,7 @@ Write = Callable[[str], int]
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
-    """Writes ``somebodys/models.py``, in the folder that is worked in."""
+    """Write ``custom/models.py`` in the working folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
@@ -40,13 +41,13 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
 
 
 def try_generator() -> None:
-    admit([GENERATOR], [PACKAGE])
+    import_allowed([GENERATOR], [PACKAGE])
     kinds = ("non_saturating", "adam", "adam", 1, True)
     try_shapes(Program(GENERATOR, "dcgan", 8, 16, SHAPE, 4, *kinds))
 
 
-def refused() -> str:
-    """What is said of the generator before any trial."""
+def refusal() -> str:
+    """The one-line error from trying the generator."""
     with pytest.raises(InputError) as caught:
         try_generator()
     text = str(caught.value)
@@ -54,38 +55,52 @@ def refused() -> str:
     return text
 
 
-def test_one_that_ends_the_process_is_refused(write: Write) -> None:
+def test_a_network_that_exits_on_import_is_refused(write: Write) -> None:
     write("raise SystemExit(7)")
-    assert refused().startswith(f"{GENERATOR}: can't be imported: SystemExit: 7")
+    assert refusal().startswith(f"{GENERATOR}: can't be imported: SystemExit: 7")
 
 
-def test_one_that_ends_the_process_when_tried_is_refused(write: Write) -> None:
+def test_a_network_that_exits_when_called_is_refused(write: Write) -> None:
     write(MODELS.format(made="pass", called="raise SystemExit(7)"))
-    assert refused().startswith(f"trial.generator {GENERATOR}: SystemExit: 7")
+    assert refusal().startswith(f"trial.generator {GENERATOR}: SystemExit: 7")
 
 
-def test_a_class_that_is_not_there_is_named(write: Write) -> None:
+def test_only_allowed_packages_are_imported_from_the_working_folder(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(tmp_path)])
+    (tmp_path / "colorsys.py").write_text("raise SystemExit('shadows the library')")
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    write(MODELS.format(made="import colorsys", called="raise ValueError('it ran')"))
+    assert "it ran" in refusal()
+    (tmp_path / "helper.py").touch()
+    with pytest.raises(ImportError):
+        importlib.import_module("helper")
+    assert str(tmp_path) not in sys.path
+
+
+def test_a_missing_class_is_named(write: Write) -> None:
     write(MODELS.format(made="pass", called="pass").replace("Generator", "Generater"))
-    found = f"{GENERATOR}: found no Generator in {PACKAGE}.models, expected one"
-    assert refused() == f"{found} (did you mean 'Generater'?)"
+    found = f"{GENERATOR}: {PACKAGE}.models has no Generator"
+    assert refusal() == f"{found} (did you mean 'Generater'?)"
 
 
-def test_what_is_no_network_is_shown(write: Write) -> None:
+def test_invalid_networks_are_named(write: Write) -> None:
     write("Generator = 3")
-    assert refused() == f"{GENERATOR}: found 3, expected a subclass of flax.nnx.Module"
+    assert refusal() == f"{GENERATOR}: found 3, expected a subclass of flax.nnx.Module"
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("\nimport numpy.absent", "No module named 'numpy.absent', at somebodys/models.py:2"),
-        ("def f():\n    1 / 0\n\nf()", "division by zero, at somebodys/models.py:2"),
+        ("\nimport numpy.absent", "No module named 'numpy.absent', at custom/models.py:2"),
+        ("def f():\n    1 / 0\n\nf()", "division by zero, at custom/models.py:2"),
         ("\n1 +", "invalid syntax (models.py, line 2)"),
     ],
 )
-def test_why_it_can_not_be_imported_has_a_line(write: Write, text: str, expected: str) -> None:
+def test_import_errors_name_the_line(write: Write, text: str, expected: str) -> None:
     write(text)
-    found = refused()
+    found = refusal()
     assert found.startswith(f"{GENERATOR}: can't be imported: ")
     assert found.endswith(expected)
 
@@ -98,9 +113,9 @@ def test_why_it_can_not_be_imported_has_a_line(write: Write, text: str, expected
         ("pass", "raise ValueError('x' * 9999)", 6),
     ],
 )
-def test_an_error_of_its_own_has_a_line(write: Write, made: str, called: str, line: int) -> None:
+def test_errors_of_a_network_name_the_line(write: Write, made: str, called: str, line: int) -> None:
     write(MODELS.format(made=made, called=called))
-    found = refused()
+    found = refusal()
     assert found.startswith(f"trial.generator {GENERATOR}: ")
-    assert found.endswith(f", at somebodys/models.py:{line}")
+    assert found.endswith(f", at custom/models.py:{line}")
     assert len(found) < 600

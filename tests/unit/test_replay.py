@@ -1,4 +1,4 @@
-"""Pruners replayed over recorded curves: by hand, and beside Optuna's own loop."""
+"""Replay of pruners over recorded curves, by hand and against Optuna's own loop."""
 
 import random
 from typing import Any
@@ -7,10 +7,11 @@ import optuna
 import pytest
 from builders import epoch, spec_of
 
-from tuner import policies
 from tuner.errors import InputError
-from tuner.policies import PrunerSpec
-from tuner.spec import StudySpec
+from tuner.spec import search
+from tuner.spec.search import PrunerSpec
+from tuner.spec.study import StudySpec
+from tuner.study.records import TrialRecord
 from tuner.study.replay import (
     Correlation,
     Curve,
@@ -22,12 +23,11 @@ from tuner.study.replay import (
     replay,
     winner_of,
 )
-from tuner.study.search import build_pruner
-from tuner.study.store import TrialRecord
+from tuner.study.samplers import make_pruner
 
 
 def curve(trial: int, *values: float, state: str = "COMPLETE") -> Curve:
-    """A trial that takes as many seconds for an epoch as that is late."""
+    """A recorded trial whose epoch n takes n seconds."""
     numbered = dict(enumerate(values, 1))
     return Curve(trial, state, numbered, {number: float(number) for number in numbered})
 
@@ -37,7 +37,7 @@ def study_of(epochs: int, **study: Any) -> StudySpec:
     return spec_of(f"[study]\nname = 's'\nepochs = {epochs}\n{lines}")
 
 
-def made_up(count: int, epochs: int) -> list[Curve]:
+def random_curves(count: int, epochs: int) -> list[Curve]:
     draw = random.Random(7)
     levels = [draw.uniform(10, 100) for _ in range(count)]
     return [
@@ -54,7 +54,7 @@ def made_up(count: int, epochs: int) -> list[Curve]:
         ("kid", True, {4: 0.25}),
     ],
 )
-def test_a_curve_has_what_optuna_was_given(
+def test_a_curve_holds_the_values_reported_to_optuna(
     objective: str, keeps_best: bool, values: dict[int, float]
 ) -> None:
     unmeasured = epoch(2, None, evaluate_seconds=0.0)
@@ -65,19 +65,19 @@ def test_a_curve_has_what_optuna_was_given(
     assert (found.whole, found.final) == (True, values[4])
 
 
-def test_what_has_no_numbers_is_not_whole() -> None:
+def test_a_curve_without_values_is_incomplete() -> None:
     records = [TrialRecord(i, "COMPLETE", {}, 1.0, (epoch(1),), None, None, {}) for i in (0, 1)]
     assert not any(found.whole for found in curves_of(records, "kid", True))
     assert winner_of(curves_of(records, "kid", True)) is None
 
 
-def test_the_winner_is_whole_and_of_equals_the_first() -> None:
+def test_the_winner_is_complete_and_the_first_of_equals() -> None:
     curves = [curve(0, 3), curve(1, 2), curve(2, 2), curve(3, 1, state="PRUNED")]
     assert winner_of(curves) == curves[1]
 
 
 def test_rank_correlations() -> None:
-    """Worked out by hand; ranks are shared among equals: in epoch 2 two are."""
+    """By hand; in epoch 2, two equal values share a rank."""
     curves = [
         curve(0, 1, 1, 7, 10),
         curve(1, 2, 1, 7, 30),
@@ -89,7 +89,7 @@ def test_rank_correlations() -> None:
     first, second, third, last = rank_correlations(curves)
     assert first == pytest.approx((1, 4, 0.8, 4 / 6))
     assert second == pytest.approx((2, 4, 3 / 22.5**0.5, 3 / 30**0.5))
-    assert third == Correlation(3, 4, None, None)  # all the same
+    assert third == Correlation(3, 4, None, None)  # all values are equal
     assert last == pytest.approx((4, 4, 1, 1))
     opposite = [curve(0, 1, 3), curve(1, 2, 2), curve(2, 3, 1)]
     assert rank_correlations(opposite)[0] == pytest.approx((1, 3, -1, -1))
@@ -100,14 +100,14 @@ def test_two_trials_have_no_rank_correlation() -> None:
     assert rank_correlations([curve(0, 1, state="PRUNED")]) == []
 
 
-def test_an_epoch_is_ranked_among_those_that_were_measured_then() -> None:
+def test_ranks_use_the_trials_measured_at_an_epoch() -> None:
     curves = [curve(0, 1, 3), curve(1, 2, 1), curve(2, 3, 2), curve(3, 4, 9)]
     del curves[3].values[1]
     assert [found.trials for found in rank_correlations(curves)] == [3, 4]
     assert rank_correlations(curves)[0].spearman == pytest.approx(-0.5)
 
 
-MEDIAN = policies.MedianPruner(n_startup_trials=2)
+MEDIAN = search.MedianPruner(n_startup_trials=2)
 
 
 def test_a_median_pruner_by_hand() -> None:
@@ -136,7 +136,7 @@ def test_a_late_winner_is_lost() -> None:
     assert (found.winner_lost, found.nobody_survived) == (1, 0)
     assert found.regret == 0.5
     assert found.relative_regret == pytest.approx(1 / 3)
-    # It is lost where it comes after the two others: in a third of the orders.
+    # It is lost if it comes last, in a third of the orders.
     many = replay(curves, MEDIAN, study_of(3), 301)
     assert 70 < many.winner_lost < 130
     assert many.regret == pytest.approx(0.5 * many.winner_lost / 301)
@@ -144,7 +144,7 @@ def test_a_late_winner_is_lost() -> None:
     assert many != replay(curves, MEDIAN, study_of(3, seed=1), 301)
 
 
-def test_a_loss_to_an_equal_is_no_regret() -> None:
+def test_losing_one_of_equal_winners_is_no_regret() -> None:
     curves = [curve(0, 2, 2), curve(1, 2, 2), curve(2, 9, 2), curve(3, 9, 0)]
     found = replay([*curves[:2], curves[2]], MEDIAN, study_of(2))
     assert (found.trials_pruned, found.winner_lost, found.regret) == (1, 0, 0)
@@ -152,34 +152,34 @@ def test_a_loss_to_an_equal_is_no_regret() -> None:
     assert (zero.winner_lost, zero.regret, zero.relative_regret) == (1, 2, None)
 
 
-def test_nobody_survives() -> None:
+def test_all_trials_may_be_pruned() -> None:
     curves = [curve(0, 4, 3, 2), curve(1, 5, 3, 1)]
     curves += [curve(2, 9, state="PRUNED"), curve(3, 0.5, state="PRUNED")]
-    found = replay(curves, policies.ThresholdPruner(upper=3.5), study_of(3), 4)
+    found = replay(curves, search.ThresholdPruner(upper=3.5), study_of(3), 4)
     assert (found.winner_lost, found.nobody_survived) == (4, 4)
     assert (found.regret, found.relative_regret) == (None, None)
     assert found.epochs_trained == 4
 
 
-def test_without_a_whole_curve_there_is_no_replay() -> None:
-    with pytest.raises(ValueError, match="no whole curve"):
+def test_replay_needs_a_complete_curve() -> None:
+    with pytest.raises(ValueError, match="no curve reaches the last epoch"):
         replay([curve(0, 1, state="PRUNED")], MEDIAN, study_of(3))
 
 
-def test_epochs_without_a_number_are_trained_all_the_same() -> None:
+def test_unmeasured_epochs_count_as_trained() -> None:
     spec = spec_of("[study]\nepochs = 8\n[metrics]\nevery = 2")
     curves = [curve(0, *[5] * 8), curve(1, *[4] * 3, *[9] * 5)]
     for one in curves:
         for number in (1, 3, 5, 7):
             del one.values[number]
-    halving = policies.SuccessiveHalvingPruner()  # rungs after 2 and 6 epochs
+    halving = search.SuccessiveHalvingPruner()  # rungs after 2 and 6 epochs
     assert prunings(curves, halving, spec) == {1: 6}
     found = replay(curves, halving, spec)
     assert (found.epochs_recorded, found.epochs_trained) == (16, 14)
 
 
-def in_optunas_loop(curves: list[Curve], pruner: PrunerSpec, epochs: int) -> dict[int, int]:
-    """When Optuna prunes these trials, which report their curves."""
+def optuna_prunings(curves: list[Curve], pruner: PrunerSpec, epochs: int) -> dict[int, int]:
+    """The epochs at which Optuna prunes trials that report these curves."""
     ends = {}
 
     def objective(trial: optuna.Trial) -> float:
@@ -192,7 +192,7 @@ def in_optunas_loop(curves: list[Curve], pruner: PrunerSpec, epochs: int) -> dic
             raise optuna.TrialPruned
         return value
 
-    study = optuna.create_study(pruner=build_pruner(pruner, epochs, 1), study_name="s")
+    study = optuna.create_study(pruner=make_pruner(study_of(epochs), pruner), study_name="s")
     study.optimize(objective, n_trials=len(curves))
     return ends
 
@@ -200,20 +200,20 @@ def in_optunas_loop(curves: list[Curve], pruner: PrunerSpec, epochs: int) -> dic
 @pytest.mark.parametrize(
     "pruner",
     [
-        policies.MedianPruner(n_startup_trials=3),
-        policies.PercentilePruner(percentile=60.0, n_warmup_steps=2, interval_steps=2),
-        policies.SuccessiveHalvingPruner(),
-        policies.SuccessiveHalvingPruner(reduction_factor=2, bootstrap_count=1),
-        policies.HyperbandPruner(),
-        policies.PatientPruner(patience=0, wrapped=policies.MedianPruner(n_startup_trials=1)),
+        search.MedianPruner(n_startup_trials=3),
+        search.PercentilePruner(percentile=60.0, n_warmup_steps=2, interval_steps=2),
+        search.SuccessiveHalvingPruner(),
+        search.SuccessiveHalvingPruner(reduction_factor=2, bootstrap_count=1),
+        search.HyperbandPruner(),
+        search.PatientPruner(patience=0, wrapped=search.MedianPruner(n_startup_trials=1)),
     ],
     ids=pruner_text,
 )
-def test_pruners_decide_as_in_optunas_own_loop(pruner: PrunerSpec) -> None:
-    curves = made_up(24, 9)
-    for i in (3, 8, 15):  # these ended early when they were recorded
+def test_replay_prunes_like_optunas_own_loop(pruner: PrunerSpec) -> None:
+    curves = random_curves(24, 9)
+    for i in (3, 8, 15):  # pruned when they were recorded
         curves[i] = curve(i, *list(curves[i].values.values())[:2], state="PRUNED")
-    expected = in_optunas_loop(curves, pruner, 9)
+    expected = optuna_prunings(curves, pruner, 9)
     assert prunings(curves, pruner, study_of(9)) == expected
     assert 0 < len(expected) < 24
 
@@ -221,20 +221,20 @@ def test_pruners_decide_as_in_optunas_own_loop(pruner: PrunerSpec) -> None:
 @pytest.mark.parametrize(
     ("text", "pruner"),
     [
-        ("none", policies.NoPruner()),
-        ("median", policies.MedianPruner()),
+        ("none", search.NoPruner()),
+        ("median", search.MedianPruner()),
         (
             "successive_halving:min_resource=2,reduction_factor=4",
-            policies.SuccessiveHalvingPruner(reduction_factor=4, min_resource=2),
+            search.SuccessiveHalvingPruner(reduction_factor=4, min_resource=2),
         ),
-        ("percentile:percentile=12.5", policies.PercentilePruner(percentile=12.5)),
+        ("percentile:percentile=12.5", search.PercentilePruner(percentile=12.5)),
         (
             "patient:patience=1,wrapped={name='median', n_min_trials=2}",
-            policies.PatientPruner(patience=1, wrapped=policies.MedianPruner(n_min_trials=2)),
+            search.PatientPruner(patience=1, wrapped=search.MedianPruner(n_min_trials=2)),
         ),
     ],
 )
-def test_a_pruner_in_words(text: str, pruner: PrunerSpec) -> None:
+def test_pruner_arguments(text: str, pruner: PrunerSpec) -> None:
     assert parse_pruner(text, study_of(20, value="last")) == pruner
     assert pruner_text(pruner) == text
 
@@ -247,22 +247,25 @@ def test_a_pruner_in_words(text: str, pruner: PrunerSpec) -> None:
         ("median:", []),
         ("median:n_startup_trials", ["found 'n_startup_trials', expected key=value,key=value"]),
         ("median:n_warmup_steps=x", ["found 'n_warmup_steps=x', expected key=value,key=value"]),
-        ("median:n_warmup_steps=1.5", ["pruner.n_warmup_steps: found 1.5, expected a valid int"]),
-        ("median:n_warmup=1", [r"pruner.n_warmup: found an unknown key \(did you mean"]),
+        ("median:n_warmup_steps=1.5", ["pruner.n_warmup_steps: 1.5 is not a whole number"]),
+        ("median:n_warmup=1", [r"pruner.n_warmup: unknown key \(did you mean"]),
         (
             "hyperband:reduction_factor=1,bootstrap_count=-1",
             [
-                "pruner.reduction_factor: found 1, expected greater than or equal to 2",
-                "pruner.bootstrap_count: found -1, expected greater than or equal to 0",
+                "pruner.reduction_factor: found 1, expected at least 2",
+                "pruner.bootstrap_count: found -1, expected at least 0",
             ],
         ),
-        ("hyperband:min_resource=9", ["pruner.min_resource: .*room for two rungs in 10 epochs"]),
+        (
+            "hyperband:min_resource=9",
+            ["pruner.min_resource: .*two rungs take 27 epochs .* trials have 10"],
+        ),
         ("median:n_startup_trials=20", ["pruner.n_startup_trials: found 20, .* 20 trials"]),
-        ("patient", ["pruner.name: found 'patient' with study.value = 'best'"]),
-        ("threshold", ["pruner.upper: found neither lower nor upper"]),
+        ("patient", ["pruner.name: the best value so far never gets worse"]),
+        ("threshold", ["pruner.upper: neither lower nor upper is set"]),
     ],
 )
-def test_all_that_is_wrong_with_a_pruner_is_said(text: str, problems: list[str]) -> None:
+def test_all_problems_of_a_pruner_are_reported(text: str, problems: list[str]) -> None:
     if not problems:
         parse_pruner(text, study_of(10))
         return

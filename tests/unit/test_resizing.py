@@ -1,5 +1,7 @@
-"""The network's input against Pillow, and against what PyTorch's packages made of the same images
-(golden arrays, see benchmarks/inception.py)."""
+"""The network's input against Pillow and against golden arrays of PyTorch's packages.
+
+benchmarks/inception.py writes the golden arrays.
+"""
 
 from pathlib import Path
 
@@ -33,9 +35,7 @@ def test_clean_is_pillows_bicubic_filter(height: int, width: int) -> None:
 
 @pytest.mark.parametrize(("height", "width"), rule.SIZES)
 @pytest.mark.parametrize("convention", ["pytorch-fid", "torch-fidelity"])
-def test_linear_interpolation_is_that_of_the_packages(
-    convention: str, height: int, width: int
-) -> None:
+def test_linear_interpolation_equals_the_packages(convention: str, height: int, width: int) -> None:
     images = jnp.asarray(rule.noise(1, height, width, 1))
     found = np.asarray(prepared(images, convention))
     with np.load(GOLDEN) as golden:
@@ -53,7 +53,7 @@ def test_other_targets(size: int, target: int) -> None:
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
-def test_what_is_even_stays_even(convention: str) -> None:
+def test_constant_images_stay_constant(convention: str) -> None:
     white = 1.0 if convention == "pytorch-fid" else 127 / 128
     for size in (1, 2, 299, 1000):
         weights = resize_matrix(convention, size)
@@ -65,6 +65,6 @@ def test_what_is_even_stays_even(convention: str) -> None:
         np.testing.assert_allclose(prepared(images, convention), expected, atol=1e-6)
 
 
-def test_another_convention_is_refused() -> None:
+def test_unknown_convention_is_refused() -> None:
     with pytest.raises(ValueError, match="found 'legacy', expected one of clean, pytorch-fid"):
         resize_matrix("legacy", 28)

@@ -1,19 +1,19 @@
-"""A study file's settings as Optuna's search space, and a point of it as a trial."""
+"""Settings as Optuna distributions, and sampled parameters as a trial."""
 
 import itertools
 from typing import Any
 
 import optuna
 import pytest
-from builders import PREMISES, RANGES, SHAPE, setting_tables, spec_of
+from builders import DATASET, RANGES, SHAPE, setting_tables, spec_of
 from hypothesis import given, settings
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from tuner import spec as spec_module
-from tuner.combinations import kind_of
-from tuner.conditions import kinds
-from tuner.settings import Choices, Range, Setting, Whole
-from tuner.spec import StudySpec
+from tuner.spec.kinds import Whole
+from tuner.spec.parameters import Choices, Range, Setting
+from tuner.spec.study import StudySpec
+from tuner.spec.traits import PENALTIES
+from tuner.spec.trial import kind_of, setting_names
 from tuner.study.space import derive_seed, distributions, trial_config
 
 
@@ -31,12 +31,12 @@ def assert_within(value: Any, setting: Setting) -> None:
         assert value == setting
 
 
-REWRITTEN = ("augment", "flips")  # carried in another form
+CONVERTED = ("augment", "flips")  # to tuples and booleans
 
 
 @settings(deadline=None)
 @given(setting_tables())
-def test_what_is_suggested_lies_in_the_setting_and_reaches_the_trial(trial: dict[str, Any]) -> None:
+def test_suggested_values_lie_in_range_and_reach_the_trial(trial: dict[str, Any]) -> None:
     spec = StudySpec.model_validate({"trial": trial, "study": {"seed": 3, "epochs": 7}})
     space = distributions(spec)
     assert set(space) == set(spec.trial.searched())
@@ -44,29 +44,29 @@ def test_what_is_suggested_lies_in_the_setting_and_reaches_the_trial(trial: dict
     for _ in range(3):
         asked = study.ask(fixed_distributions=space)
         assert set(asked.params) == set(space)
-        config = trial_config(spec, asked.params, asked.number, PREMISES)
-        program, carried = config.program, config.hyperparameters._asdict()
-        carried |= {k: v for k, v in program._asdict().items() if k not in carried}
+        config = trial_config(spec, asked.params, asked.number, DATASET)
+        program, used = config.program, config.hyperparameters._asdict()
+        used |= {k: v for k, v in program._asdict().items() if k not in used}
         values = {name: asked.params.get(name, setting) for name, setting in spec.trial}
         for name, setting in spec.trial:
             if setting is not None:
                 assert_within(values[name], setting)
-            if name in carried and name not in REWRITTEN and setting is not None:
-                assert carried[name] == values[name]
-            if name in carried and isinstance(kind_of(name), Whole):
-                assert type(carried[name]) is int
+            if name in used and name not in CONVERTED and setting is not None:
+                assert used[name] == values[name]
+            if name in used and isinstance(kind_of(name), Whole):
+                assert type(used[name]) is int
         for name in ("optimizer", "learning_rate", "beta1", "beta2"):
             for side in ("generator", "discriminator"):
                 own = values[f"{side}_{name}"]
-                assert carried[f"{side}_{name}"] == (values[name] if own is None else own)
+                assert used[f"{side}_{name}"] == (values[name] if own is None else own)
         for flag in ("ema", "instance_noise"):
-            number = carried["ema_decay"] if flag == "ema" else carried[flag]
+            number = used["ema_decay"] if flag == "ema" else used[flag]
             assert getattr(program, flag) == (number > 0)
-        assert program.penalties == tuple(n for n in spec_module.PENALTIES if carried[n] > 0)
+        assert program.penalties == tuple(n for n in PENALTIES if used[n] > 0)
         assert "+".join(program.augment) == str(values["augment"]).replace("none", "")
         assert program.flips == (values["flips"] == "on")
         assert program.classes == (10 if values["conditional"] == "on" else 0)
-        assert carried["image_shape"] == SHAPE
+        assert used["image_shape"] == SHAPE
         assert (config.seed, config.epochs) == (derive_seed(3, asked.number), 7)
 
 
@@ -101,36 +101,36 @@ def test_names() -> None:
     assert found == {"optimizer": CategoricalDistribution(("adam", "sgd"))}
 
 
-def test_separate_rates_come_before_the_shared_one() -> None:
+def test_separate_rates_override_the_shared_one() -> None:
     spec = spec_of("[trial]\nlearning_rate = 0.1\ngenerator_learning_rate = 0.2")
-    numbers = trial_config(spec, {}, 0, PREMISES).hyperparameters
+    numbers = trial_config(spec, {}, 0, DATASET).hyperparameters
     assert (numbers.generator_learning_rate, numbers.discriminator_learning_rate) == (0.2, 0.1)
-    numbers = trial_config(spec, {"generator_learning_rate": 0.3}, 0, PREMISES).hyperparameters
+    numbers = trial_config(spec, {"generator_learning_rate": 0.3}, 0, DATASET).hyperparameters
     assert numbers.generator_learning_rate == 0.3
 
 
-def test_a_trial_follows_from_its_number_and_point_alone() -> None:
+def test_a_trial_depends_only_on_its_number_and_parameters() -> None:
     spec, point = spec_of(RANGES), {"learning_rate": 1e-3, "beta1": 0.4}
-    assert trial_config(spec, point, 5, PREMISES) == trial_config(spec, point, 5, PREMISES)
-    assert trial_config(spec, point, 5, PREMISES) != trial_config(spec, point, 6, PREMISES)
+    assert trial_config(spec, point, 5, DATASET) == trial_config(spec, point, 5, DATASET)
+    assert trial_config(spec, point, 5, DATASET) != trial_config(spec, point, 6, DATASET)
 
 
 def test_every_field_of_a_trial_is_a_setting() -> None:
-    config = trial_config(spec_of(""), {}, 0, PREMISES)
+    config = trial_config(spec_of(""), {}, 0, DATASET)
     fields = {*config.program._fields, *config.hyperparameters._fields}
-    found = {"image_shape", "total_images", "ema", "classes", "penalties", "sources"}
+    derived = {"image_shape", "total_images", "ema", "classes", "penalties", "sources"}
     shared = {"optimizer", "learning_rate", "beta1", "beta2", "conditional"}
-    assert fields - found == set(kinds()) - shared
+    assert fields - derived == set(setting_names()) - shared
 
 
-def test_what_follows_from_other_settings() -> None:
+def test_derived_settings() -> None:
     """64,000 images in batches of 64, 20 epochs."""
-    config = trial_config(spec_of("[trial]\nwarmup_images = 80_000"), {}, 0, PREMISES)
+    config = trial_config(spec_of("[trial]\nwarmup_images = 80_000"), {}, 0, DATASET)
     assert config.hyperparameters.total_images == 1_280_000
     assert config.hyperparameters.decay_images == 1_200_000
     assert (config.program.generator_norm, config.program.discriminator_norm) == ("batch", "none")
     for loss, weight in (("hinge", 0), ("wasserstein_gp", 10), ("dragan", 10)):
-        config = trial_config(spec_of(f"[trial]\nloss = '{loss}'"), {}, 0, PREMISES)
+        config = trial_config(spec_of(f"[trial]\nloss = '{loss}'"), {}, 0, DATASET)
         assert config.hyperparameters.gradient_penalty == weight
         assert config.program.penalties == (("gradient_penalty",) if weight else ())
 
@@ -139,7 +139,7 @@ def test_seeds_are_stable() -> None:
     assert (derive_seed(0, 0), derive_seed(7, 123)) == (2_968_811_710, 682_066_301)
 
 
-def test_seeds_of_neighbours_differ() -> None:
+def test_seeds_of_studies_and_trials_differ() -> None:
     seeds = [derive_seed(s, n) for s, n in itertools.product(range(40), range(50))]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**32 for seed in seeds)

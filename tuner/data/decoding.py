@@ -1,31 +1,52 @@
-"""Images of any kind and size as pixels of one size, by Pillow, several at a time."""
+"""Decode images of any format and size to one size, with Pillow, in threads.
+
+Pillow documents no errors for damaged files, and its parsers raise almost any: TypeError,
+struct.error, IndexError, zlib.error and more. So ``Exception`` is caught for each image.
+"""
 
 import functools
 import io
-import itertools
 import os
+import threading
 import warnings
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from contextlib import contextmanager
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from tuner.data.images import Images, Item
-from tuner.spec import Fit
+from tuner.data.listing import printable, reason
+from tuner.data.metadata import without_metadata
+from tuner.paths import open_file
+from tuner.spec.data import Fit
 
-BATCH = 32  # images that a thread decodes at a time
-AHEAD = 2  # batches under way for each thread
-MOST_PIXELS = 89_478_485  # above which Pillow, too, suspects a bomb: 256 MiB of RGB
-# EPS runs another program, and for the rest Pillow has no decoder of its own.
+BATCH = 32  # images that a thread decodes at once
+AHEAD = 2  # batches queued per thread
+MOST_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs: 256 MiB of RGB
+MOST_BYTES = 2**30  # of a file
+LARGE = 2**24  # bytes; larger files are decoded one at a time
+BYTES_AHEAD = 2**28  # of images queued for a thread
+STRIP = 2**20  # pixels converted at once
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# EPS would run another program; for the others Pillow has no decoder of its own.
 TRIED_FIRST = ("JPEG", "PNG")
 NOT_DECODED = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG")
 
 
 class Recipe(NamedTuple):
-    """What becomes of an image: ``size`` pixels each side, ``channels`` 1, 3 or as it has."""
+    """The target: ``size`` pixels each side, and ``channels`` 1, 3 or None for the image's own."""
 
     size: int
     fit: Fit
@@ -33,7 +54,7 @@ class Recipe(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Decoded images (k, size, size, 1 or 3), their labels, and why others could not be."""
+    """Decoded images (k, size, size, 1 or 3), their labels, and errors of the other images."""
 
     images: Images
     labels: list[int | str | None]
@@ -41,68 +62,139 @@ class Batch(NamedTuple):
 
 
 def image_suffixes() -> frozenset[str]:
-    """How the names of files end that are taken for images, in small letters."""
+    """Suffixes of image files, in lower case."""
     formats = _formats()
     return frozenset(end for end, form in Image.registered_extensions().items() if form in formats)
 
 
 @functools.cache
 def _formats() -> list[str]:
-    """In the order in which a file is tried."""
+    """Formats in the order in which they are tried."""
     Image.init()
     return [*TRIED_FIRST, *(form for form in Image.OPEN if form not in TRIED_FIRST + NOT_DECODED)]
 
 
+class _Budget:
+    """Bounds the pixels that all threads decode at once."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._held, self._change = most, 0, threading.Condition()
+
+    @contextmanager
+    def take(self, amount: int) -> Iterator[None]:
+        """Wait for ``amount`` to be free, which must not exceed the total."""
+        with self._change:
+            self._change.wait_for(lambda: self._held + amount <= self._most)
+            self._held += amount
+        try:
+            yield
+        finally:
+            with self._change:
+                self._held -= amount
+                self._change.notify_all()
+
+
+_budget = _Budget(MOST_PIXELS)
+
+
 def pixels(content: str | bytes | Images, recipe: Recipe) -> Images:
-    """An image as uint8 (size, size, 1 or 3). Whatever Pillow raises where it is damaged."""
+    """Decode an image to uint8 (size, size, 1 or 3).
+
+    Any ``Exception`` if the image is damaged, as Pillow raises it.
+    """
     if isinstance(content, np.ndarray):
-        return _finished(Image.fromarray(content), recipe)
-    with Image.open(
-        io.BytesIO(content) if isinstance(content, bytes) else content, "r", _formats()
-    ) as image:
-        if image.width * image.height > MOST_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels are too many")
-        image.load()
-        return _finished(ImageOps.exif_transpose(image), recipe)
+        with _budget.take(_checked(content.shape[1], content.shape[0])):
+            return _finished(Image.fromarray(content), recipe)
+    with open_file(content) if isinstance(content, str) else io.BytesIO(content) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size > MOST_BYTES:
+            raise ValueError(f"{size:,} bytes are too many")
+        alone = size > LARGE  # some decoders read the whole file at once
+        with _budget.take(MOST_PIXELS if alone else 0):
+            try:
+                return _decoded(file, recipe, alone)
+            except Exception:
+                if (sound := without_metadata(file)) is None:
+                    raise
+                return _decoded(sound, recipe, alone)
+
+
+def _checked(width: int, height: int) -> int:
+    """The number of pixels. Raises ValueError if there are too many."""
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"{width} x {height} pixels are too many")
+    return width * height
+
+
+def _decoded(file: BinaryIO, recipe: Recipe, alone: bool) -> Images:
+    file.seek(0)
+    with Image.open(file, "r", _formats()) as image:
+        count = _checked(image.width, image.height)
+        with _budget.take(0 if alone else count):
+            image.load()
+            return _finished(_upright(image), recipe)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation; a damaged one is ignored."""
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _finished(image: Image.Image, recipe: Recipe) -> Images:
     image = over_black(image)
     if recipe.channels:
-        image = image.convert("L" if recipe.channels == 1 else "RGB")
+        image = _as(image, "L" if recipe.channels == 1 else "RGB")
     found = np.asarray(fitted(image, recipe.size, recipe.fit))
     return found if found.ndim == 3 else found[..., None]
 
 
+def _as(image: Image.Image, mode: str) -> Image.Image:
+    return image if image.mode == mode else image.convert(mode)
+
+
 def over_black(image: Image.Image) -> Image.Image:
-    """Grey (mode L) or colour (RGB) of 8 bits; what is transparent lies over black. 16 bits are
-    scaled. ValueError for floating-point pixels, whose black and white nothing tells."""
+    """Convert to 8-bit grey (mode L) or colour (RGB), transparent pixels over black.
+
+    16 bits are scaled to 8. Raises ValueError for floating-point pixels, which have no defined
+    range.
+    """
     if image.mode == "F":
         raise ValueError("floating-point pixels")
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-    grey = image.mode in ("1", "L", "LA")
-    mode = "L" if grey else "RGB"
-    if not image.has_transparency_data:
-        return image.convert(mode)
-    image = image.convert("LA" if grey else "RGBA")
-    black = Image.new(mode, image.size)
-    black.paste(image.convert(mode), mask=image.getchannel("A"))
-    return black
+    deep = image.mode.startswith("I")
+    mode = "L" if deep or image.mode in ("1", "L", "LA") else "RGB"
+    if not deep and not image.has_transparency_data:
+        return _as(image, mode)
+    found = Image.new(mode, image.size)
+    rows = max(1, STRIP // max(1, image.width))
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        if deep:
+            values = np.asarray(strip).astype(np.int64).clip(0, 65535)
+            scaled = ((values * 255 + 32767) // 65535).astype(np.uint8)
+            found.paste(Image.fromarray(scaled), (0, top))
+        else:
+            strip = strip.convert("LA" if mode == "L" else "RGBA")
+            found.paste(strip.convert(mode), (0, top), mask=strip.getchannel("A"))
+    return found
 
 
 def fitted(image: Image.Image, size: int, fit: Fit) -> Image.Image:
-    """The image at size x size: ``crop`` takes the square in its middle, ``stretch`` all of it;
-    ``pad`` puts it on black, shrunk first where it is larger. Resized by Pillow's Lanczos filter,
-    which smooths as far as it shrinks."""
+    """Resize to size x size with Pillow's Lanczos filter, which is anti-aliased.
+
+    ``crop`` takes the central square, ``stretch`` ignores proportions, and ``pad`` centres the
+    image on black, shrinking it only if it is larger.
+    """
     width, height = image.size
     match fit:
         case "crop":
             side = min(width, height)
             left, top = (width - side) // 2, (height - side) // 2
             box = (left, top, left + side, top + side)
-            # The filter sees beyond the box: as if all were resized and then cut.
+            # The filter uses pixels outside the box, as if the crop came after resizing.
             return image.resize((size, size), Image.Resampling.LANCZOS, box)
         case "stretch":
             return image.resize((size, size), Image.Resampling.LANCZOS)
@@ -116,14 +208,16 @@ def fitted(image: Image.Image, size: int, fit: Fit) -> Image.Image:
 
 
 def decode_batch(items: list[Item], recipe: Recipe) -> Batch:
-    """In colour where any of them is."""
+    """Decode images; the batch is in colour if any of them is."""
     found, labels, unreadable = [], [], []
     for content, label, name in items:
         try:
             found.append(pixels(content, recipe))
             labels.append(label)
-        except Exception as error:  # damaged files make Pillow's decoders raise almost anything
-            unreadable.append(_printable(f"{name} ({_reason(error)})"))
+        except UnidentifiedImageError:
+            unreadable.append(f"{printable(name)} (no image)")
+        except Exception as error:
+            unreadable.append(f"{printable(name)} ({reason(error)})")
     channels = max((image.shape[2] for image in found), default=1)
     images = np.empty((len(found), recipe.size, recipe.size, channels), np.uint8)
     for place, image in zip(images, found, strict=True):
@@ -131,38 +225,43 @@ def decode_batch(items: list[Item], recipe: Recipe) -> Batch:
     return Batch(images, labels, unreadable)
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "no image"
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return text.partition("\n")[0] or type(error).__name__
-
-
-def _printable(text: str) -> str:
-    """Files may be called what no terminal can show."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
 def decoded(items: Iterator[Item], recipe: Recipe, threads: int | None = None) -> Generator[Batch]:
-    """Decode all, in their order, on all cores. Threads do it about as fast as processes, as
-    Pillow works outside Python's lock; and a program that imports us need not expect processes."""
+    """Decode all items in order, on all cores.
+
+    Threads are about as fast as processes, since Pillow releases the GIL, and need no care in
+    programs that import tuner.
+    """
     threads = threads or cores()
-    running: deque[Future[Batch]] = deque()
+    running: deque[tuple[Future[Batch], int]] = deque()
     with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
-        warnings.simplefilter("ignore")  # Pillow's remarks on files that it can read all the same
+        warnings.simplefilter("ignore")  # about files that Pillow reads nonetheless
         try:
-            while batch := list(itertools.islice(items, BATCH)):
-                running.append(pool.submit(decode_batch, batch, recipe))
-                if len(running) >= AHEAD * threads:
-                    yield running.popleft().result()
+            for batch, size in _batches(items):
+                running.append((pool.submit(decode_batch, batch, recipe), size))
+                while len(running) >= AHEAD * threads or sum(n for _, n in running) > BYTES_AHEAD:
+                    yield running.popleft()[0].result()
             while running:
-                yield running.popleft().result()
+                yield running.popleft()[0].result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _batches(items: Iterator[Item]) -> Iterator[tuple[list[Item], int]]:
+    """Group items into batches; yield each with its size in bytes."""
+    batch: list[Item] = []
+    size = 0
+    for item in items:
+        batch.append(item)
+        size += len(item.content) if isinstance(item.content, bytes) else 0
+        if len(batch) == BATCH or size > LARGE:
+            yield batch, size
+            batch, size = [], 0
+    if batch:
+        yield batch, size
+
+
 def cores() -> int:
-    """Those that this process may use."""
+    """Number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

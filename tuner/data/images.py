@@ -1,28 +1,29 @@
-"""``ImageSet``: images, labels and a hash of both; and what it is made with."""
+"""``ImageSet``, the images to train on, and the types that sources are read as."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.spec import Fit
+from tuner.spec.data import Fit
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
-AT_ONCE = 4096  # images that are hashed, or copied, at once
+AT_ONCE = 4096  # images hashed or copied at a time
+SETTLED = 2.0  # seconds after which a further change would show in a file's time
 
 
 class ImageSet(NamedTuple):
-    """uint8 images (n, h, w, c), which may be a file mapped into memory; int64 labels (n,) from 0
-    to ``classes`` - 1, or None; a hash of both; and the labels' names, where they have any."""
+    """Images to train on."""
 
-    images: Images
-    labels: Labels | None
-    fingerprint: str
-    names: tuple[str, ...] = ()
+    images: Images  # uint8 (n, h, w, c), possibly a memory-mapped file
+    labels: Labels | None  # int64 (n,) from 0 to ``classes`` - 1
+    fingerprint: str  # a hash of images and labels
+    names: tuple[str, ...] = ()  # of the labels, if they have names
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -31,41 +32,68 @@ class ImageSet(NamedTuple):
 
     @property
     def classes(self) -> int:
-        """How many label values there are; 0 without labels."""
+        """Number of label values; 0 without labels."""
         return 0 if self.labels is None else int(self.labels.max()) + 1
 
 
 class Announce(Protocol):
-    """Tells a person what happens, and how much of it is done (0 to 1) where that is known."""
+    """Shows a message to the user, with the fraction done (0 to 1) if known."""
 
     def __call__(self, text: str, part: float | None = None) -> None: ...
 
 
 def silent(text: str, part: float | None = None) -> None:
-    """Announces nothing."""
+    """Show nothing."""
 
 
 class Item(NamedTuple):
-    """An image before it is decoded: its file's path, its file's bytes, or its pixels (h, w) or
-    (h, w, 3 or 4); its label; and what errors call it."""
+    """An image before decoding."""
 
-    content: str | bytes | Images
+    content: str | bytes | Images  # a path, a file's bytes, or pixels (h, w) or (h, w, 3 or 4)
     label: int | str | None
-    name: str
+    name: str  # in messages
+
+
+class Arrays(NamedTuple):
+    """A source that is read at once: uint8 images (n, h, w, 1 or 3) and their labels (n,)."""
+
+    images: Images
+    labels: Labels | None
+    fit: Fit | None = None  # the default, if it does not depend on the size
 
 
 class Opened(NamedTuple):
-    """A source that is read one image after another."""
+    """A source that is read image by image."""
 
     items: Iterator[Item]
-    total: int | None  # images, where that is known beforehand
-    others: int = 0  # files that are no images
+    total: int | None  # number of images, if known in advance
+    others: int = 0  # files that are not images
     names: Sequence[str] = ()  # of the labels 0, 1, …
-    fit: Fit = "crop"  # unless the study file says
+    fit: Fit = "crop"  # the default
+
+
+class Files(NamedTuple):
+    """The state of a source's files: a hash of names, sizes and times, and the newest time."""
+
+    digest: str
+    newest: float  # seconds since 1970
+
+    @property
+    def settled(self) -> bool:
+        """Whether any later change would show in a file's time."""
+        return abs(time.time() - self.newest) > SETTLED
+
+
+class FileSource(NamedTuple):
+    """A source of files, whose decoded images are cached on this machine."""
+
+    where: str  # its path or name, part of the cache's key
+    files: Files
+    open: Callable[[], Opened]
 
 
 def fingerprint(images: Images, labels: Labels | None) -> str:
-    """A hash of shape, pixels and labels, 16 hexadecimal digits."""
+    """Hash shape, pixels and labels to 16 hexadecimal digits."""
     digest = hashlib.sha256(repr(images.shape).encode())
     for start in range(0, len(images), AT_ONCE):
         digest.update(images[start : start + AT_ONCE].tobytes())
@@ -75,9 +103,14 @@ def fingerprint(images: Images, labels: Labels | None) -> str:
 
 def ranked(
     labels: Sequence[int | str] | Labels, names: Sequence[str] = ()
-) -> tuple[Labels, tuple[str, ...]]:
-    """Labels as 0, 1, … in sorted order, without gaps, and what each is called: by ``names``
-    where the labels are places in it."""
+) -> tuple[Labels | None, tuple[str, ...]]:
+    """Renumber labels as 0, 1, … in sorted order; return them with the name of each.
+
+    Labels that are indices into ``names`` get that name, others their own text. Labels of
+    a single class tell nothing apart: they are None, without names.
+    """
     kinds, ranks = np.unique(np.asarray(labels), return_inverse=True)
-    called = tuple(names[kind] for kind in kinds) if names else tuple(map(str, kinds))
+    if len(kinds) < 2:
+        return None, ()
+    called = tuple(names[kind] if kind in range(len(names)) else str(kind) for kind in kinds)
     return ranks.reshape(-1).astype(np.int64), called

@@ -1,18 +1,19 @@
-"""``load_images``: the images that a study file names, decoded once and kept for the next start."""
+"""``load_images``: the images that a study file names, decoded once and cached."""
 
-import functools
-import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing
+from importlib import import_module
 from pathlib import Path
 
-from tuner.data import arrays, cache
+import numpy as np
+
+from tuner.data import cache
+from tuner.data.arrays import fit_array, fitting
 from tuner.data.cache import Left
 from tuner.data.decoding import Recipe, decoded
 from tuner.data.images import (
     Announce,
-    Images,
+    Arrays,
+    FileSource,
     ImageSet,
     Labels,
     Opened,
@@ -20,75 +21,73 @@ from tuner.data.images import (
     ranked,
     silent,
 )
-from tuner.data.listing import Source, counted, image_folder
+from tuner.data.listing import NAMED, Progress, check_place, counted
 from tuner.data.rows import Rows
-from tuner.data.tables import table_source
-from tuner.data.toys import gaussians
 from tuner.errors import InputError
-from tuner.spec import DataSpec, Fit
+from tuner.spec.data import DataSpec
+from tuner.spec.traits import SOURCES
 
-NAMED = 3  # unreadable images that are named
-PAUSE = 0.5, 10.0  # seconds between words on progress, where the end is known and where not
+WITHHELD = -1  # marks a label that the data set withholds
 
 
 def load_images(spec: DataSpec, folder: str | None = None, announce: Announce = silent) -> ImageSet:
-    """The images that ``[data]`` names, or their copy in ``folder``, at its size.
+    """Load the images that ``[data]`` names, from ``folder`` if given, at the study's size.
 
-    InputError says what is missing, or can't be read. ``announce`` hears of decoding and of what
-    was left out.
+    The source's loader in ``traits.SOURCES`` takes the same arguments and returns ``Arrays``, or a
+    ``FileSource`` whose decoded images are cached. Raises InputError for images that are missing or
+    can't be read; ``announce`` shows progress and what was left out.
     """
-    match spec.source:
-        case "mnist5k":
-            return _from_arrays(spec, *arrays.mnist5k())
-        case "digits":
-            return _from_arrays(spec, *arrays.digits(), fit="crop")
-        case "gaussians":
-            return _from_arrays(spec, *gaussians(spec.size, spec.modes))
-        case "idx":
-            return _from_arrays(spec, *arrays.idx(arrays.idx_folder(spec, folder)))
-        case "npz":
-            return _decoded_once(spec, *arrays.npz_source(spec, folder), announce)
-        case "folder":
-            return _decoded_once(spec, *image_folder(spec, folder), announce)
-        case "parquet" | "huggingface":
-            return _decoded_once(spec, *table_source(spec, folder), announce)
+    check_place(spec, folder)
+    module, _, name = SOURCES[spec.source].loader.partition(":")
+    source = getattr(import_module(f"tuner.data.{module}"), name)(spec, folder, announce)
+    if not isinstance(source, Arrays):
+        return _decoded_once(spec, source, announce)
+    fit = spec.fit or source.fit or fitting(source.images.shape, spec.size)
+    images = fit_array(source.images, Recipe(spec.size, fit, spec.channels))
+    known = fingerprint(images, source.labels)  # of labels as they are in the source
+    return ImageSet(images, None if source.labels is None else ranked(source.labels)[0], known)
 
 
-def _from_arrays(
-    spec: DataSpec, images: Images, labels: Labels | None, fit: Fit | None = None
-) -> ImageSet:
-    """``fit`` is what the source does unless the study file says."""
-    fit = spec.fit or fit or arrays.fitting(images.shape, spec.size)
-    images = arrays.fit_array(images, Recipe(spec.size, fit, spec.channels))
-    known = fingerprint(images, labels)  # of labels as they are in the source
-    return ImageSet(images, None if labels is None else ranked(labels)[0], known)
-
-
-def _decoded_once(spec: DataSpec, where: str, source: Source, announce: Announce) -> ImageSet:
-    place = cache.place_of(spec, where, source.files)
+def _decoded_once(spec: DataSpec, source: FileSource, announce: Announce) -> ImageSet:
+    place = cache.place_of(spec, source.where, source.files)
     found = cache.find(place)
     if found is not None:
         announce(f"the images were decoded before: {place}")
     else:
         with cache.alone_with(place, announce) as alone:
-            found = cache.find(place) or _decode(spec, where, source, place, alone, announce)
+            found = cache.find(place) or _decode(spec, source, place, alone, announce)
     images, left = found
-    _check_unreadable(spec, where, left, len(images.images) + left.unreadable)
-    announce(_summary(images, left))
+    _check_unreadable(spec, source.where, left, len(images.images) + left.unreadable)
+    kinds = f" in {images.classes} classes" if images.classes else ""
+    skipped = f"; left out {left.unreadable:,} unreadable{_named(left)}" if left.unreadable else ""
+    others = f"; passed over {counted(left.others, 'other file')}" if left.others else ""
+    announce(f"{counted(len(images.images), 'image')}{kinds}{skipped}{others}")
     return images
 
 
 def _decode(
-    spec: DataSpec, where: str, source: Source, place: Path, alone: bool, announce: Announce
+    spec: DataSpec, source: FileSource, place: Path, alone: bool, announce: Announce
 ) -> tuple[ImageSet, Left]:
-    """Decode all images, and keep them where that can be done."""
-    give_up = functools.partial(_not_kept, place, announce)
-    with _part(source, place, alone, give_up) as part:
-        with closing(_rows(part, spec, give_up)) as rows:
-            labels, names, left = _fill(rows, source.open(), spec, where, announce)
-            images = rows.finish()
+    """Decode all images; cache them if that is possible."""
+
+    def give_up(error: OSError) -> None:
+        problem = error.strerror or error
+        announce(f"decoded images are not kept for the next start, in {place.parent}: {problem}")
+
+    with ExitStack() as stack:
+        part = None
+        try:
+            if not source.files.settled:
+                raise OSError("they changed a moment ago")
+            part = Path(stack.enter_context(cache.new_part(place, alone)))
+        except OSError as error:
+            give_up(error)
+        file = part and part / cache.IMAGES
+        rows = stack.enter_context(closing(Rows(file, spec.size, spec.channels, give_up)))
+        labels, names, left = _fill(rows, source.open(), spec, source.where, announce)
+        images = rows.finish()
         found = ImageSet(images, labels, fingerprint(images, labels), names)
-        if part and not rows.in_memory:
+        if part and isinstance(images, np.memmap):
             try:
                 cache.keep(part, place, found, left)
             except OSError as error:
@@ -96,45 +95,13 @@ def _decode(
         return found, left
 
 
-def _not_kept(place: Path, announce: Announce, error: OSError) -> None:
-    reason = error.strerror or error
-    announce(f"decoded images are not kept for the next start, in {place.parent}: {reason}")
-
-
-@contextmanager
-def _part(
-    source: Source, place: Path, alone: bool, give_up: Callable[[OSError], None]
-) -> Iterator[Path | None]:
-    """The folder to write to; None where there is none. Nothing of it is left behind."""
-    part = None
-    try:
-        if not source.files.settled:
-            raise OSError("they changed a moment ago")
-        part = cache.new_part(place, alone)
-    except OSError as error:
-        give_up(error)
-    try:
-        yield part
-    finally:
-        if part:
-            shutil.rmtree(part, ignore_errors=True)
-
-
-def _rows(part: Path | None, spec: DataSpec, give_up: Callable[[OSError], None]) -> Rows:
-    try:
-        return Rows(part and part / cache.IMAGES, spec.size, spec.channels, give_up)
-    except OSError as error:
-        give_up(error)
-        return Rows(None, spec.size, spec.channels, give_up)
-
-
 def _fill(
     rows: Rows, opened: Opened, spec: DataSpec, where: str, announce: Announce
 ) -> tuple[Labels | None, tuple[str, ...], Left]:
-    """Decode all images into ``rows``: their labels, the labels' names, and what was left out."""
+    """Decode all images into ``rows``; return labels, their names, and what was left out."""
     labels: list[int | str | None] = []
     left = Left(others=opened.others)
-    progress = _Progress(opened.total, announce)
+    progress = Progress("decoding images", announce, opened.total)
     recipe = Recipe(spec.size, spec.fit or opened.fit, spec.channels)
     with closing(decoded(opened.items, recipe)) as batches:
         for images, some, unreadable in batches:
@@ -150,61 +117,25 @@ def _fill(
                 _check_unreadable(spec, where, left, seen, "the first ")
             progress.show(seen)
     if not rows.count:
-        raise InputError(f"{where}: found no image that can be read{_named(left)}")
-    return *_labels(labels, opened, where), left
-
-
-def _labels(
-    labels: list[int | str | None], opened: Opened, where: str
-) -> tuple[Labels | None, tuple[str, ...]]:
-    """Labels all of one value, or all missing, are none."""
-    known = [label for label in labels if label is not None]
+        raise InputError(f"{where}: no image can be read{_named(left)}")
+    known = [label for label in labels if label not in (None, WITHHELD)]
     if known and len(known) < len(labels):
-        missing = len(labels) - len(known)
         raise InputError(
-            f"{where}: found {missing:,} of {len(labels):,} images without a label, expected all "
-            "or none"
+            f"{where}: {len(labels) - len(known):,} of {len(labels):,} images have no label; label "
+            "all images or none"
         )
-    ranks, names = ranked(known, opened.names)
-    return (ranks, names) if len(names) > 1 else (None, ())
-
-
-class _Progress:
-    """Announces how far decoding is, now and then."""
-
-    def __init__(self, total: int | None, announce: Announce) -> None:
-        self._total, self._announce = total, announce
-        self._began = self._last = time.monotonic()
-
-    def show(self, seen: int) -> None:
-        now = time.monotonic()
-        if now - self._last < PAUSE[self._total is None]:
-            return
-        self._last = now
-        speed = f"{seen / (now - self._began):,.0f} a second"
-        if self._total:
-            text = f"decoding images: {seen:,} of {self._total:,}, {speed}"
-            self._announce(text, seen / self._total)
-        else:
-            self._announce(f"decoding images: {seen:,}, {speed}")
+    return *ranked(known, opened.names), left
 
 
 def _check_unreadable(spec: DataSpec, where: str, left: Left, seen: int, which: str = "") -> None:
-    """InputError where more images than the study file allows can't be read, of those seen."""
+    """InputError if more of the images seen can't be read than the study file allows."""
     if left.unreadable > spec.unreadable * seen:
         raise InputError(
-            f"{where}: found {left.unreadable:,} of {which}{seen:,} images unreadable, expected at "
-            f"most {spec.unreadable:.3g} of them (data.unreadable){_named(left)}"
+            f"{where}: {left.unreadable:,} of {which}{seen:,} images can't be read, more than "
+            f"data.unreadable = {spec.unreadable:.3g} allows{_named(left)}"
         )
 
 
 def _named(left: Left) -> str:
     more = ", …" if left.unreadable > len(left.first) else ""
     return f": {', '.join(left.first)}{more}" if left.first else ""
-
-
-def _summary(found: ImageSet, left: Left) -> str:
-    kinds = f" in {found.classes} classes" if found.classes else ""
-    skipped = f"; left out {left.unreadable:,} unreadable{_named(left)}" if left.unreadable else ""
-    others = f"; passed over {counted(left.others, 'other file')}" if left.others else ""
-    return f"{counted(len(found.images), 'image')}{kinds}{skipped}{others}"

@@ -1,6 +1,7 @@
-"""Images as they are decoded, written to a .npy file one batch after another."""
+"""Write decoded images to a .npy file, batch by batch."""
 
 import io
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,26 +9,38 @@ from pathlib import Path
 import numpy as np
 
 from tuner.data.images import AT_ONCE, Images
+from tuner.data.listing import printable
+from tuner.errors import InputError
 
-HEADER = 128  # bytes: what NumPy writes for four dimensions, with room for the first to grow
+HEADER = 128  # bytes that NumPy writes for four dimensions, with room for the first to grow
 
 
 class Rows:
-    """Grey until the first image in colour comes, unless ``channels`` says which.
+    """A growing array of images, in a file.
 
-    In memory where there is no file, or from when it can't be written to: ``give_up`` is told why.
+    It is grey until the first colour image, unless ``channels`` is given. It moves to memory if
+    there is no file or writing fails; ``give_up`` then receives the error.
     """
 
     def __init__(
         self, path: Path | None, size: int, channels: int | None, give_up: Callable[[OSError], None]
     ) -> None:
-        self._size, self._channels, self._give_up = size, channels or 1, give_up
-        self._path, self._file = path, None if path is None else path.open("w+b", buffering=0)
+        self._path, self._size, self._channels, self._give_up = path, size, channels or 1, give_up
         self._kept: list[Images] = []
+        self._file: io.FileIO | None = None
         self.count = 0
+        try:
+            if path is not None:
+                self._file = path.open("wb", buffering=0)
+        except OSError as error:
+            give_up(error)
+
+    @property
+    def _shape(self) -> tuple[int, int, int, int]:
+        return (self.count, self._size, self._size, self._channels)
 
     def append(self, images: Images) -> None:
-        """uint8 (k, size, size, 1 or 3)."""
+        """Append uint8 images (k, size, size, 1 or 3)."""
         if images.shape[3] > self._channels and self.count:
             self._widen()
         self._channels = max(self._channels, images.shape[3])
@@ -37,91 +50,75 @@ class Rows:
                 self._write(self._file, images, self.count)
             except OSError as error:
                 self._into_memory(error)
-        if self._file is None:
-            self._kept.append(images)
         self.count += len(images)
+        if self._file is None:
+            check_memory(math.prod(self._shape), "decoded images")
+            self._kept.append(images)
 
     def finish(self) -> Images:
-        """All of them; as a file mapped into memory where there is one."""
+        """Return all images, memory-mapped if they are in a file."""
         if self._file is not None and self._path is not None:
+            header = {"descr": "|u1", "fortran_order": False, "shape": self._shape}
             try:
-                self._write_header(self._file)
-                self._file.close()
-                found: Images = np.load(self._path, mmap_mode="r")
+                self._file.seek(0)
+                np.lib.format.write_array_header_1_0(self._file, header)
+                assert self._file.tell() == HEADER
+                os.fsync(self._file.fileno())
+                found: Images = np.load(self._path, mmap_mode="r", allow_pickle=False)
                 return found
             except OSError as error:
-                self._file = self._path.open("r+b", buffering=0)
                 self._into_memory(error)
-        none = np.empty((0, self._size, self._size, self._channels), np.uint8)
-        return np.concatenate(self._kept) if self._kept else none
+        return np.concatenate([np.empty((0, *self._shape[1:]), np.uint8), *self._kept])
 
     def close(self) -> None:
-        """Let go of the file; it is not removed."""
+        """Close the file, which stays."""
         if self._file is not None:
             self._file.close()
 
-    @property
-    def in_memory(self) -> bool:
-        return self._file is None
-
-    def _row(self, channels: int) -> int:
-        return self._size * self._size * channels
-
     def _write(self, file: io.FileIO, images: Images, place: int) -> None:
-        file.seek(HEADER + place * self._row(images.shape[3]))
+        file.seek(HEADER + place * math.prod(images.shape[1:]))
         left = np.ascontiguousarray(images).data.cast("B")
         while left:
             left = left[file.write(left) or 0 :]
 
-    def _write_header(self, file: io.FileIO) -> None:
-        shape = (self.count, self._size, self._size, self._channels)
-        header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(
-            header, {"descr": "|u1", "fortran_order": False, "shape": shape}
-        )
-        assert len(header.getvalue()) == HEADER
-        file.seek(0)
-        file.write(header.getvalue())
-        os.fsync(file.fileno())
-
-    def _read(self, start: int, channels: int) -> Images:
-        """Up to ``AT_ONCE`` of those written as yet, from ``start``."""
-        assert self._file is not None
-        count = min(AT_ONCE, self.count - start)
-        found = np.empty((count, self._size, self._size, channels), np.uint8)
-        self._file.seek(HEADER + start * self._row(channels))
-        left = found.data.cast("B")
-        while left:
-            read = self._file.readinto(left) or 0
-            if not read:
-                raise OSError(f"{self._path}: found fewer bytes than were written")
-            left = left[read:]
-        return found
+    def _written(self) -> Images:
+        """The images in the file, memory-mapped."""
+        return np.memmap(str(self._path), np.uint8, "r", HEADER, self._shape)
 
     def _into_memory(self, error: OSError) -> None:
-        """Go on without the file, where the disk is full, say; what it holds is kept."""
+        """Move the images to memory, as when the disk is full."""
         self._give_up(error)
-        assert self._file is not None
-        self._kept = [self._read(start, self._channels) for start in range(0, self.count, AT_ONCE)]
-        self._file.close()
+        check_memory(math.prod(self._shape), "decoded images")
+        self._kept = [np.array(self._written())] if self.count else []
+        self.close()
         self._file = None
 
     def _widen(self) -> None:
-        """Repeat the grey ones that there are into colours, in a file that replaces the first."""
+        """Convert the grey images so far to three channels, in a file that replaces the first."""
         if self._file is not None and self._path is not None:
-            path = self._path.with_suffix(".wide")
+            path, grey = self._path.with_suffix(".wide"), self._written()
             try:
                 with path.open("xb", buffering=0) as wide:
                     for start in range(0, self.count, AT_ONCE):
-                        self._write(wide, repeated(self._read(start, 1), 3), start)
+                        self._write(wide, repeated(grey[start : start + AT_ONCE], 3), start)
+                self.close()
+                self._file = path.open("r+b", buffering=0)
                 path.replace(self._path)
-                grey, self._file = self._file, self._path.open("r+b", buffering=0)
-                grey.close()
             except OSError as error:
                 self._into_memory(error)
         self._kept = [repeated(images, 3) for images in self._kept]
 
 
 def repeated(images: Images, channels: int) -> Images:
-    """Grey images in as many channels; others as they are."""
+    """Repeat grey images into ``channels``; leave others unchanged."""
     return np.repeat(images, channels, axis=3) if images.shape[3] < channels else images
+
+
+def check_memory(count: int, what: str) -> None:
+    """Raise InputError if ``count`` bytes exceed this machine's memory."""
+    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if count > most:
+        raise InputError(
+            f"{printable(what)}: {count / 1e9:,.1f} GB of images do not fit into the "
+            f"{most / 1e9:,.1f} GB of memory of this machine; give fewer or smaller images"
+        )

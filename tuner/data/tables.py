@@ -1,57 +1,68 @@
-"""Images in columns of tables: parquet files and data sets, through the library datasets."""
+"""Images in table columns: parquet files and data sets, read with the library datasets.
 
-import importlib
+The library lets errors of its readers and of the network through, which may be any ``Exception``.
+"""
+
+import glob
+import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
-from tuner.data.images import Item, Opened
-from tuner.data.listing import Files, Source, data_path, files_in
+from tuner.data.decoding import MOST_BYTES
+from tuner.data.images import Announce, Files, FileSource, Item, Opened, silent
+from tuner.data.listing import data_name, data_path, files_in, printable
 from tuner.errors import InputError
-from tuner.spec import DataSpec
+from tuner.hints import require
+from tuner.paths import check_file, open_file
+from tuner.spec.data import DataSpec
 
-ROWS = 256  # that are read at once
-ON_THE_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
-LABELS = ("label", "labels", "class", "target", "fine_label")
-IMAGES = ("image", "images", "img", "picture")
+ROWS = 64  # read at once
+CHAINED = "::"  # separates the parts of an fsspec URL, such as a file and its archive
+REACHED = ("zip", "tar", "hf", "file")  # protocols that such parts may have
+ON_THE_HUB = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?(@[\w./-]+)?")
+USUAL = {
+    "images": ("image", "images", "img", "picture"),
+    "labels": ("label", "labels", "class", "target", "fine_label"),
+}
 
 
-def table_source(spec: DataSpec, folder: str | None) -> tuple[str, Source]:
-    """Where the data set is, and its images. InputError where there is none."""
+def table(spec: DataSpec, folder: str | None, announce: Announce = silent) -> FileSource:
+    """Parquet files, or a data set. Raises InputError if there is none."""
+    suffixes, wanted = None, "the folder of a data set, or its name on the hub"
     if spec.source == "parquet":
-        name = data_path(spec, folder, "a parquet file, or a folder with some")
-    else:
-        name = data_path(spec, folder, "the folder of a data set, or a name on the hub")
-    path = Path(name).expanduser()
-    if not path.exists():
-        if spec.source == "huggingface" and ON_THE_HUB.fullmatch(name):
-            return name, Source(Files("", 0.0), lambda: _open(spec, name))
-        raise InputError(f"data.path: found no {path}, expected parquet files or a data set")
-    where = str(path.resolve())
-    suffixes = {".parquet"} if spec.source == "parquet" else None
-    return where, Source(files_in(where, suffixes), lambda: _open(spec, where))
+        suffixes, wanted = {".parquet"}, "a parquet file, or a folder with some"
+    where, files = data_name(spec, folder, wanted), Files("", 0.0)
+    if suffixes or os.path.lexists(where) or not ON_THE_HUB.fullmatch(where):
+        where = str(data_path(spec, folder, wanted))
+        if CHAINED in where:  # fsspec splits the path there, escaped or not
+            raise InputError(
+                f"data.path: {printable(where)} can't be read with {CHAINED!r} in it; rename it"
+            )
+        files = files_in(where, suffixes, announce)
+    return FileSource(where, files, lambda: _open(spec, where))
 
 
 def _open(spec: DataSpec, where: str) -> Opened:
-    library = _library()
+    library = require("datasets", "datasets", f"data.source: {spec.source!r}")
+    library.disable_progress_bars()
+    logging.getLogger("datasets").setLevel(logging.ERROR)
     try:
         rows = _rows(library, spec, where)
         features = rows.features or {}
-    # The library passes on whatever its readers and the network raise.
     except Exception as error:
-        raise InputError(f"data.path: {where} can't be opened: {_line(error)}") from None
-    image = _column("images", spec.images, features, _image_columns(features, library), IMAGES)
-    label = _column("labels", spec.labels, features, _label_columns(features, library), LABELS)
+        raise InputError(f"data.path: {where} can't be opened: {_reason(error)}") from None
+    image = _column("images", spec.images, features, library.Image)
     if image is None:
-        raise InputError(
-            f"{where}: found no column of images among {', '.join(features) or 'none'}, "
-            "expected one; data.images names it"
-        )
+        columns = ", ".join(features) or "none"
+        raise InputError(f"{where}: no column holds images; name one of {columns} as data.images")
+    label = _column("labels", spec.labels, features, library.ClassLabel)
     if isinstance(features[image], library.Image):
         rows = rows.cast_column(image, library.Image(decode=False))
     names = getattr(features[label], "names", []) if label else []
@@ -59,73 +70,81 @@ def _open(spec: DataSpec, where: str) -> Opened:
     return Opened(_items(rows, image, label, where), total, names=names)
 
 
-def _library() -> Any:
-    try:
-        library = importlib.import_module("datasets")
-    except ImportError:
-        raise InputError(
-            "data.source: parquet files and data sets are read by the package datasets, which is "
-            "not installed; install tuner with its extra 'datasets'"
-        ) from None
-    library.disable_progress_bars()
-    logging.getLogger("datasets").setLevel(logging.ERROR)
-    return library
+def _reason(error: Exception) -> str:
+    return printable(str(error).partition("\n")[0]) or type(error).__name__
 
 
 def _rows(library: Any, spec: DataSpec, where: str) -> Any:
-    """The split, read row by row: nothing is copied to the library's own cache."""
+    """The split, streamed row by row, without the library's own cache."""
+    options: dict[str, Any] = {"split": spec.split, "streaming": True}
     if spec.source == "parquet":
-        files = {"data_dir": where} if os.path.isdir(where) else {"data_files": {spec.split: where}}
-        return library.load_dataset("parquet", split=spec.split, streaming=True, **files)
-    kept = {"state.json", "dataset_dict.json"} & set(
-        os.listdir(where) if os.path.isdir(where) else ()
-    )
-    if kept:
-        found = library.load_from_disk(where)
-        if isinstance(found, dict) and spec.split not in found:
-            raise ValueError(f"found splits {', '.join(found)}, expected {spec.split!r}")
-        return found[spec.split] if isinstance(found, dict) else found
-    name, _, revision = (where, "", "") if os.path.exists(where) else where.partition("@")
-    return library.load_dataset(
-        name, spec.subset or None, split=spec.split, revision=revision or None, streaming=True
-    )
+        files = _parquet_files(library, where, spec.split) if os.path.isdir(where) else [where]
+        options["data_files"] = {spec.split: [glob.escape(file) for file in files]}
+        return library.load_dataset("parquet", batch_size=ROWS, **options)
+    if not os.path.exists(where):
+        name, _, revision = where.partition("@")
+        return library.load_dataset(name, spec.subset or None, revision=revision or None, **options)
+    if {"state.json", "dataset_dict.json"} & set(os.listdir(where) if os.path.isdir(where) else ()):
+        return library.load_from_disk(_saved(where, spec.split))
+    if glob.has_magic(where):
+        base = glob.escape(where)
+        patterns = library.data_files.get_data_patterns(base).items()
+        options["data_files"] = {key: [f"{base}/{p}" for p in some] for key, some in patterns}
+    return library.load_dataset(where, spec.subset or None, **options)
 
 
-def _image_columns(features: Any, library: Any) -> list[str]:
-    """Those declared as images, else those of bytes."""
-    declared = [name for name, kind in features.items() if isinstance(kind, library.Image)]
-    return declared or [name for name, kind in features.items() if _bytes(kind)]
+def _parquet_files(library: Any, where: str, split: str) -> list[str]:
+    """The files of a split, found by the library's naming rules, with all paths taken literally."""
+    base, tools = glob.escape(where), library.data_files
+    patterns = tools.get_data_patterns(base)
+    _check_split(split, patterns)
+    found: dict[str, None] = {}
+    for pattern in patterns[split]:
+        with suppress(FileNotFoundError):
+            found |= dict.fromkeys(tools.resolve_pattern(pattern, base, [".parquet"]))
+    return list(found)
 
 
-def _bytes(kind: Any) -> bool:
-    if isinstance(kind, dict):
-        return "bytes" in kind
-    return getattr(kind, "dtype", None) in ("binary", "large_binary")
+def _check_split(split: str, splits: Iterable[str]) -> None:
+    if split not in splits:
+        raise ValueError(f"it has no split {split!r}; set data.split to one of {', '.join(splits)}")
 
 
-def _label_columns(features: Any, library: Any) -> list[str]:
-    """Those declared as classes, else whole numbers and words under a usual name."""
-    declared = [name for name, kind in features.items() if isinstance(kind, library.ClassLabel)]
-    return declared or [
-        name
-        for name in LABELS
-        if re.fullmatch(
-            "u?int.*|bool|(large_)?string", str(getattr(features.get(name), "dtype", ""))
-        )
-    ]
+def _saved(where: str, split: str) -> str:
+    """The folder of a saved split. Raises ValueError if there is none, or for files elsewhere."""
+    if os.path.exists(os.path.join(where, "dataset_dict.json")):
+        _check_split(split, sorted(path.parent.name for path in Path(where).glob("*/state.json")))
+        where = os.path.join(where, split)
+    with open_file(os.path.join(where, "state.json")) as file:
+        names = [part["filename"] for part in json.load(file)["_data_files"]]
+    for name in names:
+        if name != os.path.basename(name):
+            raise ValueError(f"state.json names {name}, which is not in its folder")
+    return where
 
 
-def _column(
-    key: str, named: str, features: Any, found: list[str], usual: tuple[str, ...]
-) -> str | None:
-    """The column that the study file names, or the one that there is; None where there is none."""
+def _fits(key: str, name: str, kind: Any) -> bool:
+    """Whether an undeclared column may hold images, or labels if it has one of the usual names."""
+    dtype = str(getattr(kind, "dtype", ""))
+    if key == "images":
+        return "bytes" in kind if isinstance(kind, dict) else dtype in ("binary", "large_binary")
+    return name in USUAL[key] and bool(re.fullmatch("u?int.*|bool|(large_)?string", dtype))
+
+
+def _column(key: str, named: str, features: Any, declared: Any) -> str | None:
+    """The column that the study file names as data.``key``, else the only candidate, if any.
+
+    Candidates are columns that are ``declared``, else those that fit; a usual name decides.
+    """
     if named and named not in features:
         expected = ", ".join(features) or "none"
-        raise InputError(f"data.{key}: found no column {named!r}, expected one of {expected}")
-    preferred = [name for name in usual if name in found]
+        raise InputError(f"data.{key}: found no column {named!r}, expected one of: {expected}")
+    found = [name for name, kind in features.items() if isinstance(kind, declared)]
+    found = found or [name for name, kind in features.items() if _fits(key, name, kind)]
+    preferred = [name for name in USUAL[key] if name in found]
     if named or len(found) < 2 or preferred:
         return named or next(iter(preferred or found), None)
-    raise InputError(f"data.{key}: found columns {', '.join(found)}, expected the one to use named")
+    raise InputError(f"data.{key}: not set, with several candidates; name {' or '.join(found)}")
 
 
 def _items(rows: Any, image: str, label: str | None, where: str) -> Iterator[Item]:
@@ -135,8 +154,9 @@ def _items(rows: Any, image: str, label: str | None, where: str) -> Iterator[Ite
     while True:
         try:
             batch = next(batches, None)
-        except Exception as error:  # as above
-            raise InputError(f"{where}: can't be read after row {number}: {_line(error)}") from None
+        except Exception as error:
+            problem = f"can't be read after row {number}: {_reason(error)}"
+            raise InputError(f"{where}: {problem}") from None
         if batch is None:
             return
         values = batch[label] if label else [None] * len(batch[image])
@@ -146,26 +166,31 @@ def _items(rows: Any, image: str, label: str | None, where: str) -> Iterator[Ite
 
 
 def _content(value: Any) -> str | bytes:
-    """Bytes, or a path; nothing where the row has no image, which is then unreadable."""
+    """Bytes or a path; empty for a row without an image, which then counts as unreadable."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
-    if isinstance(value, str) and "://" in value:  # in an archive, or on the hub
-        try:
-            with fsspec.open(value, "rb") as file:
-                return bytes(file.read())
-        except Exception:  # as above
-            return b""
+    if isinstance(value, str) and "://" in value:
+        return _from_archive(value)
     return value if isinstance(value, str | bytes) else b""
 
 
+def _from_archive(address: str) -> bytes:
+    """A file in an archive or on the hub; empty if it is elsewhere or can't be read."""
+    try:
+        for start, mark, rest in (part.partition("://") for part in address.split(CHAINED)):
+            if mark and start not in REACHED:  # a table must not make a worker connect anywhere
+                return b""
+            if not mark or start == "file":
+                check_file(rest or start)
+        with fsspec.open(address, "rb") as file:
+            return bytes(file.read(MOST_BYTES + 1))
+    except Exception:
+        return b""
+
+
 def _label(value: Any) -> int | str | None:
-    """None for -1, by which data sets say that the label is kept back."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, int):
-        return None if value == -1 else int(value)
-    raise InputError(f"data.labels: found {value!r}, expected whole numbers or words")
-
-
-def _line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
+        return int(value)
+    raise InputError(f"data.labels: a label is {value!r}; name a column of whole numbers or words")

@@ -1,4 +1,4 @@
-"""What is done to images before the discriminator sees them: differentiably, and to G's too."""
+"""Augmentation of the images that the discriminator sees: DiffAugment, flips and noise."""
 
 import functools
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ from jax import Array
 
 
 def differentiable(images: Array, policies: Sequence[str], key: Array) -> Array:
-    """DiffAugment (Zhao et al. 2020, section 3.2 and appendix): images (batch, h, w, c) in [-1, 1],
-    each changed on its own, by each of the ``policies`` that is named, in this order.
+    """DiffAugment of images (batch, h, w, c) in [-1, 1], each image independently.
 
-    ``color``: brightness by up to 0.5, saturation times 0 to 2, contrast times 0.5 to 1.5;
-    ``translation``: by up to an eighth of the size, the rest grey; ``cutout``: a grey square of
-    half the size.
+    ``color`` shifts brightness by up to 0.5 and scales saturation by 0 to 2 and contrast by 0.5 to
+    1.5. ``translation`` shifts by up to an eighth of the size and fills with grey. ``cutout``
+    covers a square of half the size with grey. The ``policies`` are applied in this order (Zhao et
+    al. 2020, section 3.2 and appendix).
     """
     kinds = {"color": _color, "translation": _translation, "cutout": _cutout}
     for i, (name, change) in enumerate(kinds.items()):
@@ -39,14 +39,14 @@ def _translation(images: Array, key: Array) -> Array:
     row_key, column_key = jax.random.split(key)
     down = jax.random.randint(row_key, (batch, 1), -rows, rows + 1)
     right = jax.random.randint(column_key, (batch, 1), -columns, columns + 1)
-    # As sums over one-hot shifts: a gather's gradient is slow.
+    # Multiply by one-hot shift matrices, because the gradient of a gather is slow.
     exact = functools.partial(jnp.einsum, precision="highest")
     moved = exact("bij,bjwc->biwc", _shift(height, down, images.dtype), images)
     return exact("bij,bhjc->bhic", _shift(width, right, images.dtype), moved)
 
 
 def _shift(size: int, by: Array, kind: jnp.dtype) -> Array:
-    """Matrices (batch, size, size) that move a line by so many pixels; zeros come in."""
+    """Matrices (batch, size, size) that shift a line ``by`` pixels and fill with zeros."""
     to, origin = jnp.arange(size)[None, :, None], jnp.arange(size)[None, None, :]
     return (to - origin == by[:, :, None]).astype(kind)
 
@@ -64,11 +64,11 @@ def _cutout(images: Array, key: Array) -> Array:
 
 
 def flipped(images: Array, key: Array) -> Array:
-    """Each image mirrored, left to right, with probability one half."""
+    """Flip each image left to right with probability one half."""
     mirror = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
     return jnp.where(mirror, images[:, :, ::-1], images)
 
 
 def noisy(images: Array, deviation: Array, key: Array) -> Array:
-    """Gaussian noise added to images (Sønderby et al. 2017, instance noise)."""
+    """Add Gaussian noise to images: instance noise (Sønderby et al. 2017)."""
     return images + deviation * jax.random.normal(key, images.shape)

@@ -1,7 +1,6 @@
-"""The DCGAN of TensorFlow's tutorial, for 32x32 images, and deeper for larger ones."""
+"""The DCGAN of TensorFlow's tutorial at 32x32 pixels, with more stages for larger images."""
 
 import itertools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +13,8 @@ from tuner.gan.layers import (
     Dense,
     class_embedding,
     dropout,
-    judged,
     leaky_relu,
+    projection_logits,
 )
 from tuner.gan.norms import discriminator_norm, generator_norm
 from tuner.trial import Program
@@ -27,14 +26,14 @@ def _widths(program: Program) -> list[int]:
     return [program.width * 2**i for i in range(stages)]
 
 
-class DCGANGenerator(nnx.Module):
+class Generator(nnx.Module):
     """The generator of TensorFlow's DCGAN tutorial.
 
     At 32x32 pixels and the tutorial's width of 64: Dense to 8x8x256, then 5x5 transposed
-    convolutions to 8x8x128, 16x16x64 and the image, with batch norm and LeakyReLU between; no
-    biases where batch norm follows, nor in the last layer. At latent size 100 and one channel
-    2,697,152 parameters. Each doubling of the image's size adds a stage, with doubled width at
-    8x8: 7,645,632 parameters at 64 pixels, 24,096,192 at 128.
+    convolutions to 8x8x128, 16x16x64 and the image, with batch norm and LeakyReLU between. Layers
+    before batch norm and the last layer have no biases. At latent size 100 and one channel it has
+    2,697,152 parameters. Each doubling of the image size adds a stage and doubles the width at 8x8:
+    7,645,632 parameters at 64 pixels, 24,096,192 at 128.
     """
 
     def __init__(self, program: Program, *, rngs: nnx.Rngs) -> None:
@@ -55,30 +54,27 @@ class DCGANGenerator(nnx.Module):
         x = leaky_relu(self.norm1(self.dense(z), labels, train=train))
         x = x.reshape(x.shape[0], 8, 8, -1)
         for i in range(1, self.stages + 1):
-            deconv: Any = getattr(self, f"deconv{i}")
-            norm: Any = getattr(self, f"norm{i + 1}")
+            deconv, norm = getattr(self, f"deconv{i}"), getattr(self, f"norm{i + 1}")
             x = leaky_relu(norm(deconv(x), labels, train=train))
-        last: Any = getattr(self, f"deconv{self.stages + 1}")
+        last = getattr(self, f"deconv{self.stages + 1}")
         return jnp.tanh(last(x))
 
 
-class DCGANDiscriminator(nnx.Module):
+class Discriminator(nnx.Module):
     """The discriminator of TensorFlow's DCGAN tutorial.
 
     At 32x32 pixels and the tutorial's width of 64: 5x5 stride-2 convolutions to 16x16x64 and
-    8x8x128, LeakyReLU and dropout after each, Dense to one logit. With one channel 214,785
-    parameters. Each doubling of the image's size adds a convolution of doubled width: 1,042,433
-    parameters at 64 pixels, 4,336,129 at 128. A norm follows every convolution but the first, as
+    8x8x128, LeakyReLU and dropout after each, Dense to one logit. With one channel it has 214,785
+    parameters. Each doubling of the image size adds a convolution of doubled width: 1,042,433
+    parameters at 64 pixels, 4,336,129 at 128. A norm follows every convolution except the first, as
     in the DCGAN of Radford et al. 2016.
     """
 
     def __init__(self, program: Program, *, rngs: nnx.Rngs) -> None:
-        widths = _widths(program)
+        widths, channels = _widths(program), program.image_shape[2]
         spectral = program.discriminator_norm == "spectral"
         self.stages = len(widths)
-        for i, (inputs, outputs) in enumerate(
-            itertools.pairwise([program.image_shape[2], *widths]), 1
-        ):
+        for i, (inputs, outputs) in enumerate(itertools.pairwise([channels, *widths]), 1):
             conv = Conv(inputs, outputs, size=5, stride=2, spectral=spectral, rngs=rngs)
             setattr(self, f"conv{i}", conv)
             if i > 1:
@@ -88,21 +84,14 @@ class DCGANDiscriminator(nnx.Module):
         self.embedding = class_embedding(program, features, rngs=rngs)
 
     def __call__(
-        self,
-        x: Array,
-        labels: Array | None = None,
-        *,
-        rate: Array,
-        key: Array | None = None,
-        train: bool = False,
+        self, x: Array, labels: Array | None = None, *, rate: Array, key: Array | None, train: bool
     ) -> Array:
         for i in range(1, self.stages + 1):
-            conv: Any = getattr(self, f"conv{i}")
-            x = conv(x, train=train)
+            x = getattr(self, f"conv{i}")(x, train=train)
             if i > 1:
-                norm: Any = getattr(self, f"norm{i}")
-                x = norm(x, labels, train=train)
+                x = getattr(self, f"norm{i}")(x, labels, train=train)
             x = leaky_relu(x)
             if key is not None:
                 x = dropout(x, rate, jax.random.fold_in(key, i - 1))
-        return judged(x.reshape(x.shape[0], -1), self.dense, self.embedding, labels, train=train)
+        x = x.reshape(x.shape[0], -1)
+        return projection_logits(x, self.dense, self.embedding, labels, train=train)

@@ -1,10 +1,10 @@
-"""InfoGAN's networks without its codes, as "Are GANs Created Equal?" compares losses on them."""
+"""InfoGAN's networks without its codes, as in "Are GANs Created Equal?"."""
 
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from tuner.gan.layers import Conv, ConvTranspose, Dense, judged, leaky_relu
+from tuner.gan.layers import Conv, ConvTranspose, Dense, leaky_relu, projection_logits
 from tuner.gan.norms import discriminator_norm, generator_norm
 from tuner.trial import Program
 
@@ -13,15 +13,15 @@ _SLOPE = 0.2
 
 def _refuse_labels(program: Program) -> None:
     if program.classes:
-        raise ValueError(f"found {program.classes} classes, expected none: infogan takes no labels")
+        raise ValueError("infogan cannot be conditioned on labels")
 
 
-class InfoGANGenerator(nnx.Module):
+class Generator(nnx.Module):
     """The generator of Lucic et al. 2018, after Chen et al. 2016 (table 1).
 
     At the papers' width of 64: Dense to 1,024 and to a quarter of the image's size times 128
     channels, then 4x4 stride-2 transposed convolutions to 64 channels and the image, with batch
-    norm and LeakyReLU of slope 0.2 between. Theirs ends in a sigmoid, which is the same up to
+    norm and LeakyReLU of slope 0.2 between. The papers end in a sigmoid, which is equal up to
     scale. At latent size 64 and one channel 8,614,081 parameters for 32x32 pixels, 33,853,633 for
     64x64 and 134,811,841 for 128x128.
     """
@@ -47,7 +47,7 @@ class InfoGANGenerator(nnx.Module):
         return jnp.tanh(self.deconv2(x))
 
 
-class InfoGANDiscriminator(nnx.Module):
+class Discriminator(nnx.Module):
     """The discriminator of Lucic et al. 2018, after Chen et al. 2016 (table 1).
 
     At the papers' width of 64: 4x4 stride-2 convolutions to 64 and 128 channels, Dense to 1,024
@@ -69,16 +69,10 @@ class InfoGANDiscriminator(nnx.Module):
         self.dense4 = Dense(16 * width, 1, spectral=spectral, rngs=rngs)
 
     def __call__(
-        self,
-        x: Array,
-        labels: Array | None = None,
-        *,
-        rate: Array,
-        key: Array | None = None,
-        train: bool = False,
+        self, x: Array, labels: Array | None = None, *, rate: Array, key: Array | None, train: bool
     ) -> Array:
         x = leaky_relu(self.conv1(x, train=train), _SLOPE)
         x = leaky_relu(self.norm2(self.conv2(x, train=train), train=train), _SLOPE)
         x = self.dense3(x.reshape(x.shape[0], -1), train=train)
         x = leaky_relu(self.norm3(x, train=train), _SLOPE)
-        return judged(x, self.dense4, None, None, train=train)
+        return projection_logits(x, self.dense4, None, None, train=train)

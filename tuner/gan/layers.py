@@ -1,8 +1,8 @@
-"""The layers that the GANs here are built of, with Keras' semantics and fast gradients on a CPU.
+"""Layers of the GANs, with Keras' semantics and fast gradients on a CPU.
 
-Keras' semantics: kernels Glorot-uniform unless said otherwise, biases zero, and SAME padding as
-TensorFlow pads (at stride 2 an even image and a 5x5 kernel get more padding on the lower right
-side). Images are NHWC throughout.
+Kernels are Glorot-uniform unless ``initial`` is given, biases zero. SAME padding follows
+TensorFlow: at stride 2, an even image and a 5x5 kernel get more padding on the lower right side.
+Images are NHWC throughout.
 """
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax import Array, lax
 
-from tuner.gan.norms import SpectralNorm, wide
+from tuner.gan.norms import SpectralNorm, at_least_float32
 from tuner.trial import Program
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
@@ -44,10 +44,7 @@ class Dense(nnx.Module):
 
 
 class Conv(nnx.Module):
-    """A square convolution, SAME padding: (batch, h, w, inputs) -> (batch, h/s, w/s, outputs).
-
-    With ``groups`` above 1 the channels are convolved in so many separate groups.
-    """
+    """A square convolution, SAME padding: (batch, h, w, inputs) -> (batch, h/s, w/s, outputs)."""
 
     def __init__(
         self,
@@ -84,13 +81,12 @@ class Conv(nnx.Module):
 
 
 class ConvTranspose(nnx.Module):
-    """A transposed convolution as Keras' ``Conv2DTranspose(padding="same")``: 5x5 at stride 1 or 2,
-    or 4x4 at stride 2.
+    """Keras' ``Conv2DTranspose(padding="same")``: 5x5 at stride 1 or 2, or 4x4 at stride 2.
 
-    The kernel has Keras' shape (size, size, outputs, inputs). At stride 2 it is not run as a
-    transposed convolution, whose weight gradient is about thirty times slower than its forward
-    pass on a CPU, but as the same linear map in sub-pixel form: a 3x3 convolution to 4 x outputs
-    channels, then each group of four channels spread over a 2x2 block of pixels.
+    The kernel has Keras' shape (size, size, outputs, inputs). The weight gradient of a transposed
+    convolution is about thirty times slower than its forward pass on a CPU. At stride 2 the same
+    linear map is therefore computed in sub-pixel form: a 3x3 convolution to 4 x outputs channels,
+    of which each group of four fills a 2x2 block of pixels.
     """
 
     def __init__(
@@ -106,35 +102,31 @@ class ConvTranspose(nnx.Module):
         if (size, stride) not in ((5, 1), (5, 2), (4, 2)):
             expected = "5 and 1, 5 and 2, or 4 and 2"
             raise ValueError(f"size and stride must be {expected}, found {size} and {stride}")
-        # Keras takes fan-in and fan-out from the last two axes: here they are (outputs, inputs),
-        # and Glorot's range does not care which is which.
+        # Keras takes fan-in and fan-out from the last two axes, here (outputs, inputs). Glorot's
+        # range is symmetric in the two.
         shape = (size, size, outputs, inputs)
         self.kernel = nnx.Param(_glorot_uniform(rngs.params(), shape, jnp.float32))
         self.bias = nnx.data(nnx.Param(jnp.zeros(outputs)) if use_bias else None)
         self.stride = stride
 
     def __call__(self, x: Array) -> Array:
-        y = self._transposed(x, self.kernel[...])
+        kernel = self.kernel[...]
+        if self.stride == 2:
+            kernel = _subpixel_kernel(kernel)
+        else:  # the transpose of a SAME correlation is one with the kernel rotated by 180 degrees
+            kernel = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+        y = lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=_NHWC)
+        if self.stride == 2:
+            y = _depth_to_space(y)
         return y if self.bias is None else y + self.bias[...]
-
-    def _transposed(self, x: Array, kernel: Array) -> Array:
-        if self.stride == 1:
-            # The transpose of a stride-1 SAME correlation is the correlation with the kernel
-            # turned by half a circle.
-            turned = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-            return lax.conv_general_dilated(x, turned, (1, 1), "SAME", dimension_numbers=_NHWC)
-        y = lax.conv_general_dilated(
-            x, _subpixel_kernel(kernel), (1, 1), "SAME", dimension_numbers=_NHWC
-        )
-        return _depth_to_space(y)
 
 
 def _subpixel_kernel(kernel: Array) -> Array:
     """(size, size, outputs, inputs), stride 2 -> (3, 3, inputs, 4 * outputs) for stride 1.
 
-    SAME padding at stride 2 pads 1 before, and 1 after at size 4 or 2 at size 5, so input pixel i
-    contributes with tap t to output pixel o = 2 i + t - 1. For output o = 2 q + r, input q + d
-    therefore has tap t = r + 1 - 2 d, for d = -1, 0, 1; taps that the kernel lacks are zero.
+    SAME padding at stride 2 pads 1 before, and 1 (size 4) or 2 (size 5) after, so input pixel i
+    contributes to output pixel o = 2 i + t - 1 with tap t. For output o = 2 q + r, input q + d
+    therefore has tap t = r + 1 - 2 d, for d = -1, 0, 1; taps outside the kernel are zero.
     """
     size = kernel.shape[0]
     padded = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))  # the tap after the last is zero
@@ -159,57 +151,54 @@ def leaky_relu(x: Array, slope: float = 0.3) -> Array:
 
 
 def class_embedding(program: Program, features: int, *, rngs: nnx.Rngs) -> Dense | None:
-    """The projection discriminator's vectors, one for each class; None without classes."""
+    """The class vectors of a projection discriminator; None without classes."""
     if not program.classes:
         return nnx.data(None)
     spectral = program.discriminator_norm == "spectral"
     return Dense(program.classes, features, use_bias=False, spectral=spectral, rngs=rngs)
 
 
-def judged(
+def projection_logits(
     features: Array, dense: Dense, embedding: Dense | None, labels: Array | None, *, train: bool
 ) -> Array:
     """The logits (batch,) of a discriminator's last features (batch, n), at least float32.
 
-    With an ``embedding`` (of one-hot classes) they get the inner product of the features and the
-    vector of the image's class (Miyato and Koyama 2018, eq. 6).
+    With an ``embedding`` of one-hot classes the inner product of the features and the vector of the
+    image's class is added (Miyato and Koyama 2018, equation 6).
     """
-    logits = wide(dense(features, train=train)[:, 0])
+    logits = at_least_float32(dense(features, train=train)[:, 0])
     if embedding is None:
         return logits
-    return logits + told(features, embedding, labels, train=train)
+    return logits + class_projection(features, embedding, labels, train=train)
 
 
-def told(features: Array, embedding: Dense, labels: Array | None, *, train: bool = False) -> Array:
+def class_projection(
+    features: Array, embedding: Dense, labels: Array | None, *, train: bool = False
+) -> Array:
     """The inner products (batch,) of features and their classes' vectors, at least float32."""
     vectors = embedding(one_hot(labels, embedding, features.dtype), train=train)
-    return jnp.sum(wide(features) * wide(vectors), axis=-1)
+    return jnp.sum(at_least_float32(features) * at_least_float32(vectors), axis=-1)
 
 
 def one_hot(labels: Array | None, embedding: Dense, dtype: jnp.dtype) -> Array:
-    """Labels (batch,) as the rows that ``embedding`` takes: (batch, classes)."""
+    """One-hot labels (batch, classes) for ``embedding``; ValueError without labels."""
     if labels is None:
-        raise ValueError("found no labels, expected those that the network is conditioned on")
+        raise ValueError("no labels given; the network is conditioned on them")
     return jax.nn.one_hot(labels, embedding.kernel[...].shape[0], dtype=dtype)
 
 
 def dropout(x: Array, rate: Array, key: Array) -> Array:
     """Zero each element with probability ``rate`` (traced; 0 keeps all) and scale up the rest.
 
-    The mask comes from hashing element number and key, a few integer operations that XLA fuses
-    into its neighbours: threefry bits would cost a tenth of a training step on a CPU.
+    The mask hashes the element's number in two keyed rounds of "lowbias32" (Wellons 2018), a few
+    integer operations that XLA fuses with their neighbours. Threefry bits would take a tenth of a
+    training step on a CPU.
     """
     threshold = (jnp.clip(rate, 0.0, 1.0) * np.float32(2**32 - 2**8)).astype(jnp.uint32)
-    keep = _hash_bits(x.shape, key) >= threshold
-    return jnp.where(keep, (x / (1.0 - rate)).astype(x.dtype), 0.0)
-
-
-def _hash_bits(shape: tuple[int, ...], key: Array) -> Array:
-    """uint32 of ``shape``: two keyed rounds of the mixer "lowbias32" (Wellons 2018)."""
     words = jax.random.bits(key, (2,), jnp.uint32)
-    size = int(np.prod(shape))
-    bits = lax.iota(jnp.uint32, size).reshape(shape) * np.uint32(0x9E3779B9) + words[0]
-    return _mix(_mix(bits) ^ words[1])
+    bits = lax.iota(jnp.uint32, x.size).reshape(x.shape) * np.uint32(0x9E3779B9) + words[0]
+    keep = _mix(_mix(bits) ^ words[1]) >= threshold
+    return jnp.where(keep, (x / (1.0 - rate)).astype(x.dtype), 0.0)
 
 
 def _mix(x: Array) -> Array:

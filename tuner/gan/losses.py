@@ -1,8 +1,11 @@
-"""Adversarial losses, computed stably from logits."""
+"""Adversarial losses, computed stably from logits.
+
+The names, and what each loss needs and allows, are in ``tuner.spec.traits.LOSSES``.
+"""
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -10,13 +13,15 @@ from jax.nn import relu, softplus
 
 
 class AdversarialLoss(NamedTuple):
-    """What D and G minimise, and how their balance is measured.
+    """The losses of D and G, and how their balance is measured.
 
-    ``discriminator`` maps logits of a real and a fake batch, and the label smoothing, to D's loss;
-    ``generator`` those of a fake and a real batch to G's, the latter read only where the loss is
-    ``relative``. ``generator_measure`` is the loss by which G's standing is measured: not always
-    what G minimises. ``indifference`` holds the values of D's loss and of the measure where D can't
-    tell real from fake, and is None where they say nothing.
+    ``discriminator`` maps the logits of a real and of a fake batch, and the label smoothing, to D's
+    loss. ``generator`` maps the logits of a fake and of a real batch to G's loss; it reads the real
+    ones only if the loss is ``relative``. ``generator_measure`` has the same arguments and measures
+    how well G does; it may differ from the loss that G minimises. ``indifference`` holds the values
+    of D's loss and of the measure when D cannot tell real from fake; None if they mean nothing.
+    ``penalty_points`` says where the gradient penalty is taken: between real and fake images, or
+    around real ones.
     """
 
     discriminator: Callable[[Array, Array, Array | float], Array]
@@ -24,6 +29,7 @@ class AdversarialLoss(NamedTuple):
     generator_measure: Callable[[Array, Array], Array]
     indifference: tuple[float, float] | None
     relative: bool = False
+    penalty_points: Literal["between", "around"] = "between"
 
 
 def _cross_entropy_d(real: Array, fake: Array, smoothing: Array | float) -> Array:
@@ -45,7 +51,10 @@ def _non_saturating_g(fake: Array, real: Array) -> Array:
 
 
 def _least_squares_d(real: Array, fake: Array, smoothing: Array | float) -> Array:
-    """E[(D(x) - 1)^2] / 2 + E[D(G(z))^2] / 2 (Mao et al. 2017, eq. 9), 1 less the smoothing."""
+    """E[(D(x) - 1)^2] / 2 + E[D(G(z))^2] / 2 (Mao et al. 2017, eq. 9).
+
+    The real images' target is 1 - ``smoothing``.
+    """
     target = 1.0 - smoothing
     return (jnp.mean(jnp.square(real - target)) + jnp.mean(jnp.square(fake))) / 2
 
@@ -66,13 +75,15 @@ def _wasserstein_d(real: Array, fake: Array, smoothing: Array | float) -> Array:
 
 
 def _mean_critic_g(fake: Array, real: Array) -> Array:
-    """-E[D(G(z))], of the hinge and the Wasserstein loss."""
+    """-E[D(G(z))], for the hinge and the Wasserstein loss."""
     return -jnp.mean(fake)
 
 
 def _relativistic_d(real: Array, fake: Array, smoothing: Array | float) -> Array:
-    """E[softplus(D(G(z)) - D(x))] over pairs (RpGAN: Jolicoeur-Martineau 2019; Huang et al.
-    2024)."""
+    """E[softplus(D(G(z)) - D(x))] over pairs (RpGAN).
+
+    Jolicoeur-Martineau 2019; Huang et al. 2024.
+    """
     return jnp.mean(softplus(fake - real))
 
 
@@ -81,19 +92,15 @@ def _relativistic_g(fake: Array, real: Array) -> Array:
     return jnp.mean(softplus(real - fake))
 
 
-_CROSS_ENTROPY_INDIFFERENCE = (2 * math.log(2), math.log(2))
-
 _NON_SATURATING = AdversarialLoss(
-    _cross_entropy_d, _non_saturating_g, _non_saturating_g, _CROSS_ENTROPY_INDIFFERENCE
+    _cross_entropy_d, _non_saturating_g, _non_saturating_g, (2 * math.log(2), math.log(2))
 )
 _WASSERSTEIN = AdversarialLoss(_wasserstein_d, _mean_critic_g, _mean_critic_g, None)
 
-# The minimax loss of G goes to its best value, 0, as D wins and G's gradient dies, so its balance
-# is measured by the non-saturating loss: else a dead generator looks healthy.
+# As D wins, G's minimax loss approaches its best value while its gradient vanishes, so a dead
+# generator would look healthy. Its balance is therefore measured by the non-saturating loss.
 LOSSES = {
-    "minimax": AdversarialLoss(
-        _cross_entropy_d, _minimax_g, _non_saturating_g, _CROSS_ENTROPY_INDIFFERENCE
-    ),
+    "minimax": _NON_SATURATING._replace(generator=_minimax_g),
     "non_saturating": _NON_SATURATING,
     # At indifference D's best answer is 1/2 for everything (Mao et al. 2017, section 3.3).
     "least_squares": AdversarialLoss(
@@ -102,10 +109,10 @@ LOSSES = {
     "hinge": AdversarialLoss(_hinge_d, _mean_critic_g, _mean_critic_g, None),
     "wasserstein": _WASSERSTEIN,  # with D's weights clipped
     "wasserstein_gp": _WASSERSTEIN,  # with a gradient penalty
-    "dragan": _NON_SATURATING,  # with a gradient penalty around real images
+    "dragan": _NON_SATURATING._replace(penalty_points="around"),
     "relativistic": AdversarialLoss(
         _relativistic_d, _relativistic_g, _relativistic_g, (math.log(2), math.log(2)), relative=True
     ),
-    # Of logits that are normalised by their gradients: see critics.normalised.
+    # On logits normalised by their gradients: see gradient_penalties.normalised.
     "gradient_normalized": _NON_SATURATING,
 }

@@ -1,35 +1,30 @@
-"""Generators and discriminators by their names.
+"""Generators and discriminators by name.
 
-A generator maps latents (batch, latent_dim) to images (batch, size, size, channels) in [-1, 1];
-``train`` says whether batch norm uses the batch's own statistics. A discriminator maps images to
-logits (batch,), higher where it believes an image real; ``key`` makes its dropout random, and
-``None`` turns dropout off; ``train`` says whether its norms go by the batch at hand, or by what is
-recorded. Both are given labels, int32 (batch,), where the program has classes. All that is not
-``nnx.Param`` in them is statistics.
+A generator maps latents (batch, latent_dim) to images (batch, size, size, channels) in [-1, 1].
+With ``train=True`` its batch norm uses the statistics of the batch.
+
+A discriminator maps images to logits (batch,), higher for images that it takes for real. ``rate``
+is its dropout rate; ``key`` seeds dropout, and ``None`` turns it off. With ``train=True`` its norms
+use the statistics of the batch, else the recorded ones.
+
+Both take labels, int32 (batch,), if the program has classes. Every variable in them that is not an
+``nnx.Param`` counts as statistics.
 """
 
+import importlib
 from collections.abc import Callable
 
 from flax import nnx
 
-from tuner.gan.dcgan import DCGANDiscriminator, DCGANGenerator
-from tuner.gan.infogan import InfoGANDiscriminator, InfoGANGenerator
-from tuner.gan.r3gan import R3GANDiscriminator, R3GANGenerator
-from tuner.gan.resnet import ResNetDiscriminator, ResNetGenerator
-from tuner.gan.sndcgan import SNDCGANDiscriminator, SNDCGANGenerator
+from tuner.spec.traits import NETWORKS
 
-# Both grow when somebody's own networks are admitted: see run.own_networks.
+# An architecture is a module of this package with the classes Generator and Discriminator.
+_MODULES = {name: importlib.import_module(f"tuner.gan.{name}") for name in NETWORKS}
+
+# Custom networks are added to both by run.custom_networks.
 GENERATORS: dict[str, Callable[..., nnx.Module]] = {
-    "dcgan": DCGANGenerator,
-    "sndcgan": SNDCGANGenerator,
-    "resnet": ResNetGenerator,
-    "infogan": InfoGANGenerator,
-    "r3gan": R3GANGenerator,
+    name: module.Generator for name, module in _MODULES.items()
 }
 DISCRIMINATORS: dict[str, Callable[..., nnx.Module]] = {
-    "dcgan": DCGANDiscriminator,
-    "sndcgan": SNDCGANDiscriminator,
-    "resnet": ResNetDiscriminator,
-    "infogan": InfoGANDiscriminator,
-    "r3gan": R3GANDiscriminator,
+    name: module.Discriminator for name, module in _MODULES.items()
 }

@@ -1,6 +1,9 @@
-"""Optimizers as optax chains, built inside the traced code so that every rate may be traced."""
+"""Optimizers as optax chains, built inside the traced code so that every rate may be traced.
 
-from typing import NamedTuple
+The names, and the settings that each uses, are in ``tuner.spec.traits.OPTIMIZERS``.
+"""
+
+from typing import Literal
 
 import jax.numpy as jnp
 import optax
@@ -9,61 +12,42 @@ from jax import Array
 from tuner.trial import Hyperparameters, Program
 
 ADAM_EPSILON = 1e-7  # Keras' default, and RMSprop's
-_PI = 3.141592653589793
+
+Side = Literal["generator", "discriminator"]
 
 
-class Side(NamedTuple):
-    """One network's own settings."""
+def make_optimizer(
+    program: Program, h: Hyperparameters, side: Side
+) -> optax.GradientTransformation:
+    """Clip the global norm of a network's gradient, then take a step of its optimizer.
 
-    kind: str
-    learning_rate: Array | float
-    beta1: Array | float
-    beta2: Array | float
-
-
-def make_optimizers(
-    program: Program, h: Hyperparameters
-) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    """The generator's optimizer, and the discriminator's. Neither has a schedule: see
-    ``rate_factor``."""
-    generator = Side(
-        program.generator_optimizer,
-        *(h.generator_learning_rate, h.generator_beta1, h.generator_beta2),
-    )
-    discriminator = Side(
-        program.discriminator_optimizer,
-        *(h.discriminator_learning_rate, h.discriminator_beta1, h.discriminator_beta2),
-    )
-    return make_optimizer(generator, h), make_optimizer(discriminator, h)
-
-
-def make_optimizer(side: Side, h: Hyperparameters) -> optax.GradientTransformation:
-    """Clip the gradient's global norm, then take a step of ``side.kind``.
-
-    adam: Kingma and Ba 2015; adamw: with decoupled weight decay (Loshchilov and Hutter 2019); sgd:
-    with momentum; rmsprop; lion: Chen et al. 2023, decay as adamw's; optimistic_adam: Daskalakis
-    et al. 2018.
+    adam: Kingma and Ba 2015; adamw: decoupled weight decay, Loshchilov and Hutter 2019; sgd with
+    momentum; rmsprop; lion: Chen et al. 2023, with adamw's decay; optimistic_adam: Daskalakis et
+    al. 2018. There is no schedule: the caller scales the updates by ``rate_factor``.
     """
-    adam = optax.scale_by_adam(side.beta1, side.beta2, eps=ADAM_EPSILON)
+    kind = getattr(program, f"{side}_optimizer")
+    rate, beta1, beta2 = (
+        getattr(h, f"{side}_{name}") for name in ("learning_rate", "beta1", "beta2")
+    )
+    adam = optax.scale_by_adam(beta1, beta2, eps=ADAM_EPSILON)
     decay = optax.add_decayed_weights(h.weight_decay)
     direction = {
         "adam": [adam],
         "adamw": [adam, decay],
         "sgd": [optax.trace(decay=h.momentum)],
         "rmsprop": [optax.scale_by_rms(h.rms_decay, eps=ADAM_EPSILON)],
-        "lion": [optax.scale_by_lion(side.beta1, side.beta2), decay],
+        "lion": [optax.scale_by_lion(beta1, beta2), decay],
         "optimistic_adam": [adam, optax.scale_by_optimistic_gradient()],
-    }[side.kind]
-    step = optax.scale(-side.learning_rate)
-    return optax.chain(clip_global_norm(h.clip_norm), *direction, step)
+    }[kind]
+    return optax.chain(clip_global_norm(h.clip_norm), *direction, optax.scale(-rate))
 
 
 def rate_factor(program: Program, h: Hyperparameters, step: Array) -> Array:
-    """What share of the learning rates holds at generator update ``step``, counted from 0.
+    """The factor of the learning rates at generator update ``step``, counted from 0.
 
-    The rates rise evenly over ``warmup_images`` real images, then fall to ``final_rate`` of
-    themselves over ``decay_images``: evenly (linear) or as half a cosine (Loshchilov and Hutter
-    2017). (optax's own schedules refuse traced lengths.)
+    The rates rise linearly over ``warmup_images`` real images, then decay to ``final_rate`` of
+    their full value over ``decay_images``: linearly, or as half a cosine (Loshchilov and Hutter
+    2017). The schedules of optax do not accept traced lengths.
     """
     after = images_seen(program, step + 1.0)
     rising = jnp.minimum(1.0, after / jnp.maximum(h.warmup_images, images_seen(program, 1)))
@@ -71,34 +55,32 @@ def rate_factor(program: Program, h: Hyperparameters, step: Array) -> Array:
         return rising
     passed = (images_seen(program, step) - h.warmup_images) / jnp.maximum(h.decay_images, 1.0)
     passed = jnp.clip(passed, 0.0, 1.0)
-    left = 1.0 - passed if program.schedule == "linear" else (1.0 + jnp.cos(_PI * passed)) / 2
+    left = 1.0 - passed if program.schedule == "linear" else (1.0 + jnp.cos(jnp.pi * passed)) / 2
     return rising * (h.final_rate + (1.0 - h.final_rate) * left)
 
 
 def images_seen(program: Program, step: Array | float) -> Array:
-    """Real images that ``step`` generator updates, and D's that go with them, have seen: float32.
+    """Real images seen in ``step`` iterations: float32.
 
-    A whole number of 32 bits would overflow: after 2**25 updates with batches of 64. Up to 2**24
-    images the number is exact, and so it is up to 2**24 updates where each sees a power of two;
-    beyond, it is off by a share of 1.2e-7 at most.
+    int32 would overflow after 2**25 updates with batches of 64. The number is exact up to 2**24
+    images, and up to 2**24 updates if each sees a power of two; beyond, its relative error is at
+    most 1.2e-7.
     """
     images: Array = jnp.float32(step) * (program.batch_size * program.d_steps)
     return images
 
 
 def clip_global_norm(max_norm: float | Array) -> optax.GradientTransformation:
-    """Scale gradients down to a joint Euclidean norm of at most ``max_norm``; 0 leaves them alone.
+    """Scale gradients down to a joint Euclidean norm of at most ``max_norm``; 0 disables it.
 
-    (optax's own would, given a traced 0, zero them.)
+    With a traced 0, optax's own version would zero the gradients.
     """
 
-    def update(
-        updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, optax.EmptyState]:
+    def clip(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         norm = optax.tree.norm(updates)
         factor = jnp.minimum(1.0, max_norm / jnp.maximum(norm, 1e-30))
-        factor = jnp.where(jnp.isfinite(norm), factor, jnp.nan)  # diverged: not to be hidden
+        factor = jnp.where(jnp.isfinite(norm), factor, jnp.nan)  # do not hide divergence
         factor = jnp.where(max_norm > 0, factor, 1.0)
-        return optax.tree.scale(factor, updates), state
+        return optax.tree.scale(factor, updates)
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.stateless(clip)

@@ -1,4 +1,4 @@
-"""R3GAN: residual networks without normalisation, of grouped convolutions in wide bottlenecks."""
+"""R3GAN: residual networks of grouped convolutions in wide bottlenecks, without norms."""
 
 import math
 from itertools import pairwise
@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
-from tuner.gan.layers import Conv, Dense, leaky_relu, one_hot, told
-from tuner.gan.norms import wide
+from tuner.gan.layers import Conv, Dense, class_projection, leaky_relu, one_hot
+from tuner.gan.norms import at_least_float32
 from tuner.trial import Program
 
 _BLOCKS = 2  # at each size
@@ -18,23 +18,29 @@ _SLOPE = 0.2
 
 
 def _widths(program: Program) -> list[int]:
-    """Channels at 4x4, 8x8 and so on: the same up to 32x32, then half with each doubling."""
+    """Channels at 4x4, 8x8 and so on: constant up to 32x32, then halved with each doubling."""
     sizes = [2**i for i in range(2, program.image_shape[0].bit_length())]
     return [16 * program.width * 32 // max(size, 32) for size in sizes]
 
 
 def _initial(gain: float = 1.0) -> nnx.Initializer:
-    """Normal, of deviation gain / sqrt(fan in) (He et al. 2015)."""
-    if gain == 0.0:
-        return nnx.initializers.zeros_init()
+    """Normal with standard deviation gain / sqrt(fan in) (He et al. 2015)."""
     return nnx.initializers.variance_scaling(gain**2, "fan_in", "normal")
 
 
-class _Block(nnx.Module):
-    """x plus 1x1 to twice the channels, grouped 3x3, 1x1 back: a bias and LeakyReLU between.
+def _pointwise(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> Conv:
+    return Conv(inputs, outputs, size=1, use_bias=False, initial=_initial(), rngs=rngs)
 
-    The last kernel begins as zeros and the others scaled down with the network's number of blocks,
-    as in Fixup (Zhang et al. 2019): that is what makes norms needless.
+
+def _linear(inputs: int, outputs: int, *, gain: float = 1.0, rngs: nnx.Rngs) -> Dense:
+    return Dense(inputs, outputs, use_bias=False, initial=_initial(gain), rngs=rngs)
+
+
+class _Block(nnx.Module):
+    """A residual block: 1x1 to twice the channels, grouped 3x3, 1x1 back, LeakyReLU between.
+
+    As in Fixup (Zhang et al. 2019) the last kernel starts at zero and the others are scaled down
+    with the number of blocks, which replaces norms.
     """
 
     def __init__(self, channels: int, blocks: int, *, rngs: nnx.Rngs) -> None:
@@ -43,7 +49,8 @@ class _Block(nnx.Module):
         initial = _initial(math.sqrt(2 / (1 + _SLOPE**2)) * blocks**-0.25)
         self.conv1 = Conv(channels, hidden, size=1, initial=initial, rngs=rngs)
         self.conv2 = Conv(hidden, hidden, size=3, groups=groups, initial=initial, rngs=rngs)
-        self.conv3 = Conv(hidden, channels, size=1, use_bias=False, initial=_initial(0), rngs=rngs)
+        zeros = nnx.initializers.zeros_init()
+        self.conv3 = Conv(hidden, channels, size=1, use_bias=False, initial=zeros, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         y = leaky_relu(self.conv1(x), _SLOPE)
@@ -54,19 +61,18 @@ class _Transition(nnx.Module):
     """A 1x1 convolution where the number of channels changes."""
 
     def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs) -> None:
-        self.conv = nnx.data(
-            Conv(inputs, outputs, size=1, use_bias=False, initial=_initial(), rngs=rngs)
-            if inputs != outputs
-            else None
-        )
+        self.conv = nnx.data(_pointwise(inputs, outputs, rngs=rngs) if inputs != outputs else None)
 
     def __call__(self, x: Array) -> Array:
         return x if self.conv is None else self.conv(x)
 
 
 def _doubled(x: Array) -> Array:
-    """(batch, h, w, c) -> (batch, 2 h, 2 w, c), bilinearly: a pixel of the image is 3/4 of the
-    nearest one and 1/4 of the next, along each axis, with zeros beyond the edges."""
+    """(batch, h, w, c) -> (batch, 2 h, 2 w, c), bilinearly.
+
+    Along each axis a pixel is 3/4 of the nearest one and 1/4 of the next, with zeros beyond the
+    edges.
+    """
     for axis in (1, 2):
         before, _, after = _windows(x, axis, count=3, stride=1)
         pairs = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
@@ -75,8 +81,10 @@ def _doubled(x: Array) -> Array:
 
 
 def _halved(x: Array) -> Array:
-    """(batch, h, w, c) -> (batch, h / 2, w / 2, c): along each axis 1, 3, 3 and 1 eighths of four
-    pixels, with zeros beyond the edges."""
+    """(batch, h, w, c) -> (batch, h / 2, w / 2, c), with weights 1/8, 3/8, 3/8 and 1/8 per axis.
+
+    There are zeros beyond the edges.
+    """
     for axis in (1, 2):
         a, b, c, d = _windows(x, axis, count=4, stride=2)
         x = 0.125 * (a + d) + 0.375 * (b + c)
@@ -84,14 +92,14 @@ def _halved(x: Array) -> Array:
 
 
 def _windows(x: Array, axis: int, *, count: int, stride: int) -> list[Array]:
-    """The first pixels, the second ones and so on, of windows over x with a zero on both sides."""
+    """The first, second, ... pixels of all windows over x, padded with one zero on each side."""
     padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(x.ndim)])
     reach = x.shape[axis] - stride + 1
     return [lax.slice_in_dim(padded, start, start + reach, stride, axis) for start in range(count)]
 
 
 class _Stage(nnx.Module):
-    """The blocks at one size."""
+    """The residual blocks at one image size."""
 
     def __init__(self, channels: int, blocks: int, *, rngs: nnx.Rngs) -> None:
         self.blocks = nnx.List(_Block(channels, blocks, rngs=rngs) for _ in range(_BLOCKS))
@@ -102,15 +110,15 @@ class _Stage(nnx.Module):
         return x
 
 
-class R3GANGenerator(nnx.Module):
+class Generator(nnx.Module):
     """The generator of Huang et al. 2024 (configuration E).
 
     A learned 4x4 pattern, scaled by a linear map of the latents; then two residual blocks at each
-    size, bilinear doubling between; a 1x1 convolution. As theirs it ends without tanh: its images
-    are not bounded, but cut off at -1 and 1 where they are drawn. Width 48 is the paper's for
+    size, bilinear doubling between; a 1x1 convolution. As in the paper there is no tanh: images
+    are unbounded, and clipped to -1 and 1 when they are drawn. Width 48 is the paper's for
     CIFAR-10 and FFHQ (768 channels up to 32x32). At latent size 64 and 3 channels 20,732,160
     parameters for 32x32 pixels, 22,429,824 for 64x64 and 22,910,016 for 128x128. Classes are
-    embedded beside the latents.
+    embedded and concatenated with the latents.
     """
 
     def __init__(self, program: Program, *, rngs: nnx.Rngs) -> None:
@@ -120,14 +128,12 @@ class R3GANGenerator(nnx.Module):
         self.pattern = nnx.Param(nnx.initializers.normal(1.0)(rngs.params(), (4, 4, widths[0])))
         inputs = program.latent_dim * (2 if program.classes else 1)
         self.dense = _linear(inputs, widths[0], rngs=rngs)
-        self.embedding = nnx.data(None)
-        if program.classes:
-            self.embedding = _linear(program.classes, program.latent_dim, rngs=rngs)
+        self.embedding = nnx.data(
+            _linear(program.classes, program.latent_dim, rngs=rngs) if program.classes else None
+        )
         self.stages = nnx.List(_Stage(width, blocks, rngs=rngs) for width in widths)
         self.transitions = nnx.List(_Transition(*pair, rngs=rngs) for pair in pairwise(widths))
-        self.last = Conv(
-            widths[-1], channels, size=1, use_bias=False, initial=_initial(), rngs=rngs
-        )
+        self.last = _pointwise(widths[-1], channels, rngs=rngs)
 
     def __call__(self, z: Array, labels: Array | None = None, *, train: bool) -> Array:
         if self.embedding is not None:
@@ -138,12 +144,12 @@ class R3GANGenerator(nnx.Module):
         return self.last(x)
 
 
-class R3GANDiscriminator(nnx.Module):
-    """The discriminator of Huang et al. 2024 (configuration E), its generator's mirror image.
+class Discriminator(nnx.Module):
+    """The discriminator of Huang et al. 2024 (configuration E), the mirror image of the generator.
 
     A 1x1 convolution; two residual blocks at each size, halving between; at 4x4 a weighted sum over
-    pixels for each channel and a linear map, to one logit or, with classes, to a vector of which
-    the inner product with the class's embedding is taken. No biases but the blocks'. Width 48 is
+    pixels for each channel and a linear map, to one logit or, with classes, to a vector whose inner
+    product with the class embedding is the logit. Only the blocks have biases. Width 48 is
     the paper's for CIFAR-10 and FFHQ. At 3 channels 20,683,776 parameters for 32x32 pixels,
     22,381,440 for 64x64 and 22,861,632 for 128x128. It has no dropout: ``rate`` is ignored.
     """
@@ -152,40 +158,28 @@ class R3GANDiscriminator(nnx.Module):
         _refuse_norm(program.discriminator_norm)
         widths, channels = _widths(program)[::-1], program.image_shape[2]
         blocks, last = _BLOCKS * len(widths), widths[-1]
-        self.first = Conv(
-            channels, widths[0], size=1, use_bias=False, initial=_initial(), rngs=rngs
-        )
+        self.first = _pointwise(channels, widths[0], rngs=rngs)
         self.stages = nnx.List(_Stage(width, blocks, rngs=rngs) for width in widths)
         self.transitions = nnx.List(_Transition(*pair, rngs=rngs) for pair in pairwise(widths))
-        # Each channel's sum is over 16 pixels: that is its fan in.
+        # Each channel sums over 16 pixels, which is its fan in.
         self.pattern = nnx.Param(nnx.initializers.normal(1 / 4)(rngs.params(), (4, 4, last)))
         self.dense = _linear(last, last if program.classes else 1, rngs=rngs)
-        self.embedding = nnx.data(None)
-        if program.classes:
-            self.embedding = _linear(program.classes, last, gain=last**-0.5, rngs=rngs)
+        self.embedding = nnx.data(
+            _linear(program.classes, last, gain=last**-0.5, rngs=rngs) if program.classes else None
+        )
 
     def __call__(
-        self,
-        x: Array,
-        labels: Array | None = None,
-        *,
-        rate: Array,
-        key: Array | None = None,
-        train: bool = False,
+        self, x: Array, labels: Array | None = None, *, rate: Array, key: Array | None, train: bool
     ) -> Array:
         x = self.stages[0](self.first(x))
         for transition, stage in zip(self.transitions, self.stages[1:], strict=True):
             x = stage(transition(_halved(x)))
         features = self.dense(jnp.einsum("bhwc,hwc->bc", x, self.pattern[...]))
         if self.embedding is None:
-            return wide(features[:, 0])
-        return told(features, self.embedding, labels)
-
-
-def _linear(inputs: int, outputs: int, *, gain: float = 1.0, rngs: nnx.Rngs) -> Dense:
-    return Dense(inputs, outputs, use_bias=False, initial=_initial(gain), rngs=rngs)
+            return at_least_float32(features[:, 0])
+        return class_projection(features, self.embedding, labels)
 
 
 def _refuse_norm(kind: str) -> None:
     if kind != "none":
-        raise ValueError(f"found norm {kind!r}, expected 'none': r3gan is built to need no norm")
+        raise ValueError(f"r3gan has no norms: found norm {kind!r}, expected 'none'")

@@ -1,4 +1,4 @@
-"""The ResNet of the papers on spectral normalisation and the projection discriminator."""
+"""The ResNet of the spectral normalisation and projection discriminator papers."""
 
 import itertools
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from tuner.gan.layers import Conv, Dense, class_embedding, judged
+from tuner.gan.layers import Conv, Dense, class_embedding, projection_logits
 from tuner.gan.norms import discriminator_norm, generator_norm
 from tuner.trial import Program
 
@@ -18,7 +18,7 @@ class _Widths(NamedTuple):
 
     generator: tuple[int, ...]  # at 4x4, then after each block, which doubles the size
     discriminator: tuple[int, ...]  # after each block
-    halvings: int  # so many of the discriminator's blocks, the first ones, halve the size
+    halvings: int  # the number of the discriminator's first blocks that halve the size
 
 
 _WIDTHS = {
@@ -30,7 +30,7 @@ _GLOROT_TIMES_ROOT_2 = nnx.initializers.variance_scaling(2.0, "fan_avg", "unifor
 
 
 def _doubled(x: Array) -> Array:
-    """(batch, h, w, c) -> (batch, 2 h, 2 w, c): each pixel four times."""
+    """(batch, h, w, c) -> (batch, 2 h, 2 w, c): repeat each pixel four times."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
@@ -41,7 +41,7 @@ def _halved(x: Array) -> Array:
 
 
 class _GeneratorBlock(nnx.Module):
-    """Norm, ReLU, doubling, 3x3; norm, ReLU, 3x3; beside it a 1x1 convolution."""
+    """Norm, ReLU, doubling, 3x3; norm, ReLU, 3x3; plus a 1x1 shortcut."""
 
     def __init__(self, program: Program, inputs: int, outputs: int, *, rngs: nnx.Rngs) -> None:
         self.norm1 = generator_norm(program, inputs)
@@ -57,13 +57,13 @@ class _GeneratorBlock(nnx.Module):
         return self.conv2(y) + _doubled(self.shortcut(x))
 
 
-class ResNetGenerator(nnx.Module):
+class Generator(nnx.Module):
     """The ResNet generator of Miyato et al. 2018 (tables 4 and 6; 64x64 as in the authors' code).
 
     Dense to 4x4, residual blocks that double the size, batch norm, ReLU, a 3x3 convolution. At
     latent size 128, 3 channels and the papers' width of 64 (256 channels at 32x32 pixels)
     4,276,739 parameters for 32x32 pixels, 12,220,675 for 64x64 and 32,150,787 for 128x128.
-    Classes are told to the blocks' norms, not to the last one.
+    The norms of the blocks are conditional on classes, the last one is not.
     """
 
     def __init__(self, program: Program, *, rngs: nnx.Rngs) -> None:
@@ -85,9 +85,9 @@ class ResNetGenerator(nnx.Module):
 
 
 class _DiscriminatorBlock(nnx.Module):
-    """Norm, ReLU, 3x3; norm, ReLU, 3x3, halving; beside it a 1x1 convolution.
+    """Norm, ReLU, 3x3; norm, ReLU, 3x3, halving; plus a 1x1 shortcut.
 
-    The first block has neither norm nor ReLU before its first convolution: its input is images.
+    The first block, whose input is images, has no norm and no ReLU before its first convolution.
     """
 
     def __init__(
@@ -123,14 +123,14 @@ class _DiscriminatorBlock(nnx.Module):
         return y + (x if self.shortcut is None else self.shortcut(x, train=train))
 
 
-class ResNetDiscriminator(nnx.Module):
+class Discriminator(nnx.Module):
     """The ResNet discriminator of Miyato et al. 2018 (tables 4 and 6; 64x64 as in their code).
 
-    Residual blocks of which the first ones halve the size, ReLU, the sum over pixels, Dense to one
+    Residual blocks, the first of which halve the size, ReLU, the sum over pixels, Dense to one
     logit; with classes the projection of Miyato and Koyama 2018. At 3 channels and the papers'
     width of 64 (128 channels at 32x32 pixels) 1,053,825 parameters for 32x32 pixels, 10,141,441 for
-    64x64 and 29,017,857 for 128x128. Layer norm and batch norm stand before each ReLU, but not
-    before the last one. It has no dropout: ``rate`` is ignored.
+    64x64 and 29,017,857 for 128x128. Layer norm and batch norm precede each ReLU except
+    the last. It has no dropout: ``rate`` is ignored.
     """
 
     def __init__(self, program: Program, *, rngs: nnx.Rngs) -> None:
@@ -148,15 +148,9 @@ class ResNetDiscriminator(nnx.Module):
         self.embedding = class_embedding(program, widths[-1], rngs=rngs)
 
     def __call__(
-        self,
-        x: Array,
-        labels: Array | None = None,
-        *,
-        rate: Array,
-        key: Array | None = None,
-        train: bool = False,
+        self, x: Array, labels: Array | None = None, *, rate: Array, key: Array | None, train: bool
     ) -> Array:
         for block in self.blocks:
             x = block(x, train=train)
         features = jax.nn.relu(x).sum((1, 2))
-        return judged(features, self.dense, self.embedding, labels, train=train)
+        return projection_logits(features, self.dense, self.embedding, labels, train=train)

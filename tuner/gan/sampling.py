@@ -1,10 +1,11 @@
-"""Looking at a generator: fresh batch statistics, images from fixed latents, D's opinion.
+"""Evaluate a generator: batch statistics, images from fixed latents, D's logits.
 
-These are compiled once per network structure, not per ``Program``: trials that differ in batch
-size, loss or optimizer share them.
+These functions compile once per network structure, not once per ``Program``: trials that differ in
+batch size, loss or optimizer share them.
 """
 
 import functools
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -21,27 +22,29 @@ from tuner.xla import abstract, flops_of, jit
 
 STATISTICS_LATENTS = 512
 CHUNK = 256
-_GOLDEN = 0.6180339887498949  # multiples of it, less their whole parts, fill 0..1 evenly
+_GOLDEN = 0.6180339887498949  # the fractional parts of its multiples fill 0..1 evenly
 
 
 class Generator(NamedTuple):
-    """A generator ready to be evaluated: weights, and batch statistics measured for them."""
+    """A generator for evaluation: weights, and the batch statistics measured for them."""
 
     params: Variables
     statistics: Variables
 
 
 class Latents(NamedTuple):
-    """What a generator is given: noise (n, latent_dim), and classes (n,) where it is told them."""
+    """Noise (n, latent_dim), and classes (n,) for a conditional generator."""
 
     z: Array
     labels: Array | None = None
 
 
 def fixed_latents(seed: int, count: int, latent_dim: int, shares: Sequence[float] = ()) -> Latents:
-    """Standard normal noise, the same for the same seed, count and length, everywhere; and classes,
-    where ``shares`` says how much of the images each makes up. So much it makes up of any stretch
-    of the latents, as nearly as can be."""
+    """Standard normal noise, reproducible for a seed, count and length, and classes if any.
+
+    ``shares`` are the fractions of the images in each class. Every stretch of the latents has the
+    classes in these proportions, as nearly as possible.
+    """
     z = jax.random.normal(jax.random.key(seed), (count, latent_dim))
     if not len(shares):
         return Latents(z)
@@ -51,23 +54,22 @@ def fixed_latents(seed: int, count: int, latent_dim: int, shares: Sequence[float
 
 
 def even_shares(program: Program) -> Sequence[float]:
-    """Of the program's classes: empty where it has none."""
+    """Equal shares for the program's classes; empty if it has none."""
     return [1 / program.classes] * program.classes if program.classes else []
 
 
 def generator_of(
     program: Program, state: GanState, seed: int, shares: Sequence[float] = ()
 ) -> Generator:
-    """The trial's generator (its average, where one is kept) with statistics measured for it.
+    """The trial's generator, or its moving average if there is one, with measured statistics.
 
-    Running averages of batch statistics lag behind the weights, and never belong to averaged
-    weights at all, so the statistics come from one large batch of fixed latents.
+    The statistics come from one large batch of fixed latents. Running averages would lag behind the
+    weights, and would not fit averaged weights at all.
     """
     params = state.generator if state.ema is None else state.ema
-    nets = networks(program)
+    graph, _, blank = networks(program)
     latents = fixed_latents(seed, STATISTICS_LATENTS, program.latent_dim, shares)
-    blank = nets.blank_statistics
-    return Generator(params, _measure_statistics(nets.generator, params, blank, latents))
+    return Generator(params, _measure_statistics(graph, params, blank, latents))
 
 
 @functools.partial(jit, static_argnums=0)
@@ -84,10 +86,14 @@ def generate(program: Program, generator: Generator, latents: Latents) -> Iterat
     """Images in [-1, 1] for ``latents``, in chunks of at most ``CHUNK``."""
     graph = networks(program).generator
     for start in range(0, len(latents.z), CHUNK):
-        here = slice(start, start + CHUNK)
-        z, size = pad_chunk(latents.z[here])
-        labels = None if latents.labels is None else pad_chunk(latents.labels[here])[0]
-        yield _generate(graph, generator, Latents(z, labels))[:size]
+        chunk = jax.tree.map(operator.itemgetter(slice(start, start + CHUNK)), latents)
+        yield _generate(graph, generator, jax.tree.map(_padded, chunk))[: len(chunk.z)]
+
+
+def _padded(chunk: Array) -> Array:
+    """Repeat the last row up to ``CHUNK`` rows, so that one compiled shape serves every call."""
+    padding = [(0, CHUNK - len(chunk))] + [(0, 0)] * (chunk.ndim - 1)
+    return jnp.pad(chunk, padding, mode="edge")
 
 
 @functools.partial(jit, static_argnums=0)
@@ -115,13 +121,13 @@ def draw(program: Program, generator: Generator, latents: Latents) -> np.ndarray
 def discriminate(
     program: Program, state: GanState, images: Array, labels: Array | None = None
 ) -> Array:
-    """D's logits, as it judges while it trains but without dropout, for images in [-1, 1] or uint8,
-    told their ``labels`` where the program has classes: (n,).
+    """D's logits (n,) in training mode without dropout, for images in [-1, 1] or uint8.
 
-    Its norms go by the batch at hand, so real and generated images are to be given apart, as D is
-    trained on them: what batch norm has recorded is of the last generated batch alone. Batches are
-    of at most ``CHUNK`` images and as equal as can be. None is filled up with copies, and each has
-    images from all over, however they are ordered: either would show in its statistics.
+    ``labels`` are needed if the program has classes. D's norms use the statistics of the batch, so
+    pass real and generated images separately, as in training; recorded statistics would be those of
+    the last generated batch. Batches have at most ``CHUNK`` images and are as equal as possible.
+    They are not padded, and each takes images evenly from the whole set, because padding and order
+    would both affect the statistics.
     """
     graph = networks(program).discriminator
     discriminator = state.discriminator, state.discriminator_statistics
@@ -131,8 +137,8 @@ def discriminate(
     logits = jnp.zeros(len(images))
     for first in range(batches):
         here = slice(first, None, batches)
-        told = None if labels is None else labels[here]
-        logits = logits.at[here].set(_discriminate(graph, discriminator, images[here], told))
+        classes = None if labels is None else labels[here]
+        logits = logits.at[here].set(_discriminate(graph, discriminator, images[here], classes))
     return logits
 
 
@@ -143,20 +149,14 @@ def _discriminate(
     images: Array,
     labels: Array | None,
 ) -> Array:
-    network = nnx.merge(graph, *discriminator, copy=True)  # what it records is of no use to anyone
+    network = nnx.merge(graph, *discriminator, copy=True)  # discards what it records
     with jax.default_matmul_precision("highest"):
-        logits: Array = network(images, labels, rate=jnp.float32(0), train=True)
+        logits: Array = network(images, labels, rate=jnp.float32(0), key=None, train=True)
     return logits
 
 
 @jit
 def all_finite(state: GanState) -> Array:
-    """Whether every weight of both networks is a finite number: a scalar bool."""
+    """Whether every weight of both networks is finite: a scalar bool."""
     leaves = jax.tree.leaves((state.generator, state.discriminator))
     return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
-
-
-def pad_chunk(chunk: Array) -> tuple[Array, int]:
-    """Repeat the last row up to ``CHUNK`` rows, so that one compiled shape serves every call."""
-    size = len(chunk)
-    return jnp.pad(chunk, [(0, CHUNK - size)] + [(0, 0)] * (chunk.ndim - 1), mode="edge"), size

@@ -1,4 +1,4 @@
-"""The DCGAN of the paper on spectral normalisation, as the large-scale studies run it."""
+"""The DCGAN of the spectral normalisation paper, as in large-scale studies."""
 
 import itertools
 
@@ -7,7 +7,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from tuner.gan.layers import Conv, ConvTranspose, Dense, class_embedding, judged, leaky_relu
+from tuner.gan.layers import (
+    Conv,
+    ConvTranspose,
+    Dense,
+    class_embedding,
+    leaky_relu,
+    projection_logits,
+)
 from tuner.gan.norms import discriminator_norm, generator_norm
 from tuner.trial import Program
 
@@ -16,9 +23,10 @@ _CONVOLUTIONS = ((1, 3, 1), (2, 4, 2), (2, 3, 1), (4, 4, 2), (4, 3, 1), (8, 4, 2
 _SLOPE = 0.1
 
 
-class SNDCGANGenerator(nnx.Module):
-    """The generator of SNDCGAN (Miyato et al. 2018, table 3; Kurach et al. 2019, with their batch
-    norm after the first layer).
+class Generator(nnx.Module):
+    """The generator of SNDCGAN (Miyato et al. 2018, table 3).
+
+    The batch norm after the first layer is from Kurach et al. 2019.
 
     At the papers' width of 64: Dense to an eighth of the image's size and 512 channels, then 4x4
     stride-2 transposed convolutions to 256, 128 and 64 channels, each with batch norm and ReLU,
@@ -47,45 +55,36 @@ class SNDCGANGenerator(nnx.Module):
         return jnp.tanh(self.last(x))
 
 
-class SNDCGANDiscriminator(nnx.Module):
+class Discriminator(nnx.Module):
     """The discriminator of SNDCGAN (Miyato et al. 2018, table 3; widths as Kurach et al. 2019).
 
-    At the papers' width of 64: convolutions, by turns 3x3 and 4x4 at stride 2, to 64, 128, 128,
+    At the papers' width of 64: convolutions, alternately 3x3 and 4x4 at stride 2, to 64, 128, 128,
     256, 256, 512 and 512 channels with LeakyReLU of slope 0.1, then Dense to one logit. With 3
     channels 5,860,865 parameters for 32x32 pixels, 5,885,441 for 64x64 and 5,983,745 for 128x128.
-    Another norm than the spectral one follows every convolution but the first. It has no dropout:
+    Layer or batch norm follows every convolution except the first. It has no dropout:
     ``rate`` is ignored.
     """
 
     def __init__(self, program: Program, *, rngs: nnx.Rngs) -> None:
         spectral = program.discriminator_norm == "spectral"
         size, _, channels = program.image_shape
-        convs = []
-        for multiple, kernel, stride in _CONVOLUTIONS:
-            outputs = multiple * program.width
-            convs.append(
-                Conv(channels, outputs, size=kernel, stride=stride, spectral=spectral, rngs=rngs)
+        widths = [channels, *(multiple * program.width for multiple, _, _ in _CONVOLUTIONS)]
+        self.convs = nnx.List(
+            Conv(inputs, outputs, size=kernel, stride=stride, spectral=spectral, rngs=rngs)
+            for (inputs, outputs), (_, kernel, stride) in zip(
+                itertools.pairwise(widths), _CONVOLUTIONS, strict=True
             )
-            channels = outputs
-        self.convs = nnx.List(convs)
-        self.norms = nnx.List(
-            discriminator_norm(program, multiple * program.width)
-            for multiple, _, _ in _CONVOLUTIONS[1:]
         )
-        features = (size // 8) ** 2 * channels
+        self.norms = nnx.List(discriminator_norm(program, outputs) for outputs in widths[2:])
+        features = (size // 8) ** 2 * widths[-1]
         self.dense = Dense(features, 1, spectral=spectral, rngs=rngs)
         self.embedding = class_embedding(program, features, rngs=rngs)
 
     def __call__(
-        self,
-        x: Array,
-        labels: Array | None = None,
-        *,
-        rate: Array,
-        key: Array | None = None,
-        train: bool = False,
+        self, x: Array, labels: Array | None = None, *, rate: Array, key: Array | None, train: bool
     ) -> Array:
         x = leaky_relu(self.convs[0](x, train=train), _SLOPE)
         for conv, norm in zip(self.convs[1:], self.norms, strict=True):
             x = leaky_relu(norm(conv(x, train=train), labels, train=train), _SLOPE)
-        return judged(x.reshape(x.shape[0], -1), self.dense, self.embedding, labels, train=train)
+        x = x.reshape(x.shape[0], -1)
+        return projection_logits(x, self.dense, self.embedding, labels, train=train)

@@ -1,4 +1,4 @@
-"""A trial's state: two networks, two optimizers, and what they are made of."""
+"""The state of a trial: two networks and two optimizers."""
 
 import functools
 from collections.abc import Callable
@@ -12,31 +12,31 @@ from flax import nnx
 from jax import Array
 
 from tuner.gan.networks import DISCRIMINATORS, GENERATORS
-from tuner.gan.optimizers import make_optimizers
+from tuner.gan.optimizers import make_optimizer
 from tuner.trial import Hyperparameters, Program
 
 Variables = nnx.State[Any, Any]  # the parameters, or the statistics, of a network
 
-_INIT = 0  # what the trial's key is folded with: see training
+_INIT = 0  # folded into the trial's key: see training
 
 
 class GanState(NamedTuple):
-    """Everything that a trial needs to go on."""
+    """Everything that is needed to continue a trial."""
 
     generator: Variables
     discriminator: Variables
     discriminator_statistics: Variables  # of batch norm, of spectral norm
     generator_optimizer: optax.OptState
     discriminator_optimizer: optax.OptState
-    ema: Variables | None  # averaged generator, where the program keeps one
+    ema: Variables | None  # the generator's moving average, if the program keeps one
     key: Array
     step: Array  # int32, generator updates so far
 
 
 class Networks(NamedTuple):
-    """The static structure of a program's two networks, and the generator's unused statistics.
+    """The static structure of a program's networks, and blank statistics of the generator.
 
-    The generator's are measured before it is evaluated: none are kept while it trains.
+    The generator's statistics are measured before each evaluation, not kept in training.
     """
 
     generator: nnx.GraphDef[Any]
@@ -46,7 +46,7 @@ class Networks(NamedTuple):
 
 @functools.cache
 def networks(program: Program) -> Networks:
-    """Found by tracing the constructors: nothing is computed and nothing allocated."""
+    """Trace the constructors; nothing is computed or allocated."""
     _, statistics = abstract_generator(program)
     return Networks(
         nnx.graphdef(_trace(GENERATORS[program.generator], program)),
@@ -72,13 +72,13 @@ def _init_state(program: Program, hyperparameters: Hyperparameters, key: Array) 
     generator = GENERATORS[program.generator](program, rngs=nnx.Rngs(g_key))
     discriminator = DISCRIMINATORS[program.discriminator](program, rngs=nnx.Rngs(d_key))
     g_params, d_params = nnx.state(generator, nnx.Param), nnx.state(discriminator, nnx.Param)
-    g_optimizer, d_optimizer = make_optimizers(program, hyperparameters)
+    optimizer = functools.partial(make_optimizer, program, hyperparameters)
     return GanState(
         generator=g_params,
         discriminator=d_params,
         discriminator_statistics=nnx.state(discriminator, nnx.Not(nnx.Param)),
-        generator_optimizer=g_optimizer.init(g_params),
-        discriminator_optimizer=d_optimizer.init(d_params),
+        generator_optimizer=optimizer("generator").init(g_params),
+        discriminator_optimizer=optimizer("discriminator").init(d_params),
         ema=jax.tree.map(jnp.copy, g_params) if program.ema else None,
         key=key,
         step=jnp.int32(0),
@@ -86,7 +86,7 @@ def _init_state(program: Program, hyperparameters: Hyperparameters, key: Array) 
 
 
 def init_state(program: Program, hyperparameters: Hyperparameters, seed: int) -> GanState:
-    """Fresh networks and optimizers for the trial that ``seed`` names."""
+    """Initialise networks and optimizers from the trial's ``seed``."""
     state: GanState = _init_state(program, hyperparameters, jax.random.key(seed))
     return state
 

@@ -1,11 +1,11 @@
 """One iteration of a trial: the discriminator's updates, then the generator's, as pure functions.
 
-A step's losses are of the networks as the program says: with its penalties, its regularisers and
-its precision. Parameters are float32 throughout; with ``precision = "bfloat16"`` the networks
-compute with rounded copies of them, and losses and penalties are float32 again.
+Parameters are float32 throughout. With ``precision = "bfloat16"`` the networks compute with rounded
+copies of them; losses and penalties are still float32.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ from flax import nnx
 from jax import Array
 
 from tuner.gan.augmentation import differentiable, flipped, noisy
-from tuner.gan.critics import (
+from tuner.gan.gradient_penalties import (
     Critic,
     around,
     between,
@@ -25,17 +25,18 @@ from tuner.gan.critics import (
     with_slopes,
 )
 from tuner.gan.losses import LOSSES
-from tuner.gan.optimizers import images_seen, make_optimizers, rate_factor
+from tuner.gan.optimizers import Side, images_seen, make_optimizer, rate_factor
 from tuner.gan.state import GanState, Variables, networks
+from tuner.spec import traits
 from tuner.trial import Hyperparameters, Program
 
-_STEP = 2  # what the trial's key is folded with: see training
-# What an update's key, or a batch's, is folded with, beside what it is split into.
-_POINTS, _FLIPS, _AUGMENTATION, _NOISE = range(10, 14)
+_STEP = 2  # folded into the trial's key: see training
+# Folded into the key of an update or a batch, in addition to its splits.
+_POINTS, _FLIPS, _AUGMENTATION, _NOISE, _REAL = range(10, 15)
 
 
 class StepLosses(NamedTuple):
-    """Scalars. The last two are what the loss ratio compares: without penalties."""
+    """Scalars. The loss ratio compares the last two, which have no penalties."""
 
     d_loss: Array
     g_loss: Array
@@ -44,22 +45,21 @@ class StepLosses(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Real images (batch, h, w, c) in [-1, 1], and their labels (batch,) where the networks are
-    told."""
+    """Real images (batch, h, w, c) in [-1, 1], and labels (batch,) for conditional networks."""
 
     images: Array
     labels: Array | None
 
 
 class _Game(NamedTuple):
-    """What both players' updates of one iteration need to know."""
+    """Settings that the updates of D and G in one iteration share."""
 
     program: Program
     h: Hyperparameters
     step: Array
 
     def generate(self, params: Variables, labels: Array | None, key: Array) -> Array:
-        """A batch of fakes."""
+        """Generate a batch of fakes."""
         nets = networks(self.program)
         generator = nnx.merge(
             nets.generator, self._rounded(params), nets.blank_statistics, copy=True
@@ -71,8 +71,10 @@ class _Game(NamedTuple):
     def critic(
         self, params: Variables, statistics: Variables, labels: Array | None, key: Array
     ) -> Critic:
-        """The discriminator behind all that changes images on their way to it. What else it says
-        are its statistics."""
+        """The discriminator with augmentation and noise in front of it.
+
+        The auxiliary output of the critic is the discriminator's new statistics.
+        """
         program, h = self.program, self.h
         graph = networks(program).discriminator
 
@@ -83,21 +85,19 @@ class _Game(NamedTuple):
             )
             return logits.astype(jnp.float32), nnx.state(discriminator, nnx.Not(nnx.Param))
 
-        chosen = normalised(judge) if program.loss == "gradient_normalized" else judge
+        bounded = traits.LOSSES[program.loss].bounds_gradients
+        chosen = normalised(judge) if bounded else judge
         return lambda images: chosen(self._prepared(images, key))
 
     def _prepared(self, images: Array, key: Array) -> Array:
         if self.program.augment:
             folded = jax.random.fold_in(key, _AUGMENTATION)
             images = differentiable(images, self.program.augment, folded)
-        if self.program.instance_noise:
-            images = noisy(images, self._deviation(), jax.random.fold_in(key, _NOISE))
+        if self.program.instance_noise:  # its standard deviation falls linearly to 0
+            seen = images_seen(self.program, self.step)
+            deviation = self.h.instance_noise * jnp.maximum(0.0, 1.0 - seen / self.h.total_images)
+            images = noisy(images, deviation, jax.random.fold_in(key, _NOISE))
         return images
-
-    def _deviation(self) -> Array:
-        """Of the instance noise, which fades evenly until the trial's end."""
-        seen = images_seen(self.program, self.step)
-        return self.h.instance_noise * jnp.maximum(0.0, 1.0 - seen / self.h.total_images)
 
     def _rounded(self, tree: Any) -> Any:
         if self.program.precision == "float32":
@@ -112,23 +112,22 @@ def train_step(
     reals: Array,
     labels: Array | None = None,
 ) -> tuple[GanState, StepLosses]:
-    """One iteration: D on each real batch and a fresh fake one, then G on fresh latents.
+    """One iteration: D on each real batch and a new fake one, then G on new latents.
 
     ``reals`` is float32 (d_steps, batch_size, h, w, c) in [-1, 1]; ``labels``, int32
-    (d_steps, batch_size), are needed where the program has classes. Fakes are of the classes of
-    the real images beside them.
+    (d_steps, batch_size), are needed if the program has classes. A fake batch has the classes of
+    the real batch that it is paired with.
     """
     game = _Game(program, hyperparameters, state.step)
     key = jax.random.fold_in(jax.random.fold_in(state.key, _STEP), state.step)
     g_key, *d_keys = jax.random.split(key, 1 + program.d_steps)
     d_loss, d_adversarial = jnp.float32(0), jnp.float32(0)
-    batch = Batch(reals[0], None)
-    for i in range(program.d_steps):
+    for i, d_key in enumerate(d_keys):
         batch = Batch(reals[i], None if labels is None else labels[i])
         if program.flips:
-            mirrored = flipped(batch.images, jax.random.fold_in(d_keys[i], _FLIPS))
+            mirrored = flipped(batch.images, jax.random.fold_in(d_key, _FLIPS))
             batch = batch._replace(images=mirrored)
-        state, loss, adversarial = _update_discriminator(game, state, batch, d_keys[i])
+        state, loss, adversarial = _update_discriminator(game, state, batch, d_key)
         d_loss += loss / program.d_steps
         d_adversarial += adversarial / program.d_steps
     state, g_loss, g_measure = _update_generator(game, state, batch, g_key)
@@ -138,31 +137,21 @@ def train_step(
 def _update_discriminator(
     game: _Game, state: GanState, batch: Batch, key: Array
 ) -> tuple[GanState, Array, Array]:
-    """The state after one update of D, D's loss, and the adversarial part of it."""
+    """The state after one update of D, D's loss, and the loss without penalties."""
     loss = functools.partial(_discriminator_loss, game, state, batch, key)
-    (value, (adversarial, statistics)), gradients = jax.value_and_grad(loss, has_aux=True)(
-        state.discriminator
-    )
-    optimizer = make_optimizers(game.program, game.h)[1]
-    params, optimizer_state = _updated(
-        game, optimizer, state.discriminator, state.discriminator_optimizer, gradients
-    )
-    if game.program.loss == "wasserstein":  # Arjovsky et al. 2017, algorithm 1
+    state, value, (adversarial, statistics) = _descend(game, "discriminator", state, loss)
+    if "weight_clip" in traits.LOSSES[game.program.loss].uses:  # Arjovsky et al. 2017, algorithm 1
         limit = game.h.weight_clip
-        params = jax.tree.map(lambda weights: jnp.clip(weights, -limit, limit), params)
-    state = state._replace(
-        discriminator=params,
-        discriminator_statistics=statistics,
-        discriminator_optimizer=optimizer_state,
-    )
-    return state, value, adversarial
+        clipped = jax.tree.map(lambda x: jnp.clip(x, -limit, limit), state.discriminator)
+        state = state._replace(discriminator=clipped)
+    return state._replace(discriminator_statistics=statistics), value, adversarial
 
 
 def _discriminator_loss(
     game: _Game, state: GanState, batch: Batch, key: Array, params: Variables
 ) -> tuple[Array, tuple[Array, Variables]]:
-    """D's loss with penalties; its adversarial part, and D's statistics, beside it."""
-    program, h = game.program, game.h
+    """D's loss with penalties; the loss without penalties, and D's statistics."""
+    program, h, loss = game.program, game.h, LOSSES[game.program.loss]
     z_key, real_key, fake_key = jax.random.split(key, 3)
     fakes = game.generate(state.generator, batch.labels, z_key)
     critic = functools.partial(game.critic, params)
@@ -170,19 +159,21 @@ def _discriminator_loss(
     real, statistics, penalty_real = _with_penalty(at_real, batch.images, "r1" in program.penalties)
     at_fake = critic(statistics, batch.labels, fake_key)
     fake, statistics, penalty_fake = _with_penalty(at_fake, fakes, "r2" in program.penalties)
-    adversarial = LOSSES[program.loss].discriminator(real, fake, h.label_smoothing)
+    adversarial = loss.discriminator(real, fake, h.label_smoothing)
     total = adversarial + h.r1 * penalty_real + h.r2 * penalty_fake
     if "gradient_penalty" in program.penalties:
         folded = jax.random.fold_in(key, _POINTS)
-        near = program.loss == "dragan"
-        points = around(batch.images, folded) if near else between(batch.images, fakes, folded)
+        if loss.penalty_points == "around":
+            points = around(batch.images, folded)
+        else:
+            points = between(batch.images, fakes, folded)
         at_points = critic(statistics, batch.labels, folded)
         total += h.gradient_penalty * gradient_penalty(at_points, points)
     return total, (adversarial, statistics)
 
 
 def _with_penalty(critic: Critic, images: Array, wanted: bool) -> tuple[Array, Any, Array]:
-    """Logits, D's statistics, and half the mean squared slope where it is ``wanted``, else 0."""
+    """Logits, D's statistics, and half the mean squared slope if ``wanted``, else 0."""
     if not wanted:
         return *critic(images), jnp.float32(0)
     logits, statistics, slopes = with_slopes(critic, images)
@@ -192,19 +183,11 @@ def _with_penalty(critic: Critic, images: Array, wanted: bool) -> tuple[Array, A
 def _update_generator(
     game: _Game, state: GanState, batch: Batch, key: Array
 ) -> tuple[GanState, Array, Array]:
-    """The state after one update of G, G's loss, and the measure of its standing."""
+    """The state after one update of G, G's loss, and its measure."""
     loss = functools.partial(_generator_loss, game, state, batch, key)
-    (value, measure), gradients = jax.value_and_grad(loss, has_aux=True)(state.generator)
-    optimizer = make_optimizers(game.program, game.h)[0]
-    params, optimizer_state = _updated(
-        game, optimizer, state.generator, state.generator_optimizer, gradients
-    )
-    state = state._replace(
-        generator=params,
-        generator_optimizer=optimizer_state,
-        ema=_average(state.ema, params, game.h.ema_decay, state.step),
-    )
-    return state, value, measure
+    state, value, measure = _descend(game, "generator", state, loss)
+    ema = _average(state.ema, state.generator, game.h.ema_decay, state.step)
+    return state._replace(ema=ema), value, measure
 
 
 def _generator_loss(
@@ -212,30 +195,35 @@ def _generator_loss(
 ) -> tuple[Array, Array]:
     loss = LOSSES[game.program.loss]
     z_key, judge_key = jax.random.split(key)
-    critic = game.critic(
-        state.discriminator, state.discriminator_statistics, batch.labels, judge_key
+    critic = functools.partial(
+        game.critic, state.discriminator, state.discriminator_statistics, batch.labels
     )
-    fake, _ = critic(game.generate(params, batch.labels, z_key))
-    real = critic(batch.images)[0] if loss.relative else jnp.zeros_like(fake)
+    fake, _ = critic(judge_key)(game.generate(params, batch.labels, z_key))
+    real = jnp.zeros_like(fake)
+    if loss.relative:  # separate batches, as in the discriminator's update
+        real, _ = critic(jax.random.fold_in(judge_key, _REAL))(batch.images)
     return loss.generator(fake, real), loss.generator_measure(fake, real)
 
 
-def _updated(
-    game: _Game,
-    optimizer: optax.GradientTransformation,
-    params: Variables,
-    state: optax.OptState,
-    gradients: Any,
-) -> tuple[Any, optax.OptState]:
-    updates, state = optimizer.update(gradients, state, params)
+def _descend(
+    game: _Game, side: Side, state: GanState, loss: Callable[[Variables], tuple[Array, Any]]
+) -> tuple[GanState, Array, Any]:
+    """The state after one step of a network's optimizer, the loss, and its auxiliary output."""
+    params = getattr(state, side)
+    (value, more), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+    optimizer = make_optimizer(game.program, game.h, side)
+    updates, optimizer_state = optimizer.update(
+        gradients, getattr(state, f"{side}_optimizer"), params
+    )
     factor = rate_factor(game.program, game.h, game.step)
-    return optax.apply_updates(params, optax.tree.scale(factor, updates)), state
+    params = optax.apply_updates(params, optax.tree.scale(factor, updates))
+    return state._replace(**{side: params, f"{side}_optimizer": optimizer_state}), value, more
 
 
 def _average(
     ema: Variables | None, params: Variables, decay: float | Array, step: Array
 ) -> Variables | None:
-    """The exponential moving average, warmed up: decay min(decay, (1 + t) / (10 + t)) at step t."""
+    """The exponential moving average, with decay min(decay, (1 + t) / (10 + t)) at step t."""
     if ema is None:
         return None
     decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))

@@ -1,26 +1,27 @@
-"""One trial as pure functions on pytrees: initialise, train an epoch, generate, judge with D.
+"""Train a trial for an epoch, as a pure function on pytrees.
 
-All randomness comes from the trial's key and the step number, so a trial's numbers depend neither
-on who runs it nor on when.
+All randomness comes from the trial's key and the step number, so the numbers of a trial do not
+depend on the worker or the time at which it runs.
 
-Training is compiled once per ``Program``. On an accelerator an epoch is one rolled scan. On a CPU
-it is a Python loop over short, fully unrolled scans: XLA's CPU backend runs the gradient of a
-convolution inside a rolled loop on a slow path, ten times slower and more.
+Training compiles once per ``Program``. On an accelerator an epoch is one rolled scan. On a CPU it
+is a Python loop over short, fully unrolled scans: in a rolled loop XLA's CPU backend computes the
+gradient of a convolution on a path that is at least ten times slower.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from tuner.gan.feeding import Images, portions
+from tuner.gan.input_pipeline import Images, portions
 from tuner.gan.state import GanState, abstract_state
 from tuner.gan.step import StepLosses, train_step
 from tuner.trial import Hyperparameters, Program
 from tuner.xla import abstract, flops_of, jit
 
-_ORDER = 1  # what the trial's key is folded with; 0 is for initial weights, 2 for steps
+_ORDER = 1  # folded into the trial's key; 0 is for initial weights, 2 for steps
 _LONGEST_UNROLL = 4
 
 
@@ -32,11 +33,10 @@ def train_epoch(
     labels: Array | None,
     epoch: int,
 ) -> tuple[GanState, StepLosses]:
-    """Train through one epoch (counted from 0) of ``images``, uint8 (n, h, w, c), on the device or
-    on the host, with their ``labels``, int32 (n,), where the program has classes. Returns the
-    losses' means.
+    """Train for one ``epoch``, counted from 0; return the new state and the mean losses.
 
-    ``state`` is consumed: its buffers are reused for the state returned.
+    ``images`` are uint8 (n, h, w, c) on the device or on the host; ``labels``, int32 (n,), are
+    needed if the program has classes. ``state`` is donated: its buffers are reused for the result.
     """
     iterations = program.iterations(len(images))
     order = epoch_order(program, len(images), state.key, epoch)
@@ -52,17 +52,17 @@ def train_epoch(
 
 
 def _scan_plan(iterations: int) -> tuple[int, bool]:
-    """Iterations per compiled call, and whether the scan over them is unrolled."""
+    """The number of iterations per compiled call, and whether their scan is unrolled."""
     if jax.default_backend() != "cpu":
         return iterations, False
     return max(k for k in range(1, _LONGEST_UNROLL + 1) if iterations % k == 0), True
 
 
 def epoch_order(program: Program, count: int, key: Array, epoch: int) -> Array:
-    """Which images an epoch (counted from 0) visits: int32 (iterations, d_steps, batch_size).
+    """The indices of the images of an epoch: int32 (iterations, d_steps, batch_size).
 
-    Epochs cut one endless sequence of shuffled passes over the images into equal lengths, so no
-    image is left out because a batch size does not divide their number.
+    Epochs, counted from 0, cut an endless sequence of shuffled passes over the images into equal
+    lengths. So no image is left out when the batch size does not divide their number.
     """
     length = program.iterations(count) * program.d_steps * program.batch_size
     first_pass, offset = divmod(epoch * length, count)
@@ -75,11 +75,12 @@ def _order_window(
     program: Program, count: int, key: Array, first_pass: Array | int, offset: Array | int
 ) -> Array:
     shape = (program.iterations(count), program.d_steps, program.batch_size)
-    length = shape[0] * shape[1] * shape[2]
+    length = math.prod(shape)
+    passes = 2 + length // count  # a window of this length touches at most this many
     order_key = jax.random.fold_in(key, _ORDER)
     shuffled = [
         jax.random.permutation(jax.random.fold_in(order_key, first_pass + i), count)
-        for i in range(2 + length // count)  # as many passes as a window of this length can touch
+        for i in range(passes)
     ]
     return lax.dynamic_slice(jnp.concatenate(shuffled), (offset,), (length,)).reshape(shape)
 
@@ -107,7 +108,7 @@ def _train_steps(
         return (state, jax.tree.map(jnp.add, totals, losses)), None
 
     batches = lax.dynamic_slice_in_dim(order, start, iterations)
-    if iterations == 1:  # a loop of one turn stays a loop to XLA, whatever its unrolling
+    if iterations == 1:  # XLA keeps a loop of one iteration, even if unrolled
         return iterate((state, totals), batches[0])[0]
     carry, _ = lax.scan(iterate, (state, totals), batches, unroll=unroll)
     return carry
@@ -119,12 +120,12 @@ def normalise(images: Array) -> Array:
 
 
 def quantise(images: Array) -> Array:
-    """float32 -1..1 -> uint8 0..255, to the nearest."""
+    """float32 -1..1 -> uint8 0..255, rounded and clipped."""
     return jnp.clip(jnp.round((images + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
 
 
 def iteration_flops(program: Program) -> float:
-    """Floating-point operations of one iteration, as the compiler counts them."""
+    """Floating-point operations of one iteration, by XLA's cost analysis."""
     number = abstract((), jnp.float32)
     batches = (program.d_steps, program.batch_size)
     lowered = jax.jit(train_step, static_argnums=0).lower(
@@ -140,7 +141,6 @@ def iteration_flops(program: Program) -> float:
 def training_memory(program: Program, count: int) -> int:
     """Bytes that training on ``count`` images needs on this device beyond images and state."""
     per_call, unroll = _scan_plan(program.iterations(count))
-
     number = abstract((), jnp.float32)
     lowered = _train_steps.compiled.lower(
         program,

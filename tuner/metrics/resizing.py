@@ -1,12 +1,12 @@
-"""Images as the Inception network takes them: resized to 299x299 and scaled, by three conventions.
+"""Input of the Inception network: images resized to 299x299 and scaled, by three conventions.
 
-``pytorch-fid`` (Seitzer 2020) interpolates linearly between pixel centres and clamps at the border.
-``torch-fidelity`` (Obukhov et al. 2020) does as TensorFlow 1 did: also linearly, but the first
-output pixel lies on the first input pixel. Neither smooths when it shrinks. ``clean`` (Parmar et
-al. 2022) is Pillow's bicubic filter, which does, without rounding to whole numbers in between.
+``pytorch-fid`` (Seitzer 2020) interpolates bilinearly between pixel centres and clamps at borders.
+``torch-fidelity`` (Obukhov et al. 2020) follows TensorFlow 1: bilinear, with the first output pixel
+aligned to the first input pixel. Neither applies an anti-aliasing filter. ``clean`` (Parmar et al.
+2022) is Pillow's bicubic filter, which does, without intermediate rounding to integers.
 
-Each is a linear map of the rows times one of the columns, so each is two products with matrices
-that depend on sizes alone.
+Each convention is separable and linear, so it is computed as two matrix products whose matrices
+depend on the sizes alone.
 """
 
 import functools
@@ -23,10 +23,10 @@ Positions = NDArray[np.floating]
 
 
 def prepare(images: Array, convention: str) -> Array:
-    """The network's input (n, 299, 299, 3), float32 in [-1, 1], of uint8 ``images`` (n, h, w, c).
+    """Convert uint8 ``images`` (n, h, w, 1 or 3) to float32 (n, 299, 299, 3) in [-1, 1].
 
-    c is 3, or 1 to be repeated. May be traced. The highest value is 1 only for ``pytorch-fid``:
-    the others take 128 for grey and the step for 1/128, as the network was trained.
+    Grey images are repeated into three channels. May be traced. Only ``pytorch-fid`` reaches 1: the
+    others compute (x - 128) / 128, as in the network's training.
     """
     height, width, channels = images.shape[1:]
     rows, columns = resize_matrix(convention, height), resize_matrix(convention, width)
@@ -37,22 +37,22 @@ def prepare(images: Array, convention: str) -> Array:
         x = jnp.repeat(x, 3, axis=-1)
     if convention == "pytorch-fid":
         return x / 127.5 - 1
-    # The bicubic filter swings beyond black and white at edges; clean-fid clips that.
+    # The bicubic filter overshoots at edges; clean-fid clips the result.
     return (jnp.clip(x, 0, 255) - 128) / 128
 
 
 @functools.lru_cache(maxsize=64)
 def resize_matrix(convention: str, size: int, target: int = TARGET) -> NDArray[np.float32]:
-    """(target, size): what each output pixel takes of each input pixel along one axis.
+    """Interpolation weights (target, size) of input pixels along one axis; rows sum to 1.
 
-    Every row sums to 1. ValueError for a convention that is none of ``CONVENTIONS``.
+    Raises ValueError for a convention that is not one of ``CONVENTIONS``.
     """
     scale = size / target
     outputs = np.arange(target)
     match convention:
         case "clean":
             weights = _bicubic((outputs + 0.5) * scale, size, max(scale, 1.0))
-        # Both packages find their place in float32, and are to be agreed with.
+        # Both packages compute positions in float32, so this must too.
         case "pytorch-fid":
             weights = _linear((outputs.astype(np.float32) + 0.5) * np.float32(scale) - 0.5, size)
         case "torch-fidelity":
@@ -63,15 +63,17 @@ def resize_matrix(convention: str, size: int, target: int = TARGET) -> NDArray[n
 
 
 def _linear(positions: Positions, size: int) -> Positions:
-    """Weights of the two input pixels around each position, of the last one beyond the border."""
+    """Linear weights of the two pixels around each position, clamped to the border."""
     distances = positions.clip(0, size - 1)[:, None] - np.arange(size)
     weights: NDArray[np.floating] = (1 - np.abs(distances)).clip(min=0)
     return weights
 
 
 def _bicubic(centres: Positions, size: int, stretch: float) -> Positions:
-    """Keys' cubic convolution (1981, eq. 15), made ``stretch`` times as wide, over
-    the pixels that there are: at the border what falls outside is left out."""
+    """Cubic convolution (Keys 1981, eq. 15) with its support widened by ``stretch``.
+
+    At borders the weights of the existing pixels are renormalised.
+    """
     x = np.abs(centres[:, None] - (np.arange(size) + 0.5)) / stretch
     near = (1.5 * x - 2.5) * x**2 + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2

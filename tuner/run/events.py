@@ -1,34 +1,23 @@
-"""What a worker process tells the one that started it: a line of JSON for each event."""
+"""Events that a worker process passes to its parent: one line of JSON each."""
 
 import json
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
-from tuner.study.membership import Claim
-from tuner.study.verdict import Complete, Continue, Fail, Prune, Verdict
+from tuner.study.claims import Claim
+from tuner.study.sinks import Ending, Released, TrialSink
+from tuner.study.verdict import Complete, Fail, Prune
 from tuner.trial import EpochReport, Hyperparameters, Program, TrialConfig
 
-VERDICTS = {kind.__name__: kind for kind in (Continue, Complete, Prune, Fail)}
-
-
-class Listener(Protocol):
-    """The observer that events are replayed to; see ``run.worker.Observer``."""
-
-    def trial_started(self, claim: Claim) -> None: ...
-
-    def epoch_done(self, claim: Claim, report: EpochReport) -> None: ...
-
-    def trial_ended(self, claim: Claim, verdict: Verdict) -> None: ...
-
-    def trial_left(self, claim: Claim, why: str) -> None: ...
-
-    def announce(self, text: str, part: float | None = None) -> None: ...
+ENDINGS = {kind.__name__: kind for kind in (Complete, Prune, Fail, Released)}
 
 
 class EventWriter:
-    """An observer that writes events to standard output. When nobody reads them any more, the
-    parent has died: ``orphaned`` is called, once."""
+    """A ``TrialSink`` that writes events to standard output.
+
+    Calls ``orphaned`` once if the pipe breaks: the parent has died.
+    """
 
     def __init__(self, orphaned: Callable[[], None]) -> None:
         self._orphaned: Callable[[], None] | None = orphaned
@@ -39,47 +28,45 @@ class EventWriter:
         try:
             sys.stdout.write(json.dumps(event) + "\n")
             sys.stdout.flush()
+            if failure := getattr(sys.stdout, "failure", None):  # the command line's drops output
+                raise failure
         except OSError:
             sys.stdout = sys.stderr  # or Python complains of the pipe when it exits
             self._orphaned()
             self._orphaned = None
 
-    def trial_started(self, claim: Claim) -> None:
-        self._write("trial_started", claim)
+    def started(self, claim: Claim) -> None:
+        self._write("started", claim)
 
-    def epoch_done(self, claim: Claim, report: EpochReport) -> None:
-        self._write("epoch_done", claim, report)
+    def epoch(self, claim: Claim, report: EpochReport) -> None:
+        self._write("epoch", claim, report)
 
-    def trial_ended(self, claim: Claim, verdict: Verdict) -> None:
-        self._write("trial_ended", claim, [type(verdict).__name__, *verdict])
-
-    def trial_left(self, claim: Claim, why: str) -> None:
-        self._write("trial_left", claim, why)
+    def ended(self, claim: Claim, ending: Ending) -> None:
+        self._write("ended", claim, [type(ending).__name__, *ending])
 
     def announce(self, text: str, part: float | None = None) -> None:
         self._write("announce", text, part)
 
 
-def replay(line: str, listener: Listener) -> None:
-    """Tell the listener of an event that an ``EventWriter`` wrote; ValueError for another line."""
+def replay(line: str, sink: TrialSink) -> None:
+    """Pass an event that an ``EventWriter`` wrote to ``sink``; ValueError for any other line."""
     match json.loads(line):
-        case ["trial_started", claim]:
-            listener.trial_started(_claim(claim))
-        case ["epoch_done", claim, report]:
-            listener.epoch_done(_claim(claim), EpochReport(*report))
-        case ["trial_ended", claim, [kind, *reason]]:
-            listener.trial_ended(_claim(claim), VERDICTS[kind](*reason))
-        case ["trial_left", claim, why]:
-            listener.trial_left(_claim(claim), why)
+        case ["started", claim]:
+            sink.started(_claim(claim))
+        case ["epoch", claim, report]:
+            sink.epoch(_claim(claim), EpochReport(*report))
+        case ["ended", claim, [kind, *reason]]:
+            sink.ended(_claim(claim), ENDINGS[kind](*reason))
         case ["announce", text, None | float() as part]:
-            listener.announce(text, part)
+            sink.announce(text, part)
         case _:
-            raise ValueError(f"found {line!r}, expected an event")
+            raise ValueError(f"not an event: {line!r}")
 
 
 def _claim(values: Any) -> Claim:
-    trial_id, number, params, (program, hyperparameters, seed, epochs), token, history = values
+    trial_id, number, params, (program, hyperparameters, seed, epochs), token, *rest = values
+    history, predecessor = rest
     fields: list[Any] = [tuple(x) if isinstance(x, list) else x for x in program]
     config = TrialConfig(Program(*fields), Hyperparameters(*hyperparameters), seed, epochs)
     reports = tuple(EpochReport(*report) for report in history)
-    return Claim(trial_id, number, params, config, token, reports)
+    return Claim(trial_id, number, params, config, token, reports, predecessor)

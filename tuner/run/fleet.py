@@ -1,4 +1,4 @@
-"""Several worker processes on this machine, shown in one view."""
+"""Run several worker processes on this machine and show them in one view."""
 
 import importlib.util
 import os
@@ -6,24 +6,30 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
-from tuner.errors import InputError, InterruptError
-from tuner.places import STORAGE_VARIABLE
-from tuner.run.events import Listener, replay
-from tuner.run.signals import handling
+from tuner.environment import STORAGE_VARIABLE
+from tuner.errors import InputError
+from tuner.run.events import replay
+from tuner.run.signals import AT_ONCE, GRACE, LEFT, briefly, end_process, responding
+from tuner.study.sinks import TrialSink
 
-LAST_WORDS = 5  # lines of a dead worker's errors that are looked at
+FINISHING = "the workers finish their epochs, then stop; a second signal stops them at once"
+LATE = 10.0  # seconds after its grace until a worker that has not exited is killed
+LAST_WORDS = 5  # lines kept of a worker's standard error
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def accelerators() -> list[str]:
-    """The GPUs that JAX could use here, as CUDA_VISIBLE_DEVICES names them; found without JAX,
-    which would take hold of them."""
+    """List the GPUs that JAX could use, as in CUDA_VISIBLE_DEVICES.
+
+    Does not import JAX, which would allocate their memory.
+    """
     plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin")
     if not any(importlib.util.find_spec(name) for name in plugins):
         return []
@@ -39,124 +45,135 @@ def run_fleet(
     storage: str,
     respawn: int,
     devices: Sequence[str],
-    listener: Listener,
+    sink: TrialSink,
 ) -> bool:
-    """Run ``tuner worker`` in a process for each of these ``words``, on a device of its own while
-    there are enough, until all have left; the dead are replaced ``respawn`` times in all.
+    """Run a ``tuner worker`` process for each list of arguments, until all have exited.
 
-    Whether they left because they were told to: by a person, or as their time was up. InputError
-    where every worker was refused.
+    ``devices`` are assigned in turn. Dead workers are replaced, ``respawn`` times in total. Returns
+    False if a worker was lost, unless a stop was requested. InputError if every worker reported
+    wrong input.
     """
-    fleet = _Fleet(words, storage, devices, listener, respawn)
-    with _passing_on_signals(fleet):
-        for i in range(len(words)):
-            fleet.start(i)
-        fleet.wait()
+    fleet = _Fleet(words, storage, devices, sink, respawn)
+    with responding(fleet.respond):
+        try:
+            for i in range(len(words)):
+                fleet.start(i)
+            fleet.wait()
+        except BaseException:
+            fleet.leave_at_once()
+            raise
     if fleet.refusals == len(words):
-        raise InputError("no worker could join; the reason is above")
+        raise InputError("no worker could join the study; see the errors above")
     return fleet.stopping or fleet.lost == 0
 
 
+@dataclass
 class _Fleet:
-    def __init__(
-        self,
-        words: Sequence[Sequence[str]],
-        storage: str,
-        devices: Sequence[str],
-        listener: Listener,
-        respawn: int,
-    ) -> None:
-        self._words, self._devices, self._listener = words, devices, listener
-        self._storage = storage  # not among the words, where ps would show its password
-        self._respawn, self.stopping = respawn, False
-        self.refusals, self.lost = 0, 0  # workers
-        self._processes: dict[int, subprocess.Popen[str]] = {}
-        self._threads: list[threading.Thread] = []
-        self._lock = threading.Lock()  # over the listener, and all of the above
+    words: Sequence[Sequence[str]]
+    storage: str  # not in the arguments, where ps would show its password
+    devices: Sequence[str]
+    sink: TrialSink
+    respawn: int
+    stopping: bool = False
+    refusals: int = 0  # workers that reported wrong input
+    lost: int = 0  # workers that were not replaced
+    processes: dict[int, subprocess.Popen[str]] = field(default_factory=dict)
+    threads: list[threading.Thread] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)  # over the sink and these fields
 
     def start(self, index: int) -> None:
-        environment = os.environ | {STORAGE_VARIABLE: self._storage}
-        if self._devices:
-            environment[VISIBLE] = self._devices[index % len(self._devices)]
+        environment = os.environ | {STORAGE_VARIABLE: self.storage}
+        if self.devices:
+            environment[VISIBLE] = self.devices[index % len(self.devices)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "tuner.cli", "worker", *self._words[index], "--events"],
+            # -P: files in the working directory must not shadow libraries.
+            [sys.executable, "-P", "-m", "tuner.cli", "worker", *self.words[index], "--events"],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            start_new_session=True,  # a terminal's Ctrl-C reaches us alone; we pass it on
+            start_new_session=True,  # Ctrl-C in a terminal then reaches only this process
         )
-        self._processes[index] = process
+        self.processes[index] = process
+        if self.stopping:  # while it started
+            process.send_signal(signal.SIGTERM)
         thread = threading.Thread(target=self._attend, args=(index, process), daemon=True)
-        self._threads.append(thread)
+        self.threads.append(thread)
         thread.start()
 
     def _attend(self, index: int, process: subprocess.Popen[str]) -> None:
-        """Replay a worker's events until it leaves or dies."""
-        assert process.stdout is not None
-        assert process.stderr is not None
-        words: deque[str] = deque(maxlen=LAST_WORDS)
-        errors = process.stderr
-        reader = threading.Thread(target=lambda: words.extend(errors), daemon=True)
+        """Replay a worker's events until it exits."""
+        events, errors = process.stdout, process.stderr
+        assert events is not None
+        assert errors is not None
+        last = deque[str](maxlen=LAST_WORDS)
+        reader = threading.Thread(target=lambda: last.extend(errors), daemon=True)
         reader.start()
-        for line in process.stdout:
-            with self._lock:
-                try:
-                    replay(line, self._listener)
-                except ValueError:  # a library that prints
-                    self._listener.announce(f"worker {index}: {line.strip()}")
-        code = process.wait()
-        reader.join(timeout=5)
-        process.stdout.close()
-        process.stderr.close()
-        if code != 0:
-            self._mourn(index, process.pid, code, [line.strip() for line in words if line.strip()])
+        with process:
+            for line in events:
+                with self.lock:
+                    try:
+                        replay(line, self.sink)
+                    except Exception:  # output of a library must not end the loop
+                        self.sink.announce(f"worker {index}: {line.strip()}")
+            code = process.wait()
+            reader.join(timeout=5)
+        # A worker with nothing to finish exits by the signal that it was sent.
+        if code != 0 and not (self.stopping and code == 128 + signal.SIGTERM):
+            words = [line.strip() for line in last if line.strip()]
+            self._handle_death(index, process.pid, code, words)
 
-    def _mourn(self, index: int, pid: int, code: int, words: list[str]) -> None:
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        last = f"; its last words: {words[-1]}" if words else ""
-        with self._lock:
-            self._listener.announce(f"worker {index} (process {pid}) died, {how}{last}")
+    def _handle_death(self, index: int, pid: int, code: int, words: list[str]) -> None:
+        how = f"killed by {_name_of(-code)}" if code < 0 else f"exit code {code}"
+        last = f"; its last error: {words[-1]}" if words else ""
+        with self.lock:
+            self.sink.announce(f"worker {index} (process {pid}) died, {how}{last}")
             refused = code == InputError.exit_code
-            if self._respawn > 0 and not refused and not self.stopping:
-                self._respawn -= 1
-                self._listener.announce(f"worker {index} is replaced; {self._respawn} more times")
+            if self.respawn > 0 and not refused and not self.stopping:
+                self.respawn -= 1
+                self.sink.announce(f"replacing worker {index}; replacements left: {self.respawn}")
                 self.start(index)
                 return
             self.lost += 1
             self.refusals += refused
 
     def wait(self) -> None:
-        for thread in self._threads:  # which grows while workers are replaced
+        for thread in self.threads:  # which grows while workers are replaced
             while thread.is_alive():
                 thread.join(timeout=0.2)  # so that signals are seen
 
     def signal_all(self, number: int) -> None:
-        for process in list(self._processes.values()):
+        for process in list(self.processes.values()):
             if process.poll() is None:
                 process.send_signal(number)
 
-    def stop(self) -> None:
+    def respond(self, number: int) -> None:
+        """Stop the workers after their epochs; at the second signal, at once."""
+        if self.stopping:
+            self.leave_at_once()
+            end_process(1, LEFT)
         self.stopping = True
-        self._listener.announce("the workers finish their epochs; once more to leave at once")
         self.signal_all(signal.SIGTERM)
+        briefly(AT_ONCE, self.sink.announce, FINISHING)
+        late = threading.Timer(GRACE + LATE, self.signal_all, (signal.SIGKILL,))
+        late.daemon = True
+        late.start()
+
+    def leave_at_once(self) -> None:
+        """Stop the workers at once, and wait as long as that should take."""
+        for number in (signal.SIGTERM, signal.SIGINT):  # two equal signals may be merged
+            self.signal_all(number)
+        until = time.monotonic() + AT_ONCE + 0.2
+        while time.monotonic() < until and any(
+            p.poll() is None for p in list(self.processes.values())
+        ):
+            time.sleep(0.02)
 
 
-@contextmanager
-def _passing_on_signals(fleet: _Fleet) -> Iterator[None]:
-    """The first SIGINT or SIGTERM stops the workers after their epochs, the second at once."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if fleet.stopping:
-            raise InterruptError
-        fleet.stop()
-
-    with handling(handle):
-        try:
-            yield
-        except BaseException:
-            fleet.signal_all(signal.SIGTERM)
-            fleet.signal_all(signal.SIGTERM)
-            raise
+def _name_of(number: int) -> str:
+    """A signal's name; most real-time signals have none."""
+    with suppress(ValueError):
+        return signal.Signals(number).name
+    return f"signal {number}"

@@ -1,188 +1,182 @@
-"""A worker watched from outside: what it does, as metrics that Prometheus scrapes over HTTP.
+"""``Monitor``: metrics of a worker, which Prometheus scrapes over HTTP.
 
-Imported only where a port for them was asked for.
+Imported only if a metrics port is given.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
-from typing import NamedTuple
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, make_wsgi_app
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tuner import web
 from tuner.errors import InputError
-from tuner.run import web
-from tuner.run.events import Listener
-from tuner.study.census import Census
-from tuner.study.membership import Claim, Membership
+from tuner.study.claims import Claim
+from tuner.study.session import WorkerSession
+from tuner.study.sinks import Ending, Released
+from tuner.study.snapshot import BackgroundPoller
 from tuner.study.store import StudyStore
-from tuner.study.verdict import Complete, Fail, Prune, Verdict
-from tuner.trial import EpochReport
+from tuner.study.verdict import Complete, Fail, Prune
+from tuner.trial import MEASUREMENTS, EpochReport
 
-OUTCOMES = {Complete: "complete", Prune: "pruned", Fail: "fail"}
+OUTCOMES = {Complete: "complete", Prune: "pruned", Fail: "fail", Released: "left"}
 LAST_PORT = 65535
-OPTIONS = "--metrics-"  # as host and port are given
-LEFT = "left"  # to other workers, or lost to one
+OPTIONS = "--metrics-"  # prefix of the options for host and port
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # seconds
 
-TRIAL = {
-    "number": "The trial in training.",
-    "epoch": "The last of its epochs that is reported.",
-    "epochs": "The epochs it will have unless it is pruned.",
-    "objective": "What the study minimises, as measured last.",
-    "fid": "FID, as measured last.",
-    "loss_ratio": "D's loss over G's, each in units of indifference, in the last epoch.",
-    # Not d_auc: promtool takes a d for days.
-    "discriminator_auc": "How well D tells real from generated images: 0.5 is not at all.",
-    "images_per_second": "Real images trained on a second, in the last epoch.",
+GAUGES = {f"tuner_trial_{field.gauge}": field for field in MEASUREMENTS if field.gauge}
+MEANINGS = {
+    "tuner_worker_info": "This worker and its study; join it to other metrics by instance.",
+    "tuner_build_info": "Versions of tuner and the libraries that it computes with; device; host.",
+    "tuner_epochs_total": "Epochs trained and reported, without those repeated after a takeover.",
+    "tuner_images_total": "Real images trained on in these epochs; the rate includes all waiting.",
+    "tuner_train_seconds_total": "Time spent on training in these epochs, without compilation.",
+    "tuner_evaluate_seconds_total": "Time spent on evaluating after them, without compilation.",
+    "tuner_trials_ended_total": "Trials that this worker ended: complete, pruned or fail; or left: "
+    "released, or lost to another worker.",
+    "tuner_trial_number": "Number of the trial in training; tuner_trial_... are absent if none is.",
+    "tuner_trial_epoch": "Its last reported epoch.",
+    "tuner_trial_epochs": "The epochs it will have unless it is pruned.",
+    "tuner_trial_objective": "The number that the study minimises, at the last evaluation.",
+    **{
+        name: f"{field.label}: {field.meaning}, when last measured."
+        for name, field in GAUGES.items()
+    },
+    "tuner_trial_images_per_second": "Real images trained on per second in the last epoch, without "
+    "compilation.",
+    "tuner_study_trials": "Trials of the study by state, of all its workers together: take the max "
+    "over workers, not the sum.",
+    "tuner_study_trials_wanted": "Complete and pruned trials that the study is to have in the end.",
+    "tuner_database_up": "1 if the database answered when trials were last counted; if 0, "
+    "tuner_study_... are absent.",
+    "tuner_database_transaction_seconds": "Time of a transaction of the training thread, with its "
+    "commit.",
+    "tuner_database_retries_total": "Attempts at the database repeated after a transient failure.",
+    "tuner_lease_renewals_total": "Renewals of this worker's leases: renewed; failed, without the "
+    "database; refused, if the trial is another worker's or has just ended.",
+    "tuner_heartbeat_timestamp_seconds": "Time of the last heartbeat that the database stored; "
+    "time() minus this is its age.",
+}
+LABELS = {  # those of an info may be more
+    "tuner_worker_info": ("study", "worker"),
+    "tuner_trials_ended_total": ("outcome",),
+    "tuner_study_trials": ("study", "state"),
+    "tuner_study_trials_wanted": ("study",),
+    "tuner_lease_renewals_total": ("outcome",),
 }
 
 
-class _Trial(NamedTuple):
-    """The trial in training; never changed, so that a scrape sees one epoch's numbers only."""
+def kind_of(name: str) -> str:
+    """The type of a metric, which its name implies."""
+    kinds = {"total": "counter", "info": "info", "transaction_seconds": "histogram"}
+    return next((kind for end, kind in kinds.items() if name.endswith(end)), "gauge")
 
-    claim: Claim
-    epoch: int
-    measured: dict[str, float]  # what is known, by its name in ``TRIAL``
 
-    def after(self, report: EpochReport, objective: str) -> "_Trial":
-        found = {
-            "objective": report.value(objective),
-            "fid": report.fid,
-            "loss_ratio": report.loss_ratio,
-            "discriminator_auc": report.d_auc,
-            "images_per_second": report.images_per_second,
-        }
-        known = {name: value for name, value in found.items() if value is not None}
-        return self._replace(epoch=report.epoch, measured=self.measured | known)
+def _family(name: str, values: Mapping[Any, Any]) -> Any:
+    """The metric with its ``values`` by their labels; the value of an info is more labels."""
+    families: dict[str, Any] = {
+        "counter": CounterMetricFamily,
+        "gauge": GaugeMetricFamily,
+        "info": InfoMetricFamily,
+    }
+    stem, labels = name.removesuffix("_info"), LABELS.get(name, ())
+    family = families[kind_of(name)](stem, MEANINGS[name], labels=labels)
+    for names, value in values.items():
+        family.add_metric(names, value)
+    return family
 
 
 class Monitor(Collector):
-    """An observer that keeps count of what it hears, passes it on to ``view``, and is scraped."""
+    """A ``TrialSink`` that counts what a worker does, and a collector that Prometheus scrapes."""
 
-    def __init__(self, view: Listener, store: StudyStore) -> None:
-        self._view, self._study, self._objective = view, store.name, store.spec.metrics.objective
-        self._census = Census(store)
-        self._trial: _Trial | None = None
-        self._membership: Membership | None = None
+    def __init__(self, store: StudyStore) -> None:
+        self._study, self._objective = store.name, store.spec.metrics.objective
+        self._poller = BackgroundPoller(store)
+        # Metrics of the trial in training, replaced as a whole: a scrape never mixes two epochs.
+        self._trial: dict[str, float] = {}
+        self._session: WorkerSession | None = None
         self.registry = CollectorRegistry()
-        counter = partial(Counter, registry=self.registry)
-        self._epochs = counter("tuner_epochs_total", "Epochs trained and reported.")
-        self._images = counter("tuner_images_total", "Real images trained on.")
-        self._train = counter("tuner_train_seconds_total", "Time spent on training.")
-        self._evaluate = counter("tuner_evaluate_seconds_total", "Time spent on evaluating.")
-        self._ended = counter(
-            "tuner_trials_ended_total", "Trials that this worker ended or left.", ["outcome"]
-        )
-        for outcome in (*OUTCOMES.values(), LEFT):
+        self._epochs = self._counter("tuner_epochs_total")
+        self._images = self._counter("tuner_images_total")
+        self._train = self._counter("tuner_train_seconds_total")
+        self._evaluate = self._counter("tuner_evaluate_seconds_total")
+        self._ended = self._counter("tuner_trials_ended_total")
+        for outcome in OUTCOMES.values():
             self._ended.labels(outcome)
+        name = "tuner_database_transaction_seconds"
         self._transactions = Histogram(
-            "tuner_database_transaction_seconds",
-            "Time of a transaction of the thread that trains.",
-            buckets=BUCKETS,
-            registry=self.registry,
+            name, MEANINGS[name], buckets=BUCKETS, registry=self.registry
         )
         self.registry.register(self)
 
-    def watch(self, membership: Membership) -> None:
-        """Look on how the worker gets on with its database, too."""
-        membership.store.database.watch(self._transactions.observe)
-        self._membership = membership
+    def _counter(self, name: str) -> Counter:
+        return Counter(name, MEANINGS[name], LABELS.get(name, ()), registry=self.registry)
 
-    # What it hears
+    def watch(self, session: WorkerSession) -> None:
+        """Also observe the worker's database transactions and leases."""
+        session.store.database.watch(self._transactions.observe)
+        self._session = session
 
-    def trial_started(self, claim: Claim) -> None:
-        trial = _Trial(claim, 0, {})
+    def started(self, claim: Claim) -> None:
+        trial: dict[str, float] = {
+            "tuner_trial_number": claim.number,
+            "tuner_trial_epoch": 0,
+            "tuner_trial_epochs": claim.config.epochs,
+        }
         for report in claim.history:
-            trial = trial.after(report, self._objective)
+            trial |= self._measured(report)
         self._trial = trial
-        self._view.trial_started(claim)
 
-    def epoch_done(self, claim: Claim, report: EpochReport) -> None:
+    def epoch(self, claim: Claim, report: EpochReport) -> None:
         self._epochs.inc()
         self._images.inc(report.images / report.epoch)
         self._train.inc(report.train_seconds)
         self._evaluate.inc(report.evaluate_seconds)
-        if self._trial is not None:
-            self._trial = self._trial.after(report, self._objective)
-        self._view.epoch_done(claim, report)
+        self._trial = self._trial | self._measured(report)
 
-    def trial_ended(self, claim: Claim, verdict: Verdict) -> None:
-        self._ended.labels(OUTCOMES[type(verdict)]).inc()
-        self._trial = None
-        self._view.trial_ended(claim, verdict)
+    def _measured(self, report: EpochReport) -> dict[str, float]:
+        """What the epoch changes in the metrics of its trial."""
+        found = {
+            "tuner_trial_epoch": report.epoch,
+            "tuner_trial_objective": report.value(self._objective),
+            **{name: getattr(report, field.name) for name, field in GAUGES.items()},
+            "tuner_trial_images_per_second": report.images_per_second,
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
-    def trial_left(self, claim: Claim, why: str) -> None:
-        self._ended.labels(LEFT).inc()
-        self._trial = None
-        self._view.trial_left(claim, why)
+    def ended(self, claim: Claim, ending: Ending) -> None:
+        self._ended.labels(OUTCOMES[type(ending)]).inc()
+        self._trial = {}
 
     def announce(self, text: str, part: float | None = None) -> None:
-        self._view.announce(text, part)
-
-    # What it tells, when it is scraped
+        return None
 
     def collect(self) -> Iterator[Metric]:
-        """What is not counted here, but looked up; nothing of what is not known."""
-        yield from self._collect_study()
-        yield from self._collect_trial()
-        if self._membership is not None:
-            yield from _collect_worker(self._membership, self._study)
-
-    def _collect_study(self) -> Iterator[Metric]:
-        count = self._census.count()
-        yield GaugeMetricFamily(
-            "tuner_database_up",
-            "Whether the database answered when the study's trials were last counted.",
-            value=float(count is not None),
-        )
-        if count is None:
-            return
-        text = "Trials of the study, of all its workers together, by state."
-        trials = GaugeMetricFamily("tuner_study_trials", text, labels=["study", "state"])
-        for state, number in count.states.items():
-            trials.add_metric([self._study, state], number)
-        yield trials
-        text = "Complete and pruned trials that the study is to have in the end."
-        wanted = GaugeMetricFamily("tuner_study_trials_wanted", text, labels=["study"])
-        wanted.add_metric([self._study], count.total)
-        yield wanted
-
-    def _collect_trial(self) -> Iterator[Metric]:
-        trial = self._trial
-        if trial is None:
-            return
-        claim = trial.claim
-        known = {"number": claim.number, "epoch": trial.epoch, "epochs": claim.config.epochs}
-        for name, value in (known | trial.measured).items():
-            yield GaugeMetricFamily(f"tuner_trial_{name}", TRIAL[name], value=value)
+        """Yield metrics that are read at each scrape; unknown ones are omitted."""
+        snapshot = self._poller.look()
+        yield _family("tuner_database_up", {(): float(snapshot is not None)})
+        if snapshot is not None:
+            counts = {(self._study, state): number for state, number in snapshot.counts.items()}
+            yield _family("tuner_study_trials", counts)
+            yield _family("tuner_study_trials_wanted", {(self._study,): snapshot.total})
+        for name, value in self._trial.items():
+            yield _family(name, {(): value})
+        if self._session is not None:
+            yield from _collect_worker(self._session, self._study)
 
 
-def _collect_worker(membership: Membership, study: str) -> Iterator[Metric]:
-    vitals = membership.vitals()
-    text = "Attempts at the database that failed for a passing reason and were made again."
-    yield CounterMetricFamily("tuner_database_retries", text, value=vitals.retries)
-    text = "Renewals of this worker's leases, by what came of them."
-    renewals = CounterMetricFamily("tuner_lease_renewals", text, labels=["outcome"])
-    for outcome, number in vitals.renewals.items():
-        renewals.add_metric([outcome], number)
-    yield renewals
-    if vitals.last_beat is not None:
-        text = "When the database last took this worker's sign of life."
-        yield GaugeMetricFamily("tuner_heartbeat_timestamp_seconds", text, value=vitals.last_beat)
-    text = "What the worker runs with, and on."
-    yield InfoMetricFamily("tuner_build", text, value=membership.machine)
-    text = "Which worker this is, as the study's table of workers calls it, and of which study."
-    value = {"study": study, "worker": membership.worker}
-    yield InfoMetricFamily("tuner_worker", text, value=value)
+def _collect_worker(session: WorkerSession, study: str) -> Iterator[Metric]:
+    stats = session.stats()
+    yield _family("tuner_database_retries_total", {(): stats.retries})
+    renewals = {(outcome,): number for outcome, number in stats.renewals.items()}
+    yield _family("tuner_lease_renewals_total", renewals)
+    if stats.last_beat is not None:
+        yield _family("tuner_heartbeat_timestamp_seconds", {(): stats.last_beat})
+    yield _family("tuner_build_info", {(): session.machine})
+    yield _family("tuner_worker_info", {(study, session.worker): {}})
 
 
 # Serving
@@ -190,18 +184,19 @@ def _collect_worker(membership: Membership, study: str) -> Iterator[Metric]:
 
 @contextmanager
 def monitored(
-    view: Listener, store: StudyStore, host: str, port: int
-) -> Iterator[tuple[Listener, Callable[[Membership], None]]]:
-    """Serve a worker's metrics at ``http://host:port/metrics`` meanwhile: the observer it is to
-    tell, and what it is to tell of its membership. Port 0 is any that is free. InputError where
-    the port can't be had."""
-    monitor = Monitor(view, store)
+    store: StudyStore, host: str, port: int, announce: Callable[[str], None]
+) -> Iterator[Monitor]:
+    """A monitor whose metrics are served at ``http://host:port/metrics``; port 0 is any free one.
+
+    Raises InputError if the port is taken or the address is not this machine's.
+    """
+    monitor = Monitor(store)
     server = web.server(host, port, make_wsgi_app(monitor.registry), OPTIONS)
     thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
     thread.start()
     try:
-        view.announce(f"metrics: {web.address(host, server.server_port)}metrics")
-        yield monitor, monitor.watch
+        announce(f"metrics: {web.address(host, server.server_port)}metrics")
+        yield monitor
     finally:
         server.shutdown()
         server.server_close()
@@ -209,8 +204,10 @@ def monitored(
 
 
 def ports(host: str, first: int, count: int) -> list[int]:
-    """For each of so many workers a port: ``first`` and those that follow, or any that is free
-    where it is 0. InputError where one can't be had."""
+    """Return a port per worker: consecutive ones from ``first``, or 0 (any free port) if it is 0.
+
+    InputError if a port is not available.
+    """
     if first == 0:
         return [0] * count
     if first + count - 1 > LAST_PORT:

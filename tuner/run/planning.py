@@ -1,91 +1,115 @@
-"""What a study will need, found without training."""
+"""Estimate a study's programs, memory and cost without training."""
 
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
-from tuner.coherence import largest_value, program_count
-from tuner.combinations import values_of
-from tuner.conditions import branches
-from tuner.data import Announce, load_images, silent
+from tuner.data import Announce, silent
+from tuner.environment import DEFAULT_OPTIONS, MachineOptions, compiled_programs
 from tuner.gan.sampling import generation_flops
 from tuner.gan.state import abstract_state
 from tuner.gan.training import iteration_flops, training_memory
-from tuner.metrics.features import extraction_flops
-from tuner.places import NOWHERE_ELSE, Local
-from tuner.run.lab import premises_of
-from tuner.run.own_networks import admit, named_in, try_all
+from tuner.metrics.extractors import extraction_flops
+from tuner.run.custom_networks import import_allowed
 from tuner.run.sharing import inception
-from tuner.run.sweep import check_data
-from tuner.spec import StudySpec
-from tuner.study.search import make_sampler
+from tuner.run.startup import load_checked
+from tuner.spec.branches import branches, program_count
+from tuner.spec.parameters import largest_value, values_of
+from tuner.spec.study import StudySpec
+from tuner.study.samplers import make_sampler
 from tuner.study.space import trial_config
-from tuner.trial import Premises, Program
+from tuner.trial import DatasetInfo, Program
+from tuner.xla import keep_compiled
+
+COMPILING = 45.0  # seconds that measuring memory may take
 
 
 def plan(
-    spec: StudySpec, local: Local = NOWHERE_ELSE, announce: Announce = silent
+    spec: StudySpec, local: MachineOptions = DEFAULT_OPTIONS, announce: Announce = silent
 ) -> dict[str, Any]:
-    """Programs, images, and the parameters (numbers) and memory (bytes) of the largest program.
+    """Count programs and images; give parameters, memory (bytes) and FLOPs of the largest program.
 
-    Loads the images, of which ``announce`` hears, and compiles that one program. InputError where
-    the study can't be run.
+    Loads the images and compiles the largest program; its memory is None if that takes too long.
+    InputError if the study can't be run.
     """
     make_sampler(spec)
-    sources = admit(named_in(spec), local.allow)
-    images = load_images(spec.data, local.data, announce)
-    check_data(spec, images)
+    images, dataset = load_checked(spec, local, announce)
     inception(spec, local.weights)
-    premises = premises_of(images, sources)
-    try_all(spec, premises)
-    program = largest_program(spec, premises)
+    program = largest_program(spec, dataset)
     state = abstract_state(program)
+    an_image = generation_flops(program) + extraction_flops(
+        spec.metrics.features, program.image_shape
+    )
+    announce(
+        "measuring the memory of training the largest program: compiling it takes at most "
+        f"{COMPILING:g} s"
+    )
     return {
-        "programs": program_count(spec),
+        "programs": program_count(spec.trial),
         "images": len(images.images),
         "image_shape": images.shape,
         "largest": program._asdict(),
-        "generator_parameters": _count(state.generator),
-        "discriminator_parameters": _count(state.discriminator),
-        "state_bytes": _bytes([leaf for leaf in jax.tree.leaves(state) if leaf is not state.key]),
-        "activation_bytes": training_memory(program, len(images.images)),
+        "generator_parameters": _size(state.generator),
+        "discriminator_parameters": _size(state.discriminator),
+        "state_bytes": sum(
+            leaf.size * leaf.dtype.itemsize
+            for leaf in jax.tree.leaves(state)
+            if leaf is not state.key
+        ),
+        "activation_bytes": measured_memory(program, len(images.images), local.allow),
         "training_flops": iteration_flops(program) * program.iterations(len(images.images)),
-        "evaluation_flops": _evaluation_flops(spec, program),
+        "evaluation_flops": spec.metrics.samples * an_image,  # the rest of it is negligible
         "device": jax.devices()[0].platform,
     }
 
 
-def largest_program(spec: StudySpec, premises: Premises) -> Program:
+def measured_memory(
+    program: Program, count: int, allow: Sequence[str] = (), seconds: float = COMPILING
+) -> int | None:
+    """Return ``training_memory`` in bytes; None if it takes longer than ``seconds``.
+
+    Runs in a separate process, because XLA's compiler can't be interrupted.
+    """
+    asked = json.dumps([program, count, list(allow)])
+    # -P: files in the working directory must not shadow libraries.
+    command = [sys.executable, "-P", "-c", f"from {__name__} import _measure; _measure()"]
+    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    try:
+        done = subprocess.run(
+            command, input=asked, env=environment, capture_output=True, text=True, timeout=seconds
+        )
+        return int(done.stdout)
+    except (subprocess.TimeoutExpired, ValueError):
+        return None
+
+
+def _measure() -> None:
+    """Print the memory; runs in the separate process."""
+    fields, count, allow = json.load(sys.stdin)
+    program = Program._make(tuple(v) if isinstance(v, list) else v for v in fields)
+    import_allowed([program.generator, program.discriminator], allow)
+    keep_compiled(compiled_programs(), silent)
+    sys.stdout.write(str(training_memory(program, count)))
+
+
+def largest_program(spec: StudySpec, dataset: DatasetInfo) -> Program:
     """The program with every structural setting at its largest."""
-    programs = [
-        _largest(spec.model_copy(update={"trial": branch.trial}), premises)
-        for branch in branches(spec.trial)
-    ]
+    names = ("width", "latent_dim", "batch_size", "d_steps", "ema_decay")
+    programs = []
+    for trial in (branch.trial for branch in branches(spec.trial)):
+        point = {name: (values_of(s) or [0.0])[0] for name, s in trial.searched().items()}
+        point |= {name: largest_value(getattr(trial, name)) for name in names}
+        if "adam" in (values_of(trial.optimizer) or []):  # it stores two moments per weight
+            point["optimizer"] = "adam"
+        there = spec.model_copy(update={"trial": trial})
+        programs.append(trial_config(there, point, 0, dataset).program)
     return max(programs, key=lambda p: p.width**2 * p.batch_size * p.d_steps)
 
 
-def _largest(spec: StudySpec, premises: Premises) -> Program:
-    """The same for a study without conditions."""
-    names = ("width", "latent_dim", "batch_size", "d_steps", "ema_decay")
-    largest = {name: largest_value(getattr(spec.trial, name)) for name in names}
-    first = {name: (values_of(s) or [0.0])[0] for name, s in spec.trial.searched().items()}
-    if "adam" in (values_of(spec.trial.optimizer) or []):  # it keeps two numbers per weight
-        largest["optimizer"] = "adam"
-    return trial_config(spec, first | largest, 0, premises).program
-
-
-def _evaluation_flops(spec: StudySpec, program: Program) -> float:
-    """Of generating, and of extracting features; what follows is little beside them."""
-    metrics = spec.metrics
-    an_image = extraction_flops(metrics.features, program.image_shape)
-    return metrics.samples * (generation_flops(program) + an_image)
-
-
-def _count(tree: Any) -> int:
-    return int(sum(np.prod(leaf.shape, dtype=np.int64) for leaf in jax.tree.leaves(tree)))
-
-
-def _bytes(tree: Any) -> int:
-    leaves = jax.tree.leaves(tree)
-    return sum(leaf.size * np.dtype(leaf.dtype).itemsize for leaf in leaves)
+def _size(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))

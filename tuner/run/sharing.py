@@ -1,109 +1,123 @@
-"""What a study's workers measure with: made by one of them, read by all, byte for byte.
+"""The extractor and the reference statistics: made by one worker and read by all.
 
-Different machines would train different classifiers and get slightly different statistics of the
-real images, and so FIDs that could not be compared.
+Different machines would train different classifiers and compute slightly different statistics of
+the real images, so their FIDs could not be compared.
 """
 
-import os
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
 from tuner.data import ImageSet
+from tuner.environment import variable
 from tuner.errors import InputError
-from tuner.metrics.features import VERSION, Extractor, random_extractor, train_classifier
-from tuner.metrics.suite import RealSide, real_side
-from tuner.run.artifacts import (
+from tuner.files.folders import ARRAYS
+from tuner.files.inception_weights import PUBLISHED_AT, load_inception
+from tuner.files.serialization import (
     decode_extractor,
-    decode_real_side,
+    decode_reference_statistics,
     encode_extractor,
-    encode_real_side,
+    encode_reference_statistics,
 )
-from tuner.run.files import StudyFiles
-from tuner.run.lab import check_labels
-from tuner.run.weights import PUBLISHED_AT, load_inception
-from tuner.spec import StudySpec
-from tuner.study.membership import Membership
+from tuner.files.study_files import StudyFiles
+from tuner.metrics.evaluate import ReferenceStatistics, reference_statistics
+from tuner.metrics.extractors import VERSION, Extractor, random_extractor, train_classifier
+from tuner.paths import local_path
+from tuner.run.signals import Stop
+from tuner.spec.study import StudySpec
+from tuner.study.session import WorkerSession
 
 EXTRACTOR, REFERENCE = "extractor.safetensors", "reference.safetensors"
 WEIGHTS_VARIABLE = "TUNER_WEIGHTS"
-PAUSE = 1.0  # seconds between looks at what another worker makes
+PAUSE = 1.0  # seconds between checks while another worker prepares them
+
+
+class StoppedError(Exception):
+    """A stop was requested before the worker could begin."""
 
 
 class Measures(NamedTuple):
-    """The extractor, and its view of the real images."""
+    """The extractor, and its statistics of the real images."""
 
     extractor: Extractor
-    real: RealSide
+    real: ReferenceStatistics
 
 
 def shared_measures(
     spec: StudySpec,
     images: ImageSet,
     files: StudyFiles,
-    membership: Membership | None,
+    session: WorkerSession | None,
     announce: Callable[[str], None],
     weights: str | None = None,
+    stop: Stop | None = None,
 ) -> Measures:
-    """The study's measures: found, or made by this worker, or awaited from the one that makes them.
+    """Read the study's measures, make them, or wait for the worker that makes them.
 
-    Without a ``membership`` (for those who only look) what is missing is made. Inception's
-    ``weights`` are read where this machine has them. InputError where they, or the images, are
-    unfit for it.
+    Without a ``session``, as for read-only commands, makes what is missing. ``weights`` is the path
+    of the Inception weights on this machine. InputError if the weights or the images are
+    unsuitable; StoppedError if ``stop`` is requested while waiting.
     """
     published = inception(spec, weights)
     waiting = False
-    while True:
-        found = _find(files, published)
-        if found is not None:
-            return found
-        if membership is None or membership.may_prepare():
+    while (found := _find(files, images, published)) is None:
+        if session is None or session.may_prepare():
             try:
-                if _find(files, published) is None:  # another may have made them meanwhile
+                if _find(files, images, published) is None:  # unless another worker just did
                     announce("preparing the feature extractor and the real images' statistics")
                     _make(spec, images, files, published)
             finally:
-                if membership is not None:
-                    membership.prepared()
+                if session is not None:
+                    session.prepared()
             continue
         if not waiting:
             announce("waiting for another worker to prepare the feature extractor")
         waiting = True
-        time.sleep(PAUSE)
+        stop = stop or Stop()
+        stop.wait(PAUSE)
+        if stop.requested:
+            raise StoppedError
+    return found
 
 
 def inception(spec: StudySpec, weights: str | None = None) -> Extractor | None:
-    """The published network, from the file ``weights`` or where the environment or the study say;
-    None where the study does not use it. InputError where the file is missing or another."""
+    """Load the Inception network from ``weights``, the environment's path or the study's.
+
+    None if the study does not use it; InputError if the file is missing or a different one.
+    """
     metrics = spec.metrics
     if metrics.features != "inception":
         return None
-    path = weights or os.environ.get(WEIGHTS_VARIABLE) or metrics.weights
+    named = {
+        "--weights": weights,
+        WEIGHTS_VARIABLE: variable(WEIGHTS_VARIABLE),
+        "metrics.weights": metrics.weights,
+    }
+    what, path = next(((key, value) for key, value in named.items() if value), ("", ""))
     if not path:
         raise InputError(
-            f"metrics.weights: found neither a path nor the variable {WEIGHTS_VARIABLE}, expected "
-            f"the file with SHA-256 {metrics.weights_sha256}, published at {PUBLISHED_AT}"
+            f"metrics.weights: not set, and neither is {WEIGHTS_VARIABLE}; give the path of the "
+            f"file with SHA-256 {metrics.weights_sha256}, published at {PUBLISHED_AT}"
         )
-    arrays = load_inception(str(Path(path).expanduser()), metrics.weights_sha256)
+    arrays = load_inception(str(local_path(path, what)), metrics.weights_sha256)
     return Extractor("inception", dict(jax.device_put(arrays)), None, metrics.input)
 
 
-def _find(files: StudyFiles, published: Extractor | None) -> Measures | None:
-    """None where they are missing or damaged: then they are made anew."""
-    real = files.read(REFERENCE)
-    extractor = None if published else files.read(EXTRACTOR)
-    if real is None or (extractor is None and published is None):
+def _find(files: StudyFiles, images: ImageSet, published: Extractor | None) -> Measures | None:
+    """Read the measures; None if they are missing or damaged and must be made again."""
+    real = files.read(REFERENCE, ARRAYS)
+    data = b"" if published else files.read(EXTRACTOR, ARRAYS)
+    if real is None or data is None:
         return None
     with suppress(InputError):
-        seen = decode_real_side(real, files.locate(REFERENCE))
-        if extractor is None:
-            assert published is not None
+        seen = decode_reference_statistics(real, files.locate(REFERENCE))
+        if published:
             return Measures(published, seen)
-        return Measures(decode_extractor(extractor, files.locate(EXTRACTOR)), seen)
+        extractor = decode_extractor(data, files.locate(EXTRACTOR), images.shape)
+        if len(seen.shares) == extractor.kinds:
+            return Measures(extractor, seen)
     return None
 
 
@@ -111,30 +125,29 @@ def _make(
     spec: StudySpec, images: ImageSet, files: StudyFiles, published: Extractor | None
 ) -> None:
     data = b"" if published else _extractor(spec, images, files)
-    extractor = published or decode_extractor(data, EXTRACTOR)
+    extractor = published or decode_extractor(data, EXTRACTOR, images.shape)
     features = extractor(images.images)
     classes = extractor.classes(features)
-    real = real_side(features, classes, extractor.kinds, spec.metrics.samples)
+    real = reference_statistics(features, classes, extractor.kinds, spec.metrics.samples)
     if real.moments.trace == 0:
-        raise InputError("data: found images that all look alike, expected a variety")
+        raise InputError("data: all images look alike to the extractor: FID would be meaningless")
     if not published:
         files.write(EXTRACTOR, data)
-    files.write(REFERENCE, encode_real_side(real))
+    files.write(REFERENCE, encode_reference_statistics(real))
 
 
 def _extractor(spec: StudySpec, images: ImageSet, files: StudyFiles) -> bytes:
-    """The extractor as bytes: an earlier one of this study, a classifier that another study
-    trained on the same images, or a new one."""
+    """Return an extractor file: this study's, a classifier that another study trained on the same
+    images, or a new one."""
     if spec.metrics.features == "random":
         return encode_extractor(random_extractor(images.shape))
-    check_labels(spec, images)
     name = f"extractors/classifier-{VERSION}-{images.fingerprint}.safetensors"
-    for data in (files.read(EXTRACTOR), files.store.read(name)):
+    for data in (files.read(EXTRACTOR, ARRAYS), files.store.read(name, ARRAYS)):
         with suppress(InputError):
             if data is not None:
-                decode_extractor(data, name)
+                decode_extractor(data, name, images.shape)
                 return data
     assert images.labels is not None
     made = encode_extractor(train_classifier(images.images, images.labels))
-    files.store.write(name, made)
+    files.write_shared(name, made)
     return made

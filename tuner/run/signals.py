@@ -1,134 +1,250 @@
-"""Asking a worker to stop: by signals, by a person elsewhere, by a limit of time or trials."""
+"""Stop requests: by signals, by ``tuner stop``, or by a time limit.
 
-import logging
+Python runs signal handlers in the main thread, between two bytecode instructions: not while XLA
+compiles, nor while the thread waits for the device, the database or a lock. Therefore every signal
+also wakes a thread (``signal.set_wakeup_fd``), which responds, and ends the process if necessary.
+The default response is to exit at once.
+"""
+
+import fcntl
 import os
-import re
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
+from typing import NoReturn, ParamSpec
 
-from tuner.errors import InputError, InterruptError
+GRACE = 25.0  # seconds from a stop request until an unfinished epoch is abandoned
+AT_ONCE = 0.6  # seconds for releasing trials when the process exits at once
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SHOW_CURSOR = "\x1b[?25h"
+FINISHING = "finishing the epoch, then stopping; a second signal stops at once"
+LEFT = "stopped at once; the same command resumes the study"
 
-GRACE = 25.0  # seconds from the first signal until an unfinished epoch is abandoned
+Respond = Callable[[int], None]
+P = ParamSpec("P")
 
 
 class Stop:
-    """Whether, and since when, the worker is to leave after its epoch."""
+    """A request to stop after the current epoch, and its time."""
 
     def __init__(self, seconds: float | None = None) -> None:
-        """By itself after ``seconds``."""
+        """Stops by itself after ``seconds``, if given."""
         self._deadline = None if seconds is None else time.monotonic() + seconds
-        self._requested = False
+        self._since: float | None = None
         self.by_signal = False
-        self.at_once = False
         self.has_something_to_finish = False
 
     @property
-    def requested(self) -> bool:
+    def since(self) -> float | None:
+        """``time.monotonic()`` of the request; None if there is none."""
         late = self._deadline is not None and time.monotonic() > self._deadline
-        return self._requested or late
+        return self._deadline if self._since is None and late else self._since
 
-    def request(self) -> None:
-        self._requested = True
+    @property
+    def requested(self) -> bool:
+        return self.since is not None
+
+    def request(self, *, by_signal: bool = False) -> None:
+        if self._since is None or by_signal:
+            self._since = time.monotonic()
+        self.by_signal |= by_signal
 
     def wait(self, seconds: float) -> None:
-        """Sleep, but no longer than until there is something to stop for."""
+        """Sleep until the time has passed or a stop is requested."""
         end = time.monotonic() + seconds
         while not self.requested and time.monotonic() < end:
             time.sleep(min(0.1, seconds))
 
 
-class _AtOnce(BaseException):
-    """Comes in the midst of whatever runs; no Exception, for others' code catches those."""
+def briefly(
+    seconds: float, function: Callable[P, object], *args: P.args, **options: P.kwargs
+) -> None:
+    """Call a function in a thread and wait at most ``seconds`` for it; ignore its errors."""
+
+    def call() -> None:
+        with suppress(Exception):
+            function(*args, **options)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+
+
+def end_process(code: int, line: str = "", reset: str = SHOW_CURSOR) -> NoReturn:
+    """End the process whatever its main thread is doing, with a ``line`` on stderr.
+
+    Writes ``reset`` to a terminal first. No clean-up runs: it would wait for threads, and crash
+    inside XLA.
+    """
+
+    def say() -> None:
+        if os.isatty(1):
+            os.write(1, reset.encode())
+        if line:
+            new_line = "\n" if os.isatty(2) else ""  # after the ^C, or a live view
+            os.write(2, f"{new_line}tuner: {line}\n".encode())
+
+    try:
+        briefly(0.2, say)  # a terminal may be paused, a pipe full
+    finally:
+        os._exit(code)
+
+
+def leave(number: int) -> NoReturn:
+    """Exit at once with the exit code that shells use for the signal."""
+    end_process(128 + number, "interrupted")
+
+
+class _Sentinel:
+    """The thread that responds to signals."""
+
+    def __init__(self) -> None:
+        self.respond: Respond = leave
+        self._responds = False
+        nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        self._handled = [n for n in SIGNALS if not (nohup and n == signal.SIGHUP)]
+        ends = os.pipe()
+        # Not the number of a closed standard stream, to which other code may write.
+        self._read, write = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends)
+        for end in ends:
+            os.close(end)
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        threading.Thread(target=self._listen, name="signals", daemon=True).start()
+        for number in self._handled:  # only signals with a handler wake the thread
+            signal.signal(number, self._let_it_respond)
+
+    def _listen(self) -> None:
+        while True:
+            self._responds = False
+            numbers = os.read(self._read, 64)
+            self._responds = True
+            for number in numbers:
+                if number in self._handled:
+                    self.respond(number)
+
+    def _let_it_respond(self, number: int, frame: FrameType | None) -> None:
+        """Give the thread a chance: some C code runs handlers while it holds the GIL."""
+        time.sleep(0.05)
+        for _ in range(100):
+            if not self._responds:
+                return
+            time.sleep(0.01)
+
+
+_sentinel: _Sentinel | None = None
+
+
+def leave_on_signals() -> None:
+    """Make SIGINT, SIGTERM and SIGHUP end the process at once, except within ``responding``."""
+    global _sentinel
+    if _sentinel is None and threading.current_thread() is threading.main_thread():
+        _sentinel = _Sentinel()
 
 
 @contextmanager
-def stop_on_signals(
-    stop: Stop, announce: Callable[[str], None], abandon: Callable[[], None], grace: float = GRACE
-) -> Iterator[None]:
-    """The first SIGINT or SIGTERM asks to stop at the epoch's end; where that takes longer than
-    ``grace`` seconds, ``abandon`` is called from another thread and the process ends, with 0. A
-    second signal ends the block with InterruptError, as does the first while there is nothing to
-    finish. Others' code in whose midst it comes is not heard of any more.
+def responding(respond: Respond) -> Iterator[None]:
+    """Call ``respond`` from a thread for signals in the block.
 
-    Elsewhere than in the main thread, where Python delivers no signals, nothing is changed.
+    Changes nothing unless ``leave_on_signals`` was called: then signals belong to another program.
+    """
+    if _sentinel is None:
+        yield
+        return
+    before, _sentinel.respond = _sentinel.respond, respond
+    try:
+        yield
+    finally:
+        _sentinel.respond = before
+
+
+@contextmanager
+def _handling(
+    numbers: Iterable[signal.Signals], handle: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    """Call ``handle`` in the main thread for these signals in the block."""
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        for number in before:
+            signal.signal(number, handle)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def interrupting(reset: str = "") -> Iterator[None]:
+    """Raise KeyboardInterrupt in the main thread at the first signal in the block.
+
+    If the main thread is stuck, the process ends a second later with exit code 0, after writing
+    ``reset`` to the terminal.
+    """
+    heard, over, raised = threading.Event(), threading.Event(), threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        heard.wait(0.5)  # or the thread would find the block over, and exit
+        if not raised.is_set():
+            raised.set()
+            raise KeyboardInterrupt
+
+    def respond(number: int) -> None:
+        heard.set()
+        if not over.wait(0.8):
+            end_process(0, reset=reset + SHOW_CURSOR)
+
+    numbers = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    with responding(respond), _handling(numbers, handle):
+        try:
+            yield
+        finally:
+            over.set()
+
+
+def stop_on_signals(
+    stop: Stop, announce: Callable[[str], None], release: Callable[[], object]
+) -> AbstractContextManager[None]:
+    """Request a stop at the first signal, release trials and exit with code 1 at the second.
+
+    While there is nothing to finish, the first signal exits with the exit code of the signal. All
+    of this happens in a thread, whatever the main thread is doing.
+    """
+
+    def respond(number: int) -> None:
+        if stop.has_something_to_finish and not stop.by_signal:
+            stop.request(by_signal=True)
+            briefly(AT_ONCE, announce, FINISHING)
+            return
+        briefly(AT_ONCE, release)
+        end_process(1 if stop.by_signal else 128 + number, LEFT)
+
+    return responding(respond)
+
+
+@contextmanager
+def stop_on_ctrl_c(stop: Stop, announce: Callable[[str], None]) -> Iterator[None]:
+    """Request a stop at the first SIGINT or SIGTERM, raise KeyboardInterrupt at the second.
+
+    For a process that must not end, such as a notebook's kernel. While there is nothing to finish,
+    the first signal raises. Does nothing outside the main thread, where Python delivers no signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    timer = threading.Timer(grace, _give_up, (stop, announce, abandon, grace))
-    timer.daemon = True
+    at_once = False
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if stop.by_signal or not stop.has_something_to_finish:
-            stop.at_once = True
-            stop.request()
-            hush()
-            raise _AtOnce
-        stop.by_signal = True
-        stop.request()
-        timer.start()
-        announce("finishing the epoch, then stopping; once more to leave at once")
+        nonlocal at_once
+        at_once = stop.by_signal or not stop.has_something_to_finish
+        stop.request(by_signal=True)
+        if at_once:
+            raise KeyboardInterrupt
+        announce(FINISHING)
 
-    try:
-        with _hushing() as hush, handling(handle):
-            yield
-    except BaseException:
-        if not stop.at_once:
-            raise
-    finally:
-        timer.cancel()
-    if stop.at_once:  # even where C++ that called Python back lost what was raised
-        raise InterruptError
-
-
-@contextmanager
-def handling(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Have SIGINT and SIGTERM handled so in the block."""
-    handled = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, handle) for number in handled]
-    try:
+    with _handling((signal.SIGINT, signal.SIGTERM), handle):
         yield
-    finally:
-        for number, handler in zip(handled, before, strict=True):
-            signal.signal(number, handler)
-
-
-def _give_up(
-    stop: Stop, announce: Callable[[str], None], abandon: Callable[[], None], grace: float
-) -> None:
-    announce(f"abandoning the epoch, unfinished after {grace:g} s")
-    abandoning = threading.Thread(target=abandon, daemon=True)
-    abandoning.start()
-    abandoning.join(timeout=5)  # the database may be away
-    os._exit(1 if stop.at_once else 0)
-
-
-@contextmanager
-def _hushing() -> Iterator[Callable[[], None]]:
-    """Gives a function after which, in the block, nothing is logged or said of lost exceptions."""
-    level, hook = logging.root.manager.disable, sys.unraisablehook
-
-    def hush() -> None:
-        logging.disable()
-        sys.unraisablehook = lambda _: None
-
-    try:
-        yield hush
-    finally:
-        logging.disable(level)
-        sys.unraisablehook = hook
-
-
-def parse_duration(text: str) -> float:
-    """Seconds in ``90``, ``90s``, ``30m``, ``8h``, ``1h30m``; InputError for anything else."""
-    parts = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text)
-    if not text or parts is None:
-        raise InputError(f"found the duration {text!r}, expected one like 90s, 30m or 1h30m")
-    units = (86_400, 3600, 60, 1)
-    return float(sum(int(n) * unit for n, unit in zip(parts.groups("0"), units, strict=True)))
+    if at_once:  # C++ callbacks and destructors swallow exceptions
+        raise KeyboardInterrupt

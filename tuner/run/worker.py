@@ -1,223 +1,217 @@
-"""The loop that runs trials, whoever started it: claim, train an epoch, report, judge, finish.
+"""``Worker``: the loop that runs trials. Claim, train an epoch, report, judge, finish.
 
-1. ``membership.claim`` takes over a trial that lost its worker, or asks the sampler for one.
-2. ``lane.insert`` begins it on the device, from its last checkpoint where there is one. Epochs
-   between that and the last reported one are trained again, and not reported again.
-3. ``lane.run_epoch`` trains an epoch and measures it.
-4. ``membership.report`` writes the report, the pruner is asked, ``verdict`` decides.
-5. A thread writes a checkpoint now and then, with the generator of the best epoch so far.
-6. That generator is kept as a file, with the trial's pictures, and ``membership.finish`` tells
-   Optuna how the trial ended. Then the study's plots in the dashboard are made anew.
+1. ``session.claim`` takes over a trial that lost its worker, or samples a new one.
+2. ``trainer.insert`` loads it onto the device, from its last checkpoint if there is one. Epochs
+   after the checkpoint that were already reported are trained again but not reported again.
+3. ``trainer.run_epoch`` trains and evaluates one epoch.
+4. ``session.report`` stores the report; ``verdict`` decides from guard, pruner and epoch.
+5. A background thread writes periodic checkpoints, with the generator of the best epoch so far.
+6. At the end that generator and the trial's pictures are stored, then ``session.finish`` stores the
+   verdict. The publisher refreshes the study's plots in the dashboard.
 """
 
 import random
-import traceback
-from collections.abc import Sequence
 from contextlib import suppress
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import jax
 
 from tuner.errors import LeaseLostError, StorageError, TunerError
-from tuner.run.album import Album
-from tuner.run.checkpoints import CHECKPOINTS, CheckpointWriter, load_latest, number_of
-from tuner.run.files import StudyFiles
-from tuner.run.lane import Lane
-from tuner.run.publishing import refresh_plots
+from tuner.files.checkpoints import CHECKPOINTS, CheckpointWriter, folder_of, load_latest, trial_of
+from tuner.files.study_files import StudyFiles
 from tuner.run.signals import GRACE, Stop
-from tuner.run.trialrun import TrialRun
-from tuner.study.membership import Claim, Idle, Membership
-from tuner.study.patience import Patience
+from tuner.run.trainer import Trainer
+from tuner.run.trial import TrialRun
+from tuner.run.watchdog import Watchdog
+from tuner.study.claims import Claim, Idle
+from tuner.study.retrying import Retrier
+from tuner.study.session import WorkerSession
+from tuner.study.sinks import Ending, Publisher, Released, TrialSink
 from tuner.study.verdict import Continue, Fail, Prune, Verdict, verdict
 from tuner.trial import EpochReport
 
-MOST_FAILURES = 5  # in a row, before the worker takes it that the fault is not the trials'
-LONGEST_WAIT = 5.0  # seconds between looks for trials that others left behind
-TOLERANCE = 0.01  # relative, of an epoch's FID when it is trained again
-
-
-class Observer(Protocol):
-    """Who is told what happens, for people to see."""
-
-    def trial_started(self, claim: Claim) -> None: ...
-
-    def epoch_done(self, claim: Claim, report: EpochReport) -> None: ...
-
-    def trial_ended(self, claim: Claim, verdict: Verdict) -> None: ...
-
-    def trial_left(self, claim: Claim, why: str) -> None: ...
-
-    def announce(self, text: str, part: float | None = None) -> None: ...
+MOST_FAILURES = 5  # in a row, after which the worker blames itself and exits
+LONGEST_WAIT = 5.0  # seconds between attempts to claim a trial
+TOLERANCE = 0.01  # relative difference of FID when an epoch is trained again
 
 
 class Limits(NamedTuple):
-    """When a worker leaves before the study has ended."""
+    """When a worker exits before the study has ended."""
 
-    trials: int | None = None  # so many claimed
-    when_idle: bool = False  # nothing to claim, while others still run the last trials
+    trials: int | None = None  # after this many claims
+    when_idle: bool = False  # when no trial can be claimed
 
 
 NO_LIMITS = Limits()
 
 
+@dataclass
 class Worker:
     """Runs a study's trials one after another on this process's device."""
 
-    def __init__(
-        self, membership: Membership, lane: Lane, files: StudyFiles, observer: Observer
-    ) -> None:
-        self._membership, self._lane, self._files = membership, lane, files
-        self._observer = observer
-        self._patience = Patience(observer.announce)
-        self._failures = 0  # in a row
+    session: WorkerSession
+    trainer: Trainer
+    files: StudyFiles
+    sink: TrialSink
+    publisher: Publisher
+    watchdog: Watchdog
+    stop: Stop
 
-    def work(self, stop: Stop, limits: Limits = NO_LIMITS) -> None:
-        """Run trials until the study has ended, ``stop`` is requested or a limit is reached.
+    def work(self, limits: Limits = NO_LIMITS) -> None:
+        """Run trials until the study has ended, a stop is requested or a limit is reached.
 
-        TunerError when too many trials in a row failed, or a file can't be written; StorageError
-        when the database or the artifact store stayed away.
+        TunerError if too many trials fail in a row or a file can't be written; StorageError if the
+        database or the artifact store stays unavailable.
         """
-        claimed, waiting = 0, False
-        refresh_plots(self._membership.store)
-        while not self._leaves(stop) and claimed != limits.trials:
-            claim = self._membership.claim(self._lane.premises)
+        claimed, failures, waiting = 0, 0, False
+        self.publisher.study()
+        while not self._must_leave() and claimed != limits.trials:
+            claim = self.session.claim(self.trainer.dataset)
             if isinstance(claim, Claim):
                 claimed, waiting = claimed + 1, False
-                self._run(claim, stop)
-                refresh_plots(self._membership.store)
+                ending = self._run(claim)
+                if not isinstance(ending, Released):
+                    failures = failures + 1 if isinstance(ending, Fail) else 0
+                if failures == MOST_FAILURES:
+                    last = f"the last with: {ending.reason}"
+                    raise TunerError(f"{failures} trials in a row failed, {last}")
+                self.publisher.study()
             elif claim is Idle.ENDED or limits.when_idle:
-                self._clear_up()
+                self._clean_up()
                 return
             else:
                 if not waiting:
-                    self._observer.announce("waiting: other workers run the last trials")
+                    self.sink.announce("waiting: other workers run the last trials")
                 waiting = True
-                pause = min(LONGEST_WAIT, self._membership.spec.study.lease_seconds / 4)
-                stop.wait(pause * random.uniform(0.5, 1.0))
+                pause = min(LONGEST_WAIT, self.session.spec.study.lease_seconds / 4)
+                self.stop.wait(pause * random.uniform(0.5, 1.0))
 
-    def _clear_up(self) -> None:
-        """Publish the last plots, and remove the checkpoints of trials that ended, but whose worker
-        died before it could."""
-        refresh_plots(self._membership.store, last=True)
+    def _clean_up(self) -> None:
+        """Publish the final plots; remove checkpoints that dead workers left of ended trials."""
+        self.publisher.study(ended=True)
         with suppress(TunerError):
-            ended = self._membership.store.ended()
-            for folder in {name.rpartition("/")[0] for name in self._files.names(CHECKPOINTS)}:
-                if number_of(folder) in ended:
-                    self._files.remove_all(folder)
+            ended = self.session.store.ended()
+            for number in ended & {trial_of(name) for name in self.files.own_names(CHECKPOINTS)}:
+                self.files.remove_all(folder_of(number))
 
-    def _leaves(self, stop: Stop) -> bool:
-        if self._membership.stop_requested:
-            stop.request()
-        return stop.requested
+    def _must_leave(self) -> bool:
+        if self.session.stop_requested and not self.stop.requested:
+            self.sink.announce("tuner stop was run: exiting")
+            self.stop.request()
+        return self.stop.requested
 
-    def _run(self, claim: Claim, stop: Stop) -> None:
-        """Run one trial to its end, or until it is lost or left to others."""
-        spec, observer = self._membership.spec, self._observer
+    def _run(self, claim: Claim) -> Ending:
+        """Run one trial until it ends, is released, or is lost to another worker."""
         writer = CheckpointWriter(
-            self._files, claim.number, claim.token, claim.config, observer.announce
+            self.files, claim.number, claim.token, claim.config, self.sink.announce
         )
-        album = Album(self._files, self._membership.store.token, claim.number, observer.announce)
-        trial = TrialRun(claim, self._lane, writer, album, spec)
-        observer.trial_started(claim)
+        trial = TrialRun(claim, self.trainer, writer, self.session.spec)
+        self.sink.started(claim)
+        self.publisher.begin(claim)
         try:
-            end = self._advance_to_end(trial, stop)
-            if isinstance(end, Continue):
-                self._leave(trial)
-                observer.trial_left(claim, "left for later")
-                return
-            self._finish(trial, end)
+            ending = self._store_end(trial, self._train(trial))
         except LeaseLostError as error:
-            observer.trial_left(claim, str(error))
-            return
-        except TunerError:  # leaving the study gives the trial back
+            ending = Released(str(error))
+        except TunerError:  # leaving the session releases the trial
             with suppress(TunerError):
                 trial.save(GRACE / 2)
             raise
         finally:
-            trial.close()
-        observer.trial_ended(claim, end)
-        self._count_failures(end)
+            writer.close()
+            self.publisher.close()
+        self.sink.ended(claim, ending)
+        return ending
 
-    def _advance_to_end(self, trial: TrialRun, stop: Stop) -> Verdict:
-        """Train, report and judge until the trial ends, or until it is time to leave."""
-        claim = trial.claim
-        end: Verdict = self._judge(trial, None) if trial.history else Continue()
+    def _train(self, trial: TrialRun) -> Verdict:
+        """Train, report and judge until the trial ends; ``Continue`` if a stop is requested.
+
+        The previous worker may have died between its last report and the verdict, so judge first: a
+        trial that has ended is repeated only up to its best epoch.
+        """
         try:
-            checkpoint = self._patience(
-                lambda: load_latest(
-                    self._files,
-                    claim.number,
-                    claim.config,
-                    len(trial.history),
-                    self._observer.announce,
-                )
-            )
-            trial.begin(checkpoint)
-            # The crash may have come between the last report and what followed from it.
-            last = len(trial.history) if isinstance(end, Continue) else trial.best_epoch()
-            while self._lane.epoch < last:
-                if self._leaves(stop):
+            reported = len(trial.history)
+            end = self._judge(trial, None) if reported else Continue()
+            last = reported if isinstance(end, Continue) else trial.best_epoch()
+            self._load(trial)
+            while isinstance(end, Continue) or self.trainer.epoch < last:
+                if self._must_leave():
                     return Continue()
-                self._compare(claim, trial.history, trial.repeat_epoch())
-            while isinstance(end, Continue) and not self._leaves(stop):
-                report = trial.run_epoch()
-                pictures = trial.new_pictures(report)
-                wish = self._membership.report(claim, report, trial.history[:-1], pictures)
-                self._observer.epoch_done(claim, report)
-                end = self._judge(trial, wish)
-                if isinstance(end, Continue):
-                    trial.offer_checkpoint()
+                with self.watchdog.epoch(trial.claim, self.trainer.epoch + 1, trial.pace):
+                    report = trial.run_epoch()
+                self.publisher.samples(report.epoch, self.trainer.samples)
+                if report.epoch > reported:
+                    end = self._report(trial, report)
+                else:
+                    self._compare(trial, report)
+            return end
         except TunerError:
             raise
-        except Exception as error:  # a bug in a network or in ours must not end the worker
-            trial.traceback = traceback.format_exc()
-            return _blame(error)
+        except Exception as error:  # a bug, also in a custom network, must not end the worker
+            reason, trial.traceback = self.session.described(error)
+            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+                return Prune("out of device memory")  # which the hyperparameters ask for
+            return Fail(reason)
+
+    def _load(self, trial: TrialRun) -> None:
+        """Load the trial's last checkpoint, or a fresh state if it has none."""
+        claim, announce = trial.claim, self.sink.announce
+        reported = len(claim.history)
+        load = partial(load_latest, self.files, claim.number, claim.config, reported, announce)
+        checkpoint = Retrier(announce)(load)
+        with self.watchdog.epoch(claim, checkpoint.epoch + 1 if checkpoint else 1, trial.pace):
+            trial.begin(checkpoint)
+
+    def _report(self, trial: TrialRun, report: EpochReport) -> Verdict:
+        """Store the report, judge the trial, and offer a checkpoint if it continues."""
+        attributes = self.publisher.attributes(report)
+        wish = self.session.report(trial.claim, report, trial.history[:-1], attributes)
+        self.sink.epoch(trial.claim, report)
+        end = self._judge(trial, wish)
+        if isinstance(end, Continue):
+            trial.offer_checkpoint()
         return end
 
     def _judge(self, trial: TrialRun, wish: str | None) -> Verdict:
-        spec = self._membership.spec
+        spec = self.session.spec
         measured = trial.history[-1].value(spec.metrics.objective) is not None
-        says_stop = measured and self._membership.pruner_says_stop(trial.claim)
-        return verdict(spec.guard, trial.history, trial.claim.config.epochs, says_stop, wish)
+        stops = measured and self.session.pruner_says_stop(trial.claim)
+        pruner = spec.pruner.name if stops else None
+        epochs, classes = trial.claim.config.epochs, self.trainer.classes
+        return verdict(spec.guard, trial.history, epochs, pruner, wish, classes)
 
-    def _compare(self, claim: Claim, history: Sequence[EpochReport], again: EpochReport) -> None:
-        before = history[again.epoch - 1].fid
+    def _compare(self, trial: TrialRun, again: EpochReport) -> None:
+        """Announce if a repeated epoch has another FID than its report."""
+        before = trial.history[again.epoch - 1].fid
         if before is None or again.fid is None:
             return
         if abs(again.fid - before) > TOLERANCE * before:
-            self._observer.announce(
-                f"trial {claim.number} epoch {again.epoch}: FID {again.fid:.4g} when trained "
-                f"again, {before:.4g} before: the machines differ"
+            self.sink.announce(
+                f"trial {trial.claim.number} epoch {again.epoch}: FID {again.fid:.4g} when "
+                f"repeated, {before:.4g} before: the machines differ"
             )
 
-    def _leave(self, trial: TrialRun) -> None:
-        """Save the trial and give it back."""
-        try:
-            trial.save(GRACE / 2)
-        finally:
-            self._membership.release(trial.claim)
+    def _store_end(self, trial: TrialRun, end: Verdict) -> Ending:
+        """Store the best generator and the pictures, and only then the verdict.
 
-    def _finish(self, trial: TrialRun, end: Verdict) -> None:
-        """Keep the generator and the pictures, then tell the end: never the other way round."""
-        member, artifact = self._membership, None
-        if trial.kept is not None:
-            data, artifact = trial.encode_generator(member.store.name)
-            self._patience(lambda: self._files.write(str(artifact), data))
-        pictures = trial.last_pictures()
-        note = trial.note(member.store, end, artifact, member.machine)
-        member.finish(trial.claim, end, artifact, trial.traceback, pictures, note)
+        A trial that could continue is saved and released instead.
+        """
+        session, kept, artifact = self.session, trial.kept, None
+        if isinstance(end, Continue):
+            try:
+                trial.save(GRACE / 2)
+            finally:
+                session.release(trial.claim)
+            return Released("released, to be resumed")
+        if kept is not None:
+            data, artifact = trial.encode_generator(session.store.name)
+            Retrier(self.sink.announce)(partial(self.files.write, artifact, data))
+        record = trial.record(end, artifact, session.machine)
+        best = trial.best_epoch()
+        samples = kept.samples if kept is not None and kept.epoch == best else None
+        published = self.publisher.end(record, best, samples)
+        session.finish(trial.claim, end, artifact, trial.traceback, *published)
         with suppress(StorageError):
             trial.writer.remove_all()
-
-    def _count_failures(self, end: Verdict) -> None:
-        self._failures = self._failures + 1 if isinstance(end, Fail) else 0
-        if isinstance(end, Fail) and self._failures == MOST_FAILURES:
-            raise TunerError(f"{MOST_FAILURES} trials in a row failed, the last with: {end.reason}")
-
-
-def _blame(error: Exception) -> Verdict:
-    """Out of device memory is the hyperparameters' fault; anything else the software's."""
-    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
-        return Prune("out of device memory")
-    text = " ".join(str(error).split())
-    return Fail(f"{type(error).__name__}: {text}"[:2000])
+        return end

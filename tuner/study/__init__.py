@@ -1,9 +1,13 @@
-"""Studies in a database. Whatever is imported from here, Optuna is imported quietly."""
+"""Studies in a database. Importing from here imports Optuna with its chatter turned off."""
 
 import importlib
 import warnings
 
 with warnings.catch_warnings():
-    # In a notebook tqdm asks for ipywidgets, for Optuna's bars of progress, which are never shown.
+    # In notebooks tqdm warns about missing ipywidgets, for progress bars that are never shown.
     warnings.filterwarnings("ignore", "IProgress not found")
-    importlib.import_module("optuna")
+    _logging = importlib.import_module("optuna").logging
+
+_logging.set_verbosity(_logging.WARNING)
+# Optuna's storage logs failed SQL; the retrier already announces that the database is away.
+_logging.get_logger("optuna.storages._rdb.storage").setLevel(_logging.ERROR)

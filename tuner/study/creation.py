@@ -1,26 +1,33 @@
-"""Putting studies into a database, and listing those that are there."""
+"""Create studies in a database, and list them."""
 
 import uuid
+from collections.abc import Callable
 
 import optuna
 from optuna.trial import TrialState
 from sqlalchemy import delete, insert
 
-from tuner.combinations import kind_of
-from tuner.conditions import named
 from tuner.errors import InputError
-from tuner.spec import OBJECTIVES, StudySpec
-from tuner.specfile import differences
+from tuner.spec.branches import optuna_params
+from tuner.spec.loading import differences
+from tuner.spec.metrics import OBJECTIVES
+from tuner.spec.study import StudySpec
+from tuner.spec.trial import kind_of
 from tuner.study import tables
-from tuner.study.database import TOKEN, Database
-from tuner.study.search import quietly
-from tuner.study.store import BASELINE, StudyStore, StudySummary
+from tuner.study.database import Database
+from tuner.study.records import BASELINE, StudySummary
+from tuner.study.samplers import quietly
+from tuner.study.store import StudyStore
+from tuner.study.tables import TOKEN
 from tuner.version import __version__
 
 
 def create_study(database: Database, spec: StudySpec) -> StudyStore:
-    """The study, added with its baselines queued. One that is there already must be equal, or
-    have no trial yet: then it is made anew, for its file may have been wrong."""
+    """Create a study with its baselines queued, unless the database has an equal one.
+
+    A different study of that name is replaced if no trial has begun, since its file may have been
+    wrong; InputError otherwise.
+    """
     with database.address.alone():
         return _create(database, spec)
 
@@ -29,24 +36,30 @@ def _create(database: Database, spec: StudySpec) -> StudyStore:
     name = spec.study.name
     if name in database.study_names():
         store = StudyStore(database, name)
-        if store.trials() or not differences(store.spec, spec):
-            _check_same(store, spec)
+        begun, lines = store.trials(), differences(store.spec, spec)
+        if not lines:
             return store
+        if begun:
+            raise InputError(
+                f"study {name!r} is in {database.place} already, with a different study file; "
+                "choose another name, or delete the study:\n  " + "\n  ".join(lines)
+            )
     with database.errors():
-        study = _new_optuna_study(database, name, spec.metrics.objective)
+        token = uuid.uuid4().hex
+        study = _new_optuna_study(database, spec, token)
         for baseline in spec.baseline:
             point = {key: kind_of(key).check(value) for key, value in baseline.items()}
-            study.enqueue_trial(named(spec.trial, point), user_attrs={BASELINE: True})
-        # Our row comes last: without it the study is taken for unfinished, and made anew.
+            study.enqueue_trial(optuna_params(spec.trial, point), user_attrs={BASELINE: True})
+        # Our row comes last: without it the study counts as incomplete and is created again.
         with database.rdb.engine.begin() as connection:
             ours = tables.studies
-            # SQLite gives the ids of deleted studies to new ones: what another program left.
+            # SQLite reuses ids of deleted studies; another program may have left our rows.
             for table in (tables.leases, tables.workers, ours):
                 connection.execute(delete(table).where(table.c.study_id == study._study_id))
             connection.execute(
                 insert(ours).values(
                     study_id=study._study_id,
-                    token=study.user_attrs[TOKEN],
+                    token=token,
                     spec=spec.model_dump_json(),
                     total=spec.study.trials,
                     tuner_version=__version__,
@@ -56,8 +69,9 @@ def _create(database: Database, spec: StudySpec) -> StudyStore:
     return StudyStore(database, name)
 
 
-def _new_optuna_study(database: Database, name: str, objective: str) -> optuna.Study:
-    """An empty study marked with a token of ours; InputError where the name is another's."""
+def _new_optuna_study(database: Database, spec: StudySpec, token: str) -> optuna.Study:
+    """Create an empty study with our token; InputError if another program's has the name."""
+    name = spec.study.name
     try:
         study = optuna.create_study(storage=database.rdb, study_name=name, direction="minimize")
     except optuna.exceptions.DuplicatedStudyError:
@@ -65,26 +79,22 @@ def _new_optuna_study(database: Database, name: str, objective: str) -> optuna.S
         begun = [trial for trial in found.get_trials() if trial.state != TrialState.WAITING]
         if begun or TOKEN not in found.user_attrs:
             raise InputError(
-                f"study {name!r}: found a study of that name in {database.place} that tuner did "
-                "not make, expected another name"
+                f"study {name!r}: {database.place} has a study of that name that tuner did not "
+                "make; choose another name"
             ) from None
         optuna.delete_study(storage=database.rdb, study_name=name)
-        return _new_optuna_study(database, name, objective)
-    study.set_user_attr(TOKEN, uuid.uuid4().hex)
-    quietly(study.set_metric_names, [OBJECTIVES[objective]])
+        return _new_optuna_study(database, spec, token)
+    study.set_user_attr(TOKEN, token)
+    quietly(study.set_metric_names, [OBJECTIVES[spec.metrics.objective]])
     return study
 
 
-def _check_same(store: StudyStore, spec: StudySpec) -> None:
-    lines = differences(store.spec, spec)
-    if lines:
-        raise InputError(
-            f"study {store.name!r} is in {store.database.place} already, with another study file "
-            "(expected the same; choose another name, or delete the study):\n  "
-            + "\n  ".join(lines)
-        )
-
-
-def summaries(database: Database) -> list[StudySummary]:
-    """Every study of ours in the database."""
-    return [StudyStore(database, name).summary() for name in database.study_names()]
+def study_summaries(database: Database, tell: Callable[[str], None]) -> list[StudySummary]:
+    """Summarise every study made by tuner; ``tell`` gets a message per unreadable one."""
+    found = []
+    for name in database.study_names():
+        try:
+            found.append(StudyStore(database, name).summary())
+        except InputError as error:
+            tell(str(error))
+    return found

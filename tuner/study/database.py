@@ -1,105 +1,154 @@
-"""A database of studies: Optuna's tables and ours, opened."""
+"""A database of studies: opening, creating and upgrading Optuna's tables and ours."""
 
+import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from alembic.util import CommandError
-from sqlalchemy import select
+from sqlalchemy import Connection, Executable, event, select, text
 
+from tuner.environment import Place, place_of_file
 from tuner.errors import StorageError
-from tuner.study import schema, tables
-from tuner.study.connections import Address, configure, time_transactions
-from tuner.study.storage import FencedStorage, OpenStorage
+from tuner.study import rows, schema, tables
+from tuner.study.connections import Address
+from tuner.study.storage import FencedStorage
+from tuner.study.unfenced_storage import UnfencedStorage
 
-TOKEN = "tuner:token"  # the attribute that marks an Optuna study as ours
+_SERVER = "SELECT system_identifier FROM pg_control_system()"
+_MAY_ASK = "SELECT has_function_privilege('pg_control_system()', 'execute')"
+_PORT = "SELECT current_setting('port')"  # some providers keep the function from their users
+_NUMBER = "SELECT oid FROM pg_database WHERE datname = current_database()"
 
 
 class Database:
     """A database of studies, opened: Optuna's tables and ours."""
 
     def __init__(self, url: str, *, create: bool = False) -> None:
-        """StorageError where it can't be opened; with ``create`` its tables, and a SQLite file,
-        are made where they are missing."""
+        """Open the database; ``create`` makes a SQLite file, and tables, that are missing.
+
+        StorageError if it can't be opened.
+        """
         self.address = Address(url)
         self.place = self.address.place
         if create:
             _make_tables(self.address)
-        elif self.address.is_sqlite and not self.address.file.exists():
-            raise StorageError(f"{self.place}: found no database, expected one made by tuner sweep")
+        self.address.check_exists()
         with self.address.connected() as connection:
             schema.check(connection, self.place)
+            if self.address.is_sqlite:
+                # A write-ahead log lets others read during a write. Only now is it known that the
+                # database is one of ours.
+                read_only = connection.exec_driver_sql("PRAGMA query_only").scalar_one()
+                if not read_only:
+                    connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         self.rdb = _open(self.address)
         weakref.finalize(self.rdb, self.rdb.engine.dispose)  # at the latest when Python exits
 
-    @contextmanager
-    def errors(self) -> Iterator[None]:
-        """Turn what database drivers raise into one line that names the database."""
-        with self.address.errors():
-            yield
+    def errors(self) -> AbstractContextManager[None]:
+        """See ``Address.errors``."""
+        return self.address.errors()
 
-    def open_to_others(self) -> OpenStorage:
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection whose failures name the database."""
+        with self.errors(), self.rdb.engine.connect() as connection:
+            yield connection
+
+    def execute(self, statement: Executable) -> None:
+        """Execute one statement in a transaction of its own."""
+        with self.errors(), self.rdb.engine.begin() as connection:
+            connection.execute(statement)
+
+    def location(self) -> Place:
+        """What tells the database from its copies, which hold the same studies and tokens.
+
+        A SQLite file's path and inode; a Postgres server's identifier and the database's number
+        there. StorageError if the database is away.
+        """
+        if self.address.is_sqlite:
+            with self.errors():
+                return place_of_file(self.address.file)
+        with self.address.connected() as connection:
+            server = _SERVER if connection.execute(text(_MAY_ASK)).scalar_one() else _PORT
+            found = [connection.execute(text(query)).scalar_one() for query in (server, _NUMBER)]
+        return Place("postgresql", "/".join(map(str, found)))
+
+    def open_to_others(self) -> UnfencedStorage:
         """The same database for a program that knows nothing of leases. For any thread."""
         with self.errors():
-            storage = OpenStorage(*_arguments(self.address), skip_table_creation=True)
-        configure(storage.engine)
-        storage.engine.dispose()
+            storage = UnfencedStorage(*_arguments(self.address), skip_table_creation=True)
         weakref.finalize(storage, storage.engine.dispose)
         return storage
 
     def watch(self, tell: Callable[[float], None]) -> None:
-        """From here on, ``tell`` how many seconds each transaction took."""
-        time_transactions(self.rdb.engine, tell)
+        """From now on, call ``tell`` with the seconds that each transaction took.
+
+        That is as long as it had its connection, which is given back right after the commit.
+        """
+
+        def taken(connection: Any, record: Any, proxy: Any) -> None:
+            record.info["taken"] = time.perf_counter()
+
+        def given_back(connection: Any, record: Any) -> None:
+            if (began := record.info.pop("taken", None)) is not None:
+                tell(time.perf_counter() - began)
+
+        event.listen(self.rdb.engine, "checkout", taken)
+        event.listen(self.rdb.engine, "checkin", given_back)
 
     def study_names(self) -> list[str]:
         """The studies made by tuner."""
-        with self.errors():
-            with self.rdb.engine.connect() as connection:
-                columns = tables.studies.c
-                rows = connection.execute(select(columns.study_id, columns.token))
-                ours = {row.study_id: row.token for row in rows}
-            # The token, for SQLite gives the ids of deleted studies to new ones.
-            return [
-                study.study_name
-                for study in self.rdb.get_all_studies()
-                if ours.get(study._study_id, "") == study.user_attrs.get(TOKEN)
-            ]
+        ours, theirs = tables.studies.c, tables.optuna_studies.c
+        marks = tables.study_user_attributes.c
+        query = (
+            select(theirs.study_name, ours.token, marks.value_json)
+            .join(tables.studies, ours.study_id == theirs.study_id)
+            .join(tables.study_user_attributes, marks.study_id == theirs.study_id)
+            .where(marks.key == tables.TOKEN)
+            .order_by(theirs.study_id)
+        )
+        with self.reading() as connection:
+            found = connection.execute(query).all()
+        # By the token, since SQLite gives the ids of deleted studies to new ones.
+        return [str(name) for name, token, mark in found if token and rows.attribute(mark) == token]
 
 
 def _open(address: Address, *, make_tables: bool = False, check: bool = True) -> FencedStorage:
     with address.errors():
         rdb = FencedStorage(
-            *_arguments(address),
+            *_arguments(address, patient=make_tables or not check),
             skip_compatibility_check=True,
             skip_table_creation=not make_tables,
         )
-        configure(rdb.engine)
-        rdb.engine.dispose()  # connections from before that
-        if check:
-            _check_optunas(rdb, address.place)
+        versions = rdb._version_manager
+        try:
+            # Optuna's own check keeps a transaction open while it opens another connection.
+            if check and versions.get_current_version() != versions.get_head_version():
+                versions.check_table_schema_compatibility()
+        except RuntimeError as error:  # a schema of another Optuna
+            rdb.engine.dispose()
+            line = f"{address.place}: can't be used: {str(error).splitlines()[0]}"
+            raise StorageError(line) from error
     return rdb
 
 
-def _arguments(address: Address) -> tuple[str, dict[str, Any]]:
-    url = address.url.render_as_string(hide_password=False)
-    return url.replace("{", "{{").replace("}", "}}"), address.engine_options()  # it formats the URL
-
-
-def _check_optunas(rdb: FencedStorage, place: str) -> None:
-    try:
-        rdb._version_manager.check_table_schema_compatibility()
-    except RuntimeError as error:  # a schema of another Optuna
-        rdb.engine.dispose()
-        raise StorageError(f"{place}: can't be used: {str(error).splitlines()[0]}") from error
+def _arguments(address: Address, *, patient: bool = False) -> tuple[str, dict[str, Any]]:
+    # Optuna formats the URL.
+    url = address.url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+    return url, address.engine_options(patient=patient)
 
 
 def _make_tables(address: Address) -> None:
-    """Make the tables where there are none."""
+    """Create the tables if there are none."""
     if address.is_sqlite:
         with address.errors():
             address.file.parent.mkdir(parents=True, exist_ok=True)
     with address.alone():
+        if address.is_sqlite:
+            with address.errors():
+                address.file.touch(mode=0o644)
         with address.connected() as connection:
             if schema.version(connection) is not None:
                 return
@@ -110,11 +159,12 @@ def _make_tables(address: Address) -> None:
 
 
 def upgrade(url: str) -> tuple[str, str]:
-    """Bring Optuna's tables and ours to what this tuner expects: the versions before and after.
+    """Upgrade Optuna's tables and ours; returns the versions of ours before and after.
 
-    StorageError where there are none, or newer ones.
+    StorageError if there are none, or newer ones.
     """
     address = Address(url)
+    address.check_exists()
     with address.connected() as connection:
         found = schema.version(connection)
         if found is None or found > schema.HEAD:

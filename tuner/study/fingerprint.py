@@ -1,7 +1,7 @@
-"""What a study's numbers depend on: two studies can be compared where these are the same.
+"""The fingerprint of a study: studies are comparable if their fingerprints are equal.
 
-They are the inputs of a measurement, not its results, which differ a little between devices: those
-are computed once and shared as files.
+It consists of the inputs of measurements. Their results differ slightly between devices, so results
+that are shared are computed once and stored as files.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ Parts = dict[str, str]
 
 
 def digest(parts: Parts) -> str:
-    """The parts as one short word."""
+    """Hash the parts to 12 hexadecimal digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -1,35 +1,43 @@
-"""The thread that shows a worker's life: renews its leases, hears whether it is to stop."""
+"""The heartbeat thread of a worker: renews its leases and notices requests to stop."""
 
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 
 from sqlalchemy import Connection, select, update
 
 from tuner.errors import StorageError
 from tuner.study import leases, tables
-from tuner.study.connections import Address
-from tuner.study.storage import Lease
+from tuner.study.store import StudyStore
 
 
 class Heartbeat:
-    """Beats four times in the life of a lease, over a connection of its own, until stopped."""
+    """Beats four times per lease, until stopped.
+
+    Shares the storage's few connections with the worker's own thread, since a server may have none
+    to spare.
+    """
 
     def __init__(
-        self, address: Address, study_id: int, worker: str, held: dict[int, Lease], seconds: float
+        self, store: StudyStore, worker: str, seconds: float, register: Callable[[], None]
     ) -> None:
-        """Renews what is ``held`` at each beat: the storage's own dictionary."""
-        self._address, self._study_id, self._worker = address, study_id, worker
-        self._held, self._seconds = held, seconds
-        self._engine = address.engine()
+        """Renew the leases that the storage holds. ``register`` adds the worker's row again if
+        the database lacks it, as after a restore."""
+        self._address, self._engine = store.database.address, store.database.rdb.engine
+        self._study, self._held = store.key, store.database.rdb.held
+        self._worker, self._seconds, self._register = worker, seconds, register
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-        self.preparing = False  # whether to renew the right to prepare, too
-        self.stop_requested = False  # by a person, of all workers that had joined by then
+        self.hung: set[int] = set()  # trials whose leases are no longer renewed
+        self.preparing = False  # whether to renew the right to prepare as well
+        self.stop_before: float | None = None  # the last request to stop when the worker joined
+        self.stop_requested = False  # since the worker joined
         self.last_trouble: float | None = None  # time.monotonic() of the last failure
-        self.last_beat: float | None = None  # time.time() of the last that reached the database
-        # Refused: the lease was another's by then, or its trial was just ending.
+        self.last_beat: float | None = None  # time.time() of the last one that was stored
+        self._clock: tuple[float, float] | None = None  # the database's, and time.monotonic()
+        # Refused: another worker had the lease, or the trial was just ending.
         self.renewals = Counter(renewed=0, refused=0, failed=0)  # of leases
 
     def start(self) -> None:
@@ -38,7 +46,6 @@ class Heartbeat:
     def stop(self) -> None:
         self._ended.set()
         self._thread.join(timeout=min(self._seconds, 10.0))
-        self._engine.dispose()
 
     def _run(self) -> None:
         while not self._ended.wait(self._seconds / 4):
@@ -46,11 +53,15 @@ class Heartbeat:
                 self.beat()
 
     def beat(self) -> None:
-        """StorageError where the database is away: the next beat may find it again."""
-        held = dict(self._held)
+        """Beat once. StorageError if the database is away; the next beat may succeed."""
+        held = {trial: lease for trial, lease in self._held.items() if trial not in self.hung}
         try:
-            with self._address.errors(), self._engine.begin() as connection:
-                kept = self._renew(connection, held)
+            with self._address.errors():
+                with self._engine.begin() as connection:
+                    known = self._show_life(connection)
+                    kept = leases.renew(connection, held) if known else set()
+                if not known:
+                    self._register()
         except StorageError:
             self.last_trouble = time.monotonic()
             self.renewals.update(failed=len(held))
@@ -58,34 +69,39 @@ class Heartbeat:
         self.last_beat = time.time()
         self.renewals.update(renewed=len(kept), refused=len(held) - len(kept))
 
-    def _renew(self, connection: Connection, held: dict[int, Lease]) -> set[int]:
-        """The trials whose leases were renewed, of those ``held``."""
+    def _show_life(self, connection: Connection) -> bool:
+        """Store the time; returns whether the database has the worker and its study."""
         who, studies = tables.workers, tables.studies
-        joined_at = connection.execute(
+        seen_at = connection.execute(
             update(who)
-            .where(who.c.worker == self._worker)
+            .where(who.c.worker == self._worker, self._study.lives())
             .values(seen_at=tables.db_now())
-            .returning(who.c.joined_at)
+            .returning(who.c.seen_at)
         ).scalar_one_or_none()
-        kept = leases.renew(connection, held)
         if self.preparing:
-            connection.execute(
-                update(studies)
-                .where(studies.c.study_id == self._study_id, studies.c.preparer == self._worker)
-                .values(preparer_until=tables.db_now() + self._seconds)
-            )
-        query = select(studies.c.stop_at).where(studies.c.study_id == self._study_id)
+            leases.renew_preparation(connection, self._study, self._worker, self._seconds)
+        if seen_at is None:
+            return False
+        self.compare_clocks(seen_at)
+        query = select(studies.c.stop_at).where(self._study.row())
         stop_at = connection.execute(query).scalar_one_or_none()
-        if joined_at is not None and stop_at is not None and stop_at > joined_at:
+        # Compared for equality only: the database's clock may have been set since.
+        if stop_at is not None and stop_at != self.stop_before:
             self.stop_requested = True
-        return kept
+        return True
 
-    def give_back_all(self) -> None:
-        """Let other workers take all that is held, at once."""
-        with self._address.errors(), self._engine.begin() as connection:
-            for trial_id, lease in dict(self._held).items():
-                leases.give_back(connection, trial_id, lease)
-            who = tables.workers
-            connection.execute(
-                update(who).where(who.c.worker == self._worker).values(left_at=tables.db_now())
-            )
+    def compare_clocks(self, now: float) -> None:
+        """Note the database's time. If its clock was set, expired leases can't be told from others
+        until their owners have had time to renew them."""
+        here = time.monotonic()
+        if self._clock is not None and abs(now - self._clock[0] - here + self._clock[1]) > (
+            self._seconds / 4
+        ):
+            self.last_trouble = here
+        self._clock = now, here
+
+    @property
+    def latest_now(self) -> float:
+        """The latest time that the database's clock can show unless it was set forward."""
+        assert self._clock is not None, "known since the worker joined"
+        return self._clock[0] + time.monotonic() - self._clock[1] + self._seconds / 4

@@ -1,66 +1,69 @@
-"""How much each searched parameter matters for the value of complete trials, by Optuna's fANOVA."""
+"""Importance of each searched parameter for reaching low values, by Optuna's PED-ANOVA."""
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import optuna
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tuner.conditions import branches, named, plain
-from tuner.errors import InputError
-from tuner.spec import StudySpec
-from tuner.study.space import distributions
-from tuner.study.store import TrialRecord
+from tuner.spec.branches import optuna_params, setting_name
+from tuner.spec.study import StudySpec
+from tuner.study.records import TrialRecord
+from tuner.study.space import distributions, misfit
 
-FEWEST = 5  # complete trials; a forest grown on fewer says nothing
+FEWEST = 5  # complete trials; importances from fewer are noise
+# The lowest values are compared with all: at least this share and this many trials, at most half.
+TOP_SHARE, TOP_TRIALS = 0.2, 10
 
 
 class Importances(NamedTuple):
-    """Shares of the values' variance, which add up to one, the largest first; empty for fewer than
-    ``FEWEST`` trials. ``left_out`` are the parameters that not all of the ``trials`` have."""
+    """Importances that add up to one, the largest first; ``missing`` says why there are none."""
 
-    shares: dict[str, float]
-    trials: int
-    left_out: tuple[str, ...]
+    shares: dict[str, float]  # by parameter, as the study file names it
+    trials: int  # that they are computed from
+    missing: str | None = None
 
 
 def importances(spec: StudySpec, trials: Sequence[TrialRecord]) -> Importances:
-    """Of each parameter that all complete trials have: the share of the variance of a random
-    forest's predictions that it explains alone (Hutter, Hoos and Leyton-Brown 2014).
+    """Compare the distribution of each parameter among the best complete trials with that among
+    all of them: the Pearson divergence (Watanabe, Bansal and Hutter 2023).
 
-    Equal trials give equal shares. InputError where scikit-learn is not installed.
+    A parameter that only some trials have counts by how often they are among the best. Equal trials
+    give equal importances.
     """
-    complete = [_frozen(spec, trial) for trial in trials if trial.state == "COMPLETE"]
-    if len(complete) < FEWEST:
-        return Importances({}, len(complete), ())
-    try:
-        evaluator = FanovaImportanceEvaluator(seed=spec.study.seed)
-    except ImportError:
-        raise InputError(
-            "parameter importances: found no scikit-learn, expected the extra report: "
-            "pip install 'tuner[report]'"
-        ) from None
+    usable = [t for t in trials if t.state == "COMPLETE" and t.value is not None]
+    complete = [
+        _frozen(spec, t)
+        for t in usable
+        if misfit(spec, optuna_params(spec.trial, t.params)) is None
+    ]
+    count = len(complete)
+    if count < FEWEST:
+        needed = f"at least {FEWEST} complete trials are needed"
+        return Importances({}, count, f"{needed}, and {count} of {len(trials)} are complete")
+    if len({trial.value for trial in complete}) == 1:
+        return Importances({}, count, f"all {count} complete trials have the same value")
     study = optuna.create_study(storage=optuna.storages.InMemoryStorage())
     study.add_trials(complete)
-    found = get_param_importances(study, evaluator=evaluator)
-    shares = {plain(name): float(share) for name, share in found.items()}
-    return Importances(shares, len(complete), _left_out(spec, set(shares)))
+    quantile = min(0.5, max(TOP_SHARE, TOP_TRIALS / count))
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=quantile)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna's, if many trials share the lowest value
+        found = get_param_importances(study, evaluator=evaluator)
+    return Importances({name: float(share) for name, share in found.items()}, count)
 
 
 def _frozen(spec: StudySpec, trial: TrialRecord) -> FrozenTrial:
-    params = named(spec.trial, trial.params)
-    space = distributions(spec, params)
-    known = {name: value for name, value in params.items() if name in space}
+    """The trial for Optuna, with the study file's names: a setting that is searched in several
+    branches is one parameter, with another range in each."""
+    space = distributions(spec, optuna_params(spec.trial, trial.params))
+    space = {setting_name(name): distribution for name, distribution in space.items()}
+    params = {name: value for name, value in trial.params.items() if name in space}
     return create_trial(
         state=TrialState.COMPLETE,
         value=trial.value,
-        params=known,
-        distributions={name: space[name] for name in known},
+        params=params,
+        distributions={name: space[name] for name in params},
     )
-
-
-def _left_out(spec: StudySpec, known: set[str]) -> tuple[str, ...]:
-    parts = [(*branch.given, *branch.searched()) for branch in branches(spec.trial)]
-    names = dict.fromkeys(plain(name) for part in parts for name in part)
-    return tuple(name for name in names if name not in known)

@@ -1,4 +1,8 @@
-"""Who owns which trial: leases as they are looked for, taken, renewed and given back."""
+"""Leases, which state the worker that owns each trial: created, taken over, renewed, given back.
+
+One worker at a time also has the right to prepare what all workers of a study share: a lease on the
+study's own row.
+"""
 
 from collections.abc import Collection
 from typing import NamedTuple
@@ -9,22 +13,41 @@ from sqlalchemy import (
     Connection,
     and_,
     case,
+    delete,
     func,
+    insert,
     literal,
     or_,
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from tuner.study import tables
-from tuner.study.processes import Process, has_died
-from tuner.study.storage import Lease
+from tuner.study.tables import StudyKey
+from tuner.study.workers import dead_among
 
-STRAY_SECONDS = 600.0  # a running trial that no worker of ours made is left alone this long
+MAX_REMAINING = 2 * 86_400.0  # seconds; a lease lasts a day at most
+ORPHAN_SECONDS = 600.0  # for which a running trial that another program began is left to it
 
-_ours = tables.leases.c
+_leases, _studies = tables.leases.c, tables.studies.c
+
+
+class Lease(NamedTuple):
+    """A worker's right to write to a trial, for ``seconds`` from its last write or renewal."""
+
+    worker: str
+    token: int
+    seconds: float
+
+    def matches(self, trial_id: int) -> tuple[ColumnElement[bool], ...]:
+        """Conditions under which a row of ``tuner_leases`` is this lease of the trial, and held."""
+        return (
+            _leases.trial_id == trial_id,
+            _leases.worker == self.worker,
+            _leases.token == self.token,
+            _leases.status == "held",
+        )
 
 
 class Taken(NamedTuple):
@@ -36,48 +59,78 @@ class Taken(NamedTuple):
     takeovers: int  # since then
 
 
-_TAKEN = (_ours.trial_id, _ours.token, _ours.epoch, _ours.takeovers)
+_TAKEN = (_leases.trial_id, _leases.token, _leases.epoch, _leases.takeovers)
+
+
+def create(session: Session, study_id: int, trial_id: int, lease: Lease) -> None:
+    """Lease a trial that is being created in this transaction."""
+    if session.get_bind().dialect.name == "sqlite":
+        # SQLite reuses the ids of deleted trials, and other programs delete trials without the
+        # rows of ours that belong to them.
+        for table in (tables.leases, tables.epochs):
+            session.execute(delete(table).where(table.c.trial_id == trial_id))
+    session.execute(
+        insert(tables.leases).values(
+            trial_id=trial_id,
+            study_id=study_id,
+            status="held",
+            worker=lease.worker,
+            token=lease.token,
+            expires_at=tables.db_now() + lease.seconds,
+            epoch=0,
+            takeovers=0,
+        )
+    )
 
 
 def held_unknown(
     session: Session, study_id: int, worker: str, known: Collection[int]
 ) -> Taken | None:
-    """A trial that is leased to the worker without its knowledge: the answer was lost."""
+    """Find a trial leased to the worker that it does not know of: the answer was lost."""
     query = select(*_TAKEN).where(
-        _ours.study_id == study_id,
-        _ours.worker == worker,
-        _ours.status == "held",
-        _ours.trial_id.not_in(known),
+        _leases.study_id == study_id,
+        _leases.worker == worker,
+        _leases.status == "held",
+        _leases.trial_id.not_in(known),
     )
     row = session.execute(query.limit(1)).one_or_none()
     return None if row is None else Taken(*row)
 
 
 def take(
-    session: Session, study_id: int, lease: Lease, dead: Collection[str], *, expired: bool
+    session: Session, study: StudyKey, lease: Lease, dead: Collection[str], latest: float | None
 ) -> Taken | None:
-    """Take over a trial that was given back, or whose worker is among the ``dead``, or, if
-    ``expired`` may be taken, whose lease ran out. A token one higher shuts the old owner out."""
-    free = _ours.status == "free"
-    ran_out = [_ours.expires_at < tables.db_now()] if expired else []
-    lost = and_(_ours.status == "held", or_(_ours.worker.in_(dead), *ran_out))
-    available = and_(_ours.study_id == study_id, or_(free, lost))
+    """Take over a trial that was given back, whose worker is ``dead``, or whose lease has expired.
+
+    The token is raised by one, which fences off the previous owner. A status or an expiry that no
+    worker writes, and that would last for ever, counts as given back or expired.
+
+    ``latest`` is the latest time that the database's clock can show. No lease counts as expired
+    if it is None, or if the clock is ahead of it: then the clock was set forward, and the owners
+    have not had time to renew their leases.
+    """
+    free = _leases.status.not_in(("held", "done"))
+    now = tables.db_now()
+    over = or_(_leases.expires_at < now, _leases.expires_at > now + MAX_REMAINING)
+    expired = [] if latest is None else [and_(over, now <= latest)]
+    lost = and_(_leases.status == "held", or_(_leases.worker.in_(dead), *expired))
+    available = and_(_leases.study_id == study.study_id, study.lives(), or_(free, lost))
     first = (
-        select(_ours.trial_id)
+        select(_leases.trial_id)
         .where(available)
-        .order_by(_ours.expires_at)
+        .order_by(_leases.expires_at)
         .limit(1)
         .with_for_update(skip_locked=True)
     )
     row = session.execute(
         update(tables.leases)
-        .where(_ours.trial_id == first.scalar_subquery(), available)
+        .where(_leases.trial_id == first.scalar_subquery(), available)
         .values(
             status="held",
             worker=lease.worker,
-            token=_ours.token + 1,
+            token=_leases.token + 1,
             expires_at=tables.db_now() + lease.seconds,
-            takeovers=_ours.takeovers + case((_ours.status == "held", 1), else_=0),
+            takeovers=_leases.takeovers + case((_leases.status == "held", 1), else_=0),
         )
         .returning(*_TAKEN)
     ).one_or_none()
@@ -85,78 +138,119 @@ def take(
 
 
 def dead_workers(session: Session, study_id: int, me: str) -> list[str]:
-    """Workers with leases that were processes of this machine, and are no more."""
-    who = tables.workers.c
-    query = (
-        select(who.worker, who.host, who.place, who.pid, who.pid_since)
-        .join(tables.leases, _ours.worker == who.worker)
-        .where(_ours.study_id == study_id, _ours.status == "held", who.worker != me)
-        .distinct()
-    )
-    return [worker for worker, *process in session.execute(query) if has_died(Process(*process))]
+    """The workers that hold leases and were processes of this machine, but have died."""
+    held = (_leases.study_id == study_id, _leases.status == "held", _leases.worker != me)
+    return dead_among(session, _leases.worker, *held)
 
 
-def lease_strays(session: Session, study_id: int) -> None:
-    """Give running trials that have no lease one that nobody renews: they were made by another
-    program than ours, and may be taken over once it has had time to end them."""
+def lease_orphans(session: Session, study: StudyKey) -> None:
+    """Lease running trials that have no lease to nobody, so that they can be taken over.
+
+    Another program began them, and has ``ORPHAN_SECONDS`` to end them. A running trial whose lease
+    is done was begun again by another program, and is free at once.
+    """
     trials, epochs = tables.optuna_trials.c, tables.epochs.c
+    running = select(trials.trial_id).where(
+        trials.study_id == study.study_id, trials.state == TrialState.RUNNING
+    )
+    again = (_leases.status == "done") & _leases.trial_id.in_(running)
+    session.execute(update(tables.leases).where(again, study.lives()).values(status="free"))
     reported = select(func.count()).where(epochs.trial_id == trials.trial_id).scalar_subquery()
-    strays = select(
+    orphans = select(
         trials.trial_id,
         trials.study_id,
         literal("held"),
         literal(0),
-        tables.db_now() + STRAY_SECONDS,
+        tables.db_now() + ORPHAN_SECONDS,
         reported,
         literal(0),
     ).where(
-        trials.study_id == study_id,
+        trials.study_id == study.study_id,
+        study.lives(),
         trials.state == TrialState.RUNNING,
-        ~select(_ours.trial_id).where(_ours.trial_id == trials.trial_id).exists(),
+        ~select(_leases.trial_id).where(_leases.trial_id == trials.trial_id).exists(),
     )
     names = ["trial_id", "study_id", "status", "token", "expires_at", "epoch", "takeovers"]
-    postgres = session.get_bind().dialect.name == "postgresql"
-    insert = postgresql.insert if postgres else sqlite.insert
-    lease = insert(tables.leases).from_select(names, strays)
-    session.execute(lease.on_conflict_do_nothing())  # another worker saw it, too
+    new = tables.insert_into(session, tables.leases).from_select(names, orphans)
+    session.execute(new.on_conflict_do_nothing())  # another worker may lease them at the same time
+
+
+def shorten(session: Session, study: StudyKey, seconds: float) -> None:
+    """Cut leases to the longest that any worker takes; a living owner renews its own in time.
+
+    Longer ones were written before the database's clock was set back.
+    """
+    longest = tables.db_now() + case((_leases.worker.is_(None), ORPHAN_SECONDS), else_=seconds)
+    session.execute(
+        update(tables.leases)
+        .where(_leases.study_id == study.study_id, study.lives())
+        .where(_leases.status == "held", _leases.expires_at > longest)
+        .values(expires_at=longest)
+    )
 
 
 def renew(connection: Connection, leases: dict[int, Lease]) -> set[int]:
     """Prolong the leases; returns the trials that are still held under them."""
-    kept = set()
+    kept = set[int]()
     for trial_id, lease in leases.items():
-        row = connection.execute(
-            update(tables.leases)
-            .where(*_held_under(trial_id, lease))
-            .values(expires_at=tables.db_now() + lease.seconds)
-            .returning(_ours.trial_id)
-        ).one_or_none()
-        kept |= {trial_id} if row else set()
+        later = update(tables.leases).values(expires_at=tables.db_now() + lease.seconds)
+        renewed = later.where(*lease.matches(trial_id)).returning(_leases.trial_id)
+        kept.update(connection.execute(renewed).scalars())
     return kept
 
 
-def give_back(connection: Connection, trial_id: int, lease: Lease) -> None:
-    """Let another worker take the trial at once, if the lease still holds."""
-    connection.execute(
+def give_back(
+    connection: Connection, trial_id: int, lease: Lease, *, hung: bool = False
+) -> int | None:
+    """Let another worker take the trial at once; returns the last epoch reported, or None if the
+    lease is not held any more. ``hung`` counts as a takeover, as if the worker had died."""
+    row = connection.execute(
         update(tables.leases)
-        .where(*_held_under(trial_id, lease))
-        .values(status="free", worker=None, expires_at=tables.db_now())
-    )
-
-
-def _held_under(trial_id: int, lease: Lease) -> tuple[ColumnElement[bool], ...]:
-    return (
-        _ours.trial_id == trial_id,
-        _ours.worker == lease.worker,
-        _ours.token == lease.token,
-        _ours.status == "held",
-    )
+        .where(*lease.matches(trial_id))
+        .values(
+            status="free",
+            worker=None,
+            expires_at=tables.db_now(),
+            takeovers=_leases.takeovers + int(hung),
+        )
+        .returning(_leases.epoch)
+    ).one_or_none()
+    return None if row is None else int(row.epoch)
 
 
 def status(session: Session, trial_id: int, lease: Lease) -> str | None:
-    """What became of a lease: held, done; None once it is another's."""
-    query = select(_ours.status).where(
-        _ours.trial_id == trial_id, _ours.worker == lease.worker, _ours.token == lease.token
+    """The status of a lease, held or done; None if it is another worker's by now."""
+    query = select(_leases.status).where(
+        _leases.trial_id == trial_id, _leases.worker == lease.worker, _leases.token == lease.token
     )
-    found = session.execute(query).scalar_one_or_none()
-    return None if found is None else str(found)
+    found: str | None = session.execute(query).scalar_one_or_none()
+    return found
+
+
+def acquire_preparation(session: Session, study: StudyKey, worker: str, seconds: float) -> bool:
+    """Take the right for ``seconds``, if it is free, expired, this worker's or a dead one's."""
+    until = tables.db_now() + seconds
+    free = or_(
+        _studies.preparer.is_(None),
+        _studies.preparer == worker,
+        _studies.preparer.in_(dead_among(session, _studies.preparer, study.row())),
+        _studies.preparer_until < tables.db_now(),
+    )
+    # A later time was written before the database's clock was set back.
+    later = update(tables.studies).where(study.row(), _studies.preparer_until > until)
+    session.execute(later.values(preparer_until=until))
+    taken = update(tables.studies).where(study.row(), free)
+    taken = taken.values(preparer=worker, preparer_until=until)
+    return session.execute(taken.returning(_studies.study_id)).one_or_none() is not None
+
+
+def renew_preparation(connection: Connection, study: StudyKey, worker: str, seconds: float) -> None:
+    """Keep the right for another ``seconds``, if the worker still has it."""
+    mine = update(tables.studies).where(study.row(), _studies.preparer == worker)
+    connection.execute(mine.values(preparer_until=tables.db_now() + seconds))
+
+
+def release_preparation(connection: Session | Connection, study: StudyKey, worker: str) -> None:
+    """Give the right up, if the worker still has it."""
+    mine = update(tables.studies).where(study.row(), _studies.preparer == worker)
+    connection.execute(mine.values(preparer=None, preparer_until=None))

@@ -1,12 +1,10 @@
-"""How early a study's trials could have been told apart: the rank of each epoch's values beside
-that of the final ones, and pruners replayed over recorded learning curves, nothing trained again.
+"""How early trials could have been pruned: rank correlations and pruners on recorded curves.
 
-What a replay can't know: a sampler that learns would have chosen other trials after other prunings;
-workers side by side see less of each other than trials one after another do; and a curve that ended
-early is seen only as far as it goes.
+Nothing is trained. Limits of a replay: an adaptive sampler would have chosen other trials after
+other prunings; parallel workers see less of each other's trials than sequential ones do; and a
+curve that ended early is known only as far as it goes.
 """
 
-import math
 import random
 import statistics
 import tomllib
@@ -17,18 +15,20 @@ import optuna
 from optuna.trial import TrialState
 
 from tuner.errors import InputError
-from tuner.policies import PrunerSpec
-from tuner.spec import StudySpec
-from tuner.specfile import parse_spec
-from tuner.study.search import build_pruner
-from tuner.study.store import TrialRecord
+from tuner.spec.loading import parse_spec
+from tuner.spec.search import PrunerSpec
+from tuner.spec.study import StudySpec
+from tuner.study.records import TrialRecord
+from tuner.study.samplers import make_pruner
 
 FEWEST = 3  # trials; two are always in perfect order, one way or the other
 
 
 class Curve(NamedTuple):
-    """A recorded trial. ``values`` are what Optuna was given, ``seconds`` what training and
-    evaluation took, both by epoch; an epoch without a number has only its seconds."""
+    """A recorded trial: the values that Optuna got, and the seconds of training and evaluating.
+
+    Both are by epoch; an epoch that was not measured has only its seconds.
+    """
 
     trial: int
     state: str  # RUNNING, COMPLETE, PRUNED, FAIL
@@ -42,13 +42,15 @@ class Curve(NamedTuple):
 
     @property
     def final(self) -> float:
-        """What the trial is judged by, if it ends where the curve does."""
+        """The trial's value, if it ends where the curve does."""
         return self.values[max(self.values)]
 
 
 class Correlation(NamedTuple):
-    """How well the values after ``epoch`` rank ``trials`` whole trials: 1 is as in the end. None
-    for fewer than three trials, and where all values are the same."""
+    """How well the values after ``epoch`` rank ``trials`` whole trials: 1 is as in the end.
+
+    None for fewer than three trials, and where all values are the same.
+    """
 
     epoch: int
     trials: int
@@ -57,7 +59,7 @@ class Correlation(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a pruner would have done, over ``orders`` orders of the trials; shares are of one.
+    """The effect of a pruner over ``orders`` orders of the trials; shares are fractions of one.
 
     Only whole curves survive, unless pruned. In an order in which none does the winner is lost,
     and there is no regret: the means of it are over the other orders, None where there are none.
@@ -79,19 +81,13 @@ class Outcome(NamedTuple):
 def curves_of(trials: Sequence[TrialRecord], objective: str, keeps_best: bool) -> list[Curve]:
     """The learning curves of ``trials``: of the ``objective``, or where ``keeps_best`` of its best
     value so far."""
-    return [_curve(trial, objective, keeps_best) for trial in trials]
-
-
-def _curve(trial: TrialRecord, objective: str, keeps_best: bool) -> Curve:
-    values: dict[int, float] = {}
-    best = math.inf
-    for report in trial.reports:
-        value = report.value(objective)
-        if value is not None:
-            best = min(best, value)
-            values[report.epoch] = best if keeps_best else value
-    seconds = {r.epoch: r.train_seconds + r.evaluate_seconds for r in trial.reports}
-    return Curve(trial.number, trial.state, values, seconds)
+    curves = []
+    for trial in trials:
+        history = trial.history
+        values = history.best_so_far(objective) if keeps_best else dict(history.measured(objective))
+        seconds = {report.epoch: report.seconds for report in history}
+        curves.append(Curve(trial.number, trial.state, values, seconds))
+    return curves
 
 
 def winner_of(curves: Sequence[Curve]) -> Curve | None:
@@ -134,7 +130,7 @@ def parse_pruner(text: str, spec: StudySpec) -> PrunerSpec:
 
 
 def pruner_text(pruner: Any) -> str:
-    """The pruner as ``parse_pruner`` reads it, without what is at its default."""
+    """The pruner as ``parse_pruner`` reads it, without options at their defaults."""
     options = _changed(pruner)
     return f"{pruner.name}:{','.join(options)}" if options else str(pruner.name)
 
@@ -150,14 +146,14 @@ def _changed(pruner: Any) -> list[str]:
 def replay(
     curves: Sequence[Curve], pruner: PrunerSpec, spec: StudySpec, orders: int = 1
 ) -> Outcome:
-    """What ``pruner`` would have done to the trials of the study of ``spec``, one after another: as
-    they were recorded, and in ``orders - 1`` random orders that follow from the study's seed.
+    """Apply ``pruner`` to the trials of a study of ``spec``, one after another: in recorded order,
+    and in ``orders - 1`` random orders drawn from the study's seed.
 
     ValueError without a whole curve.
     """
     winner = winner_of(curves)
     if winner is None:
-        raise ValueError("found no whole curve, expected at least one")
+        raise ValueError("no curve reaches the last epoch")
     draw = random.Random(spec.study.seed)
     shuffled = [draw.sample(curves, len(curves)) for _ in range(orders - 1)]
     ends = [prunings(order, pruner, spec) for order in (curves, *shuffled)]
@@ -193,32 +189,25 @@ def _trained(curves: Sequence[Curve], ends: dict[int, int]) -> list[float]:
 
 
 def prunings(curves: Sequence[Curve], pruner: PrunerSpec, spec: StudySpec) -> dict[int, int]:
-    """The epoch after which each trial is pruned that is, by its recorded number.
+    """The epochs after which trials are pruned, by their recorded numbers.
 
-    The trials are run one after another in a study in memory, and numbered anew from 0. It bears
-    the recorded one's name, from which Hyperband draws its brackets.
+    The trials run one after another, as a worker runs them, in a study in memory that numbers them
+    from 0. It has the recorded study's name, from which Hyperband draws its brackets.
     """
-    storage, epochs = optuna.storages.InMemoryStorage(), spec.study.epochs
+    storage = optuna.storages.InMemoryStorage()
     study = optuna.create_study(storage=storage, study_name=spec.study.name)
-    study.pruner = build_pruner(pruner, epochs, spec.metrics.every)
-    ends = {curve.trial: _run(study, storage, curve, epochs) for curve in curves}
-    return {trial: epoch for trial, epoch in ends.items() if epoch is not None}
-
-
-def _run(
-    study: optuna.Study, storage: optuna.storages.BaseStorage, curve: Curve, epochs: int
-) -> int | None:
-    """Run a trial as a worker does; the epoch after which it is pruned, None where it isn't."""
-    trial_id = storage.create_new_trial(study._study_id)
-    end = value = None
-    for epoch, value in curve.values.items():
-        storage.set_trial_intermediate_value(trial_id, epoch, value)
-        # At the last epoch it is asked too, for what it notes on the trial; its word is too late.
-        stop = study.pruner.prune(study, storage.get_trial(trial_id))
-        if stop and epoch < epochs:
-            end = epoch
-            break
-    survives = curve.whole and end is None
-    state = TrialState.COMPLETE if survives else TrialState.PRUNED
-    storage.set_trial_state_values(trial_id, state, None if value is None else [value])
-    return end
+    study.pruner = make_pruner(spec, pruner)
+    ends = {}
+    for curve in curves:
+        trial_id = storage.create_new_trial(study._study_id)
+        value = None
+        for epoch, value in curve.values.items():
+            storage.set_trial_intermediate_value(trial_id, epoch, value)
+            # The pruner also sees the last epoch, for its notes on the trial, but can't prune then.
+            if study.pruner.prune(study, storage.get_trial(trial_id)) and epoch < spec.study.epochs:
+                ends[curve.trial] = epoch
+                break
+        survives = curve.whole and curve.trial not in ends
+        state = TrialState.COMPLETE if survives else TrialState.PRUNED
+        storage.set_trial_state_values(trial_id, state, None if value is None else [value])
+    return ends

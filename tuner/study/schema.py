@@ -1,20 +1,37 @@
-"""The version of our tables in a database: checked by all who open it, raised by Alembic."""
+"""The schema version of our tables: checked when a database is opened, raised by Alembic."""
 
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, inspect, text
 
+from tuner import hints
 from tuner.errors import StorageError
 
 VERSION_TABLE = "tuner_schema"
-HEAD = "0003"  # the newest of the migrations, which a test holds it against
+MIGRATIONS = Path(__file__).parent / "migrations"
+HEAD = max(path.name[:4] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))  # the newest
 UNVERSIONED = "0001"  # databases from before versions were written down
 
 
+def _is_ours(thing: Any, name: str | None, kind: str, reflected: bool, other: Any) -> bool:
+    """Whether a table is neither Optuna's nor the one that holds the version."""
+    return kind != "table" or (str(name).startswith("tuner_") and name != VERSION_TABLE)
+
+
+# How Alembic compares our tables with those of a database.
+COMPARISON: dict[str, Any] = {
+    "version_table": VERSION_TABLE,
+    "include_object": _is_ours,
+    "compare_type": True,
+    "compare_server_default": True,
+}
+
+
 def version(connection: Connection) -> str | None:
-    """The version of the tables that are there; None where there are none."""
+    """The version of our tables; None if there are none."""
     found = inspect(connection)
     if found.has_table(VERSION_TABLE):
         number = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
@@ -27,29 +44,35 @@ def check(connection: Connection, place: str) -> None:
     found = version(connection)
     if found is None:
         raise StorageError(
-            f"{place}: found no tables of tuner, expected a database that tuner create has filled"
+            f"{place}: no tables of tuner; to create them, run: "
+            f"{hints.command('create', 'STUDY.toml')}"
         )
+    needs = f"this tuner needs schema {HEAD}"
     if found > HEAD:
-        raise StorageError(
-            f"{place}: found schema {found} of a newer tuner, expected {HEAD}; upgrade this tuner"
-        )
+        raise StorageError(f"{place}: schema {found} of a newer tuner; {needs}: upgrade tuner")
     if found < HEAD:
+        upgrade = hints.command("db", "upgrade")
         raise StorageError(
-            f"{place}: found schema {found} of an older tuner, expected {HEAD}; "
-            "stop its workers, then run: tuner db upgrade"
+            f"{place}: schema {found} of an older tuner; {needs}: stop all workers, "
+            f"then run: {upgrade}"
         )
 
 
 def upgrade(engine: Engine) -> None:
-    """Make our tables, or bring them to HEAD, in one transaction. Optuna's must be there."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    """Create our tables, or bring them to HEAD, in one transaction. Optuna's must exist."""
     with engine.begin() as connection:
-        if engine.dialect.name == "sqlite":  # whose driver would commit each statement apart
+        if engine.dialect.name == "sqlite":  # its driver would commit each statement by itself
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-        config.attributes["connection"] = connection
+        config = alembic_config(connection)
         found = version(connection)
         if found == UNVERSIONED and not inspect(connection).has_table(VERSION_TABLE):
             command.stamp(config, UNVERSIONED)
         if found != HEAD:
             command.upgrade(config, "head")
+
+
+def alembic_config(connection: Connection) -> Config:
+    """Alembic's configuration for our migrations over ``connection``."""
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(MIGRATIONS))
+    return config

@@ -1,4 +1,4 @@
-"""The search space as Optuna's distributions, and a point of it as a ``TrialConfig``."""
+"""The search space as Optuna distributions, and a point of it as a ``TrialConfig``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,13 +11,11 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from tuner.combinations import values_of
-from tuner.conditions import branch_at, deciders
-from tuner.settings import Choices, Range
-from tuner.spec import DEFAULT_PENALTY, OWN_NORMS, PENALISED, PENALTIES, StudySpec
-from tuner.trial import Hyperparameters, Premises, Program, TrialConfig
-
-_NO_NORMS = ("none", "none")  # networks that are not tuner's own decide for themselves
+from tuner.spec.branches import branch_at, deciders
+from tuner.spec.parameters import Choices, Range, values_of
+from tuner.spec.study import StudySpec
+from tuner.spec.traits import DEFAULT_PENALTY, LOSSES, NETWORKS, PENALTIES
+from tuner.trial import DatasetInfo, Hyperparameters, Program, TrialConfig
 
 
 def distributions(
@@ -44,17 +42,46 @@ def _distribution(setting: Choices | Range) -> BaseDistribution:
     return FloatDistribution(low, high, log=log, step=step)
 
 
+def misfit(spec: StudySpec, params: Mapping[str, Any]) -> str | None:
+    """Why ``params``, by Optuna's names, lie outside the space; None if they fit."""
+    wanted = distributions(spec, params)
+    for name in sorted(params, key=lambda name: name not in wanted):
+        shown = f"{name} = {str(params[name])[:80]!r}"
+        if name not in wanted:
+            return f"{shown} is not searched by this study"
+        if not contains(wanted[name], params[name]):
+            return f"{shown} is outside the search space: {_words(wanted[name])}"
+    return None
+
+
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether the distribution contains the value."""
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _words(distribution: BaseDistribution) -> str:
+    if isinstance(distribution, CategoricalDistribution):
+        return f"one of {', '.join(map(str, distribution.choices))}"
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    step = f" in steps of {distribution.step:g}" if (distribution.step or 1) != 1 else ""
+    return f"{distribution.low:g} to {distribution.high:g}{step}"
+
+
 def trial_config(
-    spec: StudySpec, params: Mapping[str, Any], number: int, premises: Premises
+    spec: StudySpec, params: Mapping[str, Any], number: int, dataset: DatasetInfo
 ) -> TrialConfig:
     """The trial ``number`` of a study, at the point ``params`` of its space."""
     branch = branch_at(spec.trial, params)
     assert branch is not None, params
     settings = branch.trial.settings()
-    found = {name: params.get(branch.names.get(name, name), value) for name, value in settings}
-    values = _completed(found)
-    program = _program(values, premises)
-    total = spec.study.epochs * program.images_per_epoch(premises.images)
+    values = {name: params.get(branch.names.get(name, name), value) for name, value in settings}
+    defaults = _defaults(values)
+    values |= {name: default for name, default in defaults.items() if values[name] is None}
+    program = _program(values, dataset)
+    total = spec.study.epochs * program.images_per_epoch(dataset.images)
     values["total_images"] = total
     if values["decay_images"] is None:
         values["decay_images"] = max(1, total - values["warmup_images"])
@@ -67,51 +94,32 @@ def trial_config(
     )
 
 
-def _completed(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings with those filled in that follow from others where they are not given."""
-    networks = zip(("generator", "discriminator"), (0, 1), strict=True)
-    for network, side in networks:
+def _defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of settings that follow from others unless they are given."""
+    defaults = {}
+    for side, network in enumerate(("generator", "discriminator")):
         for name in ("optimizer", "learning_rate", "beta1", "beta2"):
-            values[f"{network}_{name}"] = _or(values[f"{network}_{name}"], values[name])
-        own = OWN_NORMS.get(values[network], _NO_NORMS)[side]
-        values[f"{network}_norm"] = _or(values[f"{network}_norm"], own)
-    weight = DEFAULT_PENALTY if values["loss"] in PENALISED else 0.0
-    values["gradient_penalty"] = _or(values["gradient_penalty"], weight)
-    return values
+            defaults[f"{network}_{name}"] = values[name]
+        traits = NETWORKS.get(values[network])  # custom networks choose their norms themselves
+        defaults[f"{network}_norm"] = "none" if traits is None else traits.norms[side]
+    weight = DEFAULT_PENALTY if LOSSES[values["loss"]].penalised else 0.0
+    return defaults | {"gradient_penalty": weight}
 
 
-def _program(values: Mapping[str, Any], premises: Premises) -> Program:
-    sources = dict(premises.sources)
-    own = [
-        sources[name] for name in (values["generator"], values["discriminator"]) if name in sources
-    ]
-    return Program(
-        generator=values["generator"],
-        discriminator=values["discriminator"],
-        width=values["width"],
-        latent_dim=values["latent_dim"],
-        image_shape=premises.image_shape,
-        batch_size=values["batch_size"],
-        loss=values["loss"],
-        generator_optimizer=values["generator_optimizer"],
-        discriminator_optimizer=values["discriminator_optimizer"],
-        d_steps=values["d_steps"],
-        ema=values["ema_decay"] > 0,
-        generator_norm=values["generator_norm"],
-        discriminator_norm=values["discriminator_norm"],
-        classes=premises.classes if values["conditional"] == "on" else 0,
-        penalties=tuple(name for name in PENALTIES if values[name] > 0),
-        augment=() if values["augment"] == "none" else tuple(values["augment"].split("+")),
-        flips=values["flips"] == "on",
-        instance_noise=values["instance_noise"] > 0,
-        schedule=values["schedule"],
-        precision=values["precision"],
-        sources="+".join(own),
-    )
-
-
-def _or(value: Any, otherwise: Any) -> Any:
-    return otherwise if value is None else value
+def _program(values: Mapping[str, Any], dataset: DatasetInfo) -> Program:
+    sources = dict(dataset.sources)
+    networks = values["generator"], values["discriminator"]
+    derived = {
+        "image_shape": dataset.image_shape,
+        "ema": values["ema_decay"] > 0,
+        "classes": dataset.classes if values["conditional"] == "on" else 0,
+        "penalties": tuple(name for name in PENALTIES if values[name] > 0),
+        "augment": () if values["augment"] == "none" else tuple(values["augment"].split("+")),
+        "flips": values["flips"] == "on",
+        "instance_noise": values["instance_noise"] > 0,
+        "sources": "+".join(sources[name] for name in networks if name in sources),
+    }
+    return Program(**{name: values[name] for name in Program._fields if name in values} | derived)
 
 
 def derive_seed(study_seed: int, number: int) -> int:

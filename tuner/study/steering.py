@@ -1,32 +1,38 @@
-"""What people do to a study while workers run it: enqueue, retry, prune, delete."""
+"""Actions on a study while workers run it: enqueue, retry, prune, delete."""
 
 import tomllib
 from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
 
-import optuna
 from optuna.trial import TrialState
 from sqlalchemy import func, select, update
 
-from tuner.coherence import point_problems
-from tuner.combinations import kind_of
-from tuner.conditions import named, plain_params
 from tuner.errors import InputError
-from tuner.settings import Value
+from tuner.spec.branches import optuna_params, setting_params
+from tuner.spec.parameters import Value
+from tuner.spec.trial import kind_of
+from tuner.spec.validation import point_problems
 from tuner.study import tables
-from tuner.study.storage import COUNTED
-from tuner.study.store import BASELINE, SEED_OF, StudyStore
+from tuner.study.queue import COUNTED
+from tuner.study.records import BASELINE, SEED_OF
+from tuner.study.rows import printable
+from tuner.study.store import StudyStore
+
+LONGEST_WORD = 300  # characters of a parameter's name and value
 
 
 def parse_point(store: StudyStore, words: Sequence[str]) -> dict[str, Value]:
-    """Parameters from words like ``batch_size=64``; InputError lists all that are wrong."""
+    """Parse words like ``batch_size=64``; InputError lists all problems."""
     point: dict[str, Value] = {}
     places: dict[str, int] = {}  # of the words: problems are listed in their order
     problems = []
     for place, word in enumerate(words):
         name, equals, text = word.partition("=")
-        if equals:
+        if len(word) > LONGEST_WORD:
+            text = f"found {len(word):,} characters, expected at most {LONGEST_WORD}"
+            problems.append((place, f"{word[:20]}...: {text}"))
+        elif equals:
             point[name], places[name] = _value(text), place
         else:
             problems.append((place, f"found {word!r}, expected key=value"))
@@ -39,18 +45,20 @@ def parse_point(store: StudyStore, words: Sequence[str]) -> dict[str, Value]:
 
 
 def _value(text: str) -> Any:
-    """A number where TOML would read one, else the text itself."""
+    """The value as TOML reads it, else the text itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
 def enqueue(store: StudyStore, point: dict[str, Value], attributes: dict[str, Any]) -> int:
-    """Have ``point`` tried next, with ``attributes`` on its trial; returns the study's total,
-    which is raised where it leaves no room for all that is queued."""
+    """Queue a trial at ``point`` with these ``attributes``; returns the study's total, which is
+    raised if it leaves no room for the whole queue."""
     with store.database.errors():
-        store.study.enqueue_trial(named(store.spec.trial, point), user_attrs=attributes)
+        with store.database.rdb.transaction() as session:  # which Optuna's own ends
+            store.key.lock(session)
+            store.study.enqueue_trial(optuna_params(store.spec.trial, point), user_attrs=attributes)
         trials = tables.optuna_trials.c
         states = (*COUNTED, TrialState.WAITING)
         query = select(func.count()).where(
@@ -62,21 +70,35 @@ def enqueue(store: StudyStore, point: dict[str, Value], attributes: dict[str, An
     return store.total
 
 
+def check_new(store: StudyStore, point: dict[str, Value]) -> None:
+    """InputError if a trial with these parameters is queued, runs or has ended without failing."""
+    with store.database.errors():
+        trials = store.study.get_trials(deepcopy=False)
+    for trial in trials:
+        waits = trial.state == TrialState.WAITING
+        params = trial.system_attrs.get("fixed_params", {}) if waits else trial.params
+        if trial.state != TrialState.FAIL and setting_params(params) == point:
+            how = "queued" if waits else trial.state.name.lower()
+            raise InputError(
+                f"study {store.name!r}: trial {trial.number} has these parameters and is {how}; "
+                "queue them once more with --again"
+            )
+
+
 def retry(store: StudyStore, number: int, *, exactly: bool = False) -> int:
-    """Queue a trial that has ended again, as a new trial; ``exactly``, with the same random numbers
+    """Queue a trial that has ended again, as a new trial; ``exactly``: with the same random numbers
     too. Returns the study's total.
 
-    InputError for a trial that is not there, or has not ended.
+    InputError if there is no such trial or it has not ended.
     """
-    found = store.trial(number)
-    if found.state == "RUNNING":
+    if store.trial(number).state == "RUNNING":
         raise InputError(
-            f"study {store.name!r}: found trial {number} running, expected one that has ended"
+            f"study {store.name!r}: trial {number} is still running; retry it once it has ended"
         )
     with store.database.errors():
-        trials = {trial.number: trial for trial in store.study.get_trials(deepcopy=False)}
-    trial = trials[number]
-    point = plain_params(trial.system_attrs.get("fixed_params", {}) | trial.params)
+        trials = store.study.get_trials(deepcopy=False)
+    trial = next(trial for trial in trials if trial.number == number)
+    point = setting_params(trial.system_attrs.get("fixed_params", {}) | trial.params)
     kept = {k: v for k, v in trial.user_attrs.items() if k == BASELINE}
     if exactly:
         kept[SEED_OF] = trial.user_attrs.get(SEED_OF, number)
@@ -84,26 +106,31 @@ def retry(store: StudyStore, number: int, *, exactly: bool = False) -> int:
 
 
 def request_prune(store: StudyStore, number: int, reason: str) -> None:
-    """Have a running trial pruned at its next epoch. InputError for one that is not running."""
-    found = store.trial(number)
+    """Request that a running trial is pruned at its next epoch. InputError if it is not running."""
+    state = store.trial(number).state
     ours, trials = tables.leases, tables.optuna_trials.c
     mine = select(trials.trial_id).where(trials.study_id == store.study_id, trials.number == number)
     with store.database.errors(), store.database.rdb.engine.begin() as connection:
         asked = connection.execute(
             update(ours)
-            .where(ours.c.trial_id == mine.scalar_subquery(), ours.c.status != "done")
-            .values(prune_reason=reason)
+            .where(
+                ours.c.trial_id == mine.scalar_subquery(),
+                ours.c.status != "done",
+                store.key.lives(),
+            )
+            .values(prune_reason=printable(reason))
             .returning(ours.c.trial_id)
         ).one_or_none()
     if asked is None:
-        running = found.state == "RUNNING"
-        expected = "one that a worker of tuner's runs" if running else "a running one"
-        raise InputError(
-            f"study {store.name!r}: found trial {number} {found.state}, expected {expected}"
-        )
+        why = f"trial {number} is {state}; only running trials can be pruned"
+        if state == "RUNNING":
+            why = f"trial {number} runs in another program, which prunes it itself"
+        raise InputError(f"study {store.name!r}: {why}")
 
 
 def delete(store: StudyStore) -> None:
-    """Remove the study and all its rows from the database; its files are the caller's."""
-    with store.database.errors():
-        optuna.delete_study(storage=store.database.rdb, study_name=store.name)
+    """Delete the study with all its rows. Its files are left to the caller."""
+    rdb = store.database.rdb
+    with store.database.errors(), rdb.transaction() as session:
+        store.key.lock(session)
+        rdb.delete_study(store.study_id)

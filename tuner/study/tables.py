@@ -1,18 +1,20 @@
-"""Our tables, in Optuna's database, their rows removed with the rows of Optuna's they extend.
+"""Our tables in Optuna's database. Their rows are deleted with the Optuna rows they extend.
 
 Times are seconds since 1970 by the database's clock, the one clock that all workers share. The
-tables are made by the migrations beside this file, which a test holds against these definitions.
+migrations create the tables; a test compares them with these definitions.
 """
 
-from typing import Any
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from optuna.trial import TrialState
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
+    Connection,
     Double,
-    Enum,
     ForeignKey,
     Index,
     Integer,
@@ -20,31 +22,29 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    exists,
+    update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session
 from sqlalchemy.sql.expression import FunctionElement
+from sqlalchemy.types import TypeEngine
 
-metadata = MetaData()
+from tuner.study.optuna_internals import models
+from tuner.study.rows import storable
+from tuner.trial import FIELDS, ReportField
 
-# Optuna's own tables, named here so that ours can point to them; never created from here.
-optuna_studies = Table("studies", metadata, Column("study_id", Integer, primary_key=True))
-optuna_trials = Table(
-    "trials",
-    metadata,
-    Column("trial_id", Integer, primary_key=True),
-    Column("study_id", Integer),
-    Column("number", Integer),
-    Column("state", Enum(TrialState)),
-)
-study_attributes = Table(
-    "study_system_attributes",
-    metadata,
-    Column("study_system_attribute_id", Integer, primary_key=True),
-    Column("study_id", Integer),
-    Column("key", String(512)),
-    Column("value_json", Text),
-)
-OPTUNA_TABLES = (optuna_studies, optuna_trials, study_attributes)
+metadata = MetaData()  # of our tables alone
+
+# Optuna's own tables: ours point to them.
+optuna_studies: Table = models.StudyModel.__table__
+optuna_trials: Table = models.TrialModel.__table__
+study_attributes: Table = models.StudySystemAttributeModel.__table__
+study_user_attributes: Table = models.StudyUserAttributeModel.__table__
+trial_attributes: Table = models.TrialUserAttributeModel.__table__
+
+TOKEN = "tuner:token"  # the attribute that marks an Optuna study as ours
 
 
 def _belongs_to(column: Column[Any]) -> ForeignKey:
@@ -57,46 +57,37 @@ studies = Table(
     Column("study_id", Integer, _belongs_to(optuna_studies.c.study_id), primary_key=True),
     Column("token", String(32), nullable=False),  # the same as in the study's attributes
     Column("spec", Text, nullable=False),  # StudySpec as JSON
-    Column("total", Integer, nullable=False),  # trials asked for so far
+    Column("total", Integer, nullable=False),  # trials requested so far
     Column("tuner_version", String(32), nullable=False),
     Column("created_at", Double, nullable=False),
     Column("artifacts", Text),  # where the study's files are; no credentials
     Column("stop_at", Double),  # workers that joined before are to leave
-    Column("preparer", String(32)),  # the worker that makes what all share: see Membership
+    Column("preparer", String(32)),  # the worker that makes what all share: see leases
     Column("preparer_until", Double),
     Column("fingerprint", Text),  # what its numbers depend on, as JSON
 )
+
+
+def _report_column(field: ReportField) -> Column[Any]:
+    """The column of one field of an epoch report."""
+    kinds: dict[type, type[TypeEngine[Any]]] = {int: BigInteger, float: Double, bool: Boolean}
+    default = None if field.default is None else f"{field.default:g}"
+    return Column(field.name, kinds[field.kind], nullable=field.nullable, server_default=default)
+
+
+_report_columns = [_report_column(field) for field in FIELDS.values() if field.name != "epoch"]
+_ORIGINAL = 11  # of these columns, which the first schema had
 
 epochs = Table(
     "tuner_epochs",
     metadata,
     Column("trial_id", Integer, _belongs_to(optuna_trials.c.trial_id), primary_key=True),
     Column("epoch", Integer, primary_key=True),  # from 1
-    Column("fid", Double),
-    Column("d_loss", Double),
-    Column("g_loss", Double),
-    Column("loss_ratio", Double),
-    Column("d_auc", Double),
-    Column("variance_ratio", Double),
-    Column("finite", Boolean, nullable=False),
-    Column("steps", BigInteger, nullable=False),
-    Column("images", BigInteger, nullable=False),
-    Column("train_seconds", Double, nullable=False),
-    Column("evaluate_seconds", Double, nullable=False),
+    *_report_columns[:_ORIGINAL],
     Column("reported_at", Double, nullable=False),
-    Column("worker", String(32)),  # who reported it
+    Column("worker", String(32)),  # that reported it
     Column("token", Integer),  # under which lease
-    Column("kid", Double),
-    Column("fid_infinity", Double),
-    Column("precision", Double),
-    Column("recall", Double),
-    Column("density", Double),
-    Column("coverage", Double),
-    Column("class_coverage", Double),
-    Column("class_entropy", Double),
-    Column("generate_seconds", Double, nullable=False, server_default="0"),
-    Column("extract_seconds", Double, nullable=False, server_default="0"),
-    Column("score_seconds", Double, nullable=False, server_default="0"),
+    *_report_columns[_ORIGINAL:],
 )
 
 leases = Table(
@@ -120,7 +111,7 @@ workers = Table(
     Column("worker", String(32), primary_key=True),
     Column("study_id", Integer, _belongs_to(optuna_studies.c.study_id), nullable=False),
     Column("host", Text, nullable=False),
-    Column("place", Text, nullable=False),  # where its process id means something
+    Column("place", Text, nullable=False),  # the scope of its process id
     Column("pid", Integer, nullable=False),
     Column("pid_since", Text, nullable=False),  # tells a process from a later one of its id
     Column("device", Text, nullable=False),
@@ -130,6 +121,63 @@ workers = Table(
     Column("left_at", Double),
     Index("tuner_workers_by_study", "study_id"),
 )
+
+
+class StudyKey(NamedTuple):
+    """One study among all that have had its id: SQLite gives a deleted study's id to the next one,
+    and other programs delete a study without our rows."""
+
+    study_id: int
+    token: str
+
+    def lock(self, session: Session | Connection, *also: ColumnElement[Any]) -> Any:
+        """Lock the study's row, so that workers take turns and nobody deletes the study until the
+        transaction ends; returns its total and ``also``. KeyError if the study is gone."""
+        # A write, since only a write locks others out on SQLite.
+        locked = update(studies).where(self.row()).values(total=studies.c.total)
+        row = session.execute(locked.returning(studies.c.total, *also)).one_or_none()
+        if row is None:
+            raise KeyError("the study")
+        return row
+
+    def row(self) -> ColumnElement[bool]:
+        """A condition on ``tuner_studies``: this study's row, while the study is there."""
+        return (studies.c.study_id == self.study_id) & self.lives()
+
+    def lives(self) -> ColumnElement[bool]:
+        """Whether the study is still there: a condition for every statement that goes by its id."""
+        # Aliases, since the statement itself may use these tables.
+        ours, theirs = studies.alias().c, study_user_attributes.alias().c
+        token = json.dumps(self.token)
+        return exists().where(
+            ours.study_id == self.study_id, ours.token == self.token
+        ) & exists().where(
+            theirs.study_id == self.study_id, theirs.key == TOKEN, theirs.value_json == token
+        )
+
+
+def insert_into(connection: Session | Connection, table: Table) -> Any:
+    """An INSERT with an ON CONFLICT clause, which SQLAlchemy has for each database separately."""
+    bind = connection.get_bind() if isinstance(connection, Session) else connection
+    return (postgresql if bind.dialect.name == "postgresql" else sqlite).insert(table)
+
+
+def write_attributes(
+    connection: Session | Connection, owners: Column[int], owner: int, attributes: Mapping[str, Any]
+) -> None:
+    """Write attributes over what they were, without reading the study or trial that has them.
+
+    ``owners`` is the column of a table of attributes that holds the id ``owner``. Nothing is
+    deleted, which workers may have no right to do.
+    """
+    new = insert_into(connection, owners.table)
+    values = [
+        {owners.name: owner, "key": key, "value_json": json.dumps(storable(value))}
+        for key, value in attributes.items()
+    ]
+    over = {"value_json": new.excluded.value_json}
+    keys = [owners.name, "key"]
+    connection.execute(new.on_conflict_do_update(index_elements=keys, set_=over), values)
 
 
 def db_now() -> FunctionElement[float]:

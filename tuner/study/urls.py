@@ -1,54 +1,76 @@
-"""Database URLs: which are taken, and how they are shown to people."""
+"""Database URLs: parsed, checked, and shown without passwords."""
 
+import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import quote, quote_plus
+from typing import Any
 
 import sqlalchemy
+from psycopg import pq
 from sqlalchemy import URL
 
+from tuner.environment import PASSWORD_FILE_VARIABLE, variable
 from tuner.errors import InputError
-from tuner.places import PASSWORD_FILE_VARIABLE
+from tuner.paths import local_path
 
 NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "fuse.sshfs", "9p", "lustre", "ceph", "glusterfs")
 EXPECTED = "expected sqlite:///FILE or postgresql://USER@HOST/DATABASE"
-_PORT = "expected a number from 1 to 65535, as in postgresql://USER@HOST:5432/DATABASE"
-_UP_TO_THE_HOST = re.compile(r"[\w+]+://(?:[^:/]*(?::[^@]*)?@)?")  # as SQLAlchemy reads it
-_SHORT = 4  # a password of fewer letters stands in many a word by chance
+_PORT = "storage: the port must be a number from 1 to 65535, as in postgresql://HOST:5432/DATABASE"
+_ESCAPES = ": as %3A, / as %2F, ? as %3F, # as %23"
+_SCHEME = re.compile(r"[A-Za-z0-9_+]+(?=://)")
+_UP_TO_THE_HOST = re.compile(r"[\w+]+://(?:[^:/@]*(?::[^@]*)?@)?")  # as SQLAlchemy reads it
+_OCTAL = re.compile(rb"\\([0-7]{3})")  # spaces, among others, in the paths of mount points
+_SHORT = 4  # shorter passwords occur in words by chance
+# Other characters in a name mean that a delimiter was mistyped: the name may contain a password.
+_USER, _NAME = re.compile(r"[\w.@$+~-]*"), re.compile(r"[\w.$+~-]*")
+_HOST = re.compile(r"[\w.-]*|[0-9a-fA-F:.]*")  # or an IPv6 address
+_SAFE_OPTIONS = {
+    *("host", "hostaddr", "port", "user", "sslmode", "sslrootcert", "sslcert", "sslkey"),
+    *("target_session_attrs", "connect_timeout", "application_name"),
+}
+_OTHERS = ("mysql", "mariadb", "oracle", "mssql")  # databases that SQLAlchemy knows
 
 
 def parse_url(text: str) -> URL:
-    """The URL with its driver and password; InputError, which shows no password, for any other
-    than a SQLite file's or a Postgres server's, and where a password's end is a guess."""
+    """The URL of a SQLite file or Postgres database, with its driver and password.
+
+    InputError, which shows no password, for any other, and if it is unclear where a password ends.
+    """
+    text = _SCHEME.sub(lambda scheme: scheme.group().lower(), text.strip(), count=1)
     before = _UP_TO_THE_HOST.match(text)
     if before and not text.startswith("sqlite") and "@" in text[before.end() :]:
         raise InputError(
-            "storage: found an @ too many in the URL, expected one in a password escaped as %40 "
-            "(likewise : as %3A, / as %2F, ? as %3F, # as %23)"
+            "storage: the URL has one @ too many; in a user's name or password, write it as %40 "
+            f"(and {_ESCAPES})"
         )
     try:
         url = sqlalchemy.make_url(text)
     except sqlalchemy.exc.ArgumentError:
-        raise InputError(f"storage: found no database URL, {EXPECTED}") from None
-    except ValueError:  # not shown: where the host was left out, a password stands there
-        raise InputError(f"storage: found a port that is no number, {_PORT}") from None
+        raise InputError(f"storage: not a database URL, {EXPECTED}") from None
+    except ValueError:  # not shown: if the host was left out, it is a password
+        raise InputError(_PORT) from None
     backend, _, driver = url.drivername.partition("+")
     if backend == "sqlite" and driver in ("", "pysqlite"):
         return _sqlite(url)
     if backend in ("postgresql", "postgres") and driver in ("", "psycopg"):
         return _postgres(url)
-    raise InputError(f"storage: found a {url.drivername} URL, {EXPECTED}")
+    kind = f"a {backend}" if backend in _OTHERS else "this kind of"
+    raise InputError(f"storage: {kind} database can't be used, {EXPECTED}")
 
 
 def _sqlite(url: URL) -> URL:
+    if any((url.username, url.password, url.host, url.port, url.query)):
+        raise InputError("storage: a SQLite URL names nothing but a file, expected sqlite:///FILE")
     if not url.database or url.database == ":memory:":
-        raise InputError("storage: found a database in memory, expected sqlite:///FILE")
-    kind = _file_system(Path(url.database).resolve())
+        raise InputError("storage: a database in memory can't be used, expected sqlite:///FILE")
+    url = url.set(database=str(local_path(url.database, "storage")))
+    kind = _file_system(Path(str(url.database)).resolve())
     if kind.startswith(NETWORK_FILE_SYSTEMS):
         raise InputError(
-            f"storage: found {url.database} on a network file system ({kind}), where SQLite loses "
-            "data; expected a local file, or a postgresql:// URL for several machines"
+            f"storage: {url.database} is on a network file system ({kind}), where SQLite loses "
+            "data; use a local file, or a postgresql:// URL for several machines"
         )
     return url
 
@@ -56,49 +78,106 @@ def _sqlite(url: URL) -> URL:
 def _postgres(url: URL) -> URL:
     url = url.set(drivername="postgresql+psycopg")
     if url.port is not None and not 0 < url.port < 65536:
-        raise InputError(f"storage: found a port that no server has, {_PORT}")
+        raise InputError(_PORT)
     if not url.database:
-        raise InputError(f"storage: found a URL without a database, {EXPECTED}")
-    path = os.environ.get(PASSWORD_FILE_VARIABLE)
-    if url.password is not None or not path:
+        raise InputError(f"storage: the URL names no database, {EXPECTED}")
+    _check_parts(url)
+    path = variable(PASSWORD_FILE_VARIABLE)
+    if url.password is not None or path is None:
         return url
     try:
-        return url.set(password=Path(path).read_text().strip())
+        file = local_path(path, PASSWORD_FILE_VARIABLE)
+        return url.set(password=file.read_text("utf-8").strip())
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not text"
         raise InputError(f"{PASSWORD_FILE_VARIABLE}: {path} can't be read: {why}") from None
 
 
+def _check_parts(url: URL) -> None:
+    """InputError if a part that the server's own messages show may contain a password."""
+    options = url.normalized_query
+    parts = {
+        "user's name": (_USER, [url.username, *options.get("user", ())]),
+        "host": (_HOST, [url.host]),
+        "database's name": (_NAME, [url.database, *options.get("dbname", ())]),
+    }
+    for what, (pattern, texts) in parts.items():
+        if not all(pattern.fullmatch(text or "") for text in texts):
+            raise InputError(
+                f"storage: the {what} contains a delimiter, {EXPECTED}; in a password, write "
+                f"@ as %40, {_ESCAPES}"
+            )
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+    if not known.issuperset(options):
+        raise InputError(
+            "storage: Postgres does not know an option after the ?; use those of libpq, such as "
+            "?sslmode=require, and write a & in a password as %26"
+        )
+
+
 def _file_system(path: Path) -> str:
-    """The type of the file system that ``path`` is, or will be, on; '' where nothing says so."""
+    """The type of the file system that ``path`` is, or will be, on; '' if unknown."""
     try:
-        lines = Path("/proc/self/mounts").read_text().splitlines()
+        lines = Path("/proc/self/mounts").read_bytes().split(b"\n")
     except OSError:
         return ""
-    mounts = {fields[1]: fields[2] for fields in map(str.split, lines) if len(fields) > 2}
+    mounts = {}
+    for fields in (line.split(b" ") for line in lines):
+        if len(fields) > 2:
+            place = _OCTAL.sub(lambda found: bytes([int(found[1], 8) & 255]), fields[1])
+            mounts[os.fsdecode(place)] = os.fsdecode(fields[2])
     return next((mounts[str(p)] for p in (path, *path.parents) if str(p) in mounts), "")
 
 
 def shown(url: URL) -> str:
     """The URL as people may see it: no password, no options. A SQLite file's path."""
+    return str(url.database) if url.get_backend_name() == "sqlite" else _without_password(url, {})
+
+
+def repeatable(url: URL) -> str:
+    """The URL as it may be given again: without passwords, with the options that hold none."""
     if url.get_backend_name() == "sqlite":
-        return str(url.database)
-    place = URL.create("postgresql", url.username, None, url.host, url.port, url.database)
-    return place.render_as_string()
+        return url.render_as_string()
+    return _without_password(url, {k: v for k, v in url.query.items() if k in _SAFE_OPTIONS})
+
+
+def _without_password(url: URL, query: Mapping[str, Any]) -> str:
+    parts = (url.username, None, url.host, url.port, url.database, query)
+    return URL.create("postgresql", *parts).render_as_string()
 
 
 def masked(text: str, url: URL) -> str:
-    """``text`` without the URL's passwords, plain or as URLs spell them.
+    """``text`` without the URL's passwords, plain or as URLs and string literals spell them.
 
-    A short one is masked only where it stands as a password does: to mask it wherever it occurs
-    would show which letters it has.
+    A short one is masked only where a password stands in a URL: the gaps of masking it everywhere
+    would show its letters.
     """
     options = url.normalized_query
-    secrets = [url.password, *options.get("password", ()), *options.get("sslpassword", ())]
-    for secret in map(str, filter(None, secrets)):
-        spellings = {secret, quote(secret), quote(secret, safe=""), quote_plus(secret)}
-        for spelling in sorted(map(re.escape, spellings), key=len, reverse=True):
-            if len(secret) < _SHORT:
-                spelling = rf"(?<=:){spelling}(?=@)|(?<=password=){spelling}(?!\w)"
-            text = re.sub(spelling, "***", text)
+    secrets = [
+        url.password,
+        os.environ.get("PGPASSWORD"),
+        *options.get("password", ()),
+        *options.get("sslpassword", ()),
+    ]
+    # A password that begins with another one is masked first, or its end would be left.
+    for secret in sorted(map(str, filter(None, secrets)), key=len, reverse=True):
+        spelling = "".join(map(_spellings, secret))
+        if len(secret) < _SHORT:
+            spelling = rf"(?<=:){spelling}(?=@)|(?<=password=){spelling}(?!\w)"
+        text = re.sub(spelling, "***", text)
     return text
+
+
+def _spellings(character: str) -> str:
+    """A pattern for a character of a password: percent-encoded, in a literal of Python's or JSON's,
+    doubled in a format string, or plain. Each character may be spelled in its own way."""
+    encoded = "".join(f"%(?i:{byte:02x})" for byte in character.encode(errors="surrogateescape"))
+    plain = {character, ascii(character)[1:-1], repr(character)[1:-1], json.dumps(character)[1:-1]}
+    if character in "'\"\\":
+        plain.add(f"\\{character}")
+    elif character in "{}":
+        plain.add(2 * character)
+    elif character == " ":
+        plain.add("+")
+    texts = map(re.escape, sorted(plain, key=len, reverse=True))
+    return f"(?:{'|'.join([encoded, *texts])})"

@@ -1,10 +1,14 @@
-"""What becomes of a trial after an epoch. Pure: history in, verdict out."""
+"""Decide what becomes of a trial after an epoch. Pure: history in, verdict out."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from tuner.policies import GuardLimits, GuardSection
+from tuner.spec.guard import GuardLimits, GuardSection
 from tuner.trial import EpochReport
+
+# Below these a generator is announced as collapsed; the guard's defaults are the first two.
+FEWEST_CLASSES, LEAST_VARIANCE = 0.25, 0.05
+LEAST_ENTROPY, LEAST_RECALL = 0.3, 0.01
 
 
 class Continue(NamedTuple):
@@ -36,37 +40,45 @@ def verdict(
     guard: GuardSection,
     history: Sequence[EpochReport],
     epochs: int,
-    pruner_says_stop: bool,
-    wish: str | None = None,
+    pruner: str | None,
+    request: str | None = None,
+    classes: int = 0,
 ) -> Verdict:
     """Judge a trial by all its reports so far, in order, the newest last.
 
-    Numbers that are not finite end a trial at once, and so does a person's ``wish``; a guarded
-    quantity once it has been out of bounds for its patience; the pruner's word comes after them,
-    and counts only before the last epoch: there is nothing left to save then.
+    Numbers that are not finite end a trial at once, and so does a user's ``request`` to prune it,
+    whose reason that is; a guarded quantity once it has been out of bounds for its patience.
+    ``pruner``, the name of a pruner that would prune the trial, comes after them, and counts only
+    before the last epoch: pruning in the last one saves nothing. ``classes`` is the number of
+    classes that the extractor finds in the data, 0 if it knows none.
     """
     last = history[-1]
     if not last.finite:
         return Prune(f"not finite in epoch {last.epoch}")
-    if wish is not None:
-        return Prune(wish)
+    if request is not None:
+        return Prune(request)
     for name, limits in guard:
-        reason = _out_of_bounds(name, limits, history)
+        reason = _out_of_bounds(name, limits, history, classes)
         if reason:
             return Prune(reason)
     if last.epoch >= epochs:
         return Complete()
-    if pruner_says_stop:
-        return Prune(f"not good enough by epoch {last.epoch}, says the pruner")
+    if pruner is not None:
+        return Prune(f"pruned by {pruner} at epoch {last.epoch}")
     return Continue()
 
 
-def _out_of_bounds(name: str, limits: GuardLimits, history: Sequence[EpochReport]) -> str | None:
+def _out_of_bounds(
+    name: str, limits: GuardLimits, history: Sequence[EpochReport], classes: int
+) -> str | None:
     looked_at = history if name == "loss_ratio" else [r for r in history if r.fid is not None]
     newest = looked_at[-limits.patience :]
     if not limits.enabled or len(newest) < limits.patience or newest[-1] is not history[-1]:
         return None
-    streak = [_violation(limits, r, getattr(r, name)) for r in newest]
+    least = limits.low
+    if name == "class_coverage" and classes > 1 and least:
+        least = max(least, 1.5 / classes)  # with few classes, one alone may exceed the share
+    streak = [_violation(limits, least, r, getattr(r, name)) for r in newest]
     if not all(streak):
         return None
     apart = newest[-1].epoch - newest[0].epoch >= limits.patience
@@ -75,12 +87,34 @@ def _out_of_bounds(name: str, limits: GuardLimits, history: Sequence[EpochReport
     return f"guard: {name} {getattr(history[-1], name):.3g} {streak[-1]} for {epochs}"
 
 
-def _violation(limits: GuardLimits, report: EpochReport, value: float | None) -> str | None:
+def _violation(
+    limits: GuardLimits, low: float | None, report: EpochReport, value: float | None
+) -> str | None:
     """``below 0.05`` or ``above 100``; None within bounds, without a value, in the grace time."""
     if value is None or report.steps < limits.grace_steps:
         return None
-    if limits.low is not None and value < limits.low:
-        return f"below {limits.low:g}"
+    if low is not None and value < low:
+        return f"below {low:.3g}"
     if limits.high is not None and value > limits.high:
         return f"above {limits.high:g}"
     return None
+
+
+def collapse_signs(measured: Mapping[str, Any], classes: int = 0) -> list[str]:
+    """The measurements that show a collapsed generator, however low its FID; empty if none does.
+
+    ``measured`` holds fields of an epoch report by name. Where the number of ``classes`` is not
+    known, their entropy decides.
+    """
+    signs = []
+    coverage, entropy = measured.get("class_coverage"), measured.get("class_entropy")
+    variance, recall = measured.get("variance_ratio"), measured.get("recall")
+    least = max(FEWEST_CLASSES, 1.5 / classes if classes > 1 else 0)
+    if coverage is not None and (coverage < least or (entropy or 0) < LEAST_ENTROPY):
+        share = f"{round(coverage * classes)} of {classes}" if classes else f"{coverage:.0%} of the"
+        signs.append(f"{share} classes generated")
+    if variance is not None and variance < LEAST_VARIANCE:
+        signs.append(f"variance ratio {variance:.3g}")
+    if recall is not None and recall < LEAST_RECALL:
+        signs.append(f"recall {recall:.2g}")
+    return signs

@@ -1,91 +1,103 @@
-"""Plots of what was measured epoch by epoch: of all trials, and of one."""
+"""Plots of values against epochs, of all trials and of one, and of the device time they took."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from plotly.subplots import make_subplots
 
-from tuner.spec import OBJECTIVES, StudySpec
-from tuner.study.store import TrialRecord, best_of
-from tuner.trial import EpochReport
+from tuner.spec.study import StudySpec
+from tuner.study.records import TrialRecord, best_of
+from tuner.study.rows import finite
+from tuner.trial import FIELDS, ReportField
 from tuner.views.style import (
     BEST,
     MARKS,
     Figure,
     Mark,
     Trials,
-    blank,
     by_outcome,
-    dress,
-    markers,
-    says,
-    trial_text,
+    hover_text,
+    marker_style,
+    new_figure,
+    show_message,
+    styled,
     value_axis,
 )
+from tuner.views.summaries import curve_fields, epochs_of
 
-Measured = Callable[[EpochReport], float | None]
-Line = list[tuple[int, float]]  # epochs and values
+Points = list[tuple[int, float]]  # epochs and values
+UNITS = ((3600, "hours"), (60, "minutes"), (1, "seconds"))
 
 
 def value_against_epoch(spec: StudySpec, trials: Trials) -> Figure:
-    """The objective after every evaluated epoch, a line per trial in the colour of its outcome."""
-    objective = spec.metrics.objective
-    title = f"{OBJECTIVES[objective]} against epoch"
-    return _curves(spec, trials, title, OBJECTIVES[objective], lambda r: r.value(objective))
+    """The objective after each evaluated epoch: one line per trial, coloured by outcome."""
+    return _curves(spec, trials, FIELDS[spec.metrics.objective])
 
 
 def loss_ratio_against_epoch(spec: StudySpec, trials: Trials) -> Figure:
-    """D's loss over G's after every epoch, with the bounds of the guard where it is on."""
-    title, name, guard = "Loss ratio against epoch", "Loss of D / loss of G", spec.guard.loss_ratio
+    """D's loss divided by G's after each epoch, with the guard's bounds if it is enabled."""
+    guard = spec.guard.loss_ratio
     bounds = [bound for bound in (guard.low, guard.high) if bound is not None and guard.enabled]
-    return _curves(spec, trials, title, name, lambda report: report.loss_ratio, bounds)
+    return _curves(spec, trials, FIELDS["loss_ratio"], bounds)
 
 
 def _curves(
-    spec: StudySpec,
-    trials: Trials,
-    title: str,
-    axis: str,
-    measured: Measured,
-    bounds: Sequence[float] = (),
+    spec: StudySpec, trials: Trials, field: ReportField, bounds: Sequence[float] = ()
 ) -> Figure:
-    """One trace of lines for each outcome, for speed: gaps part the trials. The mark at a line's
-    end tells the trial's parameters."""
-    figure = blank(title)
+    """One line per trial and a mark at its end.
+
+    All lines of an outcome are one trace with gaps, because plotly is slow with many traces.
+    """
+    figure = new_figure(f"{field.label[0].upper()}{field.label[1:]} against epoch")
     seen: list[float] = []
     for mark, found in by_outcome(trials):
-        lines = [(trial, _line(trial, measured)) for trial in found]
-        lines = [(trial, line) for trial, line in lines if line]
-        seen += [value for _, line in lines for _, value in line]
+        lines = [(trial, points) for trial in found if (points := _points(trial, field.name))]
+        seen += [value for _, points in lines for _, value in points]
         if lines:
-            figure.add_scatter(**_strokes(lines, mark))
-            figure.add_scatter(**_ends(lines, mark, axis))
+            figure.add_scatter(**_line_trace(lines, mark))
+            figure.add_scatter(**_end_markers(lines, mark, field.label))
     best = best_of(trials)
-    if best is not None and (line := _line(best, measured)):
-        figure.add_scatter(**_best_line(best, line))
+    if best is not None and (points := _points(best, field.name)):
+        epochs, values = zip(*points, strict=True)
+        figure.add_scatter(
+            x=epochs,
+            y=values,
+            mode="lines",
+            line={"color": BEST, "width": 2.5},
+            name=f"the best, trial {best.number}",
+            hovertemplate=f"trial {best.number}, the best, epoch %{{x}}: %{{y:.4g}}<extra></extra>",
+        )
     if not seen:
-        return says(figure, "Nothing was measured yet.")
+        return show_message(figure, "Nothing was measured yet.")
     ends = [0, spec.study.epochs * 1.02]
     for i, bound in enumerate(bounds):
-        figure.add_scatter(x=ends, y=[bound, bound], showlegend=i == 0, **_bound_line(bound))
-    figure.update_xaxes(range=ends, **_epochs(spec))
-    value_axis(figure, axis, [*seen, *bounds])
+        figure.add_scatter(
+            x=ends,
+            y=[bound, bound],
+            showlegend=i == 0,
+            mode="lines",
+            line={"color": BEST, "width": 1.5, "dash": "dash"},
+            name="bounds of the guard",
+            legendgroup="guard",
+            hovertemplate=f"the guard's bound: {bound:g}<extra></extra>",
+        )
+    figure.update_xaxes(range=ends, **_epoch_axis(spec))
+    value_axis(figure, field.label, [*seen, *bounds])
     return figure
 
 
-def _epochs(spec: StudySpec) -> dict[str, Any]:
-    """An axis of epochs: of few, each has its tick, and none comes between them."""
+def _epoch_axis(spec: StudySpec) -> dict[str, Any]:
+    """An axis with a tick per epoch for up to ten epochs, and never one between two."""
     return {"title": "Epoch", "tickformat": "d", "dtick": 1 if spec.study.epochs <= 10 else None}
 
 
-def _line(trial: TrialRecord, measured: Measured) -> Line:
-    values = [(report.epoch, measured(report)) for report in trial.reports]
-    return [(epoch, v) for epoch, v in values if v is not None and math.isfinite(v)]
+def _points(trial: TrialRecord, field: str) -> Points:
+    return [(epoch, v) for epoch, v in trial.history.measured(field) if finite(v) is not None]
 
 
-def _strokes(lines: Sequence[tuple[TrialRecord, Line]], mark: Mark) -> dict[str, Any]:
-    points = [(trial.number, *p) for trial, line in lines for p in (*line, (None, None))]
+def _line_trace(lines: Sequence[tuple[TrialRecord, Points]], mark: Mark) -> dict[str, Any]:
+    gap = (None, None)
+    points = [(trial.number, *p) for trial, line in lines for p in (*line, gap)]
     return {
         "x": [epoch for _, epoch, _ in points],
         "y": [value and float(f"{value:.5g}") for _, _, value in points],
@@ -99,63 +111,70 @@ def _strokes(lines: Sequence[tuple[TrialRecord, Line]], mark: Mark) -> dict[str,
     }
 
 
-def _ends(lines: Sequence[tuple[TrialRecord, Line]], mark: Mark, axis: str) -> dict[str, Any]:
+def _end_markers(
+    lines: Sequence[tuple[TrialRecord, Points]], mark: Mark, label: str
+) -> dict[str, Any]:
     return {
-        "x": [line[-1][0] for _, line in lines],
-        "y": [line[-1][1] for _, line in lines],
-        "text": [trial_text(trial, axis, line[-1][1]) for trial, line in lines],
-        **markers(mark, len(lines)),
+        "x": [points[-1][0] for _, points in lines],
+        "y": [points[-1][1] for _, points in lines],
+        "text": [hover_text(trial, label, points[-1][1]) for trial, points in lines],
+        **marker_style(mark, len(lines)),
         "name": f"{mark.name} ({len(lines)})",
         "legendgroup": mark.name,
         "hovertemplate": "%{text}<br>epoch %{x}<extra></extra>",
     }
 
 
-def _best_line(best: TrialRecord, line: Line) -> dict[str, Any]:
-    return {
-        "x": [epoch for epoch, _ in line],
-        "y": [value for _, value in line],
-        "mode": "lines",
-        "line": {"color": BEST, "width": 2.5},
-        "name": f"the best, trial {best.number}",
-        "hovertemplate": f"trial {best.number}, the best, epoch %{{x}}: %{{y:.4g}}<extra></extra>",
-    }
-
-
-def _bound_line(bound: float) -> dict[str, Any]:
-    return {
-        "mode": "lines",
-        "line": {"color": BEST, "width": 1.5, "dash": "dash"},
-        "name": "bounds of the guard",
-        "legendgroup": "guard",
-        "hovertemplate": f"the guard's bound: {bound:g}<extra></extra>",
-    }
-
-
 def trial_curves(spec: StudySpec, trial: TrialRecord) -> Figure:
-    """One trial's objective, loss ratio and D's AUC after every epoch, below one another."""
-    objective = spec.metrics.objective
-    panels: list[tuple[str, Measured]] = [
-        (OBJECTIVES[objective], lambda report: report.value(objective)),
-        ("Loss of D / of G", lambda report: report.loss_ratio),
-        ("AUC of D", lambda report: report.d_auc),
-    ]
-    figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.06)
-    dress(figure, f"Trial {trial.number}, {trial.state.lower()}", 560)
+    """One trial's objective, loss ratio and discriminator AUC after each epoch, stacked."""
+    fields = curve_fields(spec)
+    panels = make_subplots(rows=len(fields), cols=1, shared_xaxes=True, vertical_spacing=0.06)
+    figure = styled(panels, f"Trial {trial.number}, {trial.state.lower()}", 560)
     [mark] = [mark for mark in MARKS if mark.state == trial.state]
-    for row, (name, measured) in enumerate(panels, 1):
-        line = _line(trial, measured)
+    for row, field in enumerate(fields, 1):
+        points = _points(trial, field.name)
+        values = [value for _, value in points]
+        where = {"row": row, "col": 1}
         figure.add_scatter(
-            x=[epoch for epoch, _ in line],
-            y=[value for _, value in line],
-            **markers(mark, len(line)) | {"mode": "lines+markers", "line": {"color": mark.colour}},
+            x=[epoch for epoch, _ in points],
+            y=values,
+            **marker_style(mark, len(points)) | {"mode": "lines+markers"},
+            line={"color": mark.colour},
             showlegend=False,
-            hovertemplate=f"epoch %{{x}}: {name} %{{y:.4g}}<extra></extra>",
-            row=row,
-            col=1,
+            hovertemplate=f"epoch %{{x}}: {field.label} %{{y:.4g}}<extra></extra>",
+            **where,
         )
-        if row < 3:
-            value_axis(figure, name, [value for _, value in line], row=row, col=1)
-    figure.update_yaxes(title="AUC of D", range=[-0.03, 1.03], row=3, col=1)
-    figure.update_xaxes(**_epochs(spec), row=3, col=1)
+        if field.name == "d_auc":
+            figure.update_yaxes(title=field.label, range=[-0.03, 1.03], **where)
+        else:
+            value_axis(figure, field.label, values, **where)
+    figure.update_xaxes(**_epoch_axis(spec), row=len(fields), col=1)
+    return figure
+
+
+def time_by_outcome(spec: StudySpec, trials: Trials) -> Figure:
+    """Stacked bars per outcome: device time spent training and evaluating."""
+    figure = new_figure("Device time by outcome", 380)
+    outcomes = [(mark, some, epochs_of(some)) for mark, some in reversed(by_outcome(trials))]
+    longest = max((epochs.seconds for *_, epochs in outcomes), default=0)
+    if not longest:
+        return show_message(figure, "No epoch has ended yet.")
+    size, unit = next((size, unit) for size, unit in UNITS if longest >= size or size == 1)
+    parts = (("training", "#0072B2", ""), ("evaluating", "#56B4E9", "/"))
+    names = [f"{mark.name} ({len(some)})" for mark, some, _ in outcomes]
+    times = zip(*((e.train_seconds, e.evaluate_seconds) for *_, e in outcomes), strict=True)
+    for (name, colour, pattern), seconds in zip(parts, times, strict=True):
+        figure.add_bar(
+            x=names,
+            y=[some / size for some in seconds],
+            name=name,
+            marker={
+                "color": colour,
+                "pattern": {"shape": pattern, "fillmode": "overlay", "fgcolor": "#333333"},
+            },
+            hovertemplate=f"%{{x}}, {name}: %{{y:.3g}} {unit}<extra></extra>",
+        )
+    figure.update_layout(barmode="stack")
+    figure.update_xaxes(title="Outcome (trials)")
+    figure.update_yaxes(title=f"Device time ({unit})")
     return figure

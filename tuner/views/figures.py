@@ -1,65 +1,84 @@
-"""A study's plots, all of them: plotly figures from its file and its trials, without a database."""
+"""The plots of a study: each is listed here once, for commands, notebooks, pages and dashboard.
 
-from tuner.spec import StudySpec
-from tuner.views.curves import loss_ratio_against_epoch, trial_curves, value_against_epoch
-from tuner.views.parameters import importances, marginal, marginals, settings_map
-from tuner.views.style import Figure, Trials, blank, by_outcome, says
+Also plots as files: self-contained HTML pages, and pictures drawn by a headless browser.
+"""
 
-__all__ = [
-    "FIGURES",
-    "Figure",
-    "importances",
-    "loss_ratio_against_epoch",
-    "marginal",
-    "marginals",
-    "seconds_of",
-    "settings_map",
-    "time_by_outcome",
-    "trial_curves",
-    "value_against_epoch",
-]
-UNITS = ((3600, "hours"), (60, "minutes"), (1, "seconds"))
+import os
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from tuner import hints
+from tuner.errors import InputError, TunerError
+from tuner.spec.study import StudySpec
+from tuner.study.records import TrialRecord
+
+WIDTH = 900  # pixels
+SCALE = 2  # PNG pixels per pixel, for print and high-resolution screens
+TIMEOUT = 120.0  # seconds
+SUFFIXES = (".png", ".svg", ".html")
 
 
-def seconds_of(trials: Trials) -> tuple[float, float]:
-    """Device-seconds of training, and of evaluating."""
-    reports = [report for trial in trials for report in trial.reports]
-    return sum(r.train_seconds for r in reports), sum(r.evaluate_seconds for r in reports)
+class Plot(NamedTuple):
+    """A plot of a study. Its module, and plotly with it, is imported when it is drawn."""
+
+    function: str  # of a module in tuner.views: (StudySpec, trials) -> plotly figure
+    section: str | None = None  # of the HTML report, whose template lists the sections
+    dashboard: bool = False  # whether workers publish it to the Optuna Dashboard
+
+    def load(self) -> Any:
+        """Import the function."""
+        module, name = self.function.split(".")
+        return getattr(import_module(f"tuner.views.{module}"), name)
+
+    def draw(self, spec: StudySpec, trials: Sequence[TrialRecord]) -> Any:
+        """The plotly figure."""
+        return self.load()(spec, trials)
 
 
-def time_by_outcome(spec: StudySpec, trials: Trials) -> Figure:
-    """The time of the devices that trials of each outcome took: training, and evaluating on top."""
-    figure = blank("Device time by outcome", 380)
-    found = list(reversed(by_outcome(trials)))
-    spent = [seconds_of(some) for _, some in found]
-    if not sum(map(sum, spent)):
-        return says(figure, "No epoch has ended yet.")
-    size, unit = next(pair for pair in UNITS if max(map(sum, spent)) >= pair[0] or pair[0] == 1)
-    names = [f"{mark.name} ({len(some)})" for mark, some in found]
-    parts = (("training", "#0072B2", ""), ("evaluating", "#56B4E9", "/"))
-    for part, (name, colour, pattern) in enumerate(parts):
-        figure.add_bar(
-            x=names,
-            y=[seconds[part] / size for seconds in spent],
-            name=name,
-            marker={
-                "color": colour,
-                "pattern": {"shape": pattern, "fillmode": "overlay", "fgcolor": "#333333"},
-            },
-            hovertemplate=f"%{{x}}, {name}: %{{y:.3g}} {unit}<extra></extra>",
-        )
-    figure.update_layout(barmode="stack")
-    figure.update_xaxes(title="Outcome (trials)")
-    figure.update_yaxes(title=f"Device time ({unit})")
-    return figure
-
-
-# What a study's plots are called.
-FIGURES = {
-    "value": value_against_epoch,
-    "loss-ratio": loss_ratio_against_epoch,
-    "map": settings_map,
-    "time": time_by_outcome,
-    "marginals": marginals,
-    "importances": importances,
+PLOTS = {
+    "value": Plot("curves.value_against_epoch", "curves", dashboard=True),
+    "loss-ratio": Plot("curves.loss_ratio_against_epoch", "curves", dashboard=True),
+    "map": Plot("parameters.best_value_map", "parameters", dashboard=True),
+    "time": Plot("curves.time_by_outcome", "cost", dashboard=True),
+    "marginals": Plot("parameters.marginals"),
+    "importances": Plot("parameters.importances"),
 }
+
+
+def as_page(figure: Any) -> bytes:
+    """A plotly figure as a self-contained HTML page."""
+    config = {"displaylogo": False, "responsive": True}
+    text: str = figure.to_html(include_plotlyjs=True, div_id="figure", config=config)
+    return text.encode()
+
+
+def as_picture(figure: Any, kind: str) -> bytes:
+    """A plotly figure as PNG or SVG, drawn by a local Chromium without network access.
+
+    InputError if kaleido or the browser is missing, TunerError if the browser fails.
+    """
+    try:
+        import kaleido
+        from kaleido.errors import BrowserClosedError, BrowserFailedError, ChromeNotFoundError
+    except ImportError:
+        raise InputError(
+            f"--out: writing .{kind} needs kaleido; install it with {hints.install('report')}, or "
+            "write .html"
+        ) from None
+    options = {"format": kind, "width": WIDTH, "height": figure.layout.height}
+    options |= {"scale": SCALE} if kind == "png" else {}
+    how = {"mathjax": False, "timeout": TIMEOUT}
+    try:
+        data: Any = kaleido.calc_fig_sync(figure.to_dict(), opts=options, kopts=how)
+    except ChromeNotFoundError:
+        named = os.environ.get("BROWSER_PATH")
+        where = f"at BROWSER_PATH = {named}" if named else "on the PATH"
+        raise InputError(
+            f"--out: writing .{kind} needs Chromium or Chrome, and there is none {where}; set "
+            "BROWSER_PATH to its program, or write .html"
+        ) from None
+    except (BrowserClosedError, BrowserFailedError, TimeoutError) as error:
+        text = str(error).partition("\n")[0] or type(error).__name__
+        raise TunerError(f"the browser that draws {kind} failed: {text}") from None
+    return bytes(data)

@@ -1,10 +1,9 @@
-"""A sweep as it runs: live lines in a terminal, one plain line per epoch elsewhere."""
+"""Progress of a sweep: live lines in a terminal, one plain line per epoch in a log."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -12,66 +11,70 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tuner.spec import OBJECTIVES
-from tuner.study.membership import Claim
-from tuner.study.verdict import Complete, Continue, Fail, Prune, Verdict
-from tuner.trial import EpochReport
-from tuner.views.numbers import duration, number, settings
+from tuner.spec.metrics import OBJECTIVES
+from tuner.study.claims import Claim
+from tuner.study.sinks import Ending, Released
+from tuner.study.store import StudyStore
+from tuner.study.verdict import Complete, Fail, Prune
+from tuner.trial import MEASUREMENTS, EpochReport, History
+from tuner.views.formatting import duration, number, params_text
+from tuner.views.tables import FittingTable
 
-PAUSE = 10.0  # seconds between lines about one thing that goes on
+INTERVAL = 10.0  # seconds between two lines about one activity
 
 
 class PlainProgress:
-    """One line per epoch and per ended trial, with the time of day: for logs."""
+    """One line per epoch and per ended trial, with the time of day."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._last = -PAUSE  # when something was said that goes on
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
+        self._last = -INTERVAL  # when an activity was last announced
 
     def announce(self, text: str, part: float | None = None) -> None:
-        """``part`` of it is done; what goes on is told now and then."""
+        """Print a line. Lines about an activity of which ``part`` is done are rate-limited."""
         now = time.monotonic()
         if part is not None:
-            if now - self._last < PAUSE:
+            if now - self._last < INTERVAL:
                 return
             self._last = now
+        line = " ".join(text.splitlines())  # so that each event is one line
         self._console.print(
-            f"{time.strftime('%H:%M:%S')} {text}", soft_wrap=True, highlight=False, markup=False
+            f"{time.strftime('%H:%M:%S')} {line}", soft_wrap=True, highlight=False, markup=False
         )
 
-    def trial_started(self, claim: Claim) -> None:
-        begins = f"goes on after epoch {len(claim.history)}" if claim.history else "starts"
-        self.announce(f"trial {claim.number} {begins}: {settings(claim.params)}")
+    def started(self, claim: Claim) -> None:
+        begins = f"continues after epoch {len(claim.history)}" if claim.history else "starts"
+        if claim.predecessor:
+            begins += f" (trained by {claim.predecessor})"
+        self.announce(f"trial {claim.number} {begins}: {params_text(claim.params)}")
 
-    def epoch_done(self, claim: Claim, report: EpochReport) -> None:
+    def epoch(self, claim: Claim, report: EpochReport) -> None:
+        measured = [
+            (field.label, report.value(field.name)) for field in MEASUREMENTS if field.logged
+        ]
+        known = [f"{label} {number(value)}" for label, value in measured if value is not None]
         self.announce(
-            f"trial {claim.number} epoch {report.epoch}/{claim.config.epochs}"
-            f" {measurements(report)}"
+            f"trial {claim.number} epoch {report.epoch}/{claim.config.epochs} {' '.join(known)}"
             f" {report.images_per_second:,.0f} images/s"
-            f" evaluation {share([report]):.0%}"
+            f" evaluation {History([report]).evaluation_share:.0%}"
         )
 
-    def trial_ended(self, claim: Claim, verdict: Verdict) -> None:
-        self.announce(f"trial {claim.number} {outcome(verdict)}")
-
-    def trial_left(self, claim: Claim, why: str) -> None:
-        self.announce(f"trial {claim.number} {why}")
+    def ended(self, claim: Claim, ending: Ending) -> None:
+        self.announce(f"trial {claim.number} {outcome(ending)}")
 
 
 @dataclass
 class _Running:
     claim: Claim
-    reports: list[EpochReport] = field(default_factory=list)
+    epochs: History
+    since: float = field(default_factory=time.monotonic)  # when this worker started it
 
 
 class LiveProgress:
-    """A line per running trial under a bar for the whole study, redrawn in place."""
+    """One line per running trial and a progress bar for the study.
+
+    Redrawn in place while its ``live`` context is entered.
+    """
 
     def __init__(self, console: Console, finished: int, total: int, objective: str) -> None:
         self._console, self._already, self._total = console, finished, total
@@ -82,64 +85,73 @@ class LiveProgress:
         self._message = "starting"
         self._part: float | None = None
         self._began = time.monotonic()
-        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._live.stop()
+        self.live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
 
     def announce(self, text: str, part: float | None = None) -> None:
-        """``part`` of it is done, and shown as a bar."""
+        """Show a message, with a progress bar if ``part`` of the activity is done."""
         self._message, self._part = text, part
 
-    def trial_started(self, claim: Claim) -> None:
+    def started(self, claim: Claim) -> None:
         self._message, self._part = "", None
-        self._running[claim.number] = _Running(claim, list(claim.history))
+        self._running[claim.number] = _Running(claim, History(claim.history))
 
-    def epoch_done(self, claim: Claim, report: EpochReport) -> None:
-        if claim.number in self._running:
-            self._running[claim.number].reports.append(report)
+    def epoch(self, claim: Claim, report: EpochReport) -> None:
+        if running := self._running.get(claim.number):
+            running.epochs = History((*running.epochs, report))
         value = report.value(self._objective)
         if value is not None and (self._best is None or value < self._best[0]):
             self._best = (value, claim.number)
 
-    def trial_ended(self, claim: Claim, verdict: Verdict) -> None:
+    def ended(self, claim: Claim, ending: Ending) -> None:
         running = self._running.pop(claim.number, None)
-        reports = running.reports if running else list(claim.history)
-        self._ended += not isinstance(verdict, Fail)
-        values = [report.value(self._objective) for report in reports]
-        lowest = min([value for value in values if value is not None], default=None)
+        if isinstance(ending, Released):
+            self.announce(f"trial {claim.number} {ending.reason}")
+            return
+        epochs = running.epochs if running else History(claim.history)
+        self._ended += not isinstance(ending, Fail)
+        lowest = min([value for _, value in epochs.measured(self._objective)], default=None)
         self._console.print(
             f"trial {claim.number}: {OBJECTIVES[self._objective]} {number(lowest)}"
-            f" after {len(reports)} epoch{'s' * (len(reports) != 1)}, {outcome(verdict)}",
+            f" after {len(epochs)} epoch{'s' * (len(epochs) != 1)}, {outcome(ending)}",
             highlight=False,
             markup=False,
         )
 
-    def trial_left(self, claim: Claim, why: str) -> None:
-        self._running.pop(claim.number, None)
-        self.announce(f"trial {claim.number} {why}")
-
     def _render(self) -> Group:
-        table = Table(box=None, pad_edge=False)
-        name = OBJECTIVES[self._objective]
-        speed = ("images/s", "evaluation", "left")
-        for heading in ("trial", "epoch", name, "loss ratio", *speed, "settings"):
-            table.add_column(heading, justify="left" if heading == "settings" else "right")
-        for running in list(self._running.values()):  # drawn by a thread of rich's
-            table.add_row(*_line(running, self._objective))
-        return Group(table, self._overall(), self._words())
+        running = list(self._running.values())  # rich draws from a thread of its own
+        return Group(self._trials(running), self._overall(), self._activity(running))
 
-    def _words(self) -> Table | Text:
-        text, part = Text(self._message, style="dim"), self._part
+    def _trials(self, running: list[_Running]) -> FittingTable:
+        measured = (OBJECTIVES[self._objective], "loss ratio", "images/s", "evaluation", "left")
+        table = FittingTable(
+            ("trial", "epoch", *measured, "settings"),
+            prose=["settings"],
+            spare=("evaluation", "images/s", "left", "loss ratio"),
+        )
+        for claim, epochs in ((one.claim, one.epochs) for one in running):
+            cells = [""] * len(measured)
+            if epochs:
+                last = epochs[-1]
+                left = epochs.seconds / len(epochs) * (claim.config.epochs - last.epoch)
+                cells = [
+                    *(number(epochs.last_value(self._objective)), number(last.loss_ratio)),
+                    *(f"{last.images_per_second:,.0f}", f"{epochs.evaluation_share:.0%}"),
+                    duration(left),
+                ]
+            done = f"{len(epochs)}/{claim.config.epochs}"
+            table.add_row(claim.number, done, *cells, params_text(claim.params))
+        return table
+
+    def _activity(self, running: list[_Running]) -> Table | Text:
+        """The last message; without one, the trials that are compiling."""
+        now = time.monotonic()
+        compiling = ", ".join(
+            f"trial {one.claim.number}: compiling and training its first epoch here, "
+            f"{duration(now - one.since)}"
+            for one in running
+            if len(one.epochs) == len(one.claim.history)  # its first epoch here can take minutes
+        )
+        text, part = Text(self._message or compiling, style="dim"), self._part
         if part is None:
             return text
         line = Table.grid(padding=(0, 1))
@@ -156,50 +168,28 @@ class LiveProgress:
         if self._ended:
             pace = (time.monotonic() - self._began) / self._ended
             parts += f", about {duration(pace * (self._total - finished))} left"
-        line.add_row(ProgressBar(total=self._total, completed=finished, width=30), parts)
+        width = 30 if self._console.width >= 60 else 10
+        line.add_row(ProgressBar(total=self._total, completed=finished, width=width), parts)
         return line
 
 
-def _line(running: _Running, objective: str) -> list[str]:
-    claim, reports = running.claim, running.reports
-    start = [str(claim.number), f"{len(reports)}/{claim.config.epochs}"]
-    if not reports:
-        return [*start, "", "", "", "", "", settings(claim.params)]
-    last = reports[-1]
-    values = [report.value(objective) for report in reports]
-    newest = [value for value in values if value is not None][-1:]
-    seconds = sum(r.train_seconds + r.evaluate_seconds for r in reports) / len(reports)
-    left = duration(seconds * (claim.config.epochs - last.epoch))
-    return [
-        *(*start, number(newest[0] if newest else None), number(last.loss_ratio)),
-        *(f"{last.images_per_second:,.0f}", f"{share(reports):.0%}", left, settings(claim.params)),
-    ]
+@contextmanager
+def progress_view(store: StudyStore, console: Console) -> Iterator[LiveProgress | PlainProgress]:
+    """The progress display for this console: live in a terminal, else one line per event."""
+    if not console.is_terminal:
+        yield PlainProgress(console)
+        return
+    finished = store.total - store.remaining()
+    view = LiveProgress(console, finished, store.total, store.spec.metrics.objective)
+    with view.live:
+        yield view
 
 
-def measurements(report: EpochReport) -> str:
-    """What was measured after an epoch, in words."""
-    named = [
-        *(("FID", report.fid), ("KID", report.kid), ("FID infinity", report.fid_infinity)),
-        *(("loss ratio", report.loss_ratio), ("D AUC", report.d_auc)),
-        *(("variance", report.variance_ratio), ("classes", report.class_coverage)),
-        *(("precision", report.precision), ("recall", report.recall)),
-        *(("density", report.density), ("coverage", report.coverage)),
-    ]
-    return " ".join(f"{name} {number(value)}" for name, value in named if value is not None)
-
-
-def share(reports: Sequence[EpochReport]) -> float:
-    """The part of these epochs' time that went into evaluating."""
-    evaluating = sum(report.evaluate_seconds for report in reports)
-    total = evaluating + sum(report.train_seconds for report in reports)
-    return evaluating / total if total else 0.0
-
-
-def outcome(verdict: Verdict) -> str:
-    """What a verdict is called, with its reason."""
-    match verdict:
-        case Continue():
-            return "goes on"
+def outcome(ending: Ending) -> str:
+    """How a trial ended, or why it was released."""
+    match ending:
+        case Released(reason):
+            return reason
         case Complete():
             return "complete"
         case Prune(reason):

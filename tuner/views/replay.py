@@ -1,93 +1,72 @@
-"""A replay of pruners as tables, in words, and as a page of plots."""
+"""A replay of pruners as tables, one-line summaries, and a page of plots."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from rich.table import Table
-
 from tuner.study.replay import Correlation, Curve, Outcome, winner_of
-from tuner.views.numbers import number, spread
-from tuner.views.scales import log_ticks
+from tuner.views.axes import log_ticks
+from tuner.views.formatting import evenly_spaced, number
+from tuner.views.tables import FittingTable
 
-ROWS = 20  # of epochs, in a terminal
-FEW = 10  # trials; rank correlations of fewer say little
+EPOCH_ROWS = 20
+FEW = 10  # trials; rank correlations of fewer are unreliable
 WINNER, OTHERS = "#c1121f", "rgba(70, 105, 150, 0.4)"
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon", "star")
-PAGE = """<!doctype html>
-<html lang="en">
-<head><meta charset="utf-8"><title>{title}</title></head>
-<body style="font-family: sans-serif; max-width: 1100px; margin: 2em auto">
-<h1>{title}</h1>
-<p>{words}</p>
-{plots}
-</body>
-</html>
-"""
 
 
-def correlation_table(correlations: Sequence[Correlation]) -> Table:
-    """A row per epoch, or per so many that there are twenty; the first and the last among them."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("after epoch", "trials", "Spearman's rho", "Kendall's tau-b"):
-        table.add_column(heading, justify="right")
-    for row in spread(len(correlations), ROWS):
-        epoch, trials, spearman, kendall = correlations[row]
-        table.add_row(str(epoch), str(trials), _correlation(spearman), _correlation(kendall))
+def correlation_table(correlations: Sequence[Correlation]) -> FittingTable:
+    """At most ``EPOCH_ROWS`` rows, one per epoch, including the first and the last."""
+    table = FittingTable(("after epoch", "trials", "Spearman's rho", "Kendall's tau-b"))
+    for row in evenly_spaced(len(correlations), EPOCH_ROWS):
+        epoch, trials, *found = correlations[row]
+        table.add_row(epoch, trials, *("-" if one is None else f"{one:.3f}" for one in found))
     return table
 
 
-def _correlation(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def outcome_table(outcomes: Sequence[Outcome]) -> Table:
-    """A row per pruner: what it would have saved, and what that would have cost."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("pruner", overflow="fold")
-    for heading in ("would have saved", "trials pruned", "the winner lost in", "regret"):
-        table.add_column(heading, justify="right")
+def outcome_table(outcomes: Sequence[Outcome]) -> FittingTable:
+    """One row per pruner: what it would have saved, and at what cost."""
+    headings = ("pruner", "would have saved", "trials pruned", "the winner lost in", "regret")
+    table = FittingTable(headings, left=["pruner"])
     for outcome in outcomes:
-        table.add_row(
-            outcome.pruner,
-            _saved(outcome),
-            number(outcome.trials_pruned),
-            _lost(outcome),
-            _regret(outcome),
-        )
+        saved, lost, regret = _saved_lost_regret(outcome)
+        table.add_row(outcome.pruner, saved, number(outcome.trials_pruned), lost, regret)
     return table
 
 
-def _saved(outcome: Outcome) -> str:
-    return f"{outcome.epochs_saved:.0%} of the epochs, {outcome.seconds_saved:.0%} of the time"
-
-
-def _lost(outcome: Outcome) -> str:
-    empty = f", {outcome.nobody_survived} without a survivor" if outcome.nobody_survived else ""
-    return f"{outcome.winner_lost} of {outcome.orders} orders{empty}"
-
-
-def _regret(outcome: Outcome) -> str:
-    share = outcome.relative_regret
-    return number(outcome.regret) + ("" if share is None else f" ({share:.1%})")
-
-
-def in_words(outcome: Outcome) -> str:
-    """The outcome as one line."""
-    saved, lost, regret = _saved(outcome), _lost(outcome), _regret(outcome)
+def outcome_line(outcome: Outcome) -> str:
+    """What a pruner would have saved, and at what cost, in one line."""
+    saved, lost, regret = _saved_lost_regret(outcome)
     return f"would have saved {saved}; the winner lost in {lost}; regret {regret}"
 
 
+def _saved_lost_regret(outcome: Outcome) -> tuple[str, str, str]:
+    empty = f", {outcome.nobody_survived} without a survivor" if outcome.nobody_survived else ""
+    share = outcome.relative_regret
+    return (
+        f"{outcome.epochs_saved:.0%} of the epochs, {outcome.seconds_saved:.0%} of the time",
+        f"{outcome.winner_lost} of {outcome.orders} orders{empty}",
+        number(outcome.regret) + ("" if share is None else f" ({share:.1%})"),
+    )
+
+
 def caution(curves: Sequence[Curve], pruner: str) -> str | None:
-    """Why the replay is to be read with care, in one line; ``pruner`` is what ended trials when
-    they were recorded. What the guard ended is no reason: it would end it again."""
+    """A one-line warning about the limits of the replay, if there are any.
+
+    ``pruner`` is the one that pruned trials while they were recorded. Trials ended by the guard
+    need no warning: it would end them again.
+    """
     whole = sum(curve.whole for curve in curves)
     pruned = sum(curve.state == "PRUNED" for curve in curves)
     reasons = []
     if whole < FEW:
-        reasons.append(f"only {whole} of {len(curves)} trials are whole, too few to be sure")
+        reasons.append(
+            f"only {whole} of {len(curves)} trials reached the last epoch, too few to be sure"
+        )
     if pruned and pruner != "none":
-        text = f"{pruned} of {len(curves)} trials were pruned while recorded, so no one knows how"
-        reasons.append(f"{text} they would have ended; pruner = none gives whole curves")
+        reasons.append(
+            f"{pruned} of {len(curves)} trials were pruned while recorded, so their final values "
+            'are unknown; record with [pruner] name = "none" for whole curves'
+        )
     return f"warning: {'; '.join(reasons)}" if reasons else None
 
 
@@ -98,8 +77,15 @@ def page(
     correlations: Sequence[Correlation],
     outcomes: Sequence[Outcome],
 ) -> str:
-    """A page of HTML that needs nothing else: the whole learning curves, the rank correlation per
-    epoch, and what each pruner saves against what it loses. ``metric`` is in words."""
+    """A self-contained HTML page with three plots; ``metric`` is the objective's label.
+
+    The plots are the complete learning curves, the rank correlation per epoch, and what each pruner
+    saves against what it loses.
+    """
+    from markupsafe import Markup
+
+    from tuner.views.html_report import render  # imports plotly, which is slow
+
     figures = [
         _curve_figure(curves, metric),
         _correlation_figure(correlations),
@@ -115,14 +101,15 @@ def page(
         for i, figure in enumerate(figures)
     ]
     orders = outcomes[0].orders if outcomes else 0
-    words = f"Pruners replayed over {len(curves)} recorded trials in {orders} orders."
-    return PAGE.format(title=f"Replay of study {study}", words=words, plots="\n".join(plots))
+    text = f"Pruners replayed over {len(curves)} recorded trials in {orders} orders."
+    title = f"Replay of study {study}"
+    return render("replay.html", title=title, text=text, plots=map(Markup, plots))
 
 
 def _figure(title: str, x: str, y: str) -> Any:
-    from tuner.views.style import blank  # plotly takes a while to import
+    from tuner.views.style import new_figure  # imports plotly, which is slow
 
-    figure = blank(title, 520)
+    figure = new_figure(title, 520)
     figure.update_xaxes(title=x)
     figure.update_yaxes(title=y)
     return figure
@@ -131,8 +118,8 @@ def _figure(title: str, x: str, y: str) -> Any:
 def _curve_figure(curves: Sequence[Curve], metric: str) -> Any:
     whole, winner = [curve for curve in curves if curve.whole], winner_of(curves)
     title = f"Learning curves of the {len(whole)} trials that reached the last epoch"
-    figure = _figure(title, "Epoch", f"{metric}, as trials are judged")
-    # The winner comes last, to lie above the others.
+    figure = _figure(title, "Epoch", f"{metric}, as trials are compared")
+    # The winner is drawn last, above the others.
     for i, curve in enumerate(sorted(whole, key=lambda curve: curve is winner)):
         best = curve is winner
         figure.add_scatter(
@@ -151,7 +138,7 @@ def _curve_figure(curves: Sequence[Curve], metric: str) -> Any:
 
 
 def _correlation_figure(correlations: Sequence[Correlation]) -> Any:
-    title = "How well each epoch ranks the trials as the last one does"
+    title = "Rank correlation of each epoch with the last one"
     figure = _figure(title, "Epoch", "Rank correlation with the final values")
     epochs = [found.epoch for found in correlations]
     lines = {
@@ -165,17 +152,17 @@ def _correlation_figure(correlations: Sequence[Correlation]) -> Any:
 
 
 def _outcome_figure(outcomes: Sequence[Outcome], metric: str) -> Any:
-    title = "What each pruner saves, and what that costs"
+    title = "Savings and regret of each pruner"
     figure = _figure(title, "Share of the epochs saved", f"Mean regret ({metric})")
     for i, outcome in enumerate(outcomes):
         figure.add_scatter(
             x=[outcome.epochs_saved],
             y=[outcome.regret],
             mode="markers",
-            # Open: pruners that do the same lie on one another.
+            # Open markers of several sizes: pruners with equal outcomes overlap.
             marker={"size": 10 + 3 * (i % 4), "symbol": f"{SYMBOLS[i % len(SYMBOLS)]}-open"},
             name=outcome.pruner + (", no survivors" if outcome.regret is None else ""),
-            hovertemplate=f"{outcome.pruner}<br>{in_words(outcome)}<extra></extra>",
+            hovertemplate=f"{outcome.pruner}<br>{outcome_line(outcome)}<extra></extra>",
         )
     figure.update_traces(marker_line_width=2.5, cliponaxis=False)
     figure.update_xaxes(tickformat=".0%", range=[-0.03, 1])

@@ -1,131 +1,195 @@
-"""Studies and trials as tables, and as plain values for JSON and CSV."""
+"""Studies, trials and workers as tables, also while they run; trials as JSON values and CSV."""
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from rich.table import Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
-from tuner.settings import to_toml
-from tuner.spec import OBJECTIVES, StudySpec
-from tuner.study.store import StudySummary, TrialRecord, WorkerRecord
-from tuner.trial import EpochReport
-from tuner.views.numbers import duration, number, settings
+from tuner.spec.metrics import OBJECTIVES
+from tuner.spec.parameters import Choices, Range, to_toml, values_of
+from tuner.spec.study import StudySpec
+from tuner.study.records import StudySummary, TrialRecord
+from tuner.study.snapshot import StudySnapshot, seconds_left
+from tuner.study.workers import WorkerRecord
+from tuner.trial import FIELDS
+from tuner.views.formatting import duration, number, params_text, value_text
+from tuner.views.summaries import best_line
+from tuner.views.tables import FittingTable
+
+STATES = {"complete": "COMPLETE", "pruned": "PRUNED", "running": "RUNNING", "failed": "FAIL"}
+ESTIMATE = (
+    "Time left: estimated from the workers' recent pace, assuming that running trials train all "
+    "epochs and new ones as many as ended trials did on average."
+)
 
 
-def trial_table(trials: Sequence[TrialRecord], objective: str, best: int | None = None) -> Table:
-    """A row per trial: how it went and why it ended; the best one marked."""
+def trial_table(
+    trials: Sequence[TrialRecord], objective: str, best: int | None = None
+) -> FittingTable:
+    """One row per trial: its outcome, parameters, device time and reason; the best one marked."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
-    table = Table(title=None, box=None, pad_edge=False, header_style="bold")
-    for heading in ("trial", "state", "epochs", OBJECTIVES[objective], "loss ratio", *names):
-        table.add_column(heading.replace("_", " "), justify="right")
-    table.add_column("why it ended", overflow="fold")
+    columns = ("trial", "state", "epochs", OBJECTIVES[objective], "loss ratio", *names)
+    headings = [*(column.replace("_", " ") for column in columns), "time", "reason"]
+    table = FittingTable(headings, prose=["reason"], spare=["time", "loss ratio"])
     for trial in trials:
-        last = trial.reports[-1] if trial.reports else None
+        epochs = trial.history
+        value = epochs.last_value(objective) if trial.state == "RUNNING" else trial.value
+        loss_ratio = epochs[-1].loss_ratio if epochs else None
         table.add_row(
-            str(trial.number),
-            trial.state.lower(),
-            str(len(trial.reports)),
-            number(trial.value),
-            number(last.loss_ratio if last else None),
-            *(_plain(trial.params.get(name)) for name in names),
-            Text(trial.reason or ""),
+            *(trial.number, trial.state.lower(), len(epochs), number(value), number(loss_ratio)),
+            *(value_text(trial.params.get(name)) for name in names),
+            *(duration(epochs.seconds), trial.reason or ""),
             style="bold green" if trial.number == best else None,
         )
     return table
 
 
-def _plain(value: Any) -> str:
-    return number(value) if isinstance(value, float) or value is None else str(value)
-
-
-def study_table(studies: Sequence[StudySummary]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    counts = ("asked for", "complete", "pruned", "running", "failed")
-    for heading in ("study", *counts, "best", "of", "measured as"):
-        left = heading in ("study", "of", "measured as")
-        table.add_column(heading, justify="left" if left else "right")
+def study_table(studies: Sequence[StudySummary]) -> FittingTable:
+    """One row per study: its trials by state, and its best value."""
+    headings = ("study", "total", *STATES, "best", "objective", "fingerprint")
+    table = FittingTable(headings, left=("study", "objective", "fingerprint"))
     for study in studies:
-        states = [study.states.get(s, 0) for s in ("COMPLETE", "PRUNED", "RUNNING", "FAIL")]
-        table.add_row(
-            *(study.name, str(study.total), *map(str, states)),
-            *(number(study.best), study.objective, study.fingerprint or "-"),
-        )
+        counts = (study.total, *(study.states.get(state, 0) for state in STATES.values()))
+        best = number(study.best)
+        table.add_row(study.name, *counts, best, study.objective, study.fingerprint or "-")
     return table
 
 
-def comparison_table(bests: Sequence[tuple[str, TrialRecord]], objective: str) -> Table:
-    """A row per study's best trial, the best first."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+def comparison_table(bests: Sequence[tuple[str, TrialRecord]], objective: str) -> FittingTable:
+    """One row per study's best trial, in the order given."""
     headings = ("study", "trial", OBJECTIVES[objective], "epochs", "images", "time", "settings")
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("study", "settings") else "right")
+    table = FittingTable(headings, prose=["settings"], left=["study"])
     for name, trial in bests:
-        last = trial.reports[-1]
-        seconds = sum(r.train_seconds + r.evaluate_seconds for r in trial.reports)
-        table.add_row(
-            *(name, str(trial.number), number(trial.value), str(last.epoch), f"{last.images:,}"),
-            *(duration(seconds), settings(trial.params)),
-        )
+        epochs = trial.history
+        trained = (epochs[-1].epoch, f"{epochs[-1].images:,}") if epochs else ("-", "-")
+        spent, params = duration(epochs.seconds), params_text(trial.params)
+        table.add_row(name, trial.number, number(trial.value), *trained, spent, params)
     return table
 
 
-def worker_table(workers: Sequence[WorkerRecord]) -> Table:
-    """A row per worker that has not left: where it runs, what, and its last sign of life."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("worker", "machine", "process", "device", "trial", "epoch", "last seen"):
-        right = heading in ("process", "trial", "epoch", "last seen")
-        table.add_column(heading, justify="right" if right else "left")
+def worker_table(workers: Sequence[WorkerRecord]) -> FittingTable:
+    """One row per worker that has not left: machine, trial, and when it was last seen."""
+    table = FittingTable(
+        ("worker", "machine", "process", "device", "trial", "epoch", "last seen"),
+        left=("worker", "machine", "device"),
+    )
     for worker in workers:
         table.add_row(
-            worker.worker,
-            worker.host,
-            str(worker.pid),
-            worker.device,
-            "" if worker.trial is None else str(worker.trial),
-            "" if worker.epoch is None else str(worker.epoch),
+            *(worker.worker, worker.host, worker.pid, worker.device),
+            *("" if number is None else number for number in (worker.trial, worker.epoch)),
             f"{duration(worker.seen)} ago" + ("" if worker.alive else ", lost"),
             style=None if worker.alive else "red",
         )
     return table
 
 
-def space_table(spec: StudySpec) -> Table:
-    """Every setting of a trial: what is searched first."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("setting", "value", ""):
-        table.add_column(heading)
+def status_view(
+    snapshot: StudySnapshot, spec: StudySpec, age: float = 0.0, most: int | None = None
+) -> Group:
+    """A running study as read ``age`` seconds ago, with at most ``most`` workers; fits 80 columns.
+
+    Totals, the best trial, and the current trial of each worker.
+    """
+    left = seconds_left(snapshot, spec.study.epochs)
+    totals = FittingTable(("total", *STATES, "epochs done", "time left"))
+    counts = (snapshot.total, *(snapshot.trials.get(state, 0) for state in STATES.values()))
+    epochs = f"{sum(snapshot.epochs.values()):,}"
+    totals.add_row(*counts, epochs, "-" if left is None else duration(left))
+    best = [snapshot.best] if snapshot.best else []
+    parts: list[RenderableType] = [totals, Text(best_line(best, spec.metrics.objective))]
+    if snapshot.workers:
+        parts += ["", _running_workers(snapshot, spec, age, most)]
+    if hidden := len(snapshot.workers[most:]) if most is not None else 0:
+        parts += [Text(f"… and {hidden} more")]
+    if snapshot.left_behind:
+        trials = ", ".join(map(str, snapshot.left_behind))
+        parts += [Text(f"Without a living worker: trial {trials}")]
+    if left:
+        parts += ["", Text(ESTIMATE, style="dim")]
+    return Group(*parts)
+
+
+def _running_workers(
+    snapshot: StudySnapshot, spec: StudySpec, age: float, most: int | None
+) -> FittingTable:
+    """One row per worker. In a narrow terminal names are cut, numbers never."""
+    names = ("worker", "machine", "device")
+    measured = ("trial", "epoch", OBJECTIVES[spec.metrics.objective], "loss ratio", "images/s")
+    spare = ("device", "machine", "images/s", "loss ratio")
+    table = FittingTable((*names, *measured, "seen"), names=names, spare=spare)
+    for worker in snapshot.workers[:most]:
+        cells = ["-"] * len(measured)
+        if worker.trial is not None:
+            cells[0] = str(worker.trial)
+            if trial := snapshot.running.get(worker.trial):
+                last = trial.reports[-1] if trial.reports else None
+                cells[1:] = [
+                    f"{len(trial.reports)}/{spec.study.epochs}",
+                    number(trial.history.last_value(spec.metrics.objective)),
+                    number(last.loss_ratio if last else None),
+                    f"{last.images_per_second:,.0f}" if last and last.train_seconds else "-",
+                ]
+        seen = duration(worker.seen + age)
+        table.add_row(
+            *(worker.worker, worker.host, worker.device, *cells),
+            seen if worker.alive else f"lost {seen}",
+            style=None if worker.alive else "red",
+        )
+    return table
+
+
+def space_table(spec: StudySpec) -> FittingTable:
+    """Every setting of a trial, the searched ones first."""
+    table = FittingTable(("setting", "value", ""), prose=["value"], left=("setting", ""))
     searched = spec.trial.searched()
     for name, setting in searched.items():
-        table.add_row(name, str(to_toml(setting)), "searched", style="bold")
+        table.add_row(name, _setting_text(setting), "searched", style="bold")
     for decider, tables in spec.trial.when.items():
         for choice, there in tables.items():
             for name, raw in there.items():
-                table.add_row(name, str(raw), f"where {decider} = {choice}")
+                table.add_row(name, raw, f"where {decider} = {choice}")
     for name, fixed in spec.trial.settings():
         if name not in searched and fixed is not None:
-            table.add_row(name, str(fixed), "fixed")
+            table.add_row(name, fixed, "fixed")
     return table
+
+
+def _setting_text(setting: Choices | Range) -> str:
+    """The setting as in the study file; of a range with a step, also the values it includes."""
+    values, text = values_of(setting), str(to_toml(setting))
+    if isinstance(setting, Choices) or values is None or setting.step is None:
+        return text
+    some = values if len(values) <= 4 else [*values[:2], "...", values[-1]]
+    return f"{text}: {', '.join(str(value) for value in some)}"
 
 
 def trial_values(trial: TrialRecord) -> dict[str, Any]:
     """A trial as JSON values."""
-    return trial._asdict() | {"reports": [report._asdict() for report in trial.reports]}
+    found = trial._asdict() | {"reports": [_finite(r._asdict()) for r in trial.reports]}
+    return found | {"params": _finite(trial.params)}
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """Replace infinity and NaN, which JSON lacks, by None."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in values.items()
+    }
 
 
 def epochs_csv(trials: Sequence[TrialRecord]) -> str:
-    """A row per epoch of each trial, with the trial's state, parameters and reason."""
+    """One row per epoch of each trial, with the trial's state, parameters and reason."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    fields = EpochReport._fields
-    writer.writerow(["trial", "state", "reason", *names, *fields])
+    writer.writerow(["trial", "state", "reason", *names, *FIELDS])
+    nothing = (None,) * len(FIELDS)
     for trial in trials:
-        start = [trial.number, trial.state, trial.reason]
         params = [trial.params.get(name) for name in names]
-        writer.writerows([*start, *params, *report] for report in trial.reports)
-        if not trial.reports:
-            writer.writerow([*start, *params, *[None] * len(fields)])
+        for report in trial.reports or [nothing]:
+            writer.writerow([trial.number, trial.state, trial.reason, *params, *report])
     return text.getvalue()

@@ -1,13 +1,13 @@
-"""How all plots look, and the marks of each outcome of a trial."""
+"""The common style of all plots, and the marker of each outcome."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
-from tuner.study.store import TrialRecord
-from tuner.views.numbers import number, settings
-from tuner.views.scales import log_ticks
+from tuner.study.records import TrialRecord
+from tuner.views.axes import log_scaled, log_ticks
+from tuner.views.formatting import number, params_text
 
 Trials = Sequence[TrialRecord]
 Figure = Any  # plotly's, which has no types
@@ -16,8 +16,11 @@ BEST = "#111111"
 
 
 class Mark(NamedTuple):
-    """An outcome's looks. Colours are Okabe and Ito's, told apart by the colour-blind; on paper
-    without colour the symbols and dashes tell."""
+    """How an outcome is drawn.
+
+    The colours are Okabe and Ito's, which colour-blind readers can tell apart; symbols and dashes
+    differ too, for prints without colour.
+    """
 
     state: str
     name: str
@@ -34,22 +37,20 @@ MARKS = (
 )
 
 
-def blank(title: str, height: int = 420) -> Figure:
-    """A figure with the style of all and nothing in it."""
-    figure = go.Figure()
-    dress(figure, title, height)
-    return figure
+def new_figure(title: str, height: int = 420) -> Figure:
+    """An empty figure in the common style."""
+    return styled(go.Figure(), title, height)
 
 
-def dress(figure: Figure, title: str, height: int) -> None:
-    """Give a figure the style of all."""
+def styled(figure: Figure, title: str, height: int) -> Figure:
+    """Apply the common style to a figure."""
     figure.update_layout(
         title={"text": title, "x": 0, "xref": "paper", "font": {"size": 16}},
         template="plotly_white",
         font={"family": FONT, "size": 13, "color": "#222222"},
         height=height,
         margin={"l": 10, "r": 10, "t": 45, "b": 10},
-        # Below: beside the plot, it would leave none of a phone's width.
+        # Below the plot: next to it, the legend would take up a phone's whole width.
         legend={"orientation": "h", "yanchor": "top", "y": -0.22, "x": 0, "itemsizing": "constant"},
         hoverlabel={"align": "left"},
         hovermode="closest",
@@ -57,10 +58,11 @@ def dress(figure: Figure, title: str, height: int) -> None:
     line = {"showline": True, "linecolor": "#888888", "ticks": "outside", "automargin": True}
     figure.update_xaxes(**line)
     figure.update_yaxes(**line)
+    return figure
 
 
-def says(figure: Figure, text: str) -> Figure:
-    """The figure with words in its middle instead of data."""
+def show_message(figure: Figure, text: str) -> Figure:
+    """Show a message in the figure instead of data."""
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
     figure.add_annotation(text=text, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False)
@@ -68,15 +70,14 @@ def says(figure: Figure, text: str) -> Figure:
 
 
 def value_axis(figure: Figure, title: str, values: Sequence[float], **where: int) -> None:
-    """An axis for ``values``: logarithmic where all are positive and some far from others."""
+    """Set the y axis, logarithmic where the values call for it."""
     figure.update_yaxes(title=title, **where)
-    low, high = min(values, default=1.0), max(values, default=1.0)
-    if low > 0 and high > 3 * low:
-        figure.update_yaxes(type="log", **log_ticks(low, high), **where)
+    if log_scaled(values):
+        figure.update_yaxes(type="log", **log_ticks(min(values), max(values)), **where)
 
 
-def markers(mark: Mark, points: int) -> dict[str, Any]:
-    """An outcome's marks, as plotly has them: smaller where there are many ``points``."""
+def marker_style(mark: Mark, points: int) -> dict[str, Any]:
+    """An outcome's markers as plotly describes them; smaller from 200 ``points`` on."""
     line = {"width": 1.8, "color": mark.colour} if "open" in mark.symbol else {"width": 0}
     marker = {
         "color": mark.colour,
@@ -88,13 +89,13 @@ def markers(mark: Mark, points: int) -> dict[str, Any]:
 
 
 def by_outcome(trials: Trials) -> list[tuple[Mark, list[TrialRecord]]]:
-    """The trials of each outcome that there are any of."""
+    """The trials grouped by outcome, without empty groups."""
     found = [(mark, [trial for trial in trials if trial.state == mark.state]) for mark in MARKS]
     return [(mark, some) for mark, some in found if some]
 
 
-def trial_text(trial: TrialRecord, metric: str, value: float | None) -> str:
-    """What a trial's mark says under the pointer: a line per parameter."""
-    params = [settings({name: value}) for name, value in trial.params.items()]
+def hover_text(trial: TrialRecord, metric: str, value: float | None) -> str:
+    """A trial's hover text: its outcome, its value, and one line per parameter."""
+    params = [params_text({name: value}) for name, value in trial.params.items()]
     first = f"trial {trial.number}, {trial.state.lower()}"
     return "<br>".join([first, f"{metric} {number(value)}", *params])

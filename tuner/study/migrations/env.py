@@ -1,14 +1,13 @@
-"""Run by Alembic for every migration, over the connection that ``schema.upgrade`` hands it."""
+"""Alembic's environment: runs migrations over the connection in its configuration."""
 
 from alembic import context
 
-from tuner.study import tables
-from tuner.study.schema import VERSION_TABLE
+from tuner.study import schema, tables
 
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=tables.metadata,
-    version_table=VERSION_TABLE,
+    **schema.COMPARISON,
 )
 with context.begin_transaction():
     context.run_migrations()

@@ -1,0 +1,107 @@
+"""Signals during a long XLA compilation, while the main thread runs no Python."""
+
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from processes import Machine, Running, machines, wait_until
+from rows import Rows
+
+# A deep network with second derivatives, unrolled steps and bfloat16 compiles for minutes on a CPU.
+# No test waits for the end of it.
+STUDY = """
+[study]
+trials = 1
+epochs = 2
+checkpoint_seconds = 0
+max_takeovers = 1
+[data]
+source = "idx"
+path = "{digits}"
+[trial]
+generator = "r3gan"
+discriminator = "r3gan"
+width = 48
+latent_dim = 64
+precision = "bfloat16"
+loss = "relativistic"
+r1 = 0.05
+r2 = 0.05
+batch_size = 32
+dropout = 0.0
+[pruner]
+name = "none"
+[metrics]
+features = "random"
+samples = 100
+"""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+GRACE = 3.0  # seconds
+SLACK = 10.0  # further seconds, for a busy machine
+PROMPT = 3.0  # seconds; takes less than one on an idle machine
+SLOW_PROGRAM = "_train_steps"
+
+
+@pytest.fixture(scope="module")
+def here(
+    tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str], digits: Path
+) -> Iterator[Machine]:
+    """A machine with one study, where XLA dumps each program that it starts to compile."""
+    folder = tmp_path_factory.mktemp("long")
+    flags = f"--xla_dump_to={folder}/dump --xla_dump_hlo_module_re=.*{SLOW_PROGRAM}.*"
+    with machines(folder, environment | {"XLA_FLAGS": flags}, "here") as [machine]:
+        (machine.folder / "s.toml").write_text(STUDY.format(digits=digits))
+        machine.succeeds("create", "s.toml")
+        yield machine
+
+
+def rows_of(here: Machine) -> Rows:
+    return Rows(f"sqlite:///{here.folder}/tuner-data/studies.db")
+
+
+def start_compiling(here: Machine, *words: str) -> Running:
+    """Start a worker and wait until it has compiled for two seconds."""
+    dump = here.folder.parent / "dump"
+    shutil.rmtree(dump, ignore_errors=True)
+    worker = here.start("worker", "s", *words)
+    worker.wait_for("trial 0 starts")
+
+    def has_begun() -> bool:
+        assert worker.alive, worker
+        return any(dump.glob(f"*{SLOW_PROGRAM}.before_optimizations.txt"))
+
+    wait_until(has_begun, "XLA compiles the training program")
+    time.sleep(2)
+    return worker
+
+
+def assert_free(here: Machine) -> None:
+    """Check that the trial can be claimed at once, without a takeover to its account."""
+    lease = rows_of(here).leases()[0]
+    actual = (lease.state, lease.status, lease.epoch, lease.takeovers)
+    assert actual == ("RUNNING", "free", 0, 0)
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_the_first_signal_gives_the_grace(here: Machine, number: signal.Signals) -> None:
+    worker = start_compiling(here, "--grace", f"{GRACE:g}")
+    began = time.monotonic()
+    worker.signal(number)
+    worker.wait_for("finishing the epoch, then stopping", within=PROMPT)
+    assert (worker.wait(within=GRACE + SLACK), worker.errors) == (0, ""), worker
+    assert time.monotonic() - began >= GRACE
+    assert f"abandoning the epoch, unfinished after {GRACE:g} s" in worker.text
+    assert_free(here)
+
+
+def test_a_second_signal_leaves_at_once(here: Machine) -> None:
+    worker = start_compiling(here, "--grace", "60")
+    worker.signal(signal.SIGTERM)
+    worker.wait_for("finishing the epoch, then stopping", within=PROMPT)
+    worker.signal(signal.SIGINT)
+    assert worker.wait(within=PROMPT) == 1, worker
+    assert worker.errors == "tuner: stopped at once; the same command resumes the study\n"
+    assert_free(here)

@@ -1,0 +1,130 @@
+"""Evaluation of trials: repeatable scores, samples for display, non-finite images."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tuner.data import ImageSet
+from tuner.errors import InputError
+from tuner.files.stores import open_store
+from tuner.files.study_files import StudyFiles
+from tuner.gan.sampling import Latents, draw, fixed_latents
+from tuner.gan.state import init_state
+from tuner.metrics.evaluate import real_against_real
+from tuner.metrics.fid import frechet_distance, reference
+from tuner.run.evaluator import (
+    EVALUATION,
+    Evaluation,
+    Evaluator,
+    latent_seed,
+    latents_digest,
+    shown_latents,
+)
+from tuner.run.sharing import shared_measures
+from tuner.run.startup import check_data
+from tuner.spec.loading import parse_spec
+from tuner.spec.study import StudySpec
+from tuner.study.space import trial_config
+
+
+def spec_of(features: str) -> StudySpec:
+    table = {
+        "trial": {"width": 2, "latent_dim": 8, "batch_size": 8},
+        "metrics": {"features": features, "samples": 30},
+    }
+    return parse_spec(table, "test")
+
+
+def image_set(count: int = 60, *, labelled: bool = True) -> ImageSet:
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % 2
+    images = rng.integers(0, 100, (count, 32, 32, 1), np.uint8)
+    images[labels == 1] += 100
+    return ImageSet(images, labels if labelled else None, "a-fingerprint")
+
+
+def evaluator_of(spec: StudySpec, images: ImageSet, folder: Path) -> Evaluator:
+    files = StudyFiles(open_store(str(folder)), "study").begin("a token")
+    extractor, real = shared_measures(spec, images, files, None, print)
+    return Evaluator(spec, images, extractor, real)
+
+
+def test_data_unfit_for_a_classifier_is_refused() -> None:
+    with pytest.raises(InputError, match="needs images with labels; use 'random' or 'inception'"):
+        check_data(spec_of("classifier"), image_set(labelled=False))
+    with pytest.raises(InputError, match="needs at least 50 images, not 20; use 'random'"):
+        check_data(spec_of("classifier"), image_set(20))
+    check_data(spec_of("classifier"), image_set(50))
+    check_data(spec_of("random"), image_set(24, labelled=False))
+
+
+def test_measurements_repeat_and_agree_with_the_fid(tmp_path: Path) -> None:
+    spec, images = spec_of("random"), image_set(labelled=False)
+    evaluator = evaluator_of(spec, images, tmp_path)
+    program, hyperparameters, seed, _ = trial_config(spec, {}, 0, evaluator.dataset)
+    state = init_state(program, hyperparameters, seed)
+    generator = evaluator.generator(program, state)
+    found = evaluator.measure(program, state, generator)
+    again = evaluator.measure(program, state, generator)
+    assert (found.scores, found.d_auc) == (again.scores, again.d_auc)
+    assert found.finite
+    real = evaluator.extractor(images.images)
+    samples = evaluator.fresh_samples(program, generator)
+    expected = frechet_distance(reference(real), evaluator.extractor(samples))
+    assert evaluator.scores(samples, ())["fid"] == pytest.approx(expected, rel=1e-9)
+    assert found.scores["fid"] == pytest.approx(expected, rel=0.5)
+    assert min(found.generate_seconds, found.extract_seconds, found.score_seconds) > 0
+    real_fid, count = real_against_real(evaluator.real)
+    assert 0 < real_fid < expected
+    assert count == 30
+
+
+def test_displayed_samples_use_the_same_latents_every_epoch(tmp_path: Path) -> None:
+    spec, images = spec_of("random"), image_set(labelled=False)
+    evaluator = evaluator_of(spec, images, tmp_path)
+    program, hyperparameters, seed, _ = trial_config(spec, {}, 0, evaluator.dataset)
+    shown = []
+    for number in (seed, seed, seed + 1):
+        state = init_state(program, hyperparameters, number)
+        generator = evaluator.generator(program, state)
+        shown.append(evaluator.measure(program, state, generator).samples)
+        latents = fixed_latents(
+            latent_seed(spec, EVALUATION), spec.metrics.samples, program.latent_dim
+        )
+        np.testing.assert_array_equal(shown[-1], draw(program, generator, latents))
+    assert shown[0] is not None
+    assert shown[0].shape == (30, *images.shape)  # no more than are scored
+    np.testing.assert_array_equal(shown[0], shown[1])
+    assert (shown[0] != shown[2]).any()
+
+
+def test_displayed_samples_cover_every_class() -> None:
+    labels = jnp.array([3, 3, 3, 3, 1, 3, 1, 0, 1, 3] * 10)
+    found = shown_latents(Latents(jnp.zeros((100, 4)), labels), 36)
+    assert list(labels[found]) == [0] * 10 + [1] * 12 + [3] * 12
+    assert list(found[10:13]) == [4, 6, 8]  # the first ones of each class
+
+
+def test_non_finite_images_are_not_measured(tmp_path: Path) -> None:
+    spec, images = spec_of("random"), image_set(labelled=False)
+    evaluator = evaluator_of(spec, images, tmp_path)
+    program, hyperparameters, seed, _ = trial_config(spec, {}, 0, evaluator.dataset)
+    state = init_state(program, hyperparameters, seed)
+    for part in ("generator", "discriminator"):
+        weights = jax.tree.map(lambda x: jnp.full_like(x, jnp.inf), getattr(state, part))
+        bad = state._replace(**{part: weights})
+        generator = evaluator.generator(program, bad)
+        assert evaluator.measure(program, bad, generator) == Evaluation()
+
+
+def test_the_latents_digest_depends_on_their_values() -> None:
+    spec, other = spec_of("random"), spec_of("random")
+    assert latents_digest(spec) == latents_digest(other)
+    reseeded = spec.model_copy(update={"study": spec.study.model_copy(update={"seed": 1})})
+    assert latents_digest(reseeded) != latents_digest(spec)
+    before = latents_digest(spec)
+    with jax.threefry_partitionable(False):  # JAX then draws other numbers
+        assert latents_digest(spec) != before

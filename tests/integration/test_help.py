@@ -1,0 +1,58 @@
+"""``tuner --help`` and shell completion."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from generate import COMMANDS
+from typer.testing import CliRunner
+
+from tuner.cli import app
+from tuner.cli.app import Task
+
+PROGRAM = Path(sys.executable).parent / "tuner"
+
+
+def help_of(*words: str) -> str:
+    done = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "80"})
+    assert done.exit_code == 0
+    return done.output
+
+
+def test_commands_are_grouped_by_task() -> None:
+    text = help_of()
+    headings = re.findall(r"^(\w[\w ]+):$", text, re.M)
+    assert headings == ["Options", *Task]
+    listed = re.findall(r"^  ([a-z][a-z-]*) {2,}\S", text, re.M)
+    assert listed == list(COMMANDS)
+    assert listed[0] == "sweep"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_into_80_columns(name: str) -> None:
+    assert max(map(len, help_of(name).splitlines())) <= 80
+    summary = COMMANDS[name].help.partition("\n\n")[0]
+    assert re.search(rf"^  {name} +{re.escape(summary)}$", help_of(), re.M)
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"db"}))
+def test_every_option_has_help(name: str) -> None:
+    for parameter in COMMANDS[name].params:
+        assert parameter.hidden or parameter.help, parameter.name
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("tuner s", {"sweep", "status", "show", "stop", "sample", "schema"}),
+        ("tuner status --w", {"--watch"}),
+    ],
+)
+def test_a_shell_completes_commands_and_options(line: str, completed: set[str]) -> None:
+    request = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+    environment = os.environ | request | {"_TUNER_COMPLETE": "complete_bash"}
+    done = subprocess.run([PROGRAM], env=environment, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == completed

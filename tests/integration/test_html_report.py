@@ -1,0 +1,126 @@
+"""The HTML report, and the study file in it."""
+
+import re
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import study_databases
+from builders import epoch, spec_of
+from hatchling.builders.wheel import WheelBuilder
+from hypothesis import given
+from hypothesis import strategies as st
+from study_databases import Studies, claim, report, run
+
+from tuner.dashboard.notes import trial_note
+from tuner.spec.loading import load_spec
+from tuner.study.records import TrialRecord
+from tuner.study.store import StudyStore
+from tuner.study.verdict import Complete, Prune
+from tuner.views.figures import PLOTS
+from tuner.views.html_report import UNFOLDED_ROWS, study_page
+from tuner.views.study_toml import spec_toml
+
+sqlite = study_databases.sqlite
+ROOT = Path(__file__).parents[2]
+STUDIES = sorted((ROOT / "studies").glob("*.toml"))
+
+
+def page_of(store: StudyStore, trials: list[TrialRecord] | None = None) -> str:
+    found = store.trials() if trials is None else trials
+    return study_page(store.spec, store.summary(), store.fingerprint(), found)
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_the_study_file_in_a_report_is_the_study(path: Path) -> None:
+    spec = load_spec(path)
+    assert spec_of(spec_toml(spec)) == spec
+
+
+@given(st.text(min_size=1, max_size=20).filter(str.strip), st.text(max_size=20))
+def test_any_text_in_a_study_file_round_trips(path: str, column: str) -> None:
+    spec = spec_of("")
+    data = spec.data.model_copy(update={"path": path, "labels": column})
+    spec = spec.model_copy(update={"data": data})
+    text = spec_toml(spec)
+    found = tomllib.loads(text).get("data", {})
+    assert found.get("path", spec_of("").data.path) == path
+    assert found.get("labels", spec_of("").data.labels) == column
+
+
+def test_hostile_text_is_inert_in_the_report_and_in_notes(sqlite: Studies) -> None:
+    hostile = "<script>alert(1)</script><img src=x onerror=alert(1)>[x](javascript:alert(1))"
+    sqlite.create(trials=2)
+    session = sqlite.join()
+    run(session, [10.0], Complete())
+    run(session, [20.0], Prune(hostile))
+    store = sqlite.store()
+    page = page_of(store)
+    assert "&lt;script&gt;" in page
+    assert "<script>alert" not in page
+    assert "<img src=x" not in page
+    note = trial_note("s", store.spec, store.trial(1), 1, {})
+    assert r"\<script\>alert(1)" in note
+    assert r"\[x\](javascript" in note
+
+
+def test_all_trials_are_listed_folded_beyond_a_few_dozen(sqlite: Studies) -> None:
+    store = sqlite.create(trials=1)
+    run(sqlite.join(), [10.0], Complete())
+    [trial] = store.trials()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", trial.started or "")
+    trials = [trial._replace(number=number) for number in range(UNFOLDED_ROWS + 7)]
+    page = page_of(store, trials)
+    shown, folded = page.split('id="trials"')[1].split("</section>")[0].split("<details>")
+    assert shown.count("<tr>") == 1 + UNFOLDED_ROWS
+    assert "7 more trials" in folded
+    assert folded.count("<tr>") == 1 + 7
+    assert shown.count(f'<td class="right">{trial.started}</td>') == UNFOLDED_ROWS
+    assert "<details><summary>" not in page_of(store).split('id="trials"')[1].split("</section>")[0]
+
+
+def test_the_report_explains_missing_importances(sqlite: Studies) -> None:
+    store = sqlite.create(trials=8)
+    session = sqlite.join()
+    for _ in range(4):
+        run(session, [10.0], Complete())
+    run(session, [20.0], Prune("bad"))
+    assert "at least 5 complete trials are needed, and 4 of 5 are complete" in page_of(store)
+    run(session, [10.0], Complete())
+    assert "Not computed: all 5 complete trials have the same value." in page_of(store)
+    run(session, [30.0], Complete())
+    assert "Not computed" not in page_of(store)
+
+
+def test_the_report_shows_the_gain_over_the_best_baseline(sqlite: Studies) -> None:
+    baselines = "[[baseline]]\nbeta1 = 0.5\n"
+    store = sqlite.create(f"[trial]\nbeta1 = {{ low = 0.0, high = 0.9 }}\n{baselines}", trials=3)
+    session = sqlite.join()
+    run(session, [40.0, 50.0], Complete())
+    assert "No trial is better than the best baseline (trial 0)." in page_of(store)
+    run(session, [60.0, 30.0], Complete())
+    gain = "Gain over the best baseline (trial 0, FID 40): 10, 25%."
+    assert gain in page_of(store)
+    assert "over the best baseline" not in page_of(store, store.trials()[1:])
+
+
+def test_a_section_of_the_report_has_every_plot_that_names_it(sqlite: Studies) -> None:
+    """The template must have a place for each section that plots name."""
+    store = sqlite.create(trials=1)
+    report(session := sqlite.join(), claim(session), [epoch(1).fid or 0.0])
+    page = page_of(store)
+    for plot in PLOTS.values():
+        title = plot.draw(store.spec, store.trials()).layout.title.text
+        assert plot.section is None or f"<h3>{title}</h3>" in page, title
+
+
+def test_the_templates_are_in_the_wheel(tmp_path: Path) -> None:
+    [wheel] = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(wheel) as archive:
+        packed = set(archive.namelist())
+    templates = {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "tuner/views/templates").iterdir()
+    }
+    assert templates
+    assert templates <= packed

@@ -1,0 +1,52 @@
+"""Memory measurement of ``tuner check``, and its time limit."""
+
+import time
+
+import pytest
+from builders import spec_of
+
+from tuner.data import load_images
+from tuner.gan.training import training_memory
+from tuner.run import planning
+from tuner.run.evaluator import dataset_info
+from tuner.run.planning import largest_program, measured_memory, plan
+from tuner.trial import Program
+
+SPEC = "[data]\nsource = 'gaussians'\n[trial]\nwidth = 4\nlatent_dim = 8\n"
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    spec = spec_of(SPEC)
+    return largest_program(spec, dataset_info(load_images(spec.data)))
+
+
+def test_memory_is_measured_in_a_process_of_its_own(program: Program) -> None:
+    assert measured_memory(program, 128, seconds=300) == training_memory(program, 128)
+
+
+def test_measuring_stops_at_its_time_limit(program: Program) -> None:
+    began = time.monotonic()
+    assert measured_memory(program, 128, seconds=0.5) is None
+    assert time.monotonic() - began < 20
+
+
+def test_measuring_announces_its_limit_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    announced: list[str] = []
+    announced_before: list[str] = []
+
+    def measure(*_: object) -> int:
+        announced_before.extend(announced)
+        return 7
+
+    monkeypatch.setattr(planning, "measured_memory", measure)
+    spec = spec_of(SPEC)
+    assert (
+        plan(spec, announce=lambda text, part=None: announced.append(text))["activation_bytes"] == 7
+    )
+    assert announced_before == announced
+    assert announced[-1] == (
+        "measuring the memory of training the largest program: compiling it takes at most 45 s"
+    )

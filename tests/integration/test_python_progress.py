@@ -1,0 +1,34 @@
+"""Progress output of ``tuner.sweep``, with training replaced."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import tuner
+from tuner.study.sinks import TrialSink
+
+STUDY = """
+[study]
+trials = 1
+[data]
+source = "gaussians"
+[trial]
+learning_rate = { low = 1e-4, high = 1e-2, log = true }
+"""
+
+
+def test_progress_is_printed_unless_switched_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(store: object, files: object, sink: TrialSink, *_: object, **__: object) -> None:
+        sink.announce("training")
+
+    monkeypatch.setattr("tuner.api.run_worker", run)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as kernels of notebooks do
+    file, url = tmp_path / "s.toml", f"sqlite:///{tmp_path}/s.db"
+    file.write_text(STUDY)
+    tuner.sweep(file, storage=url, artifacts=tmp_path / "a")
+    assert re.fullmatch(r"\d\d:\d\d:\d\d training\n", capsys.readouterr().out)
+    tuner.sweep(file, storage=url, artifacts=tmp_path / "a", progress=False)
+    assert tuple(capsys.readouterr()) == ("", "")

@@ -1,0 +1,115 @@
+"""One worker runs 300 trials without growing. Training is faked; the database, checkpoints,
+pictures, plots and the live view are real."""
+
+import io
+import os
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import study_databases
+from builders import DATASET, epoch
+from rich.console import Console
+from study_databases import RANDOM, Studies
+
+from tuner.dashboard import publishing
+from tuner.files.study_files import open_files
+from tuner.run.signals import Stop
+from tuner.run.watchdog import Watchdog
+from tuner.run.worker import Worker
+from tuner.study.claims import Claim
+from tuner.study.sinks import Ending
+from tuner.trial import EpochReport
+from tuner.views.progress import LiveProgress
+
+url, studies = study_databases.url, study_databases.studies
+
+TRIALS, EARLY = 300, 100  # by then every one-time allocation is made
+GROWTH = (
+    24 * 2**20
+)  # bytes in 200 trials: Optuna caches each, and freed memory stays with the process
+
+
+class Resources(NamedTuple):
+    """Resources of the process."""
+
+    memory: int  # bytes
+    threads: int
+    files: int
+    connections: int  # to the database
+
+
+class FakeTrainer:
+    """Returns made-up reports and states at once."""
+
+    dataset = DATASET
+    classes = 0
+
+    def insert(self, config: Any, state: Any = None, epoch: int = 0) -> None:
+        self.epoch = epoch
+
+    def run_epoch(self) -> EpochReport:
+        self.epoch += 1
+        self.samples = np.full((16, 32, 32, 1), self.epoch, np.uint8)
+        return epoch(self.epoch, 100.0 / self.epoch)
+
+    def packed_state(self) -> dict[str, Any]:
+        return {"weights": np.zeros(50_000, np.float32)}
+
+    packed_generator = packed_state
+
+
+class MeasuringProgress(LiveProgress):
+    """The live view, which measures the process after each trial."""
+
+    def __init__(self, studies: Studies) -> None:
+        terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
+        super().__init__(terminal, 0, TRIALS, "fid")
+        self._studies, self._terminal = studies, terminal
+        self.used: list[Resources] = []
+
+    def ended(self, claim: Claim, ending: Ending) -> None:
+        super().ended(claim, ending)
+        self._terminal.file = io.StringIO()  # a real terminal does not keep old frames
+        self.used.append(self._measure())
+
+    def _measure(self) -> Resources:
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+        files = len(os.listdir("/proc/self/fd"))
+        return Resources(resident, threading.active_count(), files, self._connections())
+
+    def _connections(self) -> int:
+        if self._studies.url.startswith("sqlite"):
+            return 0
+        [[found]] = self._studies.rows(
+            "SELECT count(*) - 1 FROM pg_stat_activity"  # without the connection of this query
+            " WHERE application_name = 'tuner' AND datname = current_database()"
+        )
+        return int(found)
+
+
+@pytest.mark.timeout(300)
+def test_memory_and_files_do_not_grow_with_the_trials(
+    studies: Studies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "FIRST", 0.01)  # import plotly and draw plots early
+    store = studies.create(RANDOM, trials=TRIALS, epochs=2, checkpoint_seconds=0, lease_seconds=600)
+    files = open_files(store, str(tmp_path / "store"))
+    trainer: Any = FakeTrainer()
+    progress = MeasuringProgress(studies)
+    with progress.live:
+        session, stop = studies.join(), Stop()
+        with Watchdog(session, stop, progress.announce, None).watching() as watchdog:
+            publisher = publishing.DashboardPublisher(store, files, progress.announce)
+            Worker(session, trainer, files, progress, publisher, watchdog, stop).work()
+    assert store.remaining() == 0
+    assert len(progress.used) == TRIALS
+    early, late = progress.used[EARLY : EARLY + 20], progress.used[-20:]
+    for what in ("threads", "files", "connections"):
+        assert max(getattr(x, what) for x in late) <= max(getattr(x, what) for x in early), what
+    grown = min(x.memory for x in late) - max(x.memory for x in early)
+    assert grown < GROWTH, f"{grown / 2**20:.1f} MB"
+    assert not [*(tmp_path / "store").glob("*/checkpoints/*")]
+    assert max(x.connections for x in progress.used) <= 2

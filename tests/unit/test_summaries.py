@@ -1,0 +1,131 @@
+"""Text summaries of a study."""
+
+import pytest
+from builders import epoch, spec_of
+from trials import PARAMS, record
+
+from tuner.study.records import TrialRecord, best_of
+from tuner.trial import History
+from tuner.views import summaries
+from tuner.views.formatting import params_text
+
+
+@pytest.mark.parametrize(
+    ("trials", "best"),
+    [
+        ([], None),
+        ([record(0, "PRUNED", value=1.0), record(1, "RUNNING", value=None)], None),
+        ([record(0, value=3.0), record(1, value=2.0), record(2, "PRUNED", value=1.0)], 1),
+        ([record(0, value=3.0), record(4, value=0.0)], 4),
+    ],
+)
+def test_best_of(trials: list[TrialRecord], best: int | None) -> None:
+    found = best_of(trials)
+    assert (found and found.number) == best
+    line = summaries.best_line(trials, "fid")
+    assert line.startswith("No trial" if best is None else f"Best: trial {best}, FID ")
+
+
+@pytest.mark.parametrize(
+    ("trials", "line"),
+    [
+        ([record(0, value=3.0)], ""),  # the study has no baseline
+        ([record(0, "RUNNING", value=None, baseline=True)], ""),
+        (
+            [record(0, "PRUNED", value=5.0, baseline=True), record(1, value=3.0)],
+            "No baseline trial is complete, so the gain over the baseline is unknown.",
+        ),
+        (
+            [record(0, value=3.0, baseline=True), record(1, value=3.5)],
+            "No trial is better than the best baseline (trial 0).",
+        ),
+        (
+            [record(0, value=9.0, baseline=True), record(1, value=8.0, baseline=True), record(2)],
+            "No trial is better than the best baseline (trial 1).",
+        ),
+        (
+            [record(0, value=8.0, baseline=True), record(2, value=6.0)],
+            "Gain over the best baseline (trial 0, FID 8): 2, 25%.",
+        ),
+        (
+            [record(0, value=-0.5, baseline=True), record(1, value=-1.0)],  # KID may be negative
+            "Gain over the best baseline (trial 0, FID -0.5): 0.5.",
+        ),
+    ],
+)
+def test_gain_over_the_baseline(trials: list[TrialRecord], line: str) -> None:
+    assert summaries.baseline_gain(trials, "fid") == line
+
+
+def test_appraisal() -> None:
+    fresh = {"fid": 21.25, "kid": 0.0125, "fid_infinity": 19.5, "precision": 0.75, "recall": 0.625}
+    fresh |= {"density": 0.875, "coverage": 0.5, "variance_ratio": 0.9}
+    fresh |= {"class_coverage": 0.9, "class_entropy": 0.95}
+    found = {
+        "trial": record(3),
+        "fresh": fresh,
+        "real_fid": 0.5,
+        "real_count": 5000,
+        "classes": 10,
+        "accuracy": 0.9876,
+    }
+    text = summaries.appraisal(found, "fid")
+    assert "Best: trial 3, FID 20.5 in epoch 2 of 2: learning_rate=0.0002123 batch_size=64" in text
+    assert "FID on fresh latents 21.25, extrapolated to infinitely many 19.5; real against" in text
+    assert "real images 0.5 (5000 each)" in text
+    assert "KID 0.0125, precision 0.75, recall 0.625, density 0.875, coverage 0.5" in text
+    assert "Classes generated: 9 of 10, entropy 0.95 of the data's" in text
+    assert "98.8%" in text
+    assert "Classes" not in summaries.appraisal(found | {"classes": None}, "fid")
+    short = found | {"fresh": fresh | {"fid_infinity": None}}
+    line = "FID on fresh latents 21.25; real against real images 0.5 (5000 each)"
+    assert line in summaries.appraisal(short, "fid").splitlines()
+
+
+def test_cost() -> None:
+    parts = {"generate_seconds": 0.25, "extract_seconds": 0.5, "score_seconds": 0.1}
+    trials = [record(0, reports=(epoch(1, **parts), epoch(2, None, evaluate_seconds=0.0)))]
+    text = summaries.evaluation_cost(summaries.durations(trials))
+    assert text.startswith("Evaluating took 11.1% of the time (generating 25%, features 50%,")
+    assert summaries.evaluation_cost(summaries.durations([record(0, reports=())])) == ""
+
+
+def test_fingerprint_line() -> None:
+    assert summaries.measured_as({}, "None") == "Nothing is measured yet."
+    found = summaries.measured_as({"data": "abc", "samples": "9"}, "1234")
+    assert found == "Measured as 1234: data abc, samples 9"
+
+
+def test_plan_ends_with_the_warnings() -> None:
+    found = {
+        "programs": 1200,
+        "images": 5000,
+        "image_shape": (32, 32, 1),
+        "device": "cpu",
+        "largest": {"width": 64, "batch_size": 128},
+        "generator_parameters": 1_234_567,
+        "discriminator_parameters": 89,
+        "state_bytes": 2e6,
+        "activation_bytes": 3e9,
+        "training_flops": 3e12,
+        "evaluation_flops": 1e12,
+    }
+    lines = summaries.plan(spec_of("[study]\ntrials = 9\nepochs = 8"), found).splitlines()
+    assert lines[1] == "trials: 9 of up to 8 epochs, sampler tpe, pruner successive_halving"
+    assert lines[2].endswith("1,200")
+    assert lines[3] == "images: 5,000 of 32x32x1"
+    assert "generator 1,234,567 parameters, discriminator 89; state 2 MB" in lines[4]
+    assert "activations 3 GB on this cpu" in lines[4]
+    assert lines[5].startswith("evaluation every epoch: 1 TFLOP, an epoch's training 3: 25% of a")
+    assert lines[6].startswith("warning: trial: nothing is searched")
+    infrequent = spec_of("[study]\nepochs = 8\n[metrics]\nevery = 4")
+    assert "every 4 epochs: 1 TFLOP, an epoch's training 3: 8%" in summaries.plan(infrequent, found)
+    expensive = summaries.plan(infrequent, found | {"evaluation_flops": 99e12})
+    assert "to reduce it, raise metrics.every or lower metrics.samples" in expensive
+
+
+def test_share_and_settings() -> None:
+    history = History([epoch(1), epoch(2, evaluate_seconds=0.0)])
+    assert history.evaluation_share == pytest.approx(1 / 9)
+    assert History().evaluation_share == 0
+    assert params_text(dict(PARAMS)) == "learning_rate=0.0002123 batch_size=64"

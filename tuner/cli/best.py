@@ -1,0 +1,138 @@
+"""``tuner best`` and ``tuner sample``: the best generator, measured and drawn."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tuner.cli.app import Task, command, err, out, print_json
+from tuner.cli.options import (
+    Allow,
+    Artifacts,
+    AsJson,
+    Storage,
+    StudyName,
+    Weights,
+    open_study,
+)
+from tuner.cli.writing import check_target, write_output
+from tuner.data import silent
+from tuner.environment import STORAGE, MachineOptions
+from tuner.errors import InputError, TunerError
+from tuner.study.store import StudyStore
+from tuner.views import studies, summaries
+from tuner.views.formatting import number
+from tuner.views.progress import PlainProgress
+
+
+@command(Task.RESULTS, uses_jax=True)
+def best(
+    name: StudyName,
+    storage: Storage = STORAGE,
+    artifacts: Artifacts = None,
+    weights: Weights = None,
+    allow: Allow = None,
+    as_json: AsJson = False,
+) -> None:
+    """Re-evaluate the best trial and draw its samples.
+
+    The evaluation uses fresh latents: the best of many noisy values is too good on average.
+
+    Example: tuner best quickstart
+    """
+    options = MachineOptions(weights=weights, allow=tuple(allow or ()))
+    store = open_study(storage, name)
+    trial = store.best()
+    from tuner.files.study_files import open_files
+
+    if not as_json:
+        out.print(studies.trial_table([trial], store.spec.metrics.objective))
+        show_best(store, open_files(store, artifacts), options)
+        return
+    from tuner.run.appraisal import appraise
+    from tuner.run.startup import open_evaluator
+
+    files, trial = open_files(store, artifacts), store.best_kept()
+    evaluator = open_evaluator(store, files, silent, options=options)
+    found = appraise(store, evaluator, files, trial)
+    warning = summaries.collapse_warning(found.fresh, found.classes)
+    values = {"trial": studies.trial_values(trial), "warnings": [warning] if warning else []}
+    print_json(found._asdict() | values)
+
+
+def show_best(
+    store: StudyStore, files: Any, options: MachineOptions, evaluator: Any = None
+) -> None:
+    """Print the best trial's scores on fresh latents, and write a picture of its samples."""
+    from tuner.run.appraisal import appraise, draw_samples
+    from tuner.run.startup import open_evaluator
+    from tuner.views.images import grid_png
+
+    try:
+        trial = store.best_kept()
+    except InputError as error:  # all results were added by another program
+        out.print(f"\n{error}", soft_wrap=True)
+        return
+    if (added := store.best()).number != trial.number:
+        out.print(
+            f"\nTrial {added.number} is better ({number(added.value)}) but has no generator; the "
+            "best trial with a generator is evaluated instead."
+        )
+    evaluator = evaluator or open_evaluator(
+        store, files, PlainProgress(err).announce, options=options
+    )
+    found = appraise(store, evaluator, files, trial)._asdict()
+    objective = store.spec.metrics.objective
+    out.print(summaries.appraisal(found, objective), soft_wrap=True)
+    if gain := summaries.baseline_gain(store.trials(), objective):
+        out.print(gain, soft_wrap=True)
+    picture = f"best-trial-{trial.number:05d}.png"
+    samples = draw_samples(store, files, trial, 64, store.spec.study.seed, options)
+    try:
+        files.write(picture, grid_png(samples))
+    except TunerError as error:  # a user without write access still sees the scores
+        out.print(f"No samples: {error}", soft_wrap=True)
+        return
+    out.print(f"Samples: {files.locate(picture)}", soft_wrap=True)
+
+
+@command(Task.RESULTS, uses_jax=True)
+def sample(
+    name: StudyName,
+    to: Annotated[Path, typer.Option("--out", metavar="FILE.png", help="PNG file to write.")],
+    storage: Storage = STORAGE,
+    artifacts: Artifacts = None,
+    trial: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="Number of the trial. Default: the best trial."),
+    ] = None,
+    count: Annotated[
+        int, typer.Option(metavar="N", min=1, max=10_000, help="Number of images.")
+    ] = 64,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the latents.")] = 0,
+    allow: Allow = None,
+) -> None:
+    """Draw a grid of samples from a trial's generator.
+
+    Example: tuner sample quickstart --out samples.png
+    """
+    to = check_target(to, (".png",))
+    store = open_study(storage, name)
+    chosen = store.best_kept() if trial is None else store.trial(trial)
+    from tuner.files.study_files import open_files
+    from tuner.run.appraisal import draw_samples
+    from tuner.views.images import grid_png
+
+    files = open_files(store, artifacts)
+    options = MachineOptions(allow=tuple(allow or ()))
+    warn_of_changed_code(store, options)
+    samples = draw_samples(store, files, chosen, count, seed, options)
+    write_output(to, grid_png(samples), f"{count} samples of trial {chosen.number}")
+
+
+def warn_of_changed_code(store: StudyStore, options: MachineOptions) -> None:
+    """Warn where the code of custom networks differs from the code that was trained."""
+    from tuner.run.startup import other_code
+
+    if (line := other_code(store, options)) is not None:
+        err.print(f"tuner: warning: {line}", soft_wrap=True)

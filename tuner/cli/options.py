@@ -1,0 +1,116 @@
+"""Arguments and options that several commands take, and a study by its name."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tuner.environment import (
+    ARTIFACTS_VARIABLE,
+    METRICS_HOST_VARIABLE,
+    METRICS_PORT_VARIABLE,
+    STORAGE_VARIABLE,
+)
+from tuner.errors import InputError
+from tuner.spec.study import MOST_TRIALS
+from tuner.study.database import Database
+from tuner.study.store import StudyStore
+
+LONGEST = 3650 * 86_400.0  # seconds; Python's timers overflow at 292 years
+
+
+def parse_duration(text: str) -> float:
+    """Parse ``90``, ``90s``, ``30m``, ``8h``, ``1h30m`` as seconds; InputError for other text."""
+    number = "([0-9]{1,9})"
+    parts = re.fullmatch(f"(?:{number}d)?(?:{number}h)?(?:{number}m)?(?:{number}s?)?", text)
+    if not text or parts is None:
+        shown = text if len(text) <= 40 else f"{text[:40]}..."
+        raise InputError(f"invalid duration {shown!r}; write it like 90s, 30m or 1h30m")
+    units = (86_400, 3600, 60, 1)
+    seconds = float(sum(int(n) * unit for n, unit in zip(parts.groups("0"), units, strict=True)))
+    if seconds > LONGEST:
+        raise InputError(f"duration {text!r} is too long: at most 3650d")
+    return seconds
+
+
+File = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="Study file.")]
+StudyName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.")]
+TrialNumber = Annotated[int, typer.Argument(metavar="TRIAL", min=0, help="Number of the trial.")]
+Storage = Annotated[
+    str,
+    typer.Option(
+        metavar="URL",
+        envvar=STORAGE_VARIABLE,
+        help="Study database: sqlite:///FILE or postgresql://USER@HOST/DATABASE.",
+    ),
+]
+Artifacts = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        envvar=ARTIFACTS_VARIABLE,
+        help="Artifact store: a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX. "
+        "Default: the study's; for a new study tuner-data/artifacts.",
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Path of the images on this machine. Default: TUNER_DATA, else the study's.",
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Inception weights on this machine. Default: TUNER_WEIGHTS, else the study's.",
+    ),
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PACKAGE",
+        help="Package that custom networks may be imported from. Can be repeated.",
+    ),
+]
+Trials = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=1, max=MOST_TRIALS, help="Raise the study's total number of trials to N."
+    ),
+]
+MaxTime = Annotated[
+    float | None,
+    typer.Option(
+        parser=parse_duration,
+        metavar="DURATION",
+        help="Stop at the end of the epoch that is running after this time, e.g. 90s, 30m, 8h.",
+    ),
+]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PORT",
+        min=0,
+        max=65535,
+        envvar=METRICS_PORT_VARIABLE,
+        help="Serve Prometheus metrics on this port; several workers of a sweep use consecutive "
+        "ports from here. 0: any free port.",
+    ),
+]
+MetricsHost = Annotated[
+    str,
+    typer.Option(
+        metavar="ADDRESS",
+        envvar=METRICS_HOST_VARIABLE,
+        help="Address to serve metrics on. They require no login.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def open_study(storage: str, name: str) -> StudyStore:
+    """An existing study."""
+    return StudyStore(Database(storage), name)

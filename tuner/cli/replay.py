@@ -1,0 +1,99 @@
+"""``tuner replay``: other pruners, applied to the recorded learning curves."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tuner.cli.app import Task, command, out, print_json
+from tuner.cli.options import AsJson, Storage, StudyName, open_study
+from tuner.cli.writing import check_target, write_output
+from tuner.environment import STORAGE
+from tuner.errors import InputError
+from tuner.spec import search
+from tuner.spec.metrics import OBJECTIVES
+from tuner.spec.search import PrunerSpec
+from tuner.study import replay as replays
+from tuner.study.store import StudyStore
+from tuner.views import replay as views
+
+USUAL: tuple[PrunerSpec, ...] = (
+    search.NoPruner(),
+    search.MedianPruner(),
+    search.PercentilePruner(),
+    search.SuccessiveHalvingPruner(),
+    search.HyperbandPruner(),
+)
+Pruners = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME:KEY=VALUE,...",
+        help="Pruner to apply, with the keys of a study file. Can be repeated. Default: the "
+        "study's own, and each kind with its default settings.",
+    ),
+]
+Shuffles = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=0,
+        max=10_000,
+        help="Number of random trial orders, in addition to the recorded one.",
+    ),
+]
+Plot = Annotated[
+    Path | None, typer.Option(metavar="FILE.html", help="HTML file to write plots to.")
+]
+
+
+@command(Task.RESULTS)
+def replay(
+    name: StudyName,
+    storage: Storage = STORAGE,
+    pruner: Pruners = None,
+    shuffles: Shuffles = 20,
+    as_json: AsJson = False,
+    plot: Plot = None,
+) -> None:
+    """Estimate what other pruners would have saved.
+
+    Nothing is trained: the pruners are applied to the recorded learning curves. Which other
+    parameters the sampler would have chosen can't be known.
+
+    Example: tuner replay quickstart --pruner median
+    """
+    plot = None if plot is None else check_target(plot, option="--plot")
+    store = open_study(storage, name)
+    spec, objective = store.spec, store.spec.metrics.objective
+    pruners = _pruners(store, pruner or [])
+    curves = replays.curves_of(store.trials(), objective, spec.study.value == "best")
+    if replays.winner_of(curves) is None:
+        raise InputError(
+            f"study {name!r} has no trial that reached its last epoch; replay needs one"
+        )
+    correlations = replays.rank_correlations(curves)
+    orders = 1 + shuffles
+    outcomes = [replays.replay(curves, one, spec, orders) for one in pruners]
+    if plot is not None:
+        page = views.page(name, OBJECTIVES[objective], curves, correlations, outcomes)
+        write_output(plot, page.encode(), option="--plot")
+    if as_json:
+        values = {"study": name, "correlations": [found._asdict() for found in correlations]}
+        print_json(values | {"pruners": [outcome._asdict() for outcome in outcomes]})
+        return
+    out.print("How well each epoch ranks the trials, compared with the last one:\n")
+    out.print(views.correlation_table(correlations))
+    out.print(f"\nWhat pruners would have done to {len(curves)} trials in {orders} orders:\n")
+    out.print(views.outcome_table(outcomes))
+    if warning := views.caution(curves, spec.pruner.name):
+        out.print(f"\n{warning}", soft_wrap=True)
+
+
+def _pruners(store: StudyStore, texts: list[str]) -> list[PrunerSpec]:
+    """The given pruners; by default the study's own, and each kind that needs no settings."""
+    spec = store.spec
+    if not texts:
+        return [spec.pruner, *(one for one in USUAL if one != spec.pruner)]
+    study = spec.study.model_copy(update={"trials": store.total})
+    spec = spec.model_copy(update={"study": study})
+    return [replays.parse_pruner(text, spec) for text in texts]

@@ -1,0 +1,270 @@
+"""``tuner sweep``, ``create`` and ``worker``: run a study."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+from tuner import hints
+from tuner.cli.app import Task, command, out
+from tuner.cli.best import show_best
+from tuner.cli.main import resume_command
+from tuner.cli.options import (
+    Allow,
+    Artifacts,
+    Data,
+    File,
+    MaxTime,
+    MetricsHost,
+    MetricsPort,
+    Storage,
+    StudyName,
+    Trials,
+    Weights,
+)
+from tuner.data.listing import check_place
+from tuner.environment import METRICS_HOST, STORAGE, MachineOptions
+from tuner.errors import TunerError
+from tuner.run.signals import GRACE, Stop
+from tuner.spec.loading import load_spec
+from tuner.spec.study import StudySpec
+from tuner.spec.warnings import warnings
+from tuner.study.database import Database
+from tuner.study.records import best_of
+from tuner.study.retrying import Retrier
+from tuner.study.sinks import Sinks
+from tuner.study.store import StudyStore
+from tuner.study.urls import repeatable
+from tuner.views import studies, summaries
+from tuner.views.progress import PlainProgress, progress_view
+
+Name = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Name of the study. Default: the study file's.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=256,
+        help="Number of worker processes. Default: one per accelerator.",
+    ),
+]
+Respawn = Annotated[int, typer.Option(metavar="N", min=0, help="Replace up to N dead workers.")]
+ExitWhenIdle = Annotated[
+    bool,
+    typer.Option(
+        "--exit-when-idle",
+        help="Exit when no trial can be claimed, instead of waiting for the study to end.",
+    ),
+]
+MaxTrials = Annotated[int | None, typer.Option(metavar="N", min=1, help="Exit after N trials.")]
+Grace = Annotated[
+    float,
+    typer.Option(
+        metavar="SECONDS",
+        min=0,
+        help="Seconds to let the current epoch finish after a stop request.",
+    ),
+]
+Events = Annotated[bool, typer.Option("--events", hidden=True)]
+
+
+@command(Task.RUN, uses_jax=True)
+def sweep(
+    file: File,
+    storage: Storage = STORAGE,
+    artifacts: Artifacts = None,
+    trials: Trials = None,
+    name: Name = None,
+    workers: Workers = None,
+    respawn: Respawn = 0,
+    data: Data = None,
+    weights: Weights = None,
+    allow: Allow = None,
+    max_time: MaxTime = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = METRICS_HOST,
+) -> None:
+    """Run or resume a study, then show the results.
+
+    Ctrl-C finishes the epoch, saves and stops; the same command resumes the study. A second Ctrl-C
+    stops at once.
+
+    Example: tuner sweep studies/quickstart.toml
+    """
+    from tuner.run.fleet import accelerators, run_fleet
+
+    options = MachineOptions(data, weights, tuple(allow or ()))
+    spec = load_spec(file, name)
+    check_place(spec.data, data)
+    for line in warnings(spec):
+        out.print(f"warning: {line}", soft_wrap=True)
+    store, files = _begin(storage, spec, artifacts, trials or spec.study.trials)
+    devices = accelerators()
+    count = workers or max(1, len(devices))
+    evaluator, stopped = None, False
+    if store.remaining() <= 0:
+        out.print(f"Study {store.name!r} has all of its {store.total} trials: nothing to run.")
+    elif count == 1 and respawn == 0:
+        with (
+            progress_view(store, out) as view,
+            _metrics(store, view, metrics_host, metrics_port) as (sink, watch),
+        ):
+            view.announce("starting JAX")
+            from tuner.api import run_here
+
+            stop = Stop(max_time)
+            evaluator = run_here(
+                store, files, sink, stop, options=options, grace=GRACE, watch=watch
+            )
+            stopped = stop.requested
+    else:
+        shared = [store.name, *_worker_arguments(artifacts, max_time, options)]
+        with progress_view(store, out) as view:
+            addresses = _metrics_arguments(metrics_host, metrics_port, count)
+            arguments = [[*shared, *address] for address in addresses]
+            stopped = run_fleet(arguments, storage, respawn, devices, view)
+    _show_outcome(store, files, evaluator, stopped, options)
+
+
+@command(Task.RUN)
+def create(
+    file: File, storage: Storage = STORAGE, artifacts: Artifacts = None, name: Name = None
+) -> None:
+    """Store a study for workers to join, without running it.
+
+    Example: tuner create studies/quickstart.toml
+    """
+    store, files = _begin(storage, load_spec(file, name), artifacts)
+    out.print(
+        f"Study {store.name!r} in {store.database.place}: {store.remaining()} of {store.total} "
+        f"trials to run. Files: {files.store.url}",
+        soft_wrap=True,
+    )
+
+
+@command(Task.RUN, uses_jax=True)
+def worker(
+    name: StudyName,
+    storage: Storage = STORAGE,
+    artifacts: Artifacts = None,
+    data: Data = None,
+    weights: Weights = None,
+    allow: Allow = None,
+    trials: Trials = None,
+    exit_when_idle: ExitWhenIdle = False,
+    max_trials: MaxTrials = None,
+    max_time: MaxTime = None,
+    grace: Grace = GRACE,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = METRICS_HOST,
+    events: Events = False,
+) -> None:
+    """Join a study and run its trials until it ends.
+
+    Needs no study file. SIGTERM or Ctrl-C finishes the epoch, saves a checkpoint, releases the
+    trial and exits; a second one exits at once.
+
+    Example: tuner worker quickstart --storage postgresql://tuner@db/tuner
+    """
+    from tuner.files.study_files import open_files
+    from tuner.run.events import EventWriter
+
+    stop = Stop(max_time)
+    view = EventWriter(stop.request) if events else PlainProgress(out)
+    opening = Retrier(view.announce, busy_only=True)
+    store = opening(lambda: StudyStore(Database(storage), name))
+    files = open_files(store, artifacts)
+    if trials is not None:
+        store.raise_total(trials)
+    from tuner.api import run_here
+    from tuner.run.worker import Limits
+
+    limits = Limits(max_trials, exit_when_idle)
+    options = MachineOptions(data, weights, tuple(allow or ()))
+    with _metrics(store, view, metrics_host, metrics_port) as (sink, watch):
+        run_here(store, files, sink, stop, limits, options=options, grace=grace, watch=watch)
+    if not events:
+        left = store.remaining()
+        view.announce(_to_resume(store, files, left) if left > 0 else "the study has ended")
+
+
+def _begin(
+    storage: str, spec: StudySpec, artifacts: str | None, trials: int | None = None
+) -> tuple[StudyStore, Any]:
+    """The study in the database and its files, both created where they do not exist."""
+    from tuner.files.study_files import begin_study
+
+    opening = Retrier(partial(out.print, soft_wrap=True), busy_only=True)
+    return opening(
+        lambda: begin_study(Database(storage, create=True), spec, artifacts, trials=trials)
+    )
+
+
+@contextmanager
+def _metrics(
+    store: StudyStore, view: Any, host: str, port: int | None
+) -> Iterator[tuple[Any, Any]]:
+    """Serve metrics of this process: the worker's sink, and a callback for its session."""
+    if port is None:
+        yield view, None
+        return
+    from tuner.run.monitoring import monitored
+
+    with monitored(store, host, port, view.announce) as monitor:
+        yield Sinks(view, monitor), monitor.watch
+
+
+def _metrics_arguments(host: str, port: int | None, workers: int) -> list[list[str]]:
+    """Command-line arguments that give each of several worker processes its own port."""
+    if port is None:
+        return [[]] * workers
+    from tuner.run.monitoring import ports
+
+    own = ports(host, port, workers)
+    return [["--metrics-host", host, "--metrics-port", str(port)] for port in own]
+
+
+def _worker_arguments(
+    artifacts: str | None, max_time: float | None, options: MachineOptions
+) -> list[str]:
+    """Command-line arguments that all worker processes of a sweep share."""
+    pairs = [
+        ("--artifacts", artifacts),
+        ("--max-time", None if max_time is None else f"{max_time:.0f}s"),
+        ("--data", options.data),
+        ("--weights", options.weights),
+        *(("--allow", package) for package in options.allow),
+    ]
+    return [word for key, value in pairs if value is not None for word in (key, value)]
+
+
+def _to_resume(store: StudyStore, files: Any, left: int) -> str:
+    url = repeatable(store.database.address.url)
+    command = resume_command(sys.argv[1:], url, files.store.url)
+    return f"{left} of {store.total} trials are left; to resume: {command}"
+
+
+def _show_outcome(
+    store: StudyStore, files: Any, evaluator: Any, stopped: bool, options: MachineOptions
+) -> None:
+    found, left = store.trials(), store.remaining()
+    best = best_of(found)
+    out.print(studies.trial_table(found, store.spec.metrics.objective, best and best.number))
+    if left > 0:
+        out.print(f"\n{_to_resume(store, files, left)}", soft_wrap=True)
+    if not stopped and best is not None:
+        show_best(store, files, options, evaluator)
+    if found:
+        out.print(summaries.evaluation_cost(summaries.durations(found)))
+    elsewhere = any(word.startswith("--storage") for word in sys.argv)
+    where = ["--storage", store.database.address.shareable_url] if elsewhere else []
+    page = hints.command("report", store.name, "--out", "report.html", *where)
+    dashboard = hints.command("dashboard", *where)
+    out.print(f"To explore the results: {page}, or {dashboard}", soft_wrap=True)
+    if left > 0 and not stopped:
+        raise TunerError(f"study {store.name!r} has not ended: {left} trials are left")

@@ -1,0 +1,202 @@
+"""``tuner status`` and ``tuner list``: progress of one study, also as a live view, or of all."""
+
+import time
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from tuner.cli.app import Task, command, err, out, print_json
+from tuner.cli.options import AsJson, Storage, open_study
+from tuner.environment import STORAGE
+from tuner.errors import InputError, StorageError
+from tuner.run.signals import interrupting
+from tuner.study.creation import study_summaries
+from tuner.study.database import Database
+from tuner.study.snapshot import StudyPoller, StudySnapshot
+from tuner.study.store import StudyStore
+from tuner.views import studies, summaries
+from tuner.views.formatting import duration
+
+INTERVAL = 2.0  # seconds between two refreshes
+SHORTEST, LONGEST = 0.2, 3600.0
+FRAME = 14  # lines of the screen that may be used by something other than workers
+LEAVE_SCREEN = "\x1b[?1049l"  # what rich's Live writes when it leaves its own screen
+SILENCE = 5.0  # seconds that a read may take before the view reports that it is waiting
+
+
+@command(Task.LOOK)
+def status(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Name of the study. Default: all studies."),
+    ] = None,
+    storage: Storage = STORAGE,
+    watching: Annotated[
+        bool, typer.Option("--watch", help="Refresh until the study ends, or until Ctrl-C.")
+    ] = False,
+    every: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help=f"Refresh interval of --watch in seconds, {SHORTEST:g} to {LONGEST:g}. "
+            f"Default: {INTERVAL:g}.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a study's progress, workers and running trials.
+
+    Example: tuner status quickstart --watch
+    """
+    if watching:
+        _watch(name, storage, INTERVAL if every is None else every, as_json)
+        return
+    if every is not None:
+        raise InputError("--every needs --watch")
+    if name is None:
+        list_studies(storage, as_json)
+        return
+    store = open_study(storage, name)
+    snapshot, summary = StudyPoller(store).look(), store.summary()
+    objective, running = store.spec.metrics.objective, list(snapshot.running.values())
+    if as_json:
+        values = [studies.trial_values(trial) for trial in running]
+        about = {"running": values, "workers": [worker._asdict() for worker in snapshot.workers]}
+        print_json(summary._asdict() | {"measured_as": store.fingerprint()} | about)
+        return
+    out.print(studies.study_table([summary]))
+    if snapshot.workers:
+        out.print()
+        out.print(studies.worker_table(snapshot.workers))
+    if running:
+        out.print()
+        out.print(studies.trial_table(running, objective))
+    out.print(summaries.best_line([snapshot.best] if snapshot.best else [], objective))
+    out.print(summaries.measured_as(store.fingerprint(), str(summary.fingerprint)), soft_wrap=True)
+    if cost := summaries.evaluation_cost(store.seconds()):
+        out.print(cost)
+
+
+def _watch(name: str | None, storage: str, interval: float, as_json: bool) -> None:
+    """Show the study, refreshed every ``interval`` seconds, until it has ended.
+
+    A study has ended when it is complete and no worker is alive. Ctrl-C also ends the view, without
+    an error. While the database is unreachable, the view keeps trying.
+    """
+    if name is None:
+        raise InputError("--watch needs the name of a study: tuner status NAME --watch")
+    if as_json:
+        raise InputError("--watch can't be combined with --json")
+    if not SHORTEST <= interval <= LONGEST:  # NaN fails this, too
+        expected = f"{SHORTEST:g} to {LONGEST:g} seconds"
+        raise InputError(f"--every: found {interval:g}, expected {expected}")
+    watched = Watched(open_study(storage, name), interval)
+    live = out.is_terminal and not out.is_dumb_terminal
+    with suppress(KeyboardInterrupt), interrupting(reset=LEAVE_SCREEN if live else ""):
+        if live:
+            _live(watched)
+        else:
+            _lines(watched)
+
+
+class Watched:
+    """The last snapshot of a study, and why there is no newer one.
+
+    A thread of rich's draws it while the next snapshot is being read, so the view can also report
+    that the database does not answer.
+    """
+
+    def __init__(self, store: StudyStore, interval: float) -> None:
+        self.store, self.interval = store, interval
+        self._poller = StudyPoller(store)
+        self._snapshot: StudySnapshot | None = None
+        self._read_at = time.monotonic()
+        self.trouble: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self._snapshot is not None and self._snapshot.ended
+
+    def read(self) -> None:
+        """Read a new snapshot. StorageError where the failure is permanent."""
+        try:
+            self._snapshot = self._poller.look()
+        except StorageError as error:
+            if not error.transient:
+                raise
+            self.trouble = str(error)
+        else:
+            self._read_at, self.trouble = time.monotonic(), None
+
+    def whole(self) -> RenderableType:
+        """The whole snapshot, under the time of day."""
+        return self._under(f"{time.strftime('%H:%M:%S')} study {self.store.name}")
+
+    def picture(self) -> RenderableType:
+        """As much of the snapshot as fits on the screen, under a line on how current it is."""
+        about = f"{time.strftime('%H:%M:%S')} study {self.store.name}"
+        why = self.trouble
+        if why is None and self._age > self.interval + SILENCE:
+            why = f"{self.store.database.place}: waiting for the database to answer"
+        top = Text(f"{about}, refreshed every {self.interval:g} s; press Ctrl-C to leave")
+        if why is not None:
+            known = f"shown as of {duration(self._age)} ago; trying again"
+            top.append(f"\n{why}; {known}", style="bold red")
+        return self._under(top, most=max(1, out.height - FRAME))
+
+    def _under(self, top: RenderableType, most: int | None = None) -> RenderableType:
+        if self._snapshot is None:
+            return top
+        return Group(top, studies.status_view(self._snapshot, self.store.spec, self._age, most))
+
+    @property
+    def _age(self) -> float:
+        return time.monotonic() - self._read_at
+
+
+def _live(watched: Watched) -> None:
+    """Refresh in place, on an alternate screen, which survives a resized terminal; the last view
+    remains after leaving it."""
+    watched.read()
+    try:
+        if not watched.ended:
+            with Live(console=out, screen=True, get_renderable=watched.picture):
+                while not watched.ended and not getattr(out.file, "failure", None):
+                    time.sleep(watched.interval)
+                    watched.read()
+    finally:
+        out.print(watched.whole())
+
+
+def _lines(watched: Watched) -> None:
+    """Print one view below the other, for logs."""
+    while True:
+        watched.read()
+        if watched.trouble is None:
+            out.print(watched.whole(), "")
+        else:
+            out.print(
+                f"{time.strftime('%H:%M:%S')} {watched.trouble}; trying again\n", soft_wrap=True
+            )
+        if watched.ended or getattr(out.file, "failure", None):  # no reader is left
+            return
+        time.sleep(watched.interval)
+
+
+@command(Task.LOOK, "list")
+def list_studies(storage: Storage = STORAGE, as_json: AsJson = False) -> None:
+    """List the studies in the database.
+
+    Example: tuner list
+    """
+    found = study_summaries(
+        Database(storage), lambda text: err.print(f"tuner: {text}", soft_wrap=True)
+    )
+    if as_json:
+        print_json([study._asdict() for study in found])
+    else:
+        out.print(studies.study_table(found))

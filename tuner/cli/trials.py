@@ -1,0 +1,130 @@
+"""``tuner trials``, ``show`` and ``compare``: trials as a table, one in detail, the best ones."""
+
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tuner.cli.app import Task, command, out, print_json
+from tuner.cli.options import Artifacts, AsJson, Storage, StudyName, TrialNumber, open_study
+from tuner.environment import STORAGE
+from tuner.errors import InputError, TunerError
+from tuner.study.fingerprint import incomparable
+from tuner.study.records import best_of
+from tuner.study.store import StudyStore
+from tuner.views import studies
+from tuner.views.images import ROWS, inline_image
+from tuner.views.trial_detail import trial_details, trial_view
+
+if TYPE_CHECKING:
+    from tuner.files.study_files import StudyFiles
+
+
+@command(Task.LOOK)
+def trials(name: StudyName, storage: Storage = STORAGE, as_json: AsJson = False) -> None:
+    """List all trials: parameters, scores and outcomes.
+
+    Example: tuner trials quickstart
+    """
+    store = open_study(storage, name)
+    found = store.trials()
+    if as_json:
+        print_json([studies.trial_values(trial) for trial in found])
+    else:
+        best = best_of(found)
+        objective = store.spec.metrics.objective
+        out.print(studies.trial_table(found, objective, best and best.number))
+
+
+@command(Task.LOOK)
+def show(
+    name: StudyName,
+    trial: TrialNumber,
+    storage: Storage = STORAGE,
+    artifacts: Artifacts = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one trial: parameters, curves, workers, samples.
+
+    With the extra `terminal` installed, terminals that can show pictures (kitty, iTerm2, sixel)
+    show the newest samples.
+
+    Example: tuner show quickstart 4
+    """
+    store = open_study(storage, name)
+    found = store.trial(trial)
+    history, traceback = store.ownership_history(trial), store.traceback(trial)
+    hang = store.hang(trial)
+    problem = None
+    try:
+        location, png = _newest_samples(store, artifacts, trial)
+    except TunerError as error:
+        location, png, problem = None, b"", error
+    if as_json:
+        print_json(trial_details(store.spec, found, history, traceback, location, hang))
+        return
+    out.print(trial_view(store.spec, found, history, traceback, out.width, hang))
+    if location is not None:
+        out.print()
+        if (drawn := inline_image(png)) is not None:
+            out.print(drawn, height=ROWS)
+        out.print(f"Samples: {location}", soft_wrap=True)
+    elif problem:
+        out.print(f"\nNo samples: {problem}", soft_wrap=True)
+
+
+def _newest_samples(
+    store: StudyStore, artifacts: str | None, trial: int
+) -> tuple[str | None, bytes]:
+    """Location and content of the newest samples; a location of None where there are none."""
+    if store.artifacts is None:
+        return None, b""
+    from tuner.files.study_files import open_files
+
+    files = open_files(store, artifacts)
+    name = newest_picture(files, trial)
+    png = None if name is None else files.read(name)
+    return (None, b"") if name is None or png is None else (files.locate(name), png)
+
+
+def newest_picture(files: "StudyFiles", trial: int) -> str | None:
+    """The name of the trial's latest picture, or None."""
+    from tuner.files.pictures import folder_of
+
+    pictures = [name for name in files.names(folder_of(trial)) if name.endswith(".png")]
+    return max(pictures, key=_epoch_of, default=None)
+
+
+def _epoch_of(name: str) -> tuple[int, str]:
+    """Sort key of pictures: the last number in a name such as samples-epoch-0003."""
+    numbers = re.findall(r"\d+", name.rpartition("/")[2])
+    return (int(numbers[-1]) if numbers else -1, name)
+
+
+@command(Task.RESULTS)
+def compare(
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Names of the studies.")],
+    storage: Storage = STORAGE,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the best trials of several studies.
+
+    The studies must measure the same: data, objective, metrics, and the rest of their fingerprint.
+
+    Example: tuner compare quickstart narrow
+    """
+    stores = [open_study(storage, name) for name in dict.fromkeys(names)]
+    if len(stores) < 2:
+        raise InputError("compare needs the names of at least two studies")
+    parts = [
+        (store.name, {"objective": spec.metrics.objective, "value": spec.study.value} | known)
+        for store, spec, known in ((store, store.spec, store.fingerprint()) for store in stores)
+    ]
+    why_not = incomparable(parts)
+    if why_not:
+        raise InputError(f"these studies can't be compared: {why_not}")
+    bests = sorted([(store.name, store.best()) for store in stores], key=lambda b: b[1].value or 0)
+    if as_json:
+        print_json([{"study": name} | studies.trial_values(trial) for name, trial in bests])
+    else:
+        out.print(studies.comparison_table(bests, parts[0][1]["objective"]))

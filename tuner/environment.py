@@ -1,0 +1,124 @@
+"""Default locations, environment variables, and options that belong to one machine."""
+
+import atexit
+import functools
+import os
+import platform
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from tuner.errors import InputError
+from tuner.paths import REFUSAL, local_path, looks_like_url
+
+STORAGE_VARIABLE, ARTIFACTS_VARIABLE = "TUNER_STORAGE", "TUNER_ARTIFACTS"
+PASSWORD_FILE_VARIABLE = "TUNER_PASSWORD_FILE"  # a file that contains the database password
+IMAGES_VARIABLE = "TUNER_IMAGE_CACHE"  # the folder for decoded images
+IMAGE_MEMORY_VARIABLE = "TUNER_IMAGE_MEMORY"  # bytes of images allowed on a device
+MACHINE_VARIABLE = "TUNER_MACHINE"  # name of this machine
+METRICS_HOST_VARIABLE, METRICS_PORT_VARIABLE = "TUNER_METRICS_HOST", "TUNER_METRICS_PORT"
+
+METRICS_HOST = "127.0.0.1"
+STORAGE, ARTIFACTS = "sqlite:///tuner-data/studies.db", "tuner-data/artifacts"
+
+
+class MachineOptions(NamedTuple):
+    """Options of one machine, which are no part of a study."""
+
+    data: str | None = None  # path of the images, if it differs from the study's
+    weights: str | None = None  # path of the Inception weights, if it differs
+    allow: tuple[str, ...] = ()  # packages that custom networks may be imported from
+
+
+DEFAULT_OPTIONS = MachineOptions()
+
+
+def variable(name: str) -> str | None:
+    """An environment variable; None if unset or empty, as a blank line in a compose file makes it.
+
+    InputError for a URL in a variable that takes none.
+    """
+    found = os.environ.get(name)
+    if found and name not in (STORAGE_VARIABLE, ARTIFACTS_VARIABLE) and looks_like_url(found):
+        raise InputError(
+            f"{name}: {REFUSAL}; only {STORAGE_VARIABLE} and {ARTIFACTS_VARIABLE} take one"
+        )
+    return found or None
+
+
+def default_storage() -> str:
+    """URL of the study database, where none is given."""
+    return variable(STORAGE_VARIABLE) or STORAGE
+
+
+def default_artifacts() -> str:
+    """Folder or URL of the artifact store, where none is given."""
+    return variable(ARTIFACTS_VARIABLE) or ARTIFACTS
+
+
+def compiled_programs() -> Path:
+    """Folder of compiled programs on this machine. Never shared: they are executable code."""
+    return _cache() / "compiled"
+
+
+def decoded_images() -> Path:
+    """Folder of decoded images on this machine."""
+    named = variable(IMAGES_VARIABLE)
+    return local_path(named, IMAGES_VARIABLE) if named else _cache() / "images"
+
+
+def image_memory() -> float | None:
+    """Bytes of images allowed on a device; None if unset. InputError for anything but a number."""
+    given = variable(IMAGE_MEMORY_VARIABLE)
+    if given is None:
+        return None
+    with suppress(ValueError):
+        if (found := float(given)) >= 0:
+            return found
+    raise InputError(f"{IMAGE_MEMORY_VARIABLE}: found {given!r}, expected a number of bytes")
+
+
+def _cache() -> Path:
+    named = Path(variable("XDG_CACHE_HOME") or "")
+    try:
+        # The XDG standard says to ignore relative paths.
+        return (named if named.is_absolute() else Path("~/.cache").expanduser()) / "tuner"
+    except RuntimeError:  # a user without a home folder
+        return _temporary_cache()
+
+
+@functools.cache
+def _temporary_cache() -> Path:
+    """A folder that this process removes when it exits."""
+    folder = tempfile.mkdtemp(prefix="tuner-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+class Place(NamedTuple):
+    """Location of a database or a folder. ``inode`` is 0 for anything but a file."""
+
+    host: str
+    path: str
+    device: int = 0
+    inode: int = 0
+
+    def is_same(self, other: "Place") -> bool:
+        """Whether both are the same file.
+
+        On one machine the path or the inode agrees: the file may have moved. Between machines,
+        which may mount a file system at different paths, only the inode counts.
+        """
+        if self.host == other.host and self.path == other.path:
+            return True
+        same_device = self.host != other.host or self.device == other.device
+        return same_device and self.inode == other.inode != 0
+
+
+def place_of_file(path: str | Path) -> Place:
+    """Location of a file or folder of this machine; OSError where it can't be read."""
+    found = os.stat(path)
+    host = variable(MACHINE_VARIABLE) or platform.node()
+    return Place(host, os.path.realpath(path), found.st_dev, found.st_ino)

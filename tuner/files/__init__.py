@@ -1,0 +1,1 @@
+"""The artifact store: where workers of a study share checkpoints, generators and pictures."""

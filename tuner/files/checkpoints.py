@@ -1,0 +1,166 @@
+"""Checkpoints: the state of a trial between epochs, from which any worker can resume it.
+
+A checkpoint is one file with a checksum: the whole ``GanState`` and the best generator so far. Its
+name contains the epoch and the lease's token, so a worker that lost its trial can't overwrite the
+files of the new owner. The last two are kept: the older one is used if the newest is damaged or of
+an epoch that was never reported.
+"""
+
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.errors import InputError, StorageError, TunerError
+from tuner.files.background import BackgroundWriter
+from tuner.files.folders import ARRAYS
+from tuner.files.serialization import Arrays, decode, encode, pack, unpack
+from tuner.files.study_files import StudyFiles
+from tuner.gan.state import GanState, abstract_state
+from tuner.trial import TrialConfig
+
+KEPT = 2
+CHECKPOINTS = "checkpoints"  # the folder with those of all trials
+_NAME = re.compile(rf"{CHECKPOINTS}/trial-(\d{{5,}})/epoch-\d{{6,}}-\d{{6,}}\.safetensors")
+_STATE, _GENERATOR, _SAMPLES = "state", "generator", "samples"
+
+
+class KeptGenerator(NamedTuple):
+    """The generator of a trial's best epoch so far, packed on the host, with samples."""
+
+    epoch: int
+    arrays: Arrays
+    samples: NDArray[Any] | None = None  # uint8 (n, h, w, c)
+
+
+class Checkpoint(NamedTuple):
+    """A trial after ``epoch`` epochs; ``state`` is packed to write, a ``GanState`` once read."""
+
+    epoch: int
+    state: Any
+    kept: KeptGenerator | None
+
+
+def pack_state(state: GanState) -> Arrays:
+    """Return a state as host arrays, with its key as plain integers."""
+    return pack(state._replace(key=jax.random.key_data(state.key)))
+
+
+def unpack_state(config: TrialConfig, arrays: Arrays, origin: str) -> GanState:
+    """Return the state on the device; InputError if ``arrays`` do not fit the program."""
+    like = abstract_state(config.program)
+    key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+    state: GanState = jax.device_put(unpack(like._replace(key=key), arrays, origin))
+    return state._replace(key=jax.random.wrap_key_data(state.key))
+
+
+def encode_checkpoint(config: TrialConfig, checkpoint: Checkpoint) -> bytes:
+    """Return a packed checkpoint as the content of a file."""
+    arrays = {f"{_STATE}{name}": x for name, x in checkpoint.state.items()}
+    about: dict[str, Any] = {"epoch": checkpoint.epoch, "config": _signature(config)}
+    if checkpoint.kept is not None:
+        about["kept"] = checkpoint.kept.epoch
+        arrays |= {f"{_GENERATOR}{name}": x for name, x in checkpoint.kept.arrays.items()}
+        if checkpoint.kept.samples is not None:
+            arrays[_SAMPLES] = checkpoint.kept.samples
+    return encode(arrays, about)
+
+
+def decode_checkpoint(config: TrialConfig, data: bytes, origin: str) -> Checkpoint:
+    """Read a checkpoint of this trial; InputError if it is damaged or another trial's."""
+    arrays, about = decode(data, origin)
+    if about.get("config") != _signature(config):
+        raise InputError(f"{origin}: this checkpoint belongs to another trial")
+    state = unpack_state(config, _under(arrays, _STATE), origin)
+    epoch, kept = about.get("epoch"), about.get("kept", 0)
+    if not (isinstance(epoch, int) and isinstance(kept, int) and 0 <= kept <= epoch):
+        raise InputError(f"{origin}: damaged: epoch {epoch!r:.40}, best epoch {kept!r:.40}")
+    samples = arrays.get(_SAMPLES)
+    if samples is not None and (samples.dtype != np.uint8 or samples.ndim != 4):
+        raise InputError(f"{origin}: damaged: samples of {samples.dtype} {samples.shape}")
+    generator = KeptGenerator(kept, _under(arrays, _GENERATOR), samples) if kept else None
+    return Checkpoint(epoch, state, generator)
+
+
+def _signature(config: TrialConfig) -> list[Any]:
+    program, hyperparameters, seed, _ = config
+    program_fields = [list(x) if isinstance(x, tuple) else x for x in program]
+    return [program_fields, list(hyperparameters), seed]
+
+
+def _under(arrays: Arrays, prefix: str) -> Arrays:
+    return {n.removeprefix(prefix): x for n, x in arrays.items() if n.startswith(prefix)}
+
+
+def folder_of(number: int) -> str:
+    """The folder with the checkpoints of trial ``number``."""
+    return f"{CHECKPOINTS}/trial-{number:05d}"
+
+
+def trial_of(name: str) -> int | None:
+    """The trial that a checkpoint file belongs to; None for any other file."""
+    found = _NAME.fullmatch(name)
+    return int(found[1]) if found else None
+
+
+def load_latest(
+    files: StudyFiles,
+    number: int,
+    config: TrialConfig,
+    reported: int,
+    announce: Callable[[str], None],
+) -> Checkpoint | None:
+    """Load the newest undamaged checkpoint up to epoch ``reported``; None if there is none."""
+    names = filter(_NAME.fullmatch, files.names(folder_of(number)))
+    for name in sorted(names, reverse=True):
+        try:
+            if (data := files.read(name, ARRAYS)) is None:
+                continue
+            checkpoint = decode_checkpoint(config, data, files.locate(name))
+        except StorageError:
+            raise
+        except TunerError as error:  # damaged, or not a regular file
+            announce(f"{error}; falling back to the previous checkpoint")
+            continue
+        if checkpoint.epoch <= reported:
+            return checkpoint
+    return None
+
+
+class CheckpointWriter(BackgroundWriter):
+    """Writes one trial's checkpoints in the background, always the newest that was offered."""
+
+    def __init__(
+        self,
+        files: StudyFiles,
+        number: int,
+        token: int,
+        config: TrialConfig,
+        announce: Callable[[str], None],
+    ) -> None:
+        """``number`` is the trial's, ``token`` that of its lease."""
+        self._config, self._token, self._folder = config, token, folder_of(number)
+        super().__init__(
+            files, "the checkpoint", announce, self._remove_old, capacity=1, optional=False
+        )
+
+    def offer(self, checkpoint: Checkpoint) -> None:
+        """Write a packed checkpoint soon; it replaces one that still waits."""
+        name = f"{self._folder}/epoch-{checkpoint.epoch:06d}-{self._token:06d}.safetensors"
+        self.submit(name, partial(encode_checkpoint, self._config, checkpoint))
+
+    def remove_all(self) -> None:
+        """Remove the checkpoints of a trial that has ended."""
+        self.close(seconds=10)
+        self._files.remove_all(self._folder)
+
+    def _remove_old(self, name: str) -> None:
+        with suppress(StorageError):
+            names = filter(_NAME.fullmatch, self._files.own_names(self._folder))
+            for old in sorted(names)[:-KEPT]:
+                self._files.remove(old)

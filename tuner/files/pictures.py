@@ -1,0 +1,125 @@
+"""``PictureUploader``: uploads a trial's pictures to the artifact store while it trains.
+
+Pictures are sample grids of some epochs, and the curves of the whole trial. Each becomes an Optuna
+artifact, which the dashboard shows: a file in the store and an attribute of the trial that names
+it. The attribute is stored with an epoch's report, or with the trial's end, after its file exists.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NamedTuple
+
+from tuner.errors import TunerError
+from tuner.files.background import BackgroundWriter
+from tuner.files.study_files import StudyFiles
+
+CURVES = 0  # stands for the epoch in the picture of the curves
+PICTURES = "pictures"  # the folder with those of all trials
+MOST_WAITING = 7  # pictures in addition to the one being written; the oldest gives way
+ATTRIBUTE = "artifacts:"  # Optuna's prefix of such attributes
+_TITLE = re.compile(r"/(?:samples-epoch-(\d+)\.png|curves\.svg)$")
+_ID = re.compile(r"([0-9a-f]{8})-(\d{5,})-(\d{6,})")
+
+
+class Picture(NamedTuple):
+    """A sample grid of an epoch, or the curves of all epochs (epoch 0)."""
+
+    trial: int
+    epoch: int
+
+    @property
+    def title(self) -> str:
+        """Its name in the dashboard; names sort by epoch."""
+        return f"samples-epoch-{self.epoch:06d}.png" if self.epoch else "curves.svg"
+
+    @property
+    def name(self) -> str:
+        """The file within the study's folder."""
+        return f"{folder_of(self.trial)}/{self.title}"
+
+    def artifact(self, token: str) -> str:
+        """Its artifact id in the study with this token.
+
+        Hexadecimal digits and dashes, from which the dashboard finds the file: see ``picture_of``.
+        """
+        return f"{token[:8]}-{self.trial:05d}-{self.epoch:06d}"
+
+    def attribute(self, token: str) -> tuple[str, str]:
+        """The attribute that makes it an artifact of the trial in Optuna."""
+        mimetype = "image/png" if self.epoch else "image/svg+xml"
+        meta = {
+            "artifact_id": self.artifact(token),
+            "filename": self.title,
+            "mimetype": mimetype,
+            "encoding": None,
+        }
+        return ATTRIBUTE + self.artifact(token), json.dumps(meta)
+
+
+def folder_of(trial: int) -> str:
+    """The folder with the pictures of a trial."""
+    return f"{PICTURES}/trial-{trial:05d}"
+
+
+def picture_of(artifact: str) -> tuple[str, Picture] | None:
+    """Parse an artifact id: the start of the study's token, and the picture.
+
+    None for an artifact that tuner did not make.
+    """
+    found = _ID.fullmatch(artifact)
+    return found and (found[1], Picture(int(found[2]), int(found[3])))
+
+
+class PictureUploader:
+    """Makes and uploads the pictures of one trial in the background.
+
+    A failure never fails the trial: while the store is away uploads are retried, and a picture
+    that can't be made or written is left out.
+    """
+
+    def __init__(
+        self, files: StudyFiles, token: str, trial: int, announce: Callable[[str], None]
+    ) -> None:
+        """``token`` is the study's."""
+        self._files, self._token, self._trial = files, token, trial
+        self._uploaded: list[Picture] = []
+        self._reported = 0  # of those, by ``take``
+        self._writer = BackgroundWriter(
+            files, "the pictures", announce, self._note, capacity=MOST_WAITING, optional=True
+        )
+
+    def remember(self) -> None:
+        """Find the pictures of earlier owners, which may not have stored their attributes."""
+        with suppress(TunerError):
+            for name in self._files.names(folder_of(self._trial)):
+                self._note(name)
+
+    def add(self, epoch: int, make: Callable[[], bytes]) -> None:
+        """Make and upload a picture soon, once; ``make`` runs on another thread."""
+        picture = Picture(self._trial, epoch)
+        if picture not in self._uploaded and picture.name not in self._writer:
+            self._writer.submit(picture.name, make)
+
+    def take(self, seconds: float) -> dict[str, str]:
+        """Return attributes for the pictures uploaded since the last call.
+
+        Waits up to ``seconds`` for uploads in progress.
+        """
+        self._writer.flush(seconds)
+        new = self._uploaded[self._reported :]
+        self._reported += len(new)
+        return dict(picture.attribute(self._token) for picture in new)
+
+    def artifacts(self) -> dict[int, str]:
+        """Artifact ids of the uploaded pictures, by epoch."""
+        return {picture.epoch: picture.artifact(self._token) for picture in self._uploaded}
+
+    def close(self) -> None:
+        """Stop uploading."""
+        self._writer.close()
+
+    def _note(self, name: str) -> None:
+        if found := _TITLE.search(name):
+            self._uploaded.append(Picture(self._trial, int(found[1] or CURVES)))

@@ -1,0 +1,197 @@
+"""Feature extractors: a classifier's features, random features, or those of Inception.
+
+The first two share a network that is small enough to run after every epoch: two 5x5 convolutions of
+stride 2 (16 and 32 channels), a dense layer of 128 units, whose outputs are the features, and a
+dense layer to the classes. ``classifier`` is trained on the labelled data set itself, as is usual
+for MNIST; ``random`` keeps its initial weights, for data without labels. Matrix products use the
+highest precision. An extractor depends on the images and labels alone, never on a study's seed, so
+studies of the same data share it.
+"""
+
+import functools
+import hashlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array, lax
+from numpy.typing import NDArray
+
+from tuner.metrics.inception import CHUNK as INCEPTION_CHUNK
+from tuner.metrics.inception import inception_features, weight_shapes
+from tuner.xla import abstract, flops_of, jit
+
+VERSION = 1  # part of the metric fingerprint: raised by any change to an extractor's numbers
+FEATURES = 128
+BATCH = 128
+CHUNK = 256
+EPOCHS = 12
+MOST_STEPS = 2000
+MOST_HELD_OUT = 10_000
+LEARNING_RATE = 3e-3
+SHIFT = 2  # pixels, the largest random translation in training
+
+Weights = dict[str, Array]
+Images = NDArray[np.uint8]
+
+
+class Extractor(NamedTuple):
+    """A feature extractor."""
+
+    kind: str  # classifier, random or inception
+    weights: Weights
+    accuracy: float | None  # of the classifier on held-out images
+    convention: str = ""  # of Inception's input; see ``resizing``
+
+    def __call__(self, images: Images | Array) -> NDArray[np.float32]:
+        """Features (n, d) in float32 of uint8 images (n, h, w, c).
+
+        They are extracted in chunks, of which the last is padded, by one compiled program.
+        """
+        most = INCEPTION_CHUNK if self.kind == "inception" else CHUNK
+        features = []
+        for start in range(0, len(images), most):
+            chunk = jnp.asarray(images[start : start + most])
+            padded = jnp.pad(chunk, ((0, most - len(chunk)), (0, 0), (0, 0), (0, 0)))
+            if self.kind == "inception":
+                found = _compiled_inception(self.weights, padded, convention=self.convention)
+            else:
+                found = _compiled_features(self.weights, padded)
+            features.append(found[: len(chunk)])
+        return np.concatenate(jax.device_get(features))
+
+    @property
+    def digest(self) -> str:
+        """A hash of the weights."""
+        parts = [
+            name.encode() + np.asarray(self.weights[name]).tobytes()
+            for name in sorted(self.weights)
+        ]
+        return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+    @property
+    def kinds(self) -> int:
+        """Number of classes of the classifier; 0 for other extractors."""
+        return self.weights["dense2"].shape[1] if self.kind == "classifier" else 0
+
+    def classes(self, features: NDArray[np.float32]) -> NDArray[np.int64] | None:
+        """Most likely classes (n,) of images with features (n, d); None without a classifier."""
+        if self.kind != "classifier":
+            return None
+        logits = features @ np.asarray(self.weights["dense2"])
+        found: NDArray[np.int64] = np.argmax(logits + self.weights["dense2.bias"], axis=1)
+        return found
+
+
+def abstract_weights(shape: tuple[int, int, int], classes: int) -> dict[str, Any]:
+    """Shapes and dtypes of the weights for images of ``shape`` (h, w, c)."""
+    found: dict[str, Any] = jax.eval_shape(lambda: _init_weights(shape, classes))
+    return found
+
+
+def random_extractor(shape: tuple[int, int, int]) -> Extractor:
+    """An untrained extractor for images of ``shape`` (h, w, c)."""
+    return Extractor("random", _init_weights(shape, classes=2), None)
+
+
+def train_classifier(images: Images, labels: NDArray[np.integer]) -> Extractor:
+    """Train on four fifths of the images; measure accuracy on the rest, at most 10,000 images."""
+    order = np.random.default_rng(0).permutation(len(images))
+    held_out = min(len(images) // 5, MOST_HELD_OUT)
+    test, train = order[:held_out], order[held_out:]
+    steps = min(EPOCHS * len(train) // BATCH + 1, MOST_STEPS)
+    weights = _train(images[train], labels[train], int(labels.max()) + 1, steps)
+    extractor = Extractor("classifier", weights, None)
+    found = extractor.classes(extractor(images[test]))
+    accuracy = float(np.mean(found == labels[test]))
+    return extractor._replace(accuracy=accuracy)
+
+
+def _train(images: Images, labels: NDArray[np.integer], classes: int, steps: int) -> Weights:
+    optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
+    weights = _init_weights(images.shape[1:], classes)
+    state = optimizer.init(weights)
+    device_images, device_labels = jax.device_put((images, labels.astype(np.int32)))
+
+    @functools.partial(jit, donate_argnums=(0, 1))
+    def step(
+        weights: Weights, state: optax.OptState, images: Array, labels: Array, key: Array
+    ) -> tuple[Weights, optax.OptState]:
+        pick_key, shift_key = jax.random.split(key)
+        picked = jax.random.randint(pick_key, (BATCH,), 0, len(images))
+        batch = _shift_randomly(images[picked], shift_key)
+
+        def loss(weights: Weights) -> Array:
+            logits = _logits(weights, batch)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[picked])
+            return jnp.mean(losses)
+
+        updates, state = optimizer.update(jax.grad(loss)(weights), state)
+        return optax.apply_updates(weights, updates), state
+
+    for i in range(steps):
+        key = jax.random.fold_in(jax.random.key(1), i)
+        weights, state = step(weights, state, device_images, device_labels, key)
+    return weights
+
+
+def _shift_randomly(images: Array, key: Array) -> Array:
+    """Translate each image by up to SHIFT pixels along each axis, replicating its border."""
+    padded = jnp.pad(images, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="edge")
+    offsets = jax.random.randint(key, (len(images), 2), 0, 2 * SHIFT + 1)
+    shape = images.shape[1:]
+    return jax.vmap(lambda x, o: lax.dynamic_slice(x, (o[0], o[1], 0), shape))(padded, offsets)
+
+
+def _init_weights(shape: tuple[int, ...], classes: int) -> Weights:
+    height, width, channels = shape
+    flat = -(-height // 4) * -(-width // 4) * 32
+    shapes = {
+        "conv1": (5, 5, channels, 16),
+        "conv2": (5, 5, 16, 32),
+        "dense1": (flat, FEATURES),
+        "dense2": (FEATURES, classes),
+    }
+    he = jax.nn.initializers.he_normal()
+    keys = jax.random.split(jax.random.key(0), len(shapes))
+    kernels = {name: he(key, shapes[name]) for name, key in zip(shapes, keys, strict=True)}
+    return kernels | {f"{name}.bias": jnp.zeros(shape[-1]) for name, shape in shapes.items()}
+
+
+def _features(weights: Weights, images: Array) -> Array:
+    x = images.astype(jnp.float32) / 127.5 - 1.0
+    for name in ("conv1", "conv2"):
+        x = lax.conv_general_dilated(
+            x,
+            weights[name],
+            (2, 2),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=lax.Precision.HIGHEST,
+        )
+        x = jax.nn.relu(x + weights[f"{name}.bias"])
+    x = x.reshape(len(x), -1)
+    product = jnp.dot(x, weights["dense1"], precision=lax.Precision.HIGHEST)
+    return jax.nn.relu(product + weights["dense1.bias"])
+
+
+def _logits(weights: Weights, images: Array) -> Array:
+    features = _features(weights, images)
+    product = jnp.dot(features, weights["dense2"], precision=lax.Precision.HIGHEST)
+    return product + weights["dense2.bias"]
+
+
+def extraction_flops(kind: str, shape: tuple[int, int, int]) -> float:
+    """Floating-point operations per image of ``shape`` (h, w, c), as XLA counts them."""
+    images = abstract((1, *shape), jnp.uint8)
+    if kind == "inception":
+        weights = {name: abstract(size, jnp.float32) for name, size in weight_shapes().items()}
+        return flops_of(_compiled_inception.compiled.lower(weights, images, convention="clean"))
+    weights = abstract_weights(shape, classes=2)
+    return flops_of(_compiled_features.compiled.lower(weights, images))
+
+
+_compiled_features = jit(_features)
+_compiled_inception = jit(inception_features, static_argnames="convention")

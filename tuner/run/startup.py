@@ -1,0 +1,199 @@
+"""Prepare a worker, then run it: images, custom networks, extractor, fingerprint."""
+
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+
+import jax
+import numpy as np
+
+from tuner.data import Announce, ImageSet, load_images
+from tuner.data.listing import counted, origin
+from tuner.environment import DEFAULT_OPTIONS, MachineOptions, compiled_programs
+from tuner.errors import InputError
+from tuner.files.study_files import StudyFiles
+from tuner.metrics import evaluate
+from tuner.run.custom_networks import Sources, import_allowed, named_in, try_all
+from tuner.run.evaluator import Evaluator, dataset_info, latents_digest
+from tuner.run.sharing import StoppedError, shared_measures
+from tuner.run.signals import Stop, stop_on_ctrl_c, stop_on_signals
+from tuner.run.trainer import Trainer
+from tuner.run.watchdog import Watchdog
+from tuner.run.worker import Limits, Worker
+from tuner.spec.branches import branches
+from tuner.spec.parameters import values_of
+from tuner.spec.study import StudySpec
+from tuner.spec.validation import data_problems
+from tuner.study.fingerprint import Parts, disagreements
+from tuner.study.retrying import Retrier
+from tuner.study.session import WorkerSession
+from tuner.study.sinks import Publisher, TrialSink
+from tuner.study.store import StudyStore
+from tuner.trial import DatasetInfo
+from tuner.version import __version__
+from tuner.xla import check_settings, keep_compiled
+
+FEWEST_IMAGES, FEWEST_LABELLED = 20, 50
+
+
+def check_data(spec: StudySpec, images: ImageSet) -> None:
+    """Raise InputError if the study can't be run on these images."""
+    if len(images.images) < FEWEST_IMAGES:
+        found = counted(len(images.images), "image")
+        raise InputError(f"data: found {found}, expected at least {FEWEST_IMAGES}")
+    problems = data_problems(spec, len(images.images))
+    if spec.metrics.features == "classifier":
+        problems += _classifier_problems(spec, images)
+    settings = [branch.trial.conditional for branch in branches(spec.trial)]
+    if images.labels is None and any("on" in (values_of(setting) or []) for setting in settings):
+        problems.append("trial.conditional: found 'on' with images without labels, expected 'off'")
+    if problems:
+        raise InputError("\n".join(f"study {spec.study.name!r}: {line}" for line in problems))
+
+
+def _classifier_problems(spec: StudySpec, images: ImageSet) -> list[str]:
+    """Problems of training a classifier on these images, and of measuring with it."""
+    count, samples = len(images.images), spec.metrics.samples
+    if images.labels is None:
+        return [
+            "metrics.features: 'classifier' needs images with labels; use 'random' or 'inception'"
+        ]
+    if count < FEWEST_LABELLED:
+        needed = f"at least {FEWEST_LABELLED} images"
+        return [f"metrics.features: 'classifier' needs {needed}, not {count}; use 'random'"]
+    kinds = len(np.unique(images.labels))
+    if spec.guard.class_coverage.enabled and samples < kinds:  # it would look like collapse
+        expected = "expected at least as many, or guard.class_coverage off"
+        return [f"metrics.samples: found {samples} with {kinds} classes, {expected}"]
+    return []
+
+
+def load_checked(
+    spec: StudySpec, options: MachineOptions, announce: Announce
+) -> tuple[ImageSet, DatasetInfo]:
+    """Load the images and import the custom networks; InputError if the study can't be run."""
+    sources = import_allowed(named_in(spec), options.allow)
+    images = load_images(spec.data, options.data, announce)
+    check_data(spec, images)
+    dataset = dataset_info(images, sources)
+    try_all(spec, dataset)
+    return images, dataset
+
+
+def machine() -> dict[str, str]:
+    """The versions and the device that produce this worker's numbers."""
+    packages = {name: version(name) for name in ("jax", "flax", "optax", "optuna")}
+    device = jax.devices()[0]
+    return packages | {
+        "tuner": __version__,
+        "python": platform.python_version(),
+        "device": device.device_kind if device.platform != "cpu" else f"cpu ({platform.machine()})",
+        "host": platform.node(),
+    }
+
+
+def open_evaluator(
+    store: StudyStore,
+    files: StudyFiles,
+    announce: Announce,
+    session: WorkerSession | None = None,
+    options: MachineOptions = DEFAULT_OPTIONS,
+    stop: Stop | None = None,
+) -> Evaluator:
+    """Load the images and the extractor; with a ``session``, train the classifier if it is missing.
+
+    InputError if the images are missing or unsuitable, if a custom network is not allowed or fails,
+    or if the study's numbers come from other images, another extractor, other metrics or other
+    network code. StoppedError if ``stop`` is requested while another worker trains the classifier.
+    """
+    check_settings()
+    keep_compiled(compiled_programs(), announce)
+    announce(f"device: {machine()['device']}")
+    announce(f"loading images from {origin(store.spec.data, options.data)}")
+    images, dataset = load_checked(store.spec, options, announce)
+    retrier = Retrier(announce)
+    known = known_parts(store.spec, images, dataset.sources)
+    retrier(lambda: store.check_fingerprint(known))
+    extractor, real = shared_measures(
+        store.spec, images, files, session, announce, options.weights, stop
+    )
+    parts = known | {"weights": extractor.digest}
+    retrier(lambda: store.bind(parts))
+    if extractor.accuracy is not None:
+        announce(f"the classifier's accuracy on held-out images is {extractor.accuracy:.1%}")
+    return Evaluator(store.spec, images, extractor, real, dataset.sources)
+
+
+def known_parts(spec: StudySpec, images: ImageSet, sources: Sources) -> Parts:
+    """What the study's numbers depend on, except the extractor's weights."""
+    metrics = spec.metrics
+    return _code_parts(sources) | {
+        "data": images.fingerprint,
+        "features": metrics.features,
+        "input": metrics.input if metrics.features == "inception" else "as it is",
+        "samples": str(metrics.samples),
+        "latents": f"{latents_digest(spec)} (seed {spec.study.seed})",
+        "precision": evaluate.PRECISION,
+        "version": str(evaluate.VERSION),
+    }
+
+
+def _code_parts(sources: Sources) -> Parts:
+    return {f"code of {name}": digest for name, digest in sources}
+
+
+def other_code(store: StudyStore, options: MachineOptions) -> str | None:
+    """A one-line warning if custom network code differs from the code that trained the trials.
+
+    None if it is the same. Raises InputError as ``import_allowed`` does.
+    """
+    here = _code_parts(import_allowed(named_in(store.spec), options.allow))
+    found = "; ".join(disagreements(here, store.fingerprint()))
+    what = "with which its trials were trained: samples are drawn with the code found here"
+    return f"study {store.name!r}: {found}, {what}" if found else None
+
+
+def run_worker(
+    store: StudyStore,
+    files: StudyFiles,
+    sink: TrialSink,
+    stop: Stop,
+    limits: Limits,
+    *,
+    publisher: Publisher,
+    options: MachineOptions,
+    grace: float | None,
+    watch: Callable[[WorkerSession], None] | None,
+) -> Evaluator | None:
+    """Run trials until the study has ended, a limit is reached or a stop is requested, also by a
+    signal.
+
+    Returns the evaluator, or None if the worker was stopped before it had one. ``watch`` receives
+    the session before it begins. With a ``grace``, in seconds, the process belongs to the worker
+    and ends if an epoch hangs or outlasts a stop request: see ``watchdog`` and ``signals``.
+
+    TunerError if too many trials fail in a row or a file can't be written; StorageError if the
+    database or the artifact store stays unavailable; InputError if this machine can't reproduce the
+    numbers of the study's other workers.
+    """
+    files.claim()
+    if files.notice:
+        sink.announce(files.notice)
+    session = WorkerSession(store, machine(), sink.announce)
+    if watch is not None:
+        watch(session)
+    signals = (
+        stop_on_ctrl_c(stop, sink.announce)
+        if grace is None
+        else stop_on_signals(stop, sink.announce, session.leave_at_once)
+    )
+    watching = Watchdog(session, stop, sink.announce, grace).watching()
+    with signals, session.joined(), watching as watchdog:
+        try:
+            evaluator = open_evaluator(store, files, sink.announce, session, options, stop)
+        except StoppedError:
+            return None
+        stop.has_something_to_finish = True
+        worker = Worker(session, Trainer(evaluator), files, sink, publisher, watchdog, stop)
+        worker.work(limits)
+        return evaluator

@@ -1,0 +1,106 @@
+"""``Trainer``: trains one trial on the device, epoch by epoch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tuner.files.checkpoints import pack_state
+from tuner.files.serialization import Arrays, pack
+from tuner.gan.losses import LOSSES
+from tuner.gan.sampling import Generator, all_finite
+from tuner.gan.state import GanState, init_state
+from tuner.gan.training import train_epoch
+from tuner.metrics.diagnostics import loss_ratio
+from tuner.run.evaluator import Evaluation, Evaluator
+from tuner.trial import DatasetInfo, EpochReport, Hyperparameters, TrialConfig
+from tuner.xla import running_time
+
+
+class Trainer:
+    """Trains and evaluates the trial that was inserted last."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self._evaluator = evaluator
+        self._config: TrialConfig
+        self._state: GanState
+        self.generator: Generator | None = None  # the one evaluated last
+        self.samples: np.ndarray | None = None  # its samples: see Evaluation
+        self.epoch = 0  # the last one trained
+
+    @property
+    def dataset(self) -> DatasetInfo:
+        """Facts about the training images that all trials share."""
+        return self._evaluator.dataset
+
+    @property
+    def classes(self) -> int:
+        """Number of classes in the data that the extractor distinguishes; 0 if it does not."""
+        return self._evaluator.classes
+
+    def insert(self, config: TrialConfig, state: GanState | None = None, epoch: int = 0) -> None:
+        """Load a trial: a fresh one, or its ``state`` after ``epoch`` epochs."""
+        self._config, self.epoch, self.generator = config, epoch, None
+        self.samples = None
+        # As arrays: Python floats would compile a second program.
+        self._hyperparameters = Hyperparameters(*map(jnp.float32, config.hyperparameters))
+        if state is None:
+            state = init_state(config.program, self._hyperparameters, config.seed)
+        self._state = state
+
+    def run_epoch(self) -> EpochReport:
+        """Train an epoch, and evaluate it if it is due; times exclude compilation."""
+        config, evaluator = self._config, self._evaluator
+        program, metrics = config.program, evaluator.spec.metrics
+        started = running_time()
+        self._state, device_losses = train_epoch(
+            program,
+            self._state,
+            self._hyperparameters,
+            evaluator.images,
+            evaluator.labels if program.classes else None,
+            self.epoch,
+        )
+        losses = jax.device_get(device_losses)
+        trained = running_time()
+        self.epoch += 1
+        finite = bool(all_finite(self._state)) and all(np.isfinite(x) for x in losses)
+        found = Evaluation(finite=finite)
+        if finite and metrics.evaluated(self.epoch, config.epochs):
+            self.generator = evaluator.generator(program, self._state)
+            extras = metrics.extras(self.epoch, config.epochs)
+            found = evaluator.measure(program, self._state, self.generator, extras)
+        self.samples = found.samples
+        steps = self.epoch * program.iterations(len(evaluator.images))
+        return EpochReport(
+            epoch=self.epoch,
+            d_loss=_number(losses.d_loss),
+            g_loss=_number(losses.g_loss),
+            loss_ratio=loss_ratio(
+                float(losses.d_adversarial),
+                float(losses.g_measure),
+                LOSSES[program.loss].indifference,
+            ),
+            d_auc=found.d_auc,
+            finite=found.finite,
+            steps=steps,
+            images=steps * program.batch_size * program.d_steps,
+            train_seconds=trained - started,
+            evaluate_seconds=running_time() - trained,
+            generate_seconds=found.generate_seconds,
+            extract_seconds=found.extract_seconds,
+            score_seconds=found.score_seconds,
+            **found.scores,
+        )
+
+    def packed_state(self) -> Arrays:
+        """Return the state after the last epoch as host arrays."""
+        return pack_state(self._state)
+
+    def packed_generator(self) -> Arrays:
+        """Return the generator that was evaluated last as host arrays."""
+        return pack(self.generator)
+
+
+def _number(value: float) -> float | None:
+    """A float, or None for NaN and infinity, which databases treat differently."""
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,99 @@
+"""``TrialRun``: a claimed trial with its history, best generator and checkpoints."""
+
+import time
+
+from tuner.files.checkpoints import Checkpoint, CheckpointWriter, KeptGenerator
+from tuner.files.serialization import encode_generator
+from tuner.run.trainer import Trainer
+from tuner.run.watchdog import Pace
+from tuner.spec.study import StudySpec
+from tuner.study.claims import Claim
+from tuner.study.records import TrialRecord
+from tuner.study.verdict import Complete, Fail, Prune, Verdict
+from tuner.trial import EpochReport, History
+
+STATES = {Complete: "COMPLETE", Prune: "PRUNED", Fail: "FAIL"}
+
+
+class TrialRun:
+    """A claimed trial in training, with its reports and best generator so far."""
+
+    def __init__(
+        self, claim: Claim, trainer: Trainer, writer: CheckpointWriter, spec: StudySpec
+    ) -> None:
+        self.claim, self.writer = claim, writer
+        self.history = History(claim.history)
+        self.pace = Pace(spec.metrics, claim.config.epochs, spec.study.epoch_timeout)
+        for report in claim.history:
+            self.pace.add(report, here=False)
+        self.kept: KeptGenerator | None = None
+        self.traceback: str | None = None
+        self._trainer, self._interval = trainer, spec.study.checkpoint_seconds
+        self._value, self._objective = spec.study.value, spec.metrics.objective
+        self._saved_at = time.monotonic()
+        self._saved_epoch: int | None = None  # until it begins
+
+    def begin(self, checkpoint: Checkpoint | None) -> None:
+        """Start from the checkpoint, or from scratch without one."""
+        checkpoint = checkpoint or Checkpoint(epoch=0, state=None, kept=None)
+        self._trainer.insert(self.claim.config, checkpoint.state, checkpoint.epoch)
+        self.kept, self._saved_epoch = checkpoint.kept, checkpoint.epoch
+
+    def run_epoch(self) -> EpochReport:
+        """Train an epoch, and keep its generator if it is the best so far.
+
+        An epoch that was already reported is repeated: its first report stays in the history.
+        """
+        report = self._trainer.run_epoch()
+        self.pace.add(report, here=True)
+        if report.epoch > len(self.history):
+            self.history = History((*self.history, report))
+        measured = report.value(self._objective) is not None  # unless the repetition diverged
+        if measured and self.best_epoch(report.epoch) == report.epoch:
+            arrays, samples = self._trainer.packed_generator(), self._trainer.samples
+            self.kept = KeptGenerator(report.epoch, arrays, samples)
+        return report
+
+    def best_epoch(self, until: int | None = None) -> int:
+        """The epoch that the trial's value comes from, of the first ``until``; 0 if none."""
+        return History(self.history[:until]).scored_epoch(self._objective, self._value)
+
+    def record(self, end: Verdict, artifact: str | None, machine: dict[str, str]) -> TrialRecord:
+        """The trial as the database records it once ``end`` is stored."""
+        best = self.best_epoch()
+        return TrialRecord(
+            number=self.claim.number,
+            state=STATES[type(end)],
+            params=self.claim.params,
+            value=self.history[best - 1].value(self._objective) if best else None,
+            reports=tuple(self.history),
+            reason=getattr(end, "reason", None),
+            artifact=artifact,
+            machine=machine,
+        )
+
+    def encode_generator(self, study: str) -> tuple[bytes, str]:
+        """Return the best generator as a file, and the file's name."""
+        assert self.kept is not None
+        epoch = self.kept.epoch
+        about = {"study": study, "trial": self.claim.number, "epoch": epoch}
+        about |= {self._objective: self.history[epoch - 1].value(self._objective)}
+        data = encode_generator(self.claim.config.program, self.kept.arrays, about)
+        return data, f"trial-{self.claim.number:05d}-{self.claim.token}.safetensors"
+
+    def offer_checkpoint(self) -> None:
+        """Offer a checkpoint if the last one is older than ``checkpoint_seconds``."""
+        if time.monotonic() - self._saved_at >= self._interval:
+            self._offer()
+
+    def save(self, seconds: float) -> None:
+        """Save the last reported epoch, waiting for at most ``seconds``."""
+        saved = self._saved_epoch
+        if saved is not None and saved < self._trainer.epoch <= len(self.history):
+            self._offer()
+        self.writer.flush(seconds)
+
+    def _offer(self) -> None:
+        state = self._trainer.packed_state()
+        self.writer.offer(Checkpoint(self._trainer.epoch, state, self.kept))
+        self._saved_at, self._saved_epoch = time.monotonic(), self._trainer.epoch

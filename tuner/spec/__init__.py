@@ -1,0 +1,1 @@
+"""The study file: typed, checked values. No JAX, no database."""

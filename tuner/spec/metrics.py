@@ -1,0 +1,72 @@
+"""The ``[metrics]`` section."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, model_validator
+
+from tuner.spec.sections import OneOf, Section, entry
+from tuner.trial import FIELDS
+
+When = Literal["off", "end", "every"]
+# Feature extractors, and the number of features of each.
+FEATURES = {"classifier": 128, "random": 128, "inception": 2048}
+# The metrics that a study can minimise, with their labels.
+OBJECTIVES = {name: FIELDS[name].label for name in ("fid", "kid", "fid_infinity")}
+# Of pt_inception-2015-12-05-6726825d.pth, the FID network's weights as pytorch-fid publishes them.
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+
+
+def _sha256(value: str) -> str:
+    if not re.fullmatch("[0-9a-fA-F]{64}", value):
+        raise ValueError(f"found {value!r}, expected 64 hexadecimal digits")
+    return value.lower()
+
+
+class MetricsSection(Section):
+    features: Annotated[str, OneOf(FEATURES)] = entry(
+        "classifier",
+        "feature extractor: a classifier trained on the data's labels, random filters, or the "
+        "Inception network of published FIDs",
+    )
+    weights: str = entry(
+        "", "file with Inception's weights; the environment variable TUNER_WEIGHTS overrides it"
+    )
+    weights_sha256: Annotated[str, AfterValidator(_sha256)] = entry(
+        INCEPTION_SHA256, "SHA-256 of that file; by default that of the published file"
+    )
+    input: Literal["clean", "pytorch-fid", "torch-fidelity"] = entry(
+        "clean", "library whose resizing to Inception's 299 x 299 pixels is reproduced"
+    )
+    samples: int = entry(5000, "generated images per evaluation", ge=10, le=1_000_000)
+    every: int = entry(
+        1,
+        "epochs between evaluations; the last epoch is always evaluated; 5 with inception",
+        ge=1,
+        le=100_000,
+    )
+    objective: Annotated[str, OneOf(OBJECTIVES)] = entry(
+        "fid", "metric that is minimised and reported to samplers and pruners"
+    )
+    kid: When = entry("off", "KID at every evaluation, at the last, or never")
+    neighbours: When = entry("end", "precision, recall, density and coverage, likewise")
+    fid_infinity: When = entry("off", "FID extrapolated to infinitely many samples, likewise")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fewer_inception_evaluations(cls, table: Any) -> Any:
+        if isinstance(table, dict) and table.get("features") == "inception":
+            return {"every": 5} | table
+        return table
+
+    def evaluated(self, epoch: int, epochs: int) -> bool:
+        """Whether a trial of ``epochs`` epochs is evaluated after ``epoch``."""
+        return epoch % self.every == 0 or epoch == epochs
+
+    def extras(self, epoch: int, epochs: int) -> set[str]:
+        """The metrics that this evaluation computes in addition to FID."""
+        due = ("every", "end") if epoch == epochs else ("every",)
+        extras = ("kid", "neighbours", "fid_infinity")
+        return ({name for name in extras if getattr(self, name) in due} | {self.objective}) - {
+            "fid"
+        }

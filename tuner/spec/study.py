@@ -1,0 +1,109 @@
+"""``StudySpec``: the study file as typed, checked values.
+
+Every key has a default; the defaults are the recipe of TensorFlow's DCGAN tutorial. Keys are
+checked one by one here; rules between keys are in ``validation``.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PlainValidator
+
+from tuner.spec.data import DataSpec
+from tuner.spec.guard import GuardSection
+from tuner.spec.kinds import shown
+from tuner.spec.metrics import MetricsSection
+from tuner.spec.parameters import Value
+from tuner.spec.search import PrunerSpec, SamplerSpec, SuccessiveHalvingPruner, TpeSampler
+from tuner.spec.sections import Section, entry
+from tuner.spec.trial import TrialSection
+
+MOST_TRIALS = 1_000_000
+STUDY_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
+LONGEST_NAME = 246  # a study's folder is its name and nine letters; file systems take 255
+
+
+def _scalar(value: Any) -> Value:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"found {shown(value)}, expected one value")
+    return value
+
+
+class StudySection(Section):
+    name: str = entry(
+        "study",
+        "name of the study in the database; by default the name of the file",
+        pattern=f"^{STUDY_NAME}$",
+        max_length=LONGEST_NAME,
+    )
+    trials: int = entry(
+        20, "total number of trials, complete and pruned; may be raised later", ge=1, le=MOST_TRIALS
+    )
+    epochs: int = entry(20, "epochs of a trial that is not pruned", ge=1, le=100_000)
+    seed: int = entry(0, "seed of everything random in the study", ge=0, lt=2**31)
+    value: Literal["best", "last"] = entry(
+        "best",
+        "value of a trial that samplers and pruners see: of its best epoch so far, or of its last",
+    )
+    lease_seconds: float = entry(
+        60.0,
+        "seconds without a heartbeat after which another worker takes a trial over",
+        ge=1,
+        le=86_400,
+    )
+    checkpoint_seconds: float = entry(
+        30.0, "least number of seconds between checkpoints of a trial", ge=0, le=86_400
+    )
+    max_takeovers: int = entry(
+        3, "times a trial may lose its worker without completing another epoch", ge=0, le=1000
+    )
+    epoch_timeout: float | None = entry(
+        None,
+        "seconds after which an epoch counts as hung and its worker exits; by default 10 times "
+        "the duration of the trial's epochs, but at least 10 minutes, or 3 hours for an epoch "
+        "that compiles",
+        ge=1,
+        le=31_536_000,
+    )
+
+
+class PicturesSection(Section):
+    images: int = entry(36, "images in the sample grid of a trial; 0 for no grids", ge=0, le=400)
+    first: int = entry(5, "last epoch up to which each evaluated epoch gets a grid", ge=0)
+    every: int = entry(10, "epochs between grids from then on; the best epoch gets one too", ge=1)
+
+    def due(self, epoch: int, evaluated_every: int) -> bool:
+        """Whether an evaluated epoch gets a grid. After the ``first`` epochs that is the first
+        evaluated one of each ``every`` epochs."""
+        previous = (epoch - 1) // evaluated_every * evaluated_every
+        return epoch <= self.first or epoch // self.every > previous // self.every
+
+
+class StudySpec(Section):
+    """A whole study file."""
+
+    study: StudySection = StudySection()
+    data: DataSpec = DataSpec()
+    trial: TrialSection = TrialSection()
+    baseline: tuple[dict[str, Annotated[Value, PlainValidator(_scalar)]], ...] = Field(
+        (), strict=False
+    )
+    sampler: SamplerSpec = TpeSampler()
+    pruner: PrunerSpec = SuccessiveHalvingPruner()
+    guard: GuardSection = GuardSection()
+    metrics: MetricsSection = MetricsSection()
+    pictures: PicturesSection = PicturesSection()
+
+
+def study_file_schema() -> dict[str, Any]:
+    """The schema of a study file (JSON Schema, draft 2020-12).
+
+    It covers single keys. ``tuner check`` also checks the rules between keys.
+    """
+    schema = StudySpec.model_json_schema()
+    trial = schema["$defs"]["TrialSection"]["properties"]
+    settings = {k: {"$ref": f"#/$defs/TrialSection/properties/{k}"} for k in trial if k != "when"}
+    branch = {"type": "object", "properties": settings, "additionalProperties": False}
+    schema["$defs"]["Branch"] = branch
+    by_choice = {"type": "object", "additionalProperties": {"$ref": "#/$defs/Branch"}}
+    trial["when"] |= {"additionalProperties": by_choice}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

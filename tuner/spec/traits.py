@@ -1,0 +1,107 @@
+"""What losses, networks, optimizers, schedules and data sources need and allow: a table each.
+
+The study file's checks, ``tuner.gan``, the documentation and tests read these tables. A setting
+that some entry of a table uses has no effect with the entries that do not.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+DEFAULT_PENALTY = 10.0
+PENALTIES = ("gradient_penalty", "r1", "r2")
+
+
+class Loss(NamedTuple):
+    """An adversarial loss; ``tuner.gan.losses`` computes it."""
+
+    uses: tuple[str, ...] = ()
+    penalised: bool = False  # requires a gradient penalty, of weight DEFAULT_PENALTY if not given
+    bounds_gradients: bool = False  # of D at images by itself, so that it takes no penalties
+
+
+class Network(NamedTuple):
+    """An architecture: a generator and a discriminator of that name in ``tuner.gan``."""
+
+    norms: tuple[str, str]  # default norms of the generator and the discriminator
+    norms_fixed: bool = False  # takes no other norms
+    labels: Literal["norm", "embedding"] | None = "norm"  # how the generator is conditioned
+    uses: tuple[str, ...] = ()
+
+
+class Optimizer(NamedTuple):
+    """An optimizer; ``tuner.gan.optimizers`` builds it."""
+
+    uses: tuple[str, ...]
+
+
+class Schedule(NamedTuple):
+    """A learning-rate schedule; ``tuner.gan.optimizers.rate_factor`` computes it."""
+
+    uses: tuple[str, ...] = ()
+
+
+class Source(NamedTuple):
+    """A source of images."""
+
+    loader: str  # MODULE:FUNCTION in ``tuner.data``; see ``tuner.data.loading``
+    uses: tuple[str, ...]  # keys of [data] that it reads
+
+
+LOSSES = {
+    "minimax": Loss(uses=("label_smoothing",)),
+    "non_saturating": Loss(uses=("label_smoothing",)),
+    "least_squares": Loss(uses=("label_smoothing",)),
+    "hinge": Loss(),
+    "wasserstein": Loss(uses=("weight_clip",)),
+    "wasserstein_gp": Loss(penalised=True),
+    "dragan": Loss(uses=("label_smoothing",), penalised=True),
+    "relativistic": Loss(),
+    "gradient_normalized": Loss(uses=("label_smoothing",), bounds_gradients=True),
+}
+
+NETWORKS = {
+    "dcgan": Network(norms=("batch", "none"), uses=("dropout",)),
+    "sndcgan": Network(norms=("batch", "spectral")),
+    "resnet": Network(norms=("batch", "spectral")),
+    "infogan": Network(norms=("batch", "batch"), labels=None),
+    "r3gan": Network(norms=("none", "none"), norms_fixed=True, labels="embedding"),
+}
+
+OPTIMIZERS = {
+    "adam": Optimizer(uses=("beta1", "beta2")),
+    "adamw": Optimizer(uses=("beta1", "beta2", "weight_decay")),
+    "sgd": Optimizer(uses=("momentum",)),
+    "rmsprop": Optimizer(uses=("rms_decay",)),
+    "lion": Optimizer(uses=("beta1", "beta2", "weight_decay")),
+    "optimistic_adam": Optimizer(uses=("beta1", "beta2")),
+}
+
+SCHEDULES = {
+    "constant": Schedule(),
+    "linear": Schedule(uses=("decay_images", "final_rate")),
+    "cosine": Schedule(uses=("decay_images", "final_rate")),
+}
+
+SOURCES = {
+    "mnist5k": Source("arrays:mnist5k", uses=("fit",)),
+    "digits": Source("arrays:digits", uses=("fit",)),
+    "gaussians": Source("arrays:gaussians", uses=("modes",)),
+    "idx": Source("arrays:idx", uses=("path", "fit")),
+    "npz": Source("arrays:npz", uses=("path", "fit", "images", "labels")),
+    "folder": Source("folders:image_folder", uses=("path", "fit", "unreadable")),
+    "parquet": Source(
+        "tables:table", uses=("path", "fit", "images", "labels", "split", "unreadable")
+    ),
+    "huggingface": Source(
+        "tables:table", uses=("path", "fit", "images", "labels", "split", "subset", "unreadable")
+    ),
+}
+
+# The tables by the setting that names their entries.
+DECIDING: dict[str, Mapping[str, Any]] = {
+    "loss": LOSSES,
+    "schedule": SCHEDULES,
+    "discriminator": NETWORKS,
+    "optimizer": OPTIMIZERS,
+}
+CONDITIONAL = tuple(name for name, network in NETWORKS.items() if network.labels)

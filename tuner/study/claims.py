@@ -1,0 +1,90 @@
+"""A claim on a trial, and what is decided when one is made: its parameters, or a refusal."""
+
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial
+
+from tuner.spec.study import StudySpec
+from tuner.study import rows
+from tuner.study.records import SEED_OF
+from tuner.study.rows import UNREADABLE
+from tuner.study.space import distributions, misfit
+from tuner.study.storage import Choice, FencedStorage
+from tuner.trial import EpochReport, TrialConfig
+
+
+class Claim(NamedTuple):
+    """A trial that this worker owns, and its reports so far."""
+
+    trial_id: int
+    number: int
+    params: dict[str, Any]
+    config: TrialConfig
+    token: int = 1  # of its lease
+    history: tuple[EpochReport, ...] = ()
+    predecessor: str | None = None  # the worker that made the last of these reports, with its host
+
+
+class Refusal(NamedTuple):
+    """Why a trial can't be begun. With a traceback if the cause is unknown."""
+
+    reason: str
+    traceback: str | None = None
+
+
+class Idle(enum.Enum):
+    """Why there is no trial to claim."""
+
+    WAIT = "other workers run the last trials, and may leave some behind"
+    ENDED = "the study has all of its trials"
+
+
+def problem_of(
+    spec: StudySpec, trial: FrozenTrial, epochs: Sequence[int], last_epoch: int
+) -> str | None:
+    """Why a trial, which another program may have written, can't be run; None if it can.
+
+    ``epochs`` are those whose reports can be read, ``last_epoch`` is the last one reported.
+    """
+    if UNREADABLE in trial.user_attrs:
+        return f"its {trial.user_attrs[UNREADABLE]} can't be read"
+    queued = trial.system_attrs.get("fixed_params", {})
+    if not isinstance(queued, dict):
+        return f"it is queued with {str(queued)[:80]!r}, not with parameters"
+    if (problem := misfit(spec, queued | trial.params)) is not None:
+        return problem
+    seed_of = trial.user_attrs.get(SEED_OF, trial.number)
+    if rows.whole(seed_of) is None:
+        return f"it repeats trial {str(seed_of)[:80]!r}, which is no trial's number"
+    if list(epochs) != list(range(1, len(epochs) + 1)) or len(epochs) != last_epoch:
+        return f"of its {last_epoch} epochs, {len(epochs)} can be read"
+    return None
+
+
+def choose_params(
+    study: optuna.Study, storage: FencedStorage, spec: StudySpec, trial: FrozenTrial
+) -> list[Choice]:
+    """Let the study's sampler, or the point that the trial was queued with, choose the parameters
+    that the trial lacks. Nothing is stored."""
+    params = dict(trial.params)
+    if not _missing(spec, params):
+        return []
+    # As Study.ask does: samplers read the trials again, this one included.
+    study._thread_local.cached_all_trials = None
+    study.get_trials(deepcopy=False)
+    suggesting = optuna.Trial(study, trial._trial_id)
+    with storage.collected_params() as choices:
+        while missing := _missing(spec, params):
+            for name, distribution in missing.items():
+                params[name] = suggesting._suggest(name, distribution)
+    return choices
+
+
+def _missing(spec: StudySpec, params: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+    """The parameters still to be chosen, given those chosen so far."""
+    wanted = distributions(spec, params)
+    return {name: wanted[name] for name in wanted if name not in params}

@@ -1,0 +1,96 @@
+"""Notes and plots that the Optuna Dashboard shows of a study in addition to its trials.
+
+The dashboard reads them from attributes of the Optuna study. They are written here directly: in the
+transaction that ends a trial, or in one that never replaces newer plots.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, select
+from sqlalchemy.orm import Session
+
+from tuner.study import rows, tables
+from tuner.study.store import StudyStore
+
+PUBLISHED = "tuner:published"
+RULE = "\n\n---\n\n"  # between a user's text and ours
+_ours = tables.study_attributes
+
+
+class Published(NamedTuple):
+    """The plots that the dashboard shows: their number of events, age and cost."""
+
+    events: int
+    age: float  # seconds, by the database's clock
+    seconds: float  # that it took to make them
+
+
+def add_note(session: Session, study_id: int, trial_id: int, body: str) -> None:
+    """Add ``body`` to a trial's note, below text that a user wrote there."""
+    prefix = f"dashboard:{trial_id}:note_"
+    found = _read(session.connection(), study_id, prefix)
+    pieces = re.compile(re.escape(f"{prefix}str:") + "([0-9]{1,9})")
+    parts = sorted((int(m[1]), str(found[key])) for key in found if (m := pieces.fullmatch(key)))
+    written = "".join(text for _, text in parts)
+    version = (rows.whole(found.get(f"{prefix}ver")) or 0) + 1
+    text = f"{written}{RULE}{body}" if written else body
+    new: dict[str, Any] = {f"{prefix}ver": version, f"{prefix}str:0": text}
+    emptied = dict.fromkeys(filter(pieces.fullmatch, found), "")  # in pieces before
+    tables.write_attributes(session, _ours.c.study_id, study_id, emptied | new)
+
+
+def published(store: StudyStore) -> Published | None:
+    """The plots that are shown now; None before there are any."""
+    query = select(_ours.c.value_json, tables.db_now()).where(
+        _ours.c.study_id == store.study_id, _ours.c.key == PUBLISHED
+    )
+    with store.database.reading() as connection:
+        row = connection.execute(query).one_or_none()
+    return None if row is None else _published(rows.attribute(row[0]), row[1])
+
+
+def _published(value: Any, now: float = 0.0) -> Published | None:
+    """Parse the attribute; None if another program wrote something else."""
+    if not isinstance(value, list) or len(value) != 3:
+        return None
+    events, at, seconds = rows.whole(value[0]), rows.finite(value[1]), rows.finite(value[2])
+    if events is None or at is None or seconds is None:
+        return None
+    return Published(events, now - at, seconds)
+
+
+def publish(
+    store: StudyStore, events: int, seconds: float, plots: Mapping[str, str], note: str
+) -> bool:
+    """Show ``plots``, plotly JSON by name, unless those shown now are of more ``events``;
+    and the study's ``note``, unless it has one. Whether the plots are shown."""
+    with store.database.errors(), store.database.rdb.engine.begin() as connection:
+        # One at a time; rows are locked in the same order as by a worker that begins a trial.
+        theirs = tables.optuna_studies.c.study_id
+        connection.execute(select(theirs).where(theirs == store.study_id).with_for_update())
+        try:
+            store.key.lock(connection)
+        except KeyError:
+            return False  # it was deleted
+        keys = _read(connection, store.study_id, "dashboard:note_") | _read(
+            connection, store.study_id, PUBLISHED
+        )
+        shown = _published(keys.get(PUBLISHED))
+        if shown is not None and shown.events > events:
+            return False
+        now = connection.execute(select(tables.db_now())).scalar_one()
+        new: dict[str, Any] = {f"dashboard:plot_data:{n}:0": text for n, text in plots.items()}
+        new[PUBLISHED] = [events, now, seconds]
+        if "dashboard:note_ver" not in keys:
+            new |= {"dashboard:note_ver": 1, "dashboard:note_str:0": note}
+        tables.write_attributes(connection, _ours.c.study_id, store.study_id, new)
+    return True
+
+
+def _read(connection: Connection, study_id: int, prefix: str) -> dict[str, Any]:
+    query = select(_ours.c.key, _ours.c.value_json).where(
+        _ours.c.study_id == study_id, _ours.c.key.startswith(prefix, autoescape=True)
+    )
+    return {key: rows.attribute(value) for key, value in connection.execute(query)}

@@ -1,0 +1,175 @@
+"""``WorkerPresence``: a worker in a study, from joining to leaving, apart from its trials."""
+
+import contextlib
+import functools
+import traceback
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Concatenate, NamedTuple, ParamSpec, Self, TypeVar
+
+from sqlalchemy import select, update
+
+from tuner.errors import StorageError, one_line
+from tuner.study import leases, tables
+from tuner.study.claims import Claim
+from tuner.study.heartbeat import Heartbeat
+from tuner.study.leases import Lease
+from tuner.study.records import HUNG
+from tuner.study.retrying import LIMIT, Retrier
+from tuner.study.store import StudyStore
+from tuner.study.workers import insert_worker
+
+P = ParamSpec("P")
+S = TypeVar("S", bound="WorkerPresence")
+T = TypeVar("T")
+
+
+class WorkerStats(NamedTuple):
+    """A worker's dealings with the database so far, for monitoring."""
+
+    retries: int  # after transient failures
+    renewals: dict[str, int]  # of leases, by outcome: see Heartbeat
+    last_beat: float | None  # time.time() of the last heartbeat that was stored
+
+
+def persistent(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """Let a method of ``WorkerPresence`` start over while the database is away."""
+
+    @functools.wraps(method)
+    def persisting(self: S, /, *args: P.args, **options: P.kwargs) -> T:
+        return self._persist(functools.partial(method, self, *args, **options))
+
+    return persisting
+
+
+class WorkerPresence:
+    """A worker that is registered and has a heartbeat. Not thread-safe, except where noted."""
+
+    def __init__(
+        self,
+        store: StudyStore,
+        machine: dict[str, str],
+        announce: Callable[[str], None],
+        retry_seconds: float = LIMIT,
+    ) -> None:
+        """``machine`` describes what the numbers are computed with. ``retry_seconds``: how long to
+        wait for a database that is away. InputError if another version of tuner made the study."""
+        store.check_version()
+        self.store, self.spec = store, store.spec
+        self.worker = uuid.uuid4().hex[:12]
+        self.machine, self._database = machine, store.database
+        self._storage = store.database.rdb
+        self._storage.study = store.key
+        self._announce, self._retrier = announce, Retrier(announce, retry_seconds)
+        self._seconds = self.spec.study.lease_seconds
+        self._heart = Heartbeat(store, self.worker, self._seconds, self._register)
+
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[Self]:
+        """Join the study until the block ends. Trials still owned then are given back if the
+        database can be reached."""
+        self._persist(self._register)
+        self._storage.new_lease = Lease(self.worker, 1, self._seconds)
+        self._heart.start()
+        try:
+            yield self
+        finally:
+            self.leave_at_once()
+            self._heart.stop()
+            self._storage.held.clear()
+            self._storage.new_lease = None
+
+    def _register(self) -> None:
+        """Add the worker to the database, unless it is there. From this thread or the heartbeat's.
+
+        KeyError if the study is gone.
+        """
+        who = tables.workers
+        with self._storage.transaction() as session:
+            if session.execute(select(who).where(who.c.worker == self.worker)).first():
+                return  # the answer to an earlier attempt was lost
+            query = select(tables.studies.c.stop_at).where(self.store.key.row())
+            study = session.execute(query).one_or_none()
+            if study is None:
+                raise KeyError("the study")
+            self._heart.stop_before = study.stop_at
+            device = self.machine.get("device", "")
+            now = insert_worker(session, self.store.study_id, self.worker, device)
+            self._heart.compare_clocks(now)
+            self.store.key.lock(session)
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether a stop of the study's workers was requested after this one joined."""
+        return self._heart.stop_requested
+
+    def stats(self) -> WorkerStats:
+        """Statistics for monitoring. Thread-safe."""
+        heart = self._heart
+        return WorkerStats(self._retrier.retries, dict(heart.renewals), heart.last_beat)
+
+    def leave_at_once(self, *, hung: bool = False) -> None:
+        """Give back all trials and the right to prepare, in one attempt. Thread-safe. ``hung``
+        counts as if the worker had died."""
+        who = tables.workers
+        left = update(who).where(who.c.worker == self.worker).values(left_at=tables.db_now())
+        with (
+            contextlib.suppress(StorageError),
+            self._database.errors(),
+            self._storage.engine.begin() as connection,
+        ):
+            for trial_id, lease in dict(self._storage.held).items():
+                leases.give_back(connection, trial_id, lease, hung=hung)
+            connection.execute(left)
+            if self._heart.preparing:
+                leases.release_preparation(connection, self.store.key, self.worker)
+
+    def give_up_hung(self, claim: Claim, what: str, stacks: str) -> None:
+        """Stop renewing the lease of a trial that hung, give the trial back, and note where it
+        hung, in one attempt. Thread-safe."""
+        trial_id, study = claim.trial_id, self.store.key
+        lease, masked = self._storage.held[trial_id], self._database.address.masked(stacks)
+        self._heart.hung.add(trial_id)
+        with (
+            contextlib.suppress(StorageError),
+            self._database.errors(),
+            self._storage.engine.begin() as connection,
+        ):
+            reported = leases.give_back(connection, trial_id, lease, hung=True)
+            if reported is not None and connection.execute(select(study.lives())).scalar_one():
+                hang = {"reported": reported, "what": what, "stacks": masked}
+                trials = tables.trial_attributes.c.trial_id
+                tables.write_attributes(connection, trials, trial_id, {HUNG: hang})
+
+    def described(self, error: BaseException) -> tuple[str, str]:
+        """The reason and the traceback of an unexpected error, without the database's passwords."""
+        masked = self._database.address.masked
+        trace = "".join(traceback.format_exception(error))
+        return one_line(error, masked), masked(trace)
+
+    def _persist(self, attempt: Callable[[], T]) -> T:
+        """Repeat the attempt while the database is away; failures are raised as StorageError."""
+
+        def once() -> T:
+            with self._database.errors():
+                return attempt()
+
+        return self._retrier(once)
+
+    # Preparing what the workers share
+
+    @persistent
+    def may_prepare(self) -> bool:
+        """Whether this worker is the one to make what the study's workers share. It stays so while
+        the worker lives, until ``prepared``."""
+        with self._storage.transaction() as session:
+            mine = leases.acquire_preparation(session, self.store.key, self.worker, self._seconds)
+        self._heart.preparing = mine
+        return mine
+
+    @persistent
+    def prepared(self) -> None:
+        """Let the other workers read what was made, or make it if that failed."""
+        self._heart.preparing = False
+        with self._storage.transaction() as session:
+            leases.release_preparation(session, self.store.key, self.worker)

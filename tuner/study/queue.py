@@ -1,0 +1,44 @@
+"""The queue of a study's trials, and its total: what begins next, and whether anything may."""
+
+from datetime import UTC, datetime
+
+from optuna.trial import TrialState
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from tuner.study import tables
+from tuner.study.tables import StudyKey
+
+COUNTED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)  # towards a study's total
+
+
+def utc_now() -> datetime:
+    """The present time as Optuna stores it."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def has_room(session: Session, study: StudyKey) -> bool:
+    """Whether the total is not reached yet; locks the study. KeyError if the study is gone."""
+    trials = tables.optuna_trials.c
+    counted = (trials.study_id == study.study_id) & trials.state.in_(COUNTED)
+    total, found = study.lock(session, select(func.count()).where(counted).scalar_subquery())
+    return bool(found < total)
+
+
+def start_queued(session: Session, study_id: int) -> int | None:
+    """Set the first trial of the queue to RUNNING; returns its id, None if none is queued."""
+    # Not through Optuna's model, which fails if another column of the trial is unreadable.
+    trials = tables.optuna_trials
+    first = (
+        select(trials.c.trial_id)
+        .where(trials.c.study_id == study_id, trials.c.state == TrialState.WAITING)
+        .order_by(trials.c.number)
+        .limit(1)
+        .with_for_update(key_share=True, skip_locked=True)
+    )
+    trial_id: int | None = session.execute(first).scalar_one_or_none()
+    if trial_id is not None:
+        begun = update(trials).where(trials.c.trial_id == trial_id)
+        times = {"datetime_start": utc_now(), "datetime_complete": None}
+        session.execute(begun.values(state=TrialState.RUNNING, **times))
+    return trial_id

@@ -1,0 +1,123 @@
+"""Trials and studies as read from the database, and the trial attributes that tuner writes."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from optuna.trial import FrozenTrial, TrialState
+
+from tuner.spec.branches import setting_params
+from tuner.study import rows
+from tuner.study.rows import UNREADABLE, printable
+from tuner.trial import EpochReport, History
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # these count towards a study's total
+MAX_REASON = 4000  # characters
+
+# Attributes of Optuna's trials.
+REASON, ARTIFACT, MACHINE = "tuner:reason", "tuner:generator", "tuner:machine"
+TRACEBACK, BASELINE, HUNG = "tuner:traceback", "tuner:baseline", "tuner:hung"
+SEED_OF = "tuner:seed_of"  # the trial whose random numbers are drawn again
+
+
+class TrialRecord(NamedTuple):
+    """A trial as stored. ``value`` is the one Optuna compares: None if never measured."""
+
+    number: int
+    state: str  # RUNNING, COMPLETE, PRUNED, FAIL
+    params: dict[str, Any]
+    value: float | None
+    reports: tuple[EpochReport, ...]
+    reason: str | None
+    artifact: str | None
+    machine: dict[str, str]
+    seed_of: int | None = None  # the trial whose random numbers it draws again, if any
+    baseline: bool = False  # whether its parameters are a baseline of the study file
+    started: str | None = None  # "2026-05-31 14:05", by the clock of the machine that started it
+    ended: str | None = None
+
+    @property
+    def history(self) -> History:
+        """The reports, with sums and best values computed from them."""
+        return History(self.reports)
+
+    def best_epoch(self, objective: str) -> int | None:
+        """The epoch that the trial's value comes from; None if it has no value."""
+        found = [r.epoch for r in self.reports if r.value(objective) == self.value is not None]
+        return found[0] if found else None
+
+
+class StudySummary(NamedTuple):
+    """One study among those in a database."""
+
+    name: str
+    total: int
+    states: dict[str, int]
+    best: float | None
+    objective: str  # display name of the metric that ``best`` is a value of
+    fingerprint: str | None  # of the measurement; None before the first worker is ready
+
+
+class Hang(NamedTuple):
+    """The last time that a trial hung."""
+
+    reported: int  # epochs reported before
+    what: str  # such as "epoch 2 hung"
+    stacks: str  # of all threads
+
+
+class Ownership(NamedTuple):
+    """The epochs of a trial that one worker reported under one lease.
+
+    Times are seconds since 1970 by the database's clock.
+    """
+
+    host: str | None  # None if the database no longer has the worker
+    device: str | None
+    worker: str | None
+    first_epoch: int
+    last_epoch: int
+    first_reported_at: float
+    last_reported_at: float
+
+
+def best_of(trials: Sequence[TrialRecord]) -> TrialRecord | None:
+    """The complete trial with the lowest value, if any."""
+    complete = [t for t in trials if t.state == "COMPLETE" and t.value is not None]
+    return min(complete, key=lambda trial: (trial.value, trial.number), default=None)
+
+
+def record_of(trial: FrozenTrial, reports: Sequence[EpochReport]) -> TrialRecord:
+    """Convert Optuna's trial; attributes whose type tuner never writes are left out."""
+    attributes = trial.user_attrs
+    reason = rows.text(attributes.get(REASON))
+    if reason is None and UNREADABLE in attributes:
+        reason = f"its {attributes[UNREADABLE]} can't be read"
+    params = setting_params(trial.params)
+    values = trial.values or []
+    return TrialRecord(
+        number=trial.number,
+        state=trial.state.name,
+        params={printable(k): rows.text(v) or v for k, v in params.items()},
+        value=rows.finite(values[0]) if len(values) == 1 else None,
+        reports=tuple(reports),
+        reason=reason and reason[:MAX_REASON],
+        artifact=rows.text(attributes.get(ARTIFACT)),
+        machine=rows.texts(attributes.get(MACHINE)),
+        seed_of=rows.whole(attributes.get(SEED_OF)),
+        baseline=attributes.get(BASELINE) is True,
+        started=_minute(trial.datetime_start),
+        ended=_minute(trial.datetime_complete),
+    )
+
+
+def _minute(moment: datetime | None) -> str | None:
+    return None if moment is None else f"{moment:%Y-%m-%d %H:%M}"
+
+
+def hang_of(attributes: Mapping[str, Any]) -> Hang | None:
+    """The last hang noted in a trial's attributes; None if there is none that can be read."""
+    match attributes.get(HUNG):
+        case {"reported": int(reported), "what": str(what), "stacks": str(stacks)}:
+            return Hang(reported, rows.printable(what), rows.printable(stacks))
+    return None

@@ -1,0 +1,53 @@
+"""Retries while a database or an artifact store is away."""
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from tuner.errors import StorageError
+
+T = TypeVar("T")
+
+LIMIT = 600.0  # seconds for which a worker outlives its database
+LONGEST_PAUSE = 2.0
+
+
+class Retrier:
+    """Repeats an attempt after transient failures, with growing, random pauses."""
+
+    def __init__(
+        self, announce: Callable[[str], None], limit: float = LIMIT, *, busy_only: bool = False
+    ) -> None:
+        """``limit`` is in seconds. ``busy_only`` is for a first connection, whose address may be
+        wrong: it retries only if the server answers that it is starting or has no connection free.
+        """
+        self._announce, self._limit, self._busy_only = announce, limit, busy_only
+        self.last_trouble: float | None = None  # time.monotonic() of the last failure
+        self.retries = 0
+
+    def __call__(self, attempt: Callable[[], T]) -> T:
+        """Return the result of ``attempt``, which must be safe to repeat.
+
+        StorageError if it fails permanently, or still fails after the limit.
+        """
+        began = time.monotonic()
+        failures = 0
+        while True:
+            try:
+                result = attempt()
+            except StorageError as error:
+                if not (error.busy if self._busy_only else error.transient):
+                    raise
+                self.last_trouble = time.monotonic()
+                if self.last_trouble - began > self._limit:
+                    raise StorageError(f"{error}; gave up after {self._limit:g} s") from error
+                if failures == 0:
+                    self._announce(f"{error}; trying again for up to {self._limit:g} s")
+                time.sleep(random.uniform(0.5, 1.0) * min(LONGEST_PAUSE, 0.1 * 2**failures))
+                failures += 1
+                self.retries += 1
+            else:
+                if failures:
+                    self._announce("it answers again")
+                return result

@@ -1,0 +1,124 @@
+"""The trials that samplers and pruners see: those comparable with the study's own."""
+
+import copy
+import functools
+import json
+import math
+from collections.abc import Callable, Container, Mapping
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from tuner.spec.branches import branches
+from tuner.spec.study import StudySpec
+from tuner.study import rows
+from tuner.study.optuna_internals import CachedStorage
+from tuner.study.records import FINISHED
+from tuner.study.space import contains, distributions
+
+_RUNG, _CONSTRAINT = "completed_rung_", "constraints"
+_RELATIVE = ":relative_params:"  # a trial's point chosen by TPE or GP, before its parameters
+
+
+class ScreenedStorage(CachedStorage):
+    """Optuna's cached storage without the trials that would break a study's sampler or pruner."""
+
+    def __init__(self, cache: Any, screen: Callable[[FrozenTrial], FrozenTrial | None]) -> None:
+        """``screen`` returns a trial as samplers and pruners see it, or None to hide it."""
+        super().__init__(cache._backend)
+        self._cache, self._screen = cache, screen
+        self._finished: dict[int, FrozenTrial | None] = {}  # as screened, by trial id
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        trials = map(self._screened, self._cache.get_all_trials(study_id, deepcopy=False))
+        found = [t for t in trials if t is not None and (states is None or t.state in states)]
+        return copy.deepcopy(found) if deepcopy else found
+
+    def _screened(self, trial: FrozenTrial) -> FrozenTrial | None:
+        if not trial.state.is_finished():
+            return self._screen(trial)
+        if trial._trial_id not in self._finished:
+            self._finished[trial._trial_id] = self._screen(trial)
+        return self._finished[trial._trial_id]
+
+    def set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+    ) -> None:
+        # Optuna's cache would refuse a distribution that differs from another trial's.
+        self._backend._set_trial_param(
+            trial_id, param_name, param_value_internal, distribution, distribution
+        )
+
+
+def screened(study: optuna.Study, spec: StudySpec) -> optuna.Study:
+    """Return the study as its samplers and pruners see it."""
+    found = copy.copy(study)
+    found._storage = ScreenedStorage(study._storage, functools.partial(comparable, spec))
+    return found
+
+
+def comparable(spec: StudySpec, trial: FrozenTrial) -> FrozenTrial | None:
+    """Reduce a trial to the parameters and attributes that the study's own trials have.
+
+    None if it has ended without a result or a parameter that all of them have, or with unusable
+    ones. A trial of the study's own is returned unchanged.
+    """
+    wanted = distributions(spec, trial.params)
+    if trial.state in FINISHED:
+        values = trial.values or []
+        if len(values) != 1 if trial.state == TrialState.COMPLETE else len(values) > 1:
+            return None
+        if not all(math.isfinite(value) for value in values):
+            return None
+    fits = {
+        name: value
+        for name, value in trial.params.items()
+        if name in wanted and contains(wanted[name], value)
+    }
+    if trial.state in FINISHED and len(fits) < len(wanted):
+        return None
+    found = {name: wanted[name] for name in fits}
+    attributes = _attributes(spec, trial.system_attrs)
+    if found == trial.distributions and attributes == trial.system_attrs:
+        return trial
+    screened = copy.copy(trial)
+    screened.params, screened.distributions, screened.system_attrs = fits, found, attributes
+    return screened
+
+
+def _attributes(spec: StudySpec, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes that samplers and pruners can use: of the right type and search space."""
+    found = {
+        key: value
+        for key, value in attributes.items()
+        if _RELATIVE not in key
+        and not key.startswith(_CONSTRAINT)
+        and (not key.startswith(_RUNG) or rows.real(value) is not None)
+    }
+    relative = {key: value for key, value in attributes.items() if _RELATIVE in key}
+    return found | (relative if _is_point(spec, relative) else {})
+
+
+def _is_point(spec: StudySpec, relative: Mapping[str, str]) -> bool:
+    """Whether the JSON fragments under these keys form values of this study's parameters."""
+    if not relative:
+        return False
+    parts = (distributions(spec, branch.given) for branch in branches(spec.trial))
+    known = {name: distribution for part in parts for name, distribution in part.items()}
+    try:
+        pieces = sorted(relative, key=lambda key: int(key.rpartition(":")[2]))
+        point = json.loads("".join(relative[key] for key in pieces))
+        return all(contains(known[name], value) for name, value in point.items() if name in known)
+    except (AttributeError, RecursionError, TypeError, ValueError):
+        return False

@@ -1,0 +1,264 @@
+"""``WorkerSession``: a worker's part in a study. Claims trials, reports on them, ends them.
+
+Every RUNNING trial has a lease. ``claim`` takes over trials that others gave back or left behind
+before it begins new ones; such a trial keeps its number and its reports. All methods can be
+repeated after a database failure with unknown outcome: a lease this worker already holds is
+reused, a stored report is not stored again, and so on.
+"""
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from tuner.errors import LeaseLostError, TunerError
+from tuner.spec.branches import setting_params
+from tuner.study import leases
+from tuner.study.claims import Claim, Idle, Refusal, choose_params, problem_of
+from tuner.study.dashboard_attributes import add_note
+from tuner.study.leases import Lease, Taken
+from tuner.study.presence import WorkerPresence, persistent
+from tuner.study.records import ARTIFACT, MACHINE, REASON, SEED_OF, TRACEBACK, hang_of
+from tuner.study.retrying import LIMIT
+from tuner.study.samplers import make_pruner, make_sampler
+from tuner.study.screening import comparable, screened
+from tuner.study.space import trial_config
+from tuner.study.store import StudyStore
+from tuner.study.verdict import Complete, Continue, Fail, Verdict
+from tuner.trial import DatasetInfo, EpochReport, History
+
+MAX_BROKEN = 5  # trials in a row that can't be begun for an unknown reason
+NOTHING: Mapping[str, Any] = {}
+
+
+class WorkerSession(WorkerPresence):
+    """One worker in one study, from joining to leaving. Not thread-safe, except where noted."""
+
+    def __init__(
+        self,
+        store: StudyStore,
+        machine: dict[str, str],
+        announce: Callable[[str], None],
+        retry_seconds: float = LIMIT,
+    ) -> None:
+        """See ``WorkerPresence``."""
+        super().__init__(store, machine, announce, retry_seconds)
+        self._study = screened(store.study, self.spec)
+        self._study.sampler, self._study.pruner = make_sampler(self.spec), make_pruner(self.spec)
+        self._broken = 0  # trials in a row that could not be begun for an unknown reason
+        self._marks: dict[str, Any] = {}  # the pruner's attributes for a trial that is to end
+
+    # Claiming
+
+    def claim(self, dataset: DatasetInfo) -> Claim | Idle:
+        """Claim a trial: one left behind, else the next of the queue, else one from the sampler.
+
+        A trial that can't be begun, such as a queued point outside the search space, fails with the
+        reason. TunerError if several in a row can't be begun for an unknown reason.
+        """
+        while True:
+            self._storage.held.clear()
+            self._marks = {}
+            # A lease lost here means that this process was suspended meanwhile: take the next.
+            with contextlib.suppress(LeaseLostError):
+                taken = self._next()
+                if isinstance(taken, Idle):
+                    return taken
+                claim = self._begin(taken, dataset)
+                if isinstance(claim, Refusal):
+                    self._refuse(taken.trial_id, claim)
+                elif claim is not None:
+                    if taken.takeovers <= self.spec.study.max_takeovers:
+                        self._broken = 0
+                        return claim
+                    self._fail_exhausted(claim, taken.takeovers)
+
+    @persistent
+    def _next(self) -> Taken | Idle:
+        """Lease a trial: one this worker already holds, one to take over, a queued or a new one."""
+        key, held = self.store.key, self._storage.held
+        with self._storage.transaction() as session:
+            taken = leases.held_unknown(session, key.study_id, self.worker, held)
+            if taken is None:
+                lease = Lease(self.worker, 0, self._seconds)
+                dead = leases.dead_workers(session, key.study_id, self.worker)
+                latest = self._heart.latest_now if self._may_judge() else None
+                taken = leases.take(session, key, lease, dead, latest)
+        if taken is not None:
+            held[taken.trial_id] = Lease(self.worker, taken.token, self._seconds)
+            return taken
+        trial_id = self._storage.begin_trial()
+        return self._idle() if trial_id is None else Taken(trial_id, 1, 0, 0)
+
+    def _idle(self) -> Idle:
+        """Prepare for leases to be taken over later, as there is no trial to claim now."""
+        with self._storage.transaction() as session:
+            leases.lease_orphans(session, self.store.key)
+            leases.shorten(session, self.store.key, self._seconds)
+        return Idle.ENDED if self.store.remaining() <= 0 else Idle.WAIT
+
+    def _may_judge(self) -> bool:
+        """Whether an expired lease means a lost worker: not right after the database was away,
+        when no worker could renew its leases."""
+        troubles = (self._retrier.last_trouble, self._heart.last_trouble)
+        ages = [time.monotonic() - moment for moment in troubles if moment is not None]
+        return min(ages, default=self._seconds) >= self._seconds
+
+    @persistent
+    def _begin(self, taken: Taken, dataset: DatasetInfo) -> Claim | Refusal | None:
+        """Read the trial and choose its parameters; None if it was ended elsewhere."""
+        try:
+            return self._claim(taken, dataset)
+        except (TunerError, SQLAlchemyError, StorageInternalError, UpdateFinishedTrialError):
+            raise
+        except Exception as error:  # mostly from a sampler: it must not end the worker
+            if isinstance(error, KeyError) and not self.store.exists():
+                raise
+            return Refusal(*self.described(error))
+
+    def _claim(self, taken: Taken, dataset: DatasetInfo) -> Claim | Refusal | None:
+        trial_id = taken.trial_id
+        trial = self._storage.get_trial(trial_id)
+        if trial.state.is_finished():
+            self._close(trial_id)
+            return None
+        history = tuple(self.store.reports_of(trial_id))
+        problem = problem_of(self.spec, trial, [report.epoch for report in history], taken.epoch)
+        if problem is not None:
+            return Refusal(problem)
+        choices = choose_params(self._study, self._storage, self.spec, trial)
+        self._storage.write_params(trial_id, choices, {MACHINE: self.machine})
+        params = trial.params | {choice.name: choice.value for choice in choices}
+        seeded = trial.user_attrs.get(SEED_OF, trial.number)
+        config = trial_config(self.spec, params, seeded, dataset)
+        predecessor = None
+        if history and (owners := self.store.ownership_history(trial.number)):
+            last = owners[-1]
+            predecessor = f"worker {last.worker} on {last.host or 'an unknown host'}"
+        known = setting_params(params)
+        return Claim(trial_id, trial.number, known, config, taken.token, history, predecessor)
+
+    def _refuse(self, trial_id: int, refusal: Refusal) -> None:
+        """Fail a trial that can't be begun."""
+        reasons = {REASON: refusal.reason}
+        reasons |= {TRACEBACK: refusal.traceback} if refusal.traceback else {}
+        self._persist(lambda: self._storage.fail_trial(trial_id, reasons))
+        del self._storage.held[trial_id]
+        self._announce(f"a trial can't be run: {refusal.reason}")
+        self._broken = self._broken + 1 if refusal.traceback else 0
+        if self._broken == MAX_BROKEN:
+            text = f"{MAX_BROKEN} trials in a row could not be begun, the last with"
+            raise TunerError(f"{text}: {refusal.reason}")
+
+    def _fail_exhausted(self, claim: Claim, takeovers: int) -> None:
+        """Fail a trial that has been taken over too often without an epoch in between."""
+        text = f"lost its worker {takeovers} times without getting an epoch further"
+        with self._database.errors():
+            hang = hang_of(self._storage.get_trial(claim.trial_id).user_attrs)
+        if hang is not None and hang.reported == len(claim.history):
+            text = f"{text}; the last time, {hang.what}"
+        self.finish(claim, Fail(text))
+
+    def _close(self, trial_id: int) -> None:
+        with self._storage.fenced(trial_id, status="done"):
+            pass
+        del self._storage.held[trial_id]
+
+    # Reporting
+
+    @persistent
+    def report(
+        self,
+        claim: Claim,
+        report: EpochReport,
+        earlier: Sequence[EpochReport],
+        attributes: Mapping[str, Any] = NOTHING,
+    ) -> str | None:
+        """Store an epoch's report, and ``attributes`` for Optuna's trial; returns the reason of a
+        request to prune the trial, if any.
+
+        Optuna gets the best value so far or the last one, by the study's ``value``; never NaN. An
+        epoch without a value is stored in our table alone. LeaseLostError if another worker owns
+        the trial by now.
+        """
+        objective = self.spec.metrics.objective
+        value = report.value(objective)
+        if value is not None and self.spec.study.value == "best":
+            value = History((*earlier, report)).best_so_far(objective)[report.epoch]
+        return self._storage.record_epoch(
+            claim.trial_id, report.epoch, report._asdict(), value, attributes
+        )
+
+    @persistent
+    def pruner_says_stop(self, claim: Claim) -> bool:
+        """Whether the pruner would end the trial after the last reported epoch.
+
+        Attributes that the pruner sets (successive halving does) are stored at once if the trial
+        goes on, else in the transaction that ends it. So the question can be repeated after a
+        crash between the two.
+        """
+        trial = self._storage.get_trial(claim.trial_id)
+        trial = comparable(self.spec, trial) or trial
+        with self._storage.deferred_attributes() as marks:
+            # Not Trial.should_prune: its cached trial lacks values written to the storage directly.
+            stop = self._study.pruner.prune(self._study, trial)
+        if marks and not stop:
+            self._storage.write_params(claim.trial_id, [], marks)
+        self._marks = marks if stop else {}
+        return bool(stop)
+
+    # Ending
+
+    @persistent
+    def finish(
+        self,
+        claim: Claim,
+        verdict: Verdict,
+        artifact: str | None = None,
+        traceback: str | None = None,
+        attributes: Mapping[str, Any] = NOTHING,
+        note: str | None = None,
+    ) -> None:
+        """Store how the trial ended and why, with ``attributes``, and a ``note`` for the dashboard.
+        LeaseLostError if another worker owns the trial by now."""
+        assert not isinstance(verdict, Continue)
+        trial_id, held = claim.trial_id, self._storage.held
+        with self._storage.transaction() as session:
+            status = leases.status(session, trial_id, held[trial_id])
+        if status != "done":  # else the answer to an earlier attempt was lost
+            trial = self._storage.get_trial(trial_id)
+            if trial.state.is_finished():
+                self._close(trial_id)
+                raise LeaseLostError("the trial has been ended from elsewhere")
+            ours = {REASON: verdict.reason, ARTIFACT: artifact, TRACEBACK: traceback}
+            ours = {k: v for k, v in ours.items() if v is not None} | self._marks | dict(attributes)
+            study_id, also = self.store.study_id, None
+            if note is not None:
+                also = functools.partial(add_note, study_id=study_id, trial_id=trial_id, body=note)
+            # Not Study.tell: it reads the trial twice more.
+            self._storage.end_trial(trial_id, *_final_state(trial, verdict), ours, also)
+        del held[trial_id]
+        self._marks = {}
+
+    @persistent
+    def release(self, claim: Claim) -> None:
+        """Give the trial back: any worker can resume it at once."""
+        with self._storage.transaction() as session:
+            lease = self._storage.held[claim.trial_id]
+            leases.give_back(session.connection(), claim.trial_id, lease)
+        del self._storage.held[claim.trial_id]
+
+
+def _final_state(trial: FrozenTrial, verdict: Verdict) -> tuple[TrialState, list[float] | None]:
+    """State and values for Optuna. A trial that was never measured can't be COMPLETE there."""
+    if isinstance(verdict, Fail):
+        return TrialState.FAIL, None
+    if trial.last_step is None:
+        return TrialState.PRUNED, None
+    state = TrialState.COMPLETE if isinstance(verdict, Complete) else TrialState.PRUNED
+    return state, [trial.intermediate_values[trial.last_step]]

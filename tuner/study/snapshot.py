@@ -1,0 +1,170 @@
+"""A snapshot of a running study, read cheaply, and an estimate of the time it still needs.
+
+Reading one takes a handful of queries, however many trials have ended.
+"""
+
+import statistics
+import threading
+import time
+from typing import NamedTuple
+
+from optuna.trial import TrialState
+from sqlalchemy import Connection, String, cast, func, select
+
+from tuner.errors import StorageError
+from tuner.study import rows, tables
+from tuner.study.connections import Address
+from tuner.study.records import FINISHED, TrialRecord
+from tuner.study.store import StudyStore
+from tuner.study.workers import WorkerRecord
+
+RECENT = 10  # last epochs of a running trial that its mean epoch time is taken over
+MAX_AGE = 5.0  # seconds for which BackgroundPoller returns the same snapshot
+MAX_WAIT = 1.0  # seconds for which BackgroundPoller waits for the database
+
+
+class StudySnapshot(NamedTuple):
+    """The state of a study at one moment."""
+
+    total: int  # trials requested
+    trials: dict[str, int]  # by state
+    epochs: dict[str, int]  # reported so far, by the state of their trials
+    # The rest is left empty by BackgroundPoller.
+    running: dict[int, TrialRecord]  # by number
+    workers: list[WorkerRecord]
+    best: TrialRecord | None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of trials in each of Optuna's states, by its name in lower case."""
+        return {state.name.lower(): self.trials.get(state.name, 0) for state in TrialState}
+
+    @property
+    def finished(self) -> int:
+        """The number of trials that count towards the total."""
+        return sum(self.trials.get(state.name, 0) for state in FINISHED)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen: no trial is left to run and no worker is alive."""
+        return self.finished >= self.total and not any(worker.alive for worker in self.workers)
+
+    @property
+    def left_behind(self) -> list[int]:
+        """The running trials that no living worker owns."""
+        owned = {worker.trial for worker in self.workers if worker.alive}
+        return sorted(set(self.running) - owned)
+
+
+class StudyPoller:
+    """Reads snapshots of a study repeatedly, over the store's own connections.
+
+    The best trial is looked up again only when another trial has completed.
+    """
+
+    def __init__(self, store: StudyStore) -> None:
+        self._store = store
+        self._complete: int | None = None  # trials, when the best was last looked up
+        self._best: TrialRecord | None = None
+
+    def look(self) -> StudySnapshot:
+        """Read a snapshot. StorageError if the database can't be read or the study is gone."""
+        store = self._store
+        with store.database.reading() as connection:
+            counts = _counts(connection, store)
+        running = {trial.number: trial for trial in store.running()}
+        complete = counts.trials.get(TrialState.COMPLETE.name, 0)
+        if complete != self._complete:
+            self._best, self._complete = store.best_so_far(), complete
+        return counts._replace(running=running, workers=store.workers(), best=self._best)
+
+
+class BackgroundPoller:
+    """Reads snapshots of a study for any thread, without keeping a caller waiting.
+
+    A thread of its own reads over a connection of its own, which it opens only for that: a
+    database that doesn't answer may take long to fail.
+    """
+
+    def __init__(self, store: StudyStore) -> None:
+        self._store = store
+        self._address: Address = store.database.address
+        self._lock = threading.Lock()
+        self._reader: threading.Thread | None = None
+        self._began = 0.0  # time.monotonic() of the last attempt
+        self._snapshot: StudySnapshot | None = None
+
+    def look(self) -> StudySnapshot | None:
+        """A snapshot at most ``MAX_AGE`` seconds old; None if the database does not answer."""
+        with self._lock:
+            reader = self._reader
+            old = time.monotonic() - self._began >= MAX_AGE
+            if reader is None or (old and not reader.is_alive()):
+                self._began = time.monotonic()
+                reader = self._reader = threading.Thread(target=self._read, daemon=True)
+                reader.start()
+        reader.join(timeout=MAX_WAIT)
+        return None if reader.is_alive() else self._snapshot
+
+    def _read(self) -> None:
+        try:
+            with self._address.connected() as connection:
+                self._snapshot = _counts(connection, self._store)
+        except StorageError:
+            self._snapshot = None
+
+
+def _counts(connection: Connection, store: StudyStore) -> StudySnapshot:
+    """Read the totals alone. KeyError if the study is gone."""
+    # SQLite may have given the id of a deleted study to another one.
+    total = select(tables.studies.c.total).where(store.key.row())
+    wanted: int | None = connection.execute(total).scalar_one_or_none()
+    if wanted is None:
+        raise KeyError(f"study {store.name!r}")
+    trials, lease = tables.optuna_trials.c, tables.leases.c
+    state = cast(trials.state, String)  # also accepts states that Optuna does not know
+    query = (
+        select(state, func.count(), func.coalesce(func.sum(lease.epoch), 0))
+        .select_from(tables.optuna_trials)
+        .outerjoin(tables.leases, lease.trial_id == trials.trial_id)
+        .where(trials.study_id == store.study_id)
+        .group_by(state)
+    )
+    found = connection.execute(query).all()
+    epochs = {s: int(rows.finite(count) or 0) for s, _, count in found}
+    return StudySnapshot(wanted, {s: count for s, count, _ in found}, epochs, {}, [], None)
+
+
+def recent_seconds(trial: TrialRecord) -> float | None:
+    """The mean duration of the trial's last epochs, evaluation included; None before the first."""
+    recent = [report.seconds for report in trial.reports[-RECENT:]]
+    return statistics.fmean(recent) if recent else None
+
+
+def seconds_left(snapshot: StudySnapshot, epochs: int) -> float | None:
+    """Estimate the seconds until a study of ``epochs`` per trial ends; None if there is no basis.
+
+    The estimate takes the speed of the living workers' recent epochs; a worker that has not
+    reported on its trial yet counts as the mean of the others. Running trials are assumed to reach
+    their last epoch, and those to come to take as many epochs as ended ones did on average. A
+    trial runs on one worker, so the longest running trial is a lower bound.
+    """
+    to_come = max(0, snapshot.total - snapshot.finished - len(snapshot.running))
+    if not to_come and not snapshot.running:
+        return 0.0
+    in_training = [
+        snapshot.running[worker.trial]
+        for worker in snapshot.workers
+        if worker.alive and worker.trial in snapshot.running
+    ]
+    paces = [(trial, recent_seconds(trial)) for trial in in_training]
+    timed = [(trial, seconds) for trial, seconds in paces if seconds]
+    if not timed:
+        return None
+    rate = sum(1 / seconds for _, seconds in timed) / len(timed) * len(in_training)
+    left = sum(epochs - len(trial.reports) for trial in snapshot.running.values())
+    usual: float = epochs
+    if snapshot.finished:
+        usual = sum(snapshot.epochs.get(s.name, 0) for s in FINISHED) / snapshot.finished
+    total_left = left + to_come * usual
+    return max(total_left / rate, *((epochs - len(t.reports)) * seconds for t, seconds in timed))

@@ -1,0 +1,49 @@
+"""Numbers, durations, sizes and parameters as text."""
+
+import time
+
+
+def number(value: float | None) -> str:
+    """At most four significant digits, or a dash."""
+    return "-" if value is None else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``3 min 10 s``, ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def size(count: float) -> str:
+    """Bytes as ``12.3 MB``."""
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def value_text(value: object) -> str:
+    """A parameter's value; a dash for None."""
+    return number(value) if isinstance(value, float) or value is None else str(value)
+
+
+def params_text(params: dict[str, object]) -> str:
+    """``learning_rate=0.0002 batch_size=64``."""
+    return " ".join(f"{name}={value_text(value)}" for name, value in params.items())
+
+
+def evenly_spaced(count: int, most: int) -> list[int]:
+    """At most ``most`` indices from 0 to ``count - 1``, including the first and the last."""
+    if count <= most:
+        return list(range(count))
+    return [round(i * (count - 1) / (most - 1)) for i in range(most)]
+
+
+def date_time(seconds: float) -> str:
+    """Seconds since 1970 as a date and time in the local time zone."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

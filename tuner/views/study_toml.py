@@ -1,0 +1,43 @@
+"""A study file as TOML, with all non-default settings."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tuner.spec.study import StudySpec
+
+
+def spec_toml(spec: StudySpec) -> str:
+    """A study file that gives the same spec; it always names study, sampler and pruner."""
+    changed = spec.model_dump(mode="json", exclude_defaults=True)
+    for key in ("study", "sampler", "pruner"):
+        changed[key] = {"name": getattr(spec, key).name} | changed.get(key, {})
+    baselines = changed.pop("baseline", ())
+    lines = [*_lines({key: changed[key] for key in StudySpec.model_fields if key in changed}, ())]
+    for point in baselines:
+        lines += ["", "[[baseline]]", *(f"{key} = {_value(v)}" for key, v in point.items())]
+    return "\n".join(lines).strip() + "\n"
+
+
+def _lines(table: Mapping[str, Any], names: tuple[str, ...]) -> Iterator[str]:
+    """The keys of a table, then its sub-tables; a range stays on one line."""
+    inner = {k: v for k, v in table.items() if isinstance(v, Mapping) and "low" not in v}
+    plain = {key: value for key, value in table.items() if key not in inner}
+    if plain and names:
+        yield from ("", f"[{'.'.join(names)}]")
+    for key, value in plain.items():
+        yield f"{_key(key)} = {_value(value)}"
+    for key, value in inner.items():
+        yield from _lines(value, (*names, _key(key)))
+
+
+def _key(key: str) -> str:
+    return key if key.replace("_", "").isalnum() and key.isascii() else _value(key)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{_key(k)} = {_value(v)}' for k, v in value.items())} }}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

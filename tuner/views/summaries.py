@@ -1,0 +1,160 @@
+"""Text summaries of a study and its best trial."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tuner.spec.metrics import OBJECTIVES
+from tuner.spec.study import StudySpec
+from tuner.spec.warnings import warnings
+from tuner.study.records import TrialRecord, best_of
+from tuner.study.verdict import collapse_signs
+from tuner.trial import DURATIONS, FIELDS, History, ReportField
+from tuner.views.formatting import number, params_text, size
+
+SHOWN_APART = ("fid", "fid_infinity", "class_coverage", "class_entropy")  # in lines of their own
+PARTS = ("generate_seconds", "extract_seconds", "score_seconds")  # of an evaluation
+
+
+def best_line(trials: Sequence[TrialRecord], objective: str) -> str:
+    """The best trial so far, in one line."""
+    trial = best_of(trials)
+    if trial is None:
+        return "No trial is complete yet."
+    name = OBJECTIVES[objective]
+    warning = f" ({collapsed})" if (collapsed := collapse(trial, objective)) else ""
+    return (
+        f"Best: trial {trial.number}, {name} {number(trial.value)}{warning}, "
+        f"{params_text(trial.params)}"
+    )
+
+
+def baseline_gain(trials: Sequence[TrialRecord], objective: str) -> str:
+    """How much lower the best value is than the best baseline's; empty without baselines."""
+    best, baselines = best_of(trials), [trial for trial in trials if trial.baseline]
+    if best is None or not baselines:
+        return ""
+    baseline, name = best_of(baselines), OBJECTIVES[objective]
+    if baseline is None or baseline.value is None or best.value is None:
+        return "No baseline trial is complete, so the gain over the baseline is unknown."
+    if best.value >= baseline.value:
+        return f"No trial is better than the best baseline (trial {baseline.number})."
+    gain = baseline.value - best.value
+    share = f", {gain / baseline.value:.0%}" if baseline.value > 0 else ""
+    return (
+        f"Gain over the best baseline (trial {baseline.number}, {name} "
+        f"{number(baseline.value)}): {number(gain)}{share}."
+    )
+
+
+def curve_fields(spec: StudySpec) -> tuple[ReportField, ...]:
+    """The numbers whose curves are drawn of one trial: objective, loss ratio and D's AUC."""
+    return FIELDS[spec.metrics.objective], FIELDS["loss_ratio"], FIELDS["d_auc"]
+
+
+def epochs_of(trials: Sequence[TrialRecord]) -> History:
+    """The epochs of several trials, whose times it sums."""
+    return History(report for trial in trials for report in trial.reports)
+
+
+def collapse(trial: TrialRecord, objective: str) -> str:
+    """A warning if the generator had collapsed in the trial's best epoch; else empty."""
+    epoch = trial.best_epoch(objective)
+    found = [report for report in trial.reports if report.epoch == epoch]
+    return collapse_warning(found[0]._asdict()) if found else ""
+
+
+def collapse_warning(measured: Mapping[str, Any], classes: int | None = None) -> str:
+    """A warning if the generator has collapsed by these measurements; else empty."""
+    signs = collapse_signs(measured, classes or 0)
+    return f"the generator has collapsed: {', '.join(signs)}" if signs else ""
+
+
+def durations(trials: Sequence[TrialRecord]) -> dict[str, float]:
+    """The durations in the trials' epoch reports, each summed over all of them."""
+    epochs = epochs_of(trials)
+    return {name: sum(getattr(report, name) for report in epochs) for name in DURATIONS}
+
+
+def evaluation_cost(seconds: Mapping[str, float]) -> str:
+    """The share of the device time spent evaluating, by part; empty before the first epoch.
+
+    ``seconds`` are the study's ``durations``.
+    """
+    evaluating = seconds["evaluate_seconds"]
+    if not evaluating:
+        return ""
+    parts = {FIELDS[name].label: seconds[name] / evaluating for name in PARTS}
+    shares = ", ".join(f"{label} {share:.0%}" for label, share in parts.items())
+    known = f" ({shares} of that)" if any(parts.values()) else ""  # older studies lack the parts
+    share = evaluating / (evaluating + seconds["train_seconds"])
+    return f"Evaluating took {share:.1%} of the time{known}."
+
+
+def measured_as(parts: Mapping[str, str], fingerprint: str) -> str:
+    """What a study's values depend on, in one line."""
+    if not parts:
+        return "Nothing is measured yet."
+    return f"Measured as {fingerprint}: " + ", ".join(f"{k} {v}" for k, v in parts.items())
+
+
+def appraisal(found: Mapping[str, Any], objective: str) -> str:
+    """The best trial, measured again on fresh latents."""
+    trial: TrialRecord = found["trial"]
+    fresh, classes = found["fresh"], found["classes"]
+    best = trial.best_epoch(objective)
+    when = f" in epoch {best} of {len(trial.reports)}" if best else ""
+    infinity = fresh["fid_infinity"]
+    further = "" if infinity is None else f", extrapolated to infinitely many {number(infinity)}"
+    others = [name for name in fresh if name not in SHOWN_APART]
+    lines = [
+        f"\nBest: trial {trial.number}, {OBJECTIVES[objective]} {number(trial.value)}{when}: "
+        f"{params_text(trial.params)}"
+    ]
+    if collapsed := collapse_warning(fresh, classes):
+        lines.append(f"Warning: {collapsed}. Its FID does not show that; look at the samples.")
+    lines += [
+        f"FID on fresh latents {number(fresh['fid'])}{further}; real against real images "
+        f"{number(found['real_fid'])} ({found['real_count']} each)",
+        ", ".join(f"{FIELDS[name].label} {number(fresh[name])}" for name in others),
+    ]
+    if classes is not None:
+        lines.append(
+            f"Classes generated: {round(fresh['class_coverage'] * classes)} of {classes}, "
+            f"entropy {number(fresh['class_entropy'])} of the data's "
+            f"(classifier accuracy on held-out images: {found['accuracy']:.1%})"
+        )
+    return "\n".join(lines)
+
+
+def _evaluation(spec: StudySpec, found: Mapping[str, Any]) -> str:
+    """The arithmetic of evaluating, compared with that of training."""
+    every, epochs = spec.metrics.every, spec.study.epochs
+    training, evaluation = found["training_flops"], found["evaluation_flops"]
+    evaluations = -(-epochs // every)
+    part = evaluation * evaluations / (evaluation * evaluations + training * epochs)
+    when = "every epoch" if every == 1 else f"every {every} epochs"
+    advice = "; to reduce it, raise metrics.every or lower metrics.samples" if part > 0.5 else ""
+    return (
+        f"evaluation {when}: {evaluation / 1e12:.3g} TFLOP, an epoch's training "
+        f"{training / 1e12:.3g}: {part:.0%} of a whole trial's arithmetic{advice}"
+    )
+
+
+def plan(spec: StudySpec, found: Mapping[str, Any]) -> str:
+    """What a study will compile, the memory it needs, and warnings."""
+    largest, measured = found["largest"], found["activation_bytes"]
+    activations = "not measured (compiling takes too long)" if measured is None else size(measured)
+    lines = [
+        "",
+        f"trials: {spec.study.trials} of up to {spec.study.epochs} epochs, "
+        f"sampler {spec.sampler.name}, pruner {spec.pruner.name}",
+        f"distinct compiled programs: {found['programs']:,}",
+        f"images: {found['images']:,} of {'x'.join(map(str, found['image_shape']))}",
+        f"largest program: width {largest['width']}, batch size {largest['batch_size']}: "
+        f"generator {found['generator_parameters']:,} parameters, "
+        f"discriminator {found['discriminator_parameters']:,}; "
+        f"state {size(found['state_bytes'])}, "
+        f"activations {activations} on this {found['device']}",
+        _evaluation(spec, found),
+    ]
+    return "\n".join([*lines, *(f"warning: {text}" for text in warnings(spec))])

@@ -1,0 +1,98 @@
+"""Tables that fit the terminal without cutting numbers."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+GAP = 2  # characters between two columns
+# Widths in characters. Words longer than LONGEST_WORD are not numbers, and fold.
+LEAST_NAME, LEAST_PROSE, MOST_PROSE, LONGEST_WORD = 6, 20, 100, 40
+
+
+@dataclass
+class FittingTable:
+    """A table whose numbers are never cut or wrapped.
+
+    In a terminal that is too narrow, headings wrap; then the columns in ``spare`` are left out, in
+    their order; then each row becomes a paragraph. Columns in ``prose`` wrap between words, columns
+    in ``names`` may be cut; a table has columns of at most one of the two kinds.
+    """
+
+    headings: Sequence[str]
+    prose: Sequence[str] = ()
+    names: Sequence[str] = ()
+    left: Sequence[str] = ()
+    spare: Sequence[str] = ()
+    rows: list[tuple[list[str], str | None]] = field(default_factory=list)  # cells, rich style
+
+    def add_row(self, *cells: object, style: str | None = None) -> None:
+        """Add a row with one cell per heading."""
+        self.rows.append((list(map(str, cells)), style))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        choices = [(0, False), *((dropped, True) for dropped in range(len(self.spare) + 1))]
+        for dropped, folded in choices:
+            gone = self.spare[:dropped]
+            shown = [i for i, name in enumerate(self.headings) if name not in gone]
+            widths = [self._least(column, folded) for column in shown]
+            if sum(widths) + GAP * (len(widths) - 1) <= options.max_width:
+                yield self._table(shown, folded)
+                return
+        yield Text("\n").join(self._stacked(options.max_width))
+
+    def _least(self, column: int, folded: bool) -> int:
+        """The least width of a column, in characters."""
+        name = self.headings[column]
+        cells = [cells[column] for cells, _ in self.rows]
+        widest = max(map(cell_len, cells), default=0)
+        if name in self.prose:
+            words = [min(cell_len(word), LONGEST_WORD) for cell in cells for word in cell.split()]
+            widest = max([min(widest, LEAST_PROSE), *words])
+        elif name in self.names:
+            widest = min(widest, LEAST_NAME)
+        return max([widest, *map(cell_len, name.split() if folded else [name])])
+
+    def _table(self, shown: Sequence[int], folded: bool) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in shown:
+            name = self.headings[column]
+            wraps = name in self.prose or name in self.names
+            width = self._least(column, folded)
+            lines = textwrap.wrap(name, width, break_long_words=False, break_on_hyphens=False)
+            table.add_column(
+                "\n".join(lines) if folded else name,
+                justify="left" if wraps or name in self.left else "right",
+                no_wrap=not wraps,
+                overflow="fold",
+                min_width=width,
+                max_width=MOST_PROSE if name in self.prose else None,
+                vertical="bottom" if folded else "top",
+            )
+        for cells, style in self.rows:
+            table.add_row(*(self._cell(column, cells[column]) for column in shown), style=style)
+        return table
+
+    def _cell(self, column: int, text: str) -> Text:
+        if self.headings[column] in self.names:
+            return Text(text, no_wrap=True, overflow="ellipsis")
+        return Text(text)
+
+    def _stacked(self, width: int) -> Iterator[Text]:
+        """Each row as pairs of heading and cell, wrapped between pairs."""
+        for cells, style in self.rows:
+            pairs = [
+                f"{name} {cell}" for name, cell in zip(self.headings, cells, strict=True) if cell
+            ]
+            lines = textwrap.wrap(
+                "  ".join(" ".join(pair.split()).replace(" ", "\xa0") for pair in pairs),
+                width,
+                subsequent_indent="  ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            yield Text("\n".join(lines).replace("\xa0", " "), style=style or "")
