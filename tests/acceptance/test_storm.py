@@ -24,6 +24,7 @@ from storm_checks import Found, Numbers, lines_of
 from storm_disruptions import Outage
 from storm_workers import HANGS, TRAINED, Exit
 
+from tuner.study.records import ARTIFACT
 from tuner.study.space import derive_seed
 
 pytestmark = pytest.mark.timeout(500)
@@ -226,7 +227,9 @@ def damaged_generator(found: Found, folder: Path) -> Found:
 
 
 def generator_of(found: Found, folder: Path) -> Path:
-    return min(folder.rglob("trial-*.safetensors"))
+    """Return the file that a trial names; a worker killed while saving may leave others."""
+    names = (trial.user_attrs.get(ARTIFACT) for trial in found.trials)
+    return next(folder.rglob(next(filter(None, names))))
 
 
 def leftover_checkpoint(found: Found, folder: Path) -> Found:
