@@ -77,6 +77,14 @@ def test_workers_out_of_time_have_not_failed(here: Machine) -> None:
     assert "3 of 3 trials are left; to resume: tuner sweep s.toml --workers 2 --max-time 1s" in text
 
 
+def test_a_finished_sweep_evaluates_its_best_trial(here: Machine, digits: Path) -> None:
+    (here.folder / "s.toml").write_text(unpruned_study(digits, epochs=2))
+    done = here.run("sweep", "s.toml", "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^Best: trial \d, FID [0-9.]+ in epoch \d of", done.stdout, re.M), done.stdout
+    assert list((here.folder / "tuner-data").rglob("best-trial-*.png"))
+
+
 def test_workers_leave_when_their_terminal_closes(here: Machine, postgres: Postgres) -> None:
     url = postgres.new_database()
     here.environment["TUNER_STORAGE"] = url

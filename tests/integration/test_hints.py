@@ -80,7 +80,9 @@ def test_suggested_commands_run_in_a_shell(tmp_path: Path) -> None:
     code = "import sys; from tuner import hints; sys.argv = sys.argv[1:]\n"
     code += "print(hints.command('--version'))"
     words = [sys.executable, "-c", code, str(program)]
-    options = {"cwd": tmp_path, "env": os.environ | {"PATH": "/usr/bin:/bin"}, "text": True}
-    line = subprocess.run(words, capture_output=True, check=True, **options).stdout  # type: ignore[call-overload]
-    done = subprocess.run(line, shell=True, capture_output=True, check=True, **options)  # type: ignore[call-overload]
-    assert done.stdout == "0.1.0\n"
+    environment = os.environ | {"PATH": "/usr/bin:/bin"}
+
+    def output(words: list[str]) -> str:
+        return subprocess.check_output(words, cwd=tmp_path, env=environment, text=True)
+
+    assert output(["sh", "-c", output(words)]) == "0.1.0\n"

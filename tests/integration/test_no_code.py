@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import artifacts
 import pytest
 import sqlalchemy
 import study_databases
@@ -24,7 +25,9 @@ from optuna.storages._rdb import models
 from study_databases import Studies, claim, report, run
 
 import tuner
+from tuner.data import silent
 from tuner.errors import InputError
+from tuner.files.study_files import StudyFiles
 from tuner.run.startup import open_evaluator
 from tuner.spec import search
 from tuner.study import tables
@@ -32,7 +35,7 @@ from tuner.study.session import WorkerSession
 from tuner.study.verdict import Complete
 from tuner.xla import keep_private
 
-sqlite = study_databases.sqlite
+sqlite, files = study_databases.sqlite, artifacts.files
 
 PACKAGE = Path(tuner.__file__).parent
 
@@ -139,7 +142,7 @@ def test_no_pruner_runs_code_from_the_database(
 
 
 def test_a_database_cannot_name_networks_to_import(
-    sqlite: Studies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sqlite: Studies, files: StudyFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marker = tmp_path / "marker"
     (tmp_path / "hostile.py").write_text(f"import pathlib\npathlib.Path({str(marker)!r}).touch()")
@@ -151,7 +154,7 @@ def test_a_database_cannot_name_networks_to_import(
         spec["trial"][network] = ["dcgan", "hostile:Generator"]
         sqlite.rows("UPDATE tuner_studies SET spec = :spec", spec=json.dumps(spec))
         with pytest.raises(InputError, match="add --allow hostile"):
-            open_evaluator(sqlite.store(), Any, sqlite.messages.append)  # type: ignore[arg-type]
+            open_evaluator(sqlite.store(), files, silent)
     assert not marker.exists()
 
 

@@ -214,7 +214,8 @@ def test_rows_may_name_only_regular_files(datasets: Any, tmp_path: Path) -> None
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0)
         urls = [
-            *("/dev/zero", f"{tmp_path}/pipe", "file:///dev/zero", f"file://{tmp_path}/pipe"),
+            *("/dev/zero", Path("/dev/zero").as_uri()),
+            *(f"{tmp_path}/pipe", (tmp_path / "pipe").as_uri()),
             *(f"zip://a.png::{tmp_path}/pipe", "memory://a", str(tmp_path), ""),
             f"http://127.0.0.1:{server.getsockname()[1]}/a.png",
             f"zip://a.png::http://127.0.0.1:{server.getsockname()[1]}/a.zip",

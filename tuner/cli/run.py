@@ -127,7 +127,8 @@ def sweep(
         with progress_view(store, out) as view:
             addresses = _metrics_arguments(metrics_host, metrics_port, count)
             arguments = [[*shared, *address] for address in addresses]
-            stopped = run_fleet(arguments, storage, respawn, devices, view)
+            kept = run_fleet(arguments, storage, respawn, devices, view)
+        stopped = kept and store.remaining() > 0
     _show_outcome(store, files, evaluator, stopped, options)
 
 

@@ -113,7 +113,7 @@ def pixels(content: str | bytes | Images, recipe: Recipe) -> Images:
         with _budget.take(MOST_PIXELS if alone else 0):
             try:
                 return _decoded(file, recipe, alone)
-            except Exception:
+            except Exception:  # Pillow's decoders don't say what they raise
                 if (sound := without_metadata(file)) is None:
                     raise
                 return _decoded(sound, recipe, alone)
@@ -139,7 +139,7 @@ def _upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation; a damaged one is ignored."""
     try:
         turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:
+    except Exception:  # nor do its readers of metadata
         return image
     return image if turn is None else image.transpose(turn)
 

@@ -184,7 +184,7 @@ def _from_archive(address: str) -> bytes:
                 check_file(rest or start)
         with fsspec.open(address, "rb") as file:
             return bytes(file.read(MOST_BYTES + 1))
-    except Exception:
+    except Exception:  # each of fsspec's file systems has errors of its own
         return b""
 
 
