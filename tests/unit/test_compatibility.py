@@ -44,7 +44,7 @@ CONFLICTS = [
     ("loss = 'dragan'\ngradient_penalty = [0, 1]", "gradient_penalty", "needs a gradient penalty"),
     ("loss = 'hinge'\nlabel_smoothing = 0.1", "label_smoothing", "no targets to smooth"),
     ("loss = ['hinge', 'minimax']\nlabel_smoothing = [0, 0.1]", "label_smoothing", '"hinge"'),
-    ("generator = 'r3gan'\ngenerator_norm = 'batch'", "generator_norm", "works without norms"),
+    ("generator = 'r3gan'\ngenerator_norm = 'batch'", "generator_norm", "takes no norm"),
     (
         "discriminator = 'infogan'\nconditional = 'on'",
         "conditional",

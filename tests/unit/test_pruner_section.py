@@ -28,7 +28,7 @@ LATE = "but trials end at epoch 10, so none could be pruned; lower it"
             "name = 'hyperband'\nmin_resource = 4",
             "min_resource",
             "two rungs take 12 epochs with min_resource = 4 and reduction_factor = 3",
-            "but trials have 10; lower them, or choose another pruner",
+            "but trials have 10; lower one of the two keys, or choose another pruner",
         ),
         ("name = 'patient'\npatience = 8", "patience", "patience lasts until epoch 10", LATE),
         (
@@ -87,7 +87,7 @@ def test_the_default_pruner_refuses_no_study() -> None:
     assert line.startswith("study.toml: pruner.min_resource: the first rung is at epoch 1 ")
     assert problems("[study]\nepochs = 1\n[pruner]\nname = 'none'") == []
     [line] = problems("[study]\nepochs = 2\n[pruner]\nname = 'hyperband'")
-    assert line.endswith("but trials have 2; lower them, or choose another pruner")
+    assert line.endswith("but trials have 2; lower one of the two keys, or choose another pruner")
 
 
 @pytest.mark.parametrize(

@@ -81,4 +81,4 @@ def test_few_samples_are_warned_about() -> None:
     enough = spec_of(few.replace("1000", "1024"))
     assert not any("samples" in text for text in warnings(enough))
     biased = "[metrics]\nfeatures = 'inception'\nsamples = 4000"
-    assert any("biased far upwards" in text for text in warnings(spec_of(biased)))
+    assert any("strongly biased upwards" in text for text in warnings(spec_of(biased)))

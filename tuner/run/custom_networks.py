@@ -22,7 +22,7 @@ from flax import nnx
 from tuner.errors import InputError
 from tuner.gan.networks import DISCRIMINATORS, GENERATORS
 from tuner.spec.branches import branches
-from tuner.spec.kinds import is_custom_network, nearest
+from tuner.spec.kinds import is_custom_network, did_you_mean
 from tuner.spec.parameters import Range, values_of
 from tuner.spec.study import StudySpec
 from tuner.study.space import trial_config
@@ -69,7 +69,7 @@ def _import_network(name: str, allowed: Collection[str]) -> str:
     except (Exception, SystemExit) as error:  # a custom module may raise anything
         raise InputError(f"{name}: can't be imported: {_described(error, package)}") from None
     if found is None:
-        hint = nearest(class_name, vars(module))
+        hint = did_you_mean(class_name, vars(module))
         raise InputError(f"{name}: {module_name} has no {class_name}{hint}")
     if not (isinstance(found, type) and issubclass(found, nnx.Module)):
         raise InputError(f"{name}: found {found!r}, expected a subclass of flax.nnx.Module")

@@ -1,4 +1,4 @@
-"""Which settings of ``[trial]`` contradict each other, and which have no effect."""
+"""Conflicts between settings of ``[trial]``, and settings without effect."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,18 +12,24 @@ from tuner.spec.trial import TrialSection
 _SIDES = ("generator", "discriminator")
 _PER_NETWORK = ("optimizer", "learning_rate", "beta1", "beta2")  # may be set for each separately
 # The settings whose choices decide whether others have an effect.
-DECIDING_USE = (*DECIDING, *(f"{side}_{name}" for side in _SIDES for name in _PER_NETWORK))
-# The settings that the rules below read, in two groups: each rule reads those of one group.
-_OF_NETWORKS = ("generator", "discriminator", "generator_norm", "discriminator_norm", "conditional")
-_OF_LOSS = ("discriminator", "discriminator_norm", "loss", "label_smoothing", *PENALTIES)
+DECIDING_SETTINGS = (*DECIDING, *(f"{side}_{name}" for side in _SIDES for name in _PER_NETWORK))
+# The settings that ``_network_rules`` and ``_loss_rules`` read.
+_NETWORK_KEYS = (
+    "generator",
+    "discriminator",
+    "generator_norm",
+    "discriminator_norm",
+    "conditional",
+)
+_LOSS_KEYS = ("discriminator", "discriminator_norm", "loss", "label_smoothing", *PENALTIES)
 
 Conflict = tuple[tuple[str, ...], str]  # settings, the first of which is to blame, and a message
 
 
 def conflicts(trial: TrialSection) -> list[Conflict]:
-    """Every contradiction that a trial can run into."""
+    """Every conflict that some trial of the study can have."""
     found: dict[tuple[str, ...], str] = {}
-    for names, rules in ((_OF_LOSS, _loss_rules), (_OF_NETWORKS, _network_rules)):
+    for names, rules in ((_LOSS_KEYS, _loss_rules), (_NETWORK_KEYS, _network_rules)):
         settings = [_representatives(getattr(trial, name)) for name in names]
         for values in itertools.product(*settings):
             for between, text in rules(dict(zip(names, values, strict=True))):
@@ -32,8 +38,11 @@ def conflicts(trial: TrialSection) -> list[Conflict]:
 
 
 def _representatives(setting: Setting) -> list[Value | None]:
-    """One value of each sort that the rules distinguish: zero, another number, a custom network,
-    each name. So a search over a thousand numbers is checked as quickly as one over two."""
+    """One value of each sort that the rules distinguish.
+
+    The sorts are zero, other numbers, custom networks, and each name. A search over a thousand
+    numbers is thus checked as quickly as one over two.
+    """
     ends = (setting.low, setting.high) if isinstance(setting, Range) else values_of(setting) or ()
     found: dict[Any, Value | None] = {}
     for value in ends:
@@ -43,11 +52,11 @@ def _representatives(setting: Setting) -> list[Value | None]:
 
 
 def _loss_rules(at: Mapping[str, Any]) -> Iterator[Conflict]:
-    """What is wrong with the loss and D's norm at one point."""
+    """Conflicts of the loss with D's norm and with penalties, at one point."""
     loss, network = at["loss"], at["discriminator"]
     traits = LOSSES[loss]
-    own = NETWORKS[network].norms[1] if network in NETWORKS else "none"
-    norm = at["discriminator_norm"] or own
+    default = NETWORKS[network].norms[1] if network in NETWORKS else "none"
+    norm = at["discriminator_norm"] or default
     penalties = [name for name in PENALTIES if at[name]]
     batch = 'with "batch" D\'s gradient at an image depends on the whole batch'
     remedy = 'use "none", "layer" or "spectral"'
@@ -71,14 +80,14 @@ def _loss_rules(at: Mapping[str, Any]) -> Iterator[Conflict]:
 
 
 def _network_rules(at: Mapping[str, Any]) -> Iterator[Conflict]:
-    """What is wrong with a network and its norm, or with conditioning it on labels."""
+    """Conflicts of a network with its norm or with conditioning, at one point."""
     conditional = at["conditional"] == "on"
     for side in _SIDES:
         network, norm = at[side], at[f"{side}_norm"]
         if network not in NETWORKS:
             continue
         if NETWORKS[network].norms_fixed and norm not in (None, "none"):
-            text = f'found "{norm}", but {side} = "{network}" works without norms; use "none"'
+            text = f'found "{norm}", but {side} = "{network}" takes no norm; use "none"'
             yield (f"{side}_norm", side), text
         if conditional and NETWORKS[network].labels is None:
             text = f'{side} = "{network}" cannot be conditioned on labels'
@@ -91,7 +100,7 @@ def _network_rules(at: Mapping[str, Any]) -> Iterator[Conflict]:
 
 
 def unused(trial: TrialSection) -> dict[str, str]:
-    """The settings that are searched without effect, and the reason for each."""
+    """The searched settings that have no effect, each with the reason."""
     searched = trial.searched()
     return {
         name: f"{name} is searched, but {reason}"
@@ -116,7 +125,7 @@ def _without_effect(trial: TrialSection) -> Iterator[tuple[str, str]]:
 
 
 def _unused_by_optimizers(trial: TrialSection, name: str) -> Iterator[tuple[str, str]]:
-    """A setting of optimizers, common or of one network, that no possible optimizer uses."""
+    """An optimizer setting, common or of one network, that no possible optimizer uses."""
     separate = [f"{side}_{name}" for side in _SIDES] if name in _PER_NETWORK else []
     for setting in (name, *separate):
         users = _users(trial, setting)
@@ -127,8 +136,10 @@ def _unused_by_optimizers(trial: TrialSection, name: str) -> Iterator[tuple[str,
 
 
 def _users(trial: TrialSection, name: str) -> list[str]:
-    """The networks to which an optimizer's setting applies: one network, if its name begins with
-    that network's; else those that have no such setting of their own."""
+    """The networks to which an optimizer setting applies.
+
+    A common setting applies to the networks that do not set their own.
+    """
     for side in _SIDES:
         if name.startswith(side):
             return [side]

@@ -58,5 +58,5 @@ class DataSpec(Section):
         "ring", "modes of `gaussians`: 8 on a ring, or 25 on a grid"
     )
     unreadable: float = entry(
-        0.01, "largest share of unreadable images; they are left out", ge=0, le=1
+        0.01, "largest share of images that may be unreadable; these are left out", ge=0, le=1
     )

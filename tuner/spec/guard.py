@@ -1,4 +1,4 @@
-"""The ``[guard]`` section: bounds beyond which a trial is ended."""
+"""The ``[guard]`` section: bounds outside which a trial is ended."""
 
 from typing import Annotated
 
@@ -13,7 +13,7 @@ _Grace = Annotated[int, Field(ge=0, description="generator updates before the gu
 
 
 class GuardLimits(Section):
-    """The bounds of one measurement. A subclass holds what differs from these defaults."""
+    """The bounds of one measurement. Subclasses override its defaults."""
 
     enabled: _Enabled = True
     low: _Low = None
@@ -38,11 +38,13 @@ class DiscriminatorAucGuard(GuardLimits):
 
 
 class ClassCoverageGuard(GuardLimits):
-    low: float | None = entry(0.25, "lower bound, at least 1.5 classes; 0 is no bound", ge=0, le=1)
+    low: float | None = entry(
+        0.25, "lower bound, raised to 1.5 classes if that is more; 0 for none", ge=0, le=1
+    )
 
 
 class GuardSection(Section):
-    """Bounds that end a trial. Numbers that are not finite always end it at once."""
+    """Bounds that end a trial. Non-finite numbers always end it at once."""
 
     loss_ratio: LossRatioGuard = entry(
         LossRatioGuard(),
@@ -50,7 +52,7 @@ class GuardSection(Section):
         "generated",
     )
     variance_ratio: VarianceRatioGuard = entry(
-        VarianceRatioGuard(), "ratio of the feature variance of generated to real images"
+        VarianceRatioGuard(), "feature variance of generated images over that of real ones"
     )
     d_auc: DiscriminatorAucGuard = entry(DiscriminatorAucGuard(), "AUC of the discriminator")
     class_coverage: ClassCoverageGuard = entry(

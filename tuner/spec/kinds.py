@@ -25,8 +25,8 @@ def shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
-def nearest(word: str, names: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for a misspelt ``word``, or nothing."""
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for a misspelt ``word``, or an empty string."""
     matches = difflib.get_close_matches(word, list(names), n=1)
     return f" (did you mean {matches[0]!r}?)" if matches else ""
 
@@ -35,7 +35,7 @@ class _Checked:
     """Make ``Annotated[Setting, Real(0)]`` a pydantic type that parses settings of this kind."""
 
     def parse(self, value: Any) -> Setting:
-        """Parse one value, a list of choices or a range of a study file; else ValueError."""
+        """Parse a value, a list of choices or a range table. Raises ValueError."""
         kind, value = cast(Kind, self), to_toml(value)
         if isinstance(value, list | tuple):
             return _parse_choices(kind, list(value))
@@ -76,7 +76,7 @@ class Name(_Checked):
         custom = self.custom and is_custom_network(value)
         if isinstance(value, str) and (custom or value in self.names):
             return value
-        hint = nearest(value, self.names) if isinstance(value, str) else ""
+        hint = did_you_mean(value, self.names) if isinstance(value, str) else ""
         raise ValueError(f"found {shown(value)}, expected {self.describe()}{hint}")
 
     def describe(self) -> str:
@@ -159,7 +159,7 @@ def _parse_range(kind: Kind, table: dict[str, Any]) -> Range:
         raise ValueError(f"found a table, expected {kind.describe()}, or a list of them")
     unknown = [key for key in table if key not in Range._fields]
     if unknown:
-        hint = nearest(unknown[0], Range._fields)
+        hint = did_you_mean(unknown[0], Range._fields)
         raise ValueError(f"found key {unknown[0]!r}, expected low, high, log or step{hint}")
     missing = [key for key in ("low", "high") if key not in table]
     if missing:

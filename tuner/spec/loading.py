@@ -1,4 +1,4 @@
-"""Load a study file, and report everything that is wrong with it, one line per problem."""
+"""Load a study file and report everything that is wrong with it."""
 
 import copy
 import re
@@ -11,20 +11,20 @@ from pydantic import BaseModel, ValidationError
 
 from tuner.errors import InputError
 from tuner.paths import local_path, open_file
-from tuner.spec.kinds import nearest, shown
+from tuner.spec.kinds import did_you_mean, shown
 from tuner.spec.parameters import Range
 from tuner.spec.sections import Key, Problem
 from tuner.spec.study import StudySpec
 from tuner.spec.validation import contradictions
 
 MOST_BYTES, MOST_KEYS, DEEPEST = 1_000_000, 2_000, 16
-MOST_PROBLEMS = 50  # that are listed
+MOST_PROBLEMS = 50  # in one message
 
 
 def load_spec(path: str | Path, name: str | None = None) -> StudySpec:
     """Load the study file at ``path``; ``name``, if given, replaces the study's name.
 
-    InputError lists every problem, one per line.
+    Raises InputError, which lists every problem on a line of its own.
     """
     path = local_path(path, "STUDY.toml")
     try:
@@ -33,7 +33,7 @@ def load_spec(path: str | Path, name: str | None = None) -> StudySpec:
         raise InputError(f"{path}: no such file, expected a study file") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: invalid TOML: {error}") from None
-    except (OSError, ValueError) as error:  # also not UTF-8, or a number of thousands of digits
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or too many digits
         problem = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: can't be read: {problem}") from None
     except RecursionError:
@@ -45,16 +45,16 @@ def load_spec(path: str | Path, name: str | None = None) -> StudySpec:
 
 
 def _text(path: Path) -> str:
-    """The text of a study file; OSError if it is no regular file, or too large."""
+    """Read a study file. Raises OSError if it is too large or not a regular file."""
     with open_file(path) as file:
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
-        raise OSError(f"it has more than {MOST_BYTES:,} bytes, which no study file needs")
+        raise OSError(f"it is larger than {MOST_BYTES:,} bytes, the limit for a study file")
     return data.decode("utf-8-sig")  # some editors write a byte-order mark
 
 
 def _check_size(table: Mapping[str, Any], origin: str) -> None:
-    """Raise InputError for a table that would take long to check, or could not be shown."""
+    """Raise InputError for a table that takes too long to check or cannot be printed."""
     waiting: list[tuple[Any, int]] = [(table, 1)]
     keys = 0
     while waiting:
@@ -67,7 +67,7 @@ def _check_size(table: Mapping[str, Any], origin: str) -> None:
             raise InputError(f"{origin}: tables and lists are nested more than {DEEPEST} deep")
         if keys > MOST_KEYS:
             raise InputError(f"{origin}: it has more than {MOST_KEYS:,} keys")
-        if isinstance(value, int) and value.bit_length() > 14_000:  # Python shows no more
+        if isinstance(value, int) and value.bit_length() > 14_000:  # Python prints no more
             raise InputError(f"{origin}: a whole number has more than 4,200 digits")
 
 
@@ -89,8 +89,10 @@ def _shortened(text: str) -> str:
 
 
 def _validate(table: Mapping[str, Any]) -> tuple[StudySpec, list[Problem]]:
-    """The spec, and the problems of single keys. A wrong key gets its default, so that rules
-    between the other keys can still be checked."""
+    """The spec, and the problems of single keys.
+
+    A wrong key gets its default, so that rules between the other keys can still be checked.
+    """
     try:
         return StudySpec.model_validate(table), []
     except ValidationError as error:
@@ -102,8 +104,10 @@ def _validate(table: Mapping[str, Any]) -> tuple[StudySpec, list[Problem]]:
 
 
 def _remove(value: Any, key: Sequence[Any]) -> bool:
-    """Remove the value at ``key``, or the innermost value that would contain it; False if there is
-    none. In a list an empty table takes its place."""
+    """Remove the value at ``key``, or the innermost value that would contain it.
+
+    An item of a list becomes an empty table. Returns False if there is nothing to remove.
+    """
     first, *rest = key
     inside = range(len(value)) if isinstance(value, list) else value
     if not isinstance(value, dict | list) or first not in inside:
@@ -121,7 +125,7 @@ def _dotted(key: Key) -> str:
     return ".".join(str(part + 1) if isinstance(part, int) else part for part in key)
 
 
-# By pydantic's type of an error. The context of each error has names such as ``ge``.
+# By pydantic's error type. Names such as ``ge`` come from the context of the error.
 _MESSAGES = {
     "value_error": "{error}",
     "int_type": "{found} is not a whole number",
@@ -150,14 +154,14 @@ def _explain(error: Any) -> Problem:
     found, context = shown(error["input"]), error.get("ctx", {})
     match error["type"]:
         case "extra_forbidden":
-            hint = nearest(str(key[-1]), known) or f", expected one of {', '.join(known)}"
+            hint = did_you_mean(str(key[-1]), known) or f", expected one of {', '.join(known)}"
             return key, f"unknown key{hint}"
         case "union_tag_invalid":
             names, tag = _names(context["expected_tags"]), context["tag"]
-            text = f"found {tag!r}, expected one of {', '.join(names)}{nearest(tag, names)}"
+            text = f"found {tag!r}, expected one of {', '.join(names)}{did_you_mean(tag, names)}"
             return (*key, "name"), text
         case "literal_error":
-            hint = nearest(str(error["input"]), _names(context["expected"]))
+            hint = did_you_mean(str(error["input"]), _names(context["expected"]))
             return key, f"found {found}, expected {context['expected']}{hint}"
         case kind if kind in _MESSAGES:
             about = {"found": found, "key": _dotted(key), "length": len(str(error["input"]))}
@@ -171,8 +175,10 @@ def _names(text: str) -> list[str]:
 
 
 def _locate(loc: Sequence[str | int]) -> tuple[Key, list[str]]:
-    """The key as the file spells it, without pydantic's names of union members, and the known keys
-    at its level."""
+    """The key as the file spells it, and the known keys at its level.
+
+    ``loc`` also has pydantic's names of union members, which are not part of the key.
+    """
     key: list[str | int] = []
     models: list[type[BaseModel]] = [StudySpec]
     known: list[str] = []
@@ -198,7 +204,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def differences(old: StudySpec, new: StudySpec) -> list[str]:
-    """One line for each key in which two specs differ, except the number of trials."""
+    """One line for each key that differs between two specs, except study.trials."""
     before, after = (_flatten(spec.model_dump(mode="json")) for spec in (old, new))
     keys = [key for key in {**before, **after} if key != "study.trials"]
     return [
@@ -210,7 +216,7 @@ def differences(old: StudySpec, new: StudySpec) -> list[str]:
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """The values in nested tables by dotted key. A range, which is a table too, is one value."""
+    """The values in nested tables by dotted key. A range is one value, although a table."""
     if not isinstance(value, dict) or not value or value.keys() <= {*Range._fields}:
         return {prefix: value}
     parts = [_flatten(v, f"{prefix}.{k}" if prefix else k) for k, v in value.items()]

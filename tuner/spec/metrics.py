@@ -41,7 +41,7 @@ class MetricsSection(Section):
     samples: int = entry(5000, "generated images per evaluation", ge=10, le=1_000_000)
     every: int = entry(
         1,
-        "epochs between evaluations; the last epoch is always evaluated; 5 with inception",
+        "epochs between evaluations, by default 5 with inception; the last is always evaluated",
         ge=1,
         le=100_000,
     )
@@ -66,7 +66,7 @@ class MetricsSection(Section):
     def extras(self, epoch: int, epochs: int) -> set[str]:
         """The metrics that this evaluation computes in addition to FID."""
         due = ("every", "end") if epoch == epochs else ("every",)
-        extras = ("kid", "neighbours", "fid_infinity")
-        return ({name for name in extras if getattr(self, name) in due} | {self.objective}) - {
+        optional = ("kid", "neighbours", "fid_infinity")
+        return {name for name in optional if getattr(self, name) in due} | {self.objective} - {
             "fid"
         }

@@ -48,21 +48,21 @@ class Steps(Sequence[float]):
         return float(Decimal(str(self.low)) + found * Decimal(str(self.step)))
 
     def __contains__(self, value: object) -> bool:
-        return self._place(value) is not None
+        return self._index(value) is not None
 
     def index(self, value: Any, start: int = 0, stop: int | None = None) -> int:
-        place = self._place(value)
-        if place is None or place not in range(self.size)[start:stop]:
+        found = self._index(value)
+        if found is None or found not in range(self.size)[start:stop]:
             raise ValueError(f"{value!r} is not one of the steps")
-        return place
+        return found
 
-    def _place(self, value: object) -> int | None:
+    def _index(self, value: object) -> int | None:
         """The index of ``value``, up to rounding; None if it is not one of the numbers."""
         if not isinstance(value, int | float) or not math.isfinite(value):
             return None
-        place = round((value - self.low) / self.step)
-        close = math.isclose(self.low + place * self.step, value, abs_tol=1e-8 * self.step)
-        return place if close and 0 <= place < self.size else None
+        index = round((value - self.low) / self.step)
+        close = math.isclose(self.low + index * self.step, value, abs_tol=1e-8 * self.step)
+        return index if close and 0 <= index < self.size else None
 
 
 def to_toml(setting: Setting) -> Any:
@@ -75,7 +75,7 @@ def to_toml(setting: Setting) -> Any:
 
 
 def values_of(setting: Setting) -> Sequence[Value] | None:
-    """All values of a setting in order; None if they are a continuum."""
+    """All values of a setting in order; None if they are continuous."""
     if isinstance(setting, Choices):
         return setting.values
     if not isinstance(setting, Range):

@@ -16,7 +16,7 @@ MOST_GP_STEPS = 100_000
 
 
 class Sampler(Section):
-    """What each sampler can search, and what it learns from."""
+    """A sampler: what it can search, and what it learns from."""
 
     name: str
     learns: ClassVar[bool] = True  # from earlier trials
@@ -25,7 +25,7 @@ class Sampler(Section):
     ranges_only: ClassVar[bool] = False  # draws choices at random
 
     def problems(self, searched: Mapping[str, Choices | Range]) -> Iterator[Problem]:
-        """Reasons why it cannot search these settings, each at a key of the study file."""
+        """Reasons why the sampler cannot search these settings, each at a key."""
         return iter(())
 
 
@@ -56,7 +56,9 @@ class QmcSampler(Sampler):
     scramble: bool = entry(True, "scramble the sequence")
 
 
-_RandomTrials = Annotated[int, Field(ge=0, description="random trials before the first suggestion")]
+_RandomTrials = Annotated[
+    int, Field(ge=0, description="random trials before the sampler's model is used")
+]
 
 
 class TpeSampler(Sampler):
@@ -101,7 +103,7 @@ class GpSampler(Sampler):
         for name, setting in searched.items():
             steps = values_of(setting) if isinstance(setting, Range) else None
             if steps is not None and len(steps) > MOST_GP_STEPS:
-                text = f"found {len(steps):,} steps, which the gp sampler would list one by one"
+                text = f"found {len(steps):,} steps, which the gp sampler would enumerate"
                 yield ("trial", name), f"{text}; expected at most {MOST_GP_STEPS:,}, or no step"
 
 
@@ -117,11 +119,10 @@ class Pruner(Section):
     name: str
 
     def problems(self, epochs: int, trials: int, every: int, value: str) -> Iterator[Problem]:
-        """Reasons why it would never prune, or not when it is meant to, each at a key of its
-        section.
+        """Reasons why the pruner would prune never or late, each at a key of its section.
 
-        The study has ``trials`` trials of ``epochs`` epochs. A trial is evaluated after each
-        ``every`` epochs and judged by ``value``: its best or its last one.
+        The study has ``trials`` trials of ``epochs`` epochs. A trial is evaluated every ``every``
+        epochs and judged by its best or its last value, as ``value`` says.
         """
         warmup = getattr(self, "n_warmup_steps", 0)
         if warmup > (epochs - 1) // every * every:
@@ -163,20 +164,22 @@ class PercentilePruner(ComparingPruner):
 
 
 class HalvingPruner(Pruner):
-    """A pruner that compares trials at rungs, each ``reduction_factor`` times as late as the
-    previous one."""
+    """A pruner that compares trials at rungs.
+
+    Each rung comes ``reduction_factor`` times as late as the previous one.
+    """
 
     min_resource: int | None = entry(
-        None, "epochs before the first rung; by default those of one evaluation", ge=1
+        None, "epochs before the first rung; by default metrics.every", ge=1
     )
     reduction_factor: int = entry(3, "one in this many trials is promoted at each rung", ge=2)
     bootstrap_count: int = entry(0, "trials needed at a rung before any is promoted", ge=0)
 
     def first_rung(self, every: int) -> int:
-        """The epoch of the first rung, if each ``every`` epochs end in an evaluation."""
+        """The epoch of the first rung, with an evaluation every ``every`` epochs."""
         return self.min_resource or every
 
-    def _unevaluated_rungs(self, first: int, epochs: int, every: int) -> Iterator[Problem]:
+    def _unevaluated_rung(self, first: int, epochs: int, every: int) -> Iterator[Problem]:
         """The first rung without an evaluation, at which trials would be pruned late."""
         rung = first
         while rung < epochs:
@@ -193,7 +196,7 @@ class SuccessiveHalvingPruner(HalvingPruner):
 
     def problems(self, epochs: int, trials: int, every: int, value: str) -> Iterator[Problem]:
         first = self.first_rung(every) * self.reduction_factor**self.min_early_stopping_rate
-        yield from self._unevaluated_rungs(first, epochs, every)
+        yield from self._unevaluated_rung(first, epochs, every)
         if first >= epochs:
             why = "" if self.min_resource else f" (metrics.every = {every})"
             yield ("min_resource",), _too_late(f"the first rung is at epoch {first}{why}", epochs)
@@ -204,11 +207,11 @@ class HyperbandPruner(HalvingPruner):
 
     def problems(self, epochs: int, trials: int, every: int, value: str) -> Iterator[Problem]:
         first, factor = self.first_rung(every), self.reduction_factor
-        yield from self._unevaluated_rungs(first, epochs, every)
+        yield from self._unevaluated_rung(first, epochs, every)
         if first * factor > epochs:
             text = f"two rungs take {first * factor} epochs with min_resource = {first} and "
             text += f"reduction_factor = {factor}, but trials have {epochs}"
-            yield ("min_resource",), f"{text}; lower them, or choose another pruner"
+            yield ("min_resource",), f"{text}; lower one of the two keys, or choose another pruner"
 
 
 class ThresholdPruner(Pruner):
@@ -235,7 +238,7 @@ class PatientPruner(Pruner):
     patience: int = entry(3, "evaluations without progress before a trial can be pruned", ge=0)
     min_delta: float = entry(0.0, "least improvement that counts as progress", ge=0)
     wrapped: Annotated[_Wrapped, Field(discriminator="name")] | None = entry(
-        None, "pruner that decides when patience has run out; without one, the trial is pruned"
+        None, "pruner that decides once patience has run out; without one, the trial is pruned"
     )
 
     def problems(self, epochs: int, trials: int, every: int, value: str) -> Iterator[Problem]:

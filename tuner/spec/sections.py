@@ -17,7 +17,7 @@ class Section(BaseModel):
 
 
 def entry(default: T, meaning: str, **bounds: Any) -> T:
-    """A key's default, what it means, and pydantic's bounds, such as ``ge`` and ``lt``."""
+    """Declare a key: its default, meaning, and pydantic bounds such as ``ge``."""
     field: T = Field(default=default, description=meaning, **bounds)
     return field
 

@@ -19,7 +19,7 @@ from tuner.spec.trial import TrialSection
 
 MOST_TRIALS = 1_000_000
 STUDY_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
-LONGEST_NAME = 246  # a study's folder is its name and nine letters; file systems take 255
+LONGEST_NAME = 246  # a study's folder adds nine characters; file systems allow 255
 
 
 def _scalar(value: Any) -> Value:
@@ -42,11 +42,11 @@ class StudySection(Section):
     seed: int = entry(0, "seed of everything random in the study", ge=0, lt=2**31)
     value: Literal["best", "last"] = entry(
         "best",
-        "value of a trial that samplers and pruners see: of its best epoch so far, or of its last",
+        "value of a trial for samplers and pruners: that of its best epoch so far, or of its last",
     )
     lease_seconds: float = entry(
         60.0,
-        "seconds without a heartbeat after which another worker takes a trial over",
+        "seconds without a heartbeat after which another worker takes over the trial",
         ge=1,
         le=86_400,
     )
@@ -68,12 +68,15 @@ class StudySection(Section):
 
 class PicturesSection(Section):
     images: int = entry(36, "images in the sample grid of a trial; 0 for no grids", ge=0, le=400)
-    first: int = entry(5, "last epoch up to which each evaluated epoch gets a grid", ge=0)
-    every: int = entry(10, "epochs between grids from then on; the best epoch gets one too", ge=1)
+    first: int = entry(5, "every evaluated epoch up to this one gets a grid", ge=0)
+    every: int = entry(10, "epochs between later grids; the best epoch gets one too", ge=1)
 
     def due(self, epoch: int, evaluated_every: int) -> bool:
-        """Whether an evaluated epoch gets a grid. After the ``first`` epochs that is the first
-        evaluated one of each ``every`` epochs."""
+        """Whether an evaluated epoch gets a grid.
+
+        After epoch ``first``, it gets one if it is the first to be evaluated since a multiple of
+        ``every`` was reached.
+        """
         previous = (epoch - 1) // evaluated_every * evaluated_every
         return epoch <= self.first or epoch // self.every > previous // self.every
 

@@ -1,7 +1,7 @@
-"""What losses, networks, optimizers, schedules and data sources need and allow: a table each.
+"""Traits of losses, networks, optimizers, schedules and sources: one table each.
 
-The study file's checks, ``tuner.gan``, the documentation and tests read these tables. A setting
-that some entry of a table uses has no effect with the entries that do not.
+The study file's checks, ``tuner.gan``, the documentation and tests read these tables. If
+only some entries of a table use a setting, it has no effect with the others.
 """
 
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ class Loss(NamedTuple):
     """An adversarial loss; ``tuner.gan.losses`` computes it."""
 
     uses: tuple[str, ...] = ()
-    penalised: bool = False  # requires a gradient penalty, of weight DEFAULT_PENALTY if not given
-    bounds_gradients: bool = False  # of D at images by itself, so that it takes no penalties
+    penalised: bool = False  # requires a gradient penalty, by default of weight DEFAULT_PENALTY
+    bounds_gradients: bool = False  # at images, so that penalties are not allowed
 
 
 class Network(NamedTuple):
@@ -97,7 +97,7 @@ SOURCES = {
     ),
 }
 
-# The tables by the setting that names their entries.
+# Each table under the setting that selects one of its entries.
 DECIDING: dict[str, Mapping[str, Any]] = {
     "loss": LOSSES,
     "schedule": SCHEDULES,

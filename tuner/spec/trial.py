@@ -27,7 +27,7 @@ _Amount = Annotated[Setting, Real(0)]
 _Rate = Annotated[Setting, _RATE]
 _Fraction = Annotated[Setting, _FRACTION]
 _Optimizer = Annotated[Setting, _OPTIMIZER]
-# For one network; None where the setting of both applies.
+# Settings of one network; None where the common setting applies.
 _OwnRate = Annotated[Setting | None, _RATE]
 _OwnFraction = Annotated[Setting | None, _FRACTION]
 _OwnOptimizer = Annotated[Setting | None, _OPTIMIZER]
@@ -39,7 +39,7 @@ class TrialSection(Section):
     generator: _Network = entry("dcgan", "generator network")
     discriminator: _Network = entry("dcgan", "discriminator network")
     width: Annotated[Setting, Whole(1, 1024)] = entry(
-        64, "scale of all channel counts; the tutorial has 64"
+        64, "scale of all channel counts; the tutorial uses 64"
     )
     latent_dim: Annotated[Setting, Whole(1, 4096)] = entry(100, "length of the noise vector")
     generator_norm: Annotated[Setting | None, Name(GENERATOR_NORMS)] = entry(
@@ -59,7 +59,7 @@ class TrialSection(Section):
     r1: _Amount = entry(0.0, "weight of the R1 penalty, on D's gradient at real images")
     r2: _Amount = entry(0.0, "weight of the R2 penalty, on D's gradient at generated images")
     weight_clip: Annotated[Setting, Real(0, open_low=True)] = entry(
-        0.01, "bound to which wasserstein clips D's weights"
+        0.01, "largest absolute weight of D, to which wasserstein clips"
     )
     label_smoothing: _Fraction = entry(
         0.0, "one-sided label smoothing: D's target for real images is 1 minus this"
@@ -81,14 +81,18 @@ class TrialSection(Section):
     learning_rate: _Rate = entry(2e-4, "learning rate of both networks, unless set for one")
     generator_learning_rate: _OwnRate = entry(None, "for the generator only")
     discriminator_learning_rate: _OwnRate = entry(None, "for the discriminator only")
-    beta1: _Fraction = entry(0.5, "Adam, its variants and Lion: decay of the gradient's mean")
+    beta1: _Fraction = entry(
+        0.5, "Adam and variants: decay of the mean gradient; Lion: weight of momentum in the update"
+    )
     generator_beta1: _OwnFraction = entry(None, "for the generator only")
     discriminator_beta1: _OwnFraction = entry(None, "for the discriminator only")
-    beta2: _Fraction = entry(0.999, "Adam, its variants and Lion: decay of the squared gradient")
+    beta2: _Fraction = entry(
+        0.999, "Adam and variants: decay of the mean squared gradient; Lion: decay of momentum"
+    )
     generator_beta2: _OwnFraction = entry(None, "for the generator only")
     discriminator_beta2: _OwnFraction = entry(None, "for the discriminator only")
     momentum: _Fraction = entry(0.9, "SGD: momentum")
-    rms_decay: _Fraction = entry(0.9, "RMSprop: decay of the squared gradient")
+    rms_decay: _Fraction = entry(0.9, "RMSprop: decay of the mean squared gradient")
     weight_decay: _Amount = entry(
         0.0, "AdamW, Lion: decoupled weight decay, scaled by the learning rate"
     )
@@ -112,12 +116,12 @@ class TrialSection(Section):
 
     when: dict[str, dict[str, dict[str, Any]]] = Field(
         default_factory=dict,
-        description="settings that apply only with a certain choice of another: see "
+        description="settings that apply only with a certain choice of another setting: see "
         "Conditional settings",
     )
 
     def __hash__(self) -> int:
-        """Leaves out ``when``, which is a dict; makes branches cacheable."""
+        """Hash the settings except ``when``, a dict, so that ``branches`` is cacheable."""
         return hash(tuple(value for _, value in self.settings()))
 
     def settings(self) -> Iterator[tuple[str, Setting]]:

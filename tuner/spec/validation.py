@@ -6,10 +6,10 @@ from typing import Any, get_args
 import numpy as np
 
 from tuner.spec import branches, search
-from tuner.spec.compatibility import DECIDING_USE, conflicts, unused
+from tuner.spec.compatibility import DECIDING_SETTINGS, conflicts, unused
 from tuner.spec.data import DataSpec
 from tuner.spec.guard import ClassCoverageGuard
-from tuner.spec.kinds import nearest, shown
+from tuner.spec.kinds import did_you_mean, shown
 from tuner.spec.metrics import MetricsSection
 from tuner.spec.parameters import Range, Value, values_of
 from tuner.spec.sections import Key, Problem
@@ -17,7 +17,7 @@ from tuner.spec.study import StudySpec
 from tuner.spec.traits import SOURCES
 from tuner.spec.trial import TrialSection, kind_of, setting_names
 
-# The keys that a problem at a key of the pruner follows from, if not from the number of epochs.
+# The keys that a problem at a pruner's key depends on, if other than epochs and metrics.every.
 _PRUNER_INPUTS: dict[str, list[Key]] = {
     "n_startup_trials": [("study", "trials")],
     "name": [("study", "value")],
@@ -28,8 +28,8 @@ _PRUNER_INPUTS: dict[str, list[Key]] = {
 def contradictions(spec: StudySpec, wrong: Collection[Key] = ()) -> list[Problem]:
     """Every contradiction between keys, as a key and a message.
 
-    The keys in ``wrong`` are known to be wrong in themselves and have their defaults in ``spec``,
-    so nothing that depends on them is checked.
+    The keys in ``wrong`` are invalid by themselves and have their defaults in ``spec``, so
+    contradictions that depend on them are left out.
     """
     return [
         (key, text)
@@ -43,13 +43,13 @@ def _overlap(one: Key, other: Key) -> bool:
 
 
 def _all_contradictions(spec: StudySpec) -> Iterator[tuple[Key, str, list[Key]]]:
-    """Every problem between keys, with the other keys that it follows from."""
+    """Every contradiction, with the other keys that it depends on."""
     wrong = branches.problems(spec.trial)
     if wrong:  # check the rest as if there were no conditions
         yield from ((key, text, [("trial", *key[2:3])]) for key, text in wrong)
         whole = spec.trial.model_copy(update={"when": {}})
         spec = spec.model_copy(update={"trial": whole, "baseline": ()})
-    for setting, text, names in _of_branches(spec.trial):
+    for setting, text, names in _branch_problems(spec.trial):
         yield ("trial", setting), text, [("trial", name) for name in names]
     for i, baseline in enumerate(spec.baseline):
         for name, text in point_problems(spec, baseline):
@@ -72,9 +72,11 @@ def _all_contradictions(spec: StudySpec) -> Iterator[tuple[Key, str, list[Key]]]
             yield ("guard", name), text, []
 
 
-def _of_branches(trial: TrialSection) -> Iterator[tuple[str, str, Sequence[str]]]:
-    """Conflicts in any branch, and settings without effect in all branches that search them: the
-    key, what is wrong, and between which keys."""
+def _branch_problems(trial: TrialSection) -> Iterator[tuple[str, str, Sequence[str]]]:
+    """Conflicts in any branch, and settings without effect in all branches that search them.
+
+    Yields the setting, the message, and all settings involved.
+    """
     parts = [branch.trial for branch in branches.branches(trial)]
     for names, text in {names: text for part in parts for names, text in conflicts(part)}.items():
         yield names[0], text, names
@@ -82,7 +84,7 @@ def _of_branches(trial: TrialSection) -> Iterator[tuple[str, str, Sequence[str]]
     for name in dict.fromkeys(name for part in parts for name in part.searched()):
         reasons = [ignored[i].get(name) for i, part in enumerate(parts) if name in part.searched()]
         if all(reasons):
-            yield name, str(reasons[0]), DECIDING_USE
+            yield name, str(reasons[0]), DECIDING_SETTINGS
 
 
 def _data(spec: StudySpec) -> Iterator[Problem]:
@@ -130,11 +132,11 @@ def _metrics(spec: StudySpec) -> Iterator[Problem]:
         yield ("metrics", "every"), f"{text}; the pruner needs an evaluation before the last epoch"
 
 
-MOST_DRIFT = 0.1
+MOST_DRIFT = 0.1  # relative difference between images per epoch and images
 
 
 def data_problems(spec: StudySpec, images: int) -> list[str]:
-    """Why the study cannot train on ``images`` images: the first problem of each kind."""
+    """Reasons why ``images`` images do not suit the study: the first of each kind."""
     problems: dict[str, str] = {}
     parts = [branch.trial for branch in branches.branches(spec.trial)]
     for batch_sizes, d_steps in dict.fromkeys((part.batch_size, part.d_steps) for part in parts):
@@ -156,7 +158,7 @@ def data_problems(spec: StudySpec, images: int) -> list[str]:
 
 
 def point_problems(spec: StudySpec, point: Mapping[str, Value]) -> Iterator[tuple[str, str]]:
-    """Everything that is wrong with trying ``point``, values for some settings: names and texts."""
+    """Everything that is wrong with a point, values for some settings: names and texts."""
     branch = branches.branch_at(spec.trial, point)
     searched = spec.trial.searched()
     if branch is not None:
@@ -168,7 +170,7 @@ def point_problems(spec: StudySpec, point: Mapping[str, Value]) -> Iterator[tupl
         elif branch is not None and decider is not None and name not in searched:
             text = f"trial.{name} is not searched with {decider} = {branch.given[decider]}"
             yield name, f"{text}; leave it out"
-        elif branch is not None or decider is None:  # else the decider's value is to blame
+        elif branch is not None or decider is None:  # otherwise the value of the decider is wrong
             problem = _point_problem(searched, name, value)
             if problem is not None:
                 yield name, problem
@@ -179,9 +181,9 @@ def point_problems(spec: StudySpec, point: Mapping[str, Value]) -> Iterator[tupl
 
 
 def _point_problem(searched: dict[str, Any], name: str, value: Value) -> str | None:
-    """What is wrong with trying ``value`` for the setting ``name``; None if nothing is."""
+    """What is wrong with ``value`` for the setting ``name``; None if nothing is."""
     if name not in setting_names():
-        hint = nearest(name, setting_names())
+        hint = did_you_mean(name, setting_names())
         return f"unknown key, expected a key of [trial]{hint}"
     if name not in searched:
         return f"trial.{name} is fixed, not searched; leave it out"

@@ -27,7 +27,7 @@ def warnings(spec: StudySpec) -> Iterator[str]:
         yield f"{text} {width:,} features; use at least {ENOUGH_FOR_INFINITY * width:,}"
     if metrics.objective == "fid" and metrics.samples < 2 * width:
         text = f"metrics.samples: FID of {metrics.samples:,} samples over {width:,} features is"
-        yield f'{text} biased far upwards; objective = "kid" is unbiased'
+        yield f'{text} strongly biased upwards; objective = "kid" is unbiased'
     if "pruner" not in spec.model_fields_set and [*pruner_problems(spec)]:
         text = f"the default, never prunes with epochs = {spec.study.epochs}"
         yield f"pruner: {spec.pruner.name}, {text}"
