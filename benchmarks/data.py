@@ -20,7 +20,7 @@ import typer
 from PIL import Image
 
 from tuner.data import load_images
-from tuner.data.decoding import Recipe, cores, decoded
+from tuner.data.decoding import Recipe, cores, decode_all
 from tuner.data.folders import image_folder
 from tuner.environment import IMAGES_VARIABLE
 from tuner.spec.data import DataSpec
@@ -53,7 +53,7 @@ def seconds(run: Callable[[], object], rounds: int) -> float:
 
 def decode(spec: DataSpec, threads: int) -> None:
     items = image_folder(spec, None).open().items
-    for _ in decoded(items, Recipe(spec.size, "crop", None), threads):
+    for _ in decode_all(items, Recipe(spec.size, "crop", None), threads):
         pass
 
 

@@ -117,7 +117,7 @@ def test_other_files_are_counted(folder: Path) -> None:
     write(folder / "ants" / "._000.png", b"metadata of macOS")
     announced = Announced()
     load(folder, announced)
-    assert announced == ["120 images in 3 classes; passed over 3 other files"]
+    assert announced == ["120 images in 3 classes; skipped 3 other files"]
 
 
 def test_a_few_unreadable_images_are_left_out_and_named(folder: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_few_unreadable_images_are_left_out_and_named(folder: Path) -> None:
     assert len(found.images) == 119
     assert found.labels is not None
     assert np.bincount(found.labels).tolist() == [39, 40, 40]
-    message = "119 images in 3 classes; left out 1 unreadable: ants/000.png (no image)"
+    message = "119 images in 3 classes; left out 1 unreadable: ants/000.png (not an image)"
     assert announced == [message]
     load(folder, announced)
     assert announced[-1] == message  # from the cache, too
@@ -138,7 +138,7 @@ def test_unprintable_file_names_are_escaped(folder: Path) -> None:
     write(folder / "ants" / name, b"")
     announced = Announced()
     load(folder, announced)
-    assert announced[-1].endswith("; left out 1 unreadable: ants/??.png (no image)")
+    assert announced[-1].endswith("; left out 1 unreadable: ants/??.png (not an image)")
 
 
 def test_too_many_unreadable_images_are_an_error(folder: Path) -> None:
@@ -148,8 +148,8 @@ def test_too_many_unreadable_images_are_an_error(folder: Path) -> None:
         load(folder)
     assert str(caught.value) == (
         f"{folder}: 4 of the first 96 images can't be read, more than data.unreadable = 0.01 "
-        "allows: cats/000.png (no image), cats/001.png (no image), "
-        "cats/002.png (no image), …"
+        "allows: cats/000.png (not an image), cats/001.png (not an image), "
+        "cats/002.png (not an image), …"
     )
     assert len(load(folder, unreadable=0.05).images) == 116
     with pytest.raises(InputError, match="4 of 120 images can't be read"):
@@ -159,8 +159,8 @@ def test_too_many_unreadable_images_are_an_error(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ([], "no images among 0 other files; give a folder with files that Pillow reads"),
-        (["a.txt"], "no images among 1 other file; give"),
+        ([], "no images among 0 files; give a folder with files that Pillow reads"),
+        (["a.txt"], "no images among 1 file; give"),
         (["a.png", "x/b.png"], "1 image next to sub-folders with images; put all"),
     ],
 )
@@ -186,7 +186,7 @@ def test_counts_of_one_are_singular(tmp_path: Path) -> None:
     write(tmp_path / "images" / "a.txt", b"")
     announced = Announced()
     found = load(tmp_path / "images", announced)
-    assert announced == ["1 image; passed over 1 other file"]
+    assert announced == ["1 image; skipped 1 other file"]
     with pytest.raises(InputError, match=r"^data: found 1 image, expected at least 20$"):
         check_data(spec_of(""), found)
 
@@ -219,7 +219,7 @@ def test_a_second_load_reads_the_cache(folder: Path) -> None:
         write(path, bytes(path.stat().st_size))  # same size and time, but not an image
     announced = Announced()
     again = load(folder, announced)
-    assert announced[0].startswith("the images were decoded before: ")
+    assert announced[0].startswith("using images that were decoded before: ")
     assert isinstance(again.images, np.memmap)
     np.testing.assert_array_equal(again.images, first.images)
     assert again._replace(images=first.images) == first._replace(labels=again.labels)
@@ -246,7 +246,7 @@ def test_files_written_a_moment_ago_are_not_cached(folder: Path, cache: Path) ->
     (folder / "ants" / "000.png").touch()
     announced = Announced()
     load(folder, announced)
-    assert announced[0].endswith(f"in {cache}: they changed a moment ago")
+    assert announced[0].endswith(f"in {cache}: the source changed a moment ago")
     assert not list(cache.glob("*/*"))
 
 
@@ -267,7 +267,7 @@ def test_a_damaged_cache_is_rebuilt(damage: str, folder: Path, cache: Path) -> N
     assert load(folder, announced).fingerprint == first.fingerprint
     assert announced == ["120 images in 3 classes"]
     load(folder, announced)
-    assert announced[1].startswith("the images were decoded before: ")
+    assert announced[1].startswith("using images that were decoded before: ")
 
 
 def test_an_unwritable_cache_does_not_prevent_loading(
@@ -371,7 +371,7 @@ def test_arrays_become_an_image_set(tmp_path: Path) -> None:
     assert alone.labels is None
     announced = Announced()
     load(tmp_path / "b.npy", announced, source="npz")
-    assert announced[0].startswith("the images were decoded before")
+    assert announced[0].startswith("using images that were decoded before")
 
 
 GOOD = np.zeros((9, 8, 8), np.uint8)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tuner.data import DATA_VARIABLE, ImageSet, load_images
-from tuner.data.decoding import MOST_PIXELS, Recipe, _Budget, decode_batch, decoded, pixels
+from tuner.data.decoding import MOST_PIXELS, Recipe, _Budget, decode_all, decode_batch, decode_image
 from tuner.data.folders import image_folder
 from tuner.data.images import Item
 from tuner.environment import IMAGES_VARIABLE
@@ -86,7 +86,7 @@ def test_links_that_lead_nowhere_are_unreadable_images(folder: Path) -> None:
         "ants/gone.png (No such file or directory), "
         "bees/self.png (Too many levels of symbolic links)"
     )
-    assert others == "passed over 1 other file"
+    assert others == "skipped 1 other file"
     assert "3 of 43 images can't be read, more than data.unreadable = 0.01 allows" in refused(
         folder
     )
@@ -142,7 +142,7 @@ def test_deeply_nested_folders_are_read(folder: Path) -> None:
 def test_files_that_vanish_during_reading_are_unreadable(folder: Path) -> None:
     source = image_folder(DataSpec(source="folder", path=str(folder)), None)
     (folder / "bees" / "07.png").unlink()
-    batches = list(decoded(source.open().items, NATIVE))
+    batches = list(decode_all(source.open().items, NATIVE))
     assert sum(len(batch.images) for batch in batches) == 39
     message = "bees/07.png (No such file or directory)"
     assert [line for batch in batches for line in batch.unreadable] == [message]
@@ -182,8 +182,8 @@ PNG_METADATA: dict[str, Callable[[bytes], bytes]] = {
 def test_a_png_is_not_refused_for_its_metadata(kind: str) -> None:
     values = noise(32, 32, 4)
     png = encoded(Image.fromarray(values), "PNG")
-    found = pixels(PNG_METADATA[kind](png), NATIVE)
-    np.testing.assert_array_equal(found, pixels(png, NATIVE))
+    found = decode_image(PNG_METADATA[kind](png), NATIVE)
+    np.testing.assert_array_equal(found, decode_image(png, NATIVE))
 
 
 def segment(marker: int, body: bytes) -> bytes:
@@ -207,8 +207,8 @@ JPEG_METADATA = {
 @pytest.mark.parametrize("kind", JPEG_METADATA)
 def test_a_jpeg_is_not_refused_for_its_metadata(kind: str) -> None:
     jpeg = encoded(Image.fromarray(noise(32, 32, 3)), "JPEG")
-    found = pixels(jpeg[:2] + JPEG_METADATA[kind] + jpeg[2:], NATIVE)
-    np.testing.assert_array_equal(found, pixels(jpeg, NATIVE))
+    found = decode_image(jpeg[:2] + JPEG_METADATA[kind] + jpeg[2:], NATIVE)
+    np.testing.assert_array_equal(found, decode_image(jpeg, NATIVE))
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG"])
@@ -220,9 +220,9 @@ def test_orientation_outlasts_damaged_metadata(form: str) -> None:
     bad = PNG_METADATA["text"](whole)
     if form == "JPEG":
         bad = whole[:2] + JPEG_METADATA["a short profile"] + whole[2:]
-    turned = pixels(encoded(image, form), NATIVE)[::-1].swapaxes(0, 1)
-    np.testing.assert_array_equal(pixels(whole, NATIVE), turned)
-    np.testing.assert_array_equal(pixels(bad, NATIVE), turned)
+    turned = decode_image(encoded(image, form), NATIVE)[::-1].swapaxes(0, 1)
+    np.testing.assert_array_equal(decode_image(whole, NATIVE), turned)
+    np.testing.assert_array_equal(decode_image(bad, NATIVE), turned)
 
 
 def test_damaged_pixels_are_unreadable_whatever_the_metadata() -> None:
@@ -254,7 +254,7 @@ def test_pixels_at_once_are_bounded_whatever_the_threads() -> None:
 def test_large_images_of_16_bits_are_scaled_as_small_ones() -> None:
     """Large ones are converted in strips, whose edges must not show."""
     values = RANDOM.integers(0, 65536, (1100, 1900), dtype=np.uint16)
-    found = pixels(encoded(Image.fromarray(values), "PNG"), Recipe(1100, "stretch", None))
+    found = decode_image(encoded(Image.fromarray(values), "PNG"), Recipe(1100, "stretch", None))
     by_hand = Image.fromarray(np.round(values / 257).astype(np.uint8))
     expected = np.asarray(by_hand.resize((1100, 1100), Image.Resampling.LANCZOS))
     assert np.abs(found[..., 0].astype(int) - expected).max() <= 1
@@ -333,7 +333,7 @@ def test_an_archive_that_inflates_beyond_memory_is_refused(tmp_path: Path) -> No
 def test_an_archive_without_arrays_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("images", "no array at all")
-    assert "images is no array" in refused(tmp_path / "a.npz", source="npz")
+    assert "images is not an array" in refused(tmp_path / "a.npz", source="npz")
 
 
 @pytest.mark.parametrize("source", ["npz", "parquet", "huggingface"])

@@ -320,5 +320,5 @@ def test_digits_of_scikit_learn() -> None:
 
 @pytest.mark.parametrize("source", ["mnist5k", "digits", "gaussians"])
 def test_data_option_is_refused_for_shipped_images(source: Any, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"^--data: data.source = '{source}' ships its images"):
+    with pytest.raises(InputError, match=f"^--data: data.source = '{source}' reads no files"):
         load_images(DataSpec(source=source), str(tmp_path))

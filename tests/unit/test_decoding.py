@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tuner.data.decoding import MOST_PIXELS, Recipe, decode_batch, image_suffixes, pixels
+from tuner.data.decoding import MOST_PIXELS, Recipe, decode_batch, decode_image, image_suffixes
 from tuner.data.images import Item
 from tuner.spec.data import Fit
 
@@ -48,20 +48,20 @@ def test_resizing_is_lanczos(fit: Fit, height: int, width: int) -> None:
     # Pillow rounds between the two passes, columns first.
     columns = np.round(columns.clip(0, 255))
     expected = lanczos(columns.swapaxes(0, 1), 32, *spans[0]).clip(0, 255)
-    np.testing.assert_allclose(pixels(values, Recipe(32, fit, None)), expected, atol=1.01)
+    np.testing.assert_allclose(decode_image(values, Recipe(32, fit, None)), expected, atol=1.01)
 
 
 @pytest.mark.parametrize(("height", "width"), [(10, 31), (32, 32), (32, 5)])
 def test_smaller_images_are_padded_evenly(height: int, width: int) -> None:
     values = noise(height, width)
-    found = pixels(values, Recipe(32, "pad", None))
+    found = decode_image(values, Recipe(32, "pad", None))
     top, left = (32 - height) // 2, (32 - width) // 2
     expected = np.pad(values, [(top, 32 - height - top), (left, 32 - width - left)])
     np.testing.assert_array_equal(found[..., 0], expected)
 
 
 def test_larger_images_are_shrunk_and_padded() -> None:
-    found = pixels(np.full((100, 50), 200, np.uint8), Recipe(32, "pad", None))[..., 0]
+    found = decode_image(np.full((100, 50), 200, np.uint8), Recipe(32, "pad", None))[..., 0]
     assert (found[:, 8:24] == 200).all()
     assert not found[:, :8].any()
     assert not found[:, 24:].any()
@@ -69,7 +69,7 @@ def test_larger_images_are_shrunk_and_padded() -> None:
 
 def saved(image: Image.Image, path: Path, **options: Any) -> NDArray[np.uint8]:
     image.save(path, **options)
-    return pixels(str(path), UNCHANGED)
+    return decode_image(str(path), UNCHANGED)
 
 
 def test_jpeg_and_png_are_read_unchanged(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_16_bits_are_scaled_to_8(name: str, tmp_path: Path) -> None:
 def test_grey_stays_grey_by_default(tmp_path: Path) -> None:
     values = noise(32, 32)
     assert saved(Image.fromarray(values), tmp_path / "a.png").shape == (32, 32, 1)
-    found = pixels(str(tmp_path / "a.png"), Recipe(32, "crop", 3))
+    found = decode_image(str(tmp_path / "a.png"), Recipe(32, "crop", 3))
     np.testing.assert_array_equal(found, np.stack([values] * 3, axis=-1))
     black = saved(Image.fromarray(values > 100), tmp_path / "b.png")
     np.testing.assert_array_equal(black[..., 0], (values > 100) * 255)
@@ -161,7 +161,7 @@ def test_a_batch_leaves_out_unreadable_files(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.images[0], found.images[1])
     assert found.labels == [0, 9]
     assert [line.split(" ")[0] for line in found.unreadable] == names[1:]
-    assert found.unreadable[1] == "empty.png (no image)"
+    assert found.unreadable[1] == "empty.png (not an image)"
     assert "too many" in found.unreadable[5]
     assert found.unreadable[6] == "gone.png (No such file or directory)"
 

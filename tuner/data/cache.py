@@ -18,11 +18,11 @@ from tuner.environment import decoded_images
 from tuner.paths import check_file, open_file
 from tuner.spec.data import DataSpec
 
-VERSION = 1  # part of the key: raised by any change to decoding or to the format
+VERSION = 1  # part of the key: increase it with any change to decoding or the format
 ABOUT, IMAGES, LABELS = "about.json", "images.npy", "labels.npy"
 
 
-class Left(NamedTuple):
+class Skipped(NamedTuple):
     """Files that were left out."""
 
     unreadable: int = 0  # images
@@ -30,25 +30,25 @@ class Left(NamedTuple):
     others: int = 0  # files that are not images
 
 
-def place_of(spec: DataSpec, where: str, files: Files) -> Path:
+def entry_folder(spec: DataSpec, where: str, files: Files) -> Path:
     """The cache folder for these files, decoded with these settings."""
     keys = spec.model_dump(exclude={"path", "modes", "unreadable"})
     named = json.dumps([VERSION, where, files.digest, keys], sort_keys=True)
     return decoded_images() / hashlib.sha256(named.encode()).hexdigest()[:32]
 
 
-def find(place: Path) -> tuple[ImageSet, Left] | None:
+def load(entry: Path) -> tuple[ImageSet, Skipped] | None:
     """Load a cache entry, images memory-mapped; None if it is missing or damaged."""
     try:
-        with open_file(place / ABOUT) as file:
+        with open_file(entry / ABOUT) as file:
             about = json.load(file)
-        images = _array(place / IMAGES, np.uint8, 4)
-        labels = np.array(_array(place / LABELS, np.int64, 1)) if about["labelled"] else None
+        images = _array(entry / IMAGES, np.uint8, 4)
+        labels = np.array(_array(entry / LABELS, np.int64, 1)) if about["labelled"] else None
         if not len(images) or (labels is not None and len(labels) != len(images)):
             return None
         kept = ImageSet(images, labels, about["fingerprint"], tuple(about["names"]))
-        return kept, Left(about["unreadable"], tuple(about["first"]), about["others"])
-    except Exception:  # NumPy documents no errors for damaged files, and raises any
+        return kept, Skipped(about["unreadable"], tuple(about["first"]), about["others"])
+    except Exception:  # NumPy may raise anything for a damaged file
         return None
 
 
@@ -60,53 +60,53 @@ def _array(path: Path, kind: type[np.generic], rank: int) -> Any:
     return found
 
 
-def new_part(place: Path, alone: bool) -> tempfile.TemporaryDirectory[str]:
-    """Create a temporary folder that can become ``place``. Raises OSError if that fails.
+def new_part(entry: Path, locked: bool) -> tempfile.TemporaryDirectory[str]:
+    """Create a temporary folder that can become ``entry``. Raises OSError if that fails.
 
-    With the lock held (``alone``), the leftovers of killed processes are removed.
+    If the entry is ``locked``, the leftovers of killed processes are removed.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if alone:
-        for left in place.parent.glob(f"{place.name}-*.part"):
-            shutil.rmtree(left, ignore_errors=True)
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    if locked:
+        for leftover in entry.parent.glob(f"{entry.name}-*.part"):
+            shutil.rmtree(leftover, ignore_errors=True)
     return tempfile.TemporaryDirectory(
-        ".part", f"{place.name}-", place.parent, ignore_cleanup_errors=True
+        ".part", f"{entry.name}-", entry.parent, ignore_cleanup_errors=True
     )
 
 
-def keep(part: Path, place: Path, found: ImageSet, left: Left) -> None:
-    """Complete ``part``, which holds the images, and move it to ``place``. May raise OSError."""
+def store(part: Path, entry: Path, found: ImageSet, skipped: Skipped) -> None:
+    """Add all but the images to ``part``, and move it to ``entry``. May raise OSError."""
     if found.labels is not None:
         np.save(part / LABELS, found.labels)
     about = {
         "fingerprint": found.fingerprint,
         "names": found.names,
         "labelled": found.labels is not None,
-        **left._asdict(),
+        **skipped._asdict(),
     }
     (part / ABOUT).write_text(json.dumps(about))
-    if find(place) is None:  # missing or damaged
-        shutil.rmtree(place, ignore_errors=True)
-        os.rename(part, place)
+    if load(entry) is None:  # missing or damaged
+        shutil.rmtree(entry, ignore_errors=True)
+        os.rename(part, entry)
 
 
 @contextmanager
-def alone_with(place: Path, announce: Announce) -> Iterator[bool]:
+def lock(entry: Path, announce: Announce) -> Iterator[bool]:
     """Hold the lock of a cache entry, waiting while another process decodes the same images.
 
-    Yields False if the file can't be written or locked, so that another process may be decoding.
+    Yields False if the lock can't be taken; another process may then be decoding them too.
     """
     with ExitStack() as stack:
-        alone = True
+        locked = True
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
+            entry.parent.mkdir(parents=True, exist_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK
-            lock = stack.enter_context(open(os.open(f"{place}.lock", flags, 0o666), "w"))
+            file = stack.enter_context(open(os.open(f"{entry}.lock", flags, 0o666), "w"))
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                announce("waiting for another process, which decodes these images")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                announce("waiting for another process that is decoding these images")
+                fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
-            alone = False
-        yield alone
+            locked = False
+        yield locked

@@ -31,7 +31,7 @@ MOST_BYTES = 2**30  # of a file
 LARGE = 2**24  # bytes; larger files are decoded one at a time
 BYTES_AHEAD = 2**28  # of images queued for a thread
 STRIP = 2**20  # pixels converted at once
-TURNS = {
+TRANSPOSES = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -40,13 +40,13 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# EPS would run another program; for the others Pillow has no decoder of its own.
 TRIED_FIRST = ("JPEG", "PNG")
+# EPS would run another program; for the others Pillow has no decoder of its own.
 NOT_DECODED = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG")
 
 
 class Recipe(NamedTuple):
-    """The target: ``size`` pixels each side, and ``channels`` 1, 3 or None for the image's own."""
+    """The target: ``size`` pixels per side; ``channels`` is 1, 3 or None (the image's own)."""
 
     size: int
     fit: Fit
@@ -54,7 +54,7 @@ class Recipe(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Decoded images (k, size, size, 1 or 3), their labels, and errors of the other images."""
+    """Decoded images (k, size, size, 1 or 3), their labels, and why others are unreadable."""
 
     images: Images
     labels: list[int | str | None]
@@ -82,7 +82,7 @@ class _Budget:
 
     @contextmanager
     def take(self, amount: int) -> Iterator[None]:
-        """Wait for ``amount`` to be free, which must not exceed the total."""
+        """Hold ``amount``, at most the total, once it is free."""
         with self._change:
             self._change.wait_for(lambda: self._held + amount <= self._most)
             self._held += amount
@@ -97,14 +97,14 @@ class _Budget:
 _budget = _Budget(MOST_PIXELS)
 
 
-def pixels(content: str | bytes | Images, recipe: Recipe) -> Images:
+def decode_image(content: str | bytes | Images, recipe: Recipe) -> Images:
     """Decode an image to uint8 (size, size, 1 or 3).
 
-    Any ``Exception`` if the image is damaged, as Pillow raises it.
+    Raises whatever Pillow raises for a damaged image: any ``Exception``.
     """
     if isinstance(content, np.ndarray):
-        with _budget.take(_checked(content.shape[1], content.shape[0])):
-            return _finished(Image.fromarray(content), recipe)
+        with _budget.take(_pixel_count(content.shape[1], content.shape[0])):
+            return _fit(Image.fromarray(content), recipe)
     with open_file(content) if isinstance(content, str) else io.BytesIO(content) as file:
         size = file.seek(0, os.SEEK_END)
         if size > MOST_BYTES:
@@ -112,47 +112,47 @@ def pixels(content: str | bytes | Images, recipe: Recipe) -> Images:
         alone = size > LARGE  # some decoders read the whole file at once
         with _budget.take(MOST_PIXELS if alone else 0):
             try:
-                return _decoded(file, recipe, alone)
-            except Exception:  # Pillow's decoders don't say what they raise
+                return _decode_file(file, recipe, alone)
+            except Exception:  # Pillow's decoders may raise anything
                 if (sound := without_metadata(file)) is None:
                     raise
-                return _decoded(sound, recipe, alone)
+                return _decode_file(sound, recipe, alone)
 
 
-def _checked(width: int, height: int) -> int:
+def _pixel_count(width: int, height: int) -> int:
     """The number of pixels. Raises ValueError if there are too many."""
     if width * height > MOST_PIXELS:
         raise ValueError(f"{width} x {height} pixels are too many")
     return width * height
 
 
-def _decoded(file: BinaryIO, recipe: Recipe, alone: bool) -> Images:
+def _decode_file(file: BinaryIO, recipe: Recipe, alone: bool) -> Images:
     file.seek(0)
     with Image.open(file, "r", _formats()) as image:
-        count = _checked(image.width, image.height)
+        count = _pixel_count(image.width, image.height)
         with _budget.take(0 if alone else count):
             image.load()
-            return _finished(_upright(image), recipe)
+            return _fit(_upright(image), recipe)
 
 
 def _upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation; a damaged one is ignored."""
     try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # nor do its readers of metadata
+        turn = TRANSPOSES.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow's readers of metadata may raise anything
         return image
     return image if turn is None else image.transpose(turn)
 
 
-def _finished(image: Image.Image, recipe: Recipe) -> Images:
+def _fit(image: Image.Image, recipe: Recipe) -> Images:
     image = over_black(image)
     if recipe.channels:
-        image = _as(image, "L" if recipe.channels == 1 else "RGB")
+        image = _in_mode(image, "L" if recipe.channels == 1 else "RGB")
     found = np.asarray(fitted(image, recipe.size, recipe.fit))
     return found if found.ndim == 3 else found[..., None]
 
 
-def _as(image: Image.Image, mode: str) -> Image.Image:
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
@@ -167,7 +167,7 @@ def over_black(image: Image.Image) -> Image.Image:
     deep = image.mode.startswith("I")
     mode = "L" if deep or image.mode in ("1", "L", "LA") else "RGB"
     if not deep and not image.has_transparency_data:
-        return _as(image, mode)
+        return _in_mode(image, mode)
     found = Image.new(mode, image.size)
     rows = max(1, STRIP // max(1, image.width))
     for top in range(0, image.height, rows):
@@ -212,29 +212,31 @@ def decode_batch(items: list[Item], recipe: Recipe) -> Batch:
     found, labels, unreadable = [], [], []
     for content, label, name in items:
         try:
-            found.append(pixels(content, recipe))
+            found.append(decode_image(content, recipe))
             labels.append(label)
         except UnidentifiedImageError:
-            unreadable.append(f"{printable(name)} (no image)")
+            unreadable.append(f"{printable(name)} (not an image)")
         except Exception as error:
             unreadable.append(f"{printable(name)} ({reason(error)})")
     channels = max((image.shape[2] for image in found), default=1)
     images = np.empty((len(found), recipe.size, recipe.size, channels), np.uint8)
-    for place, image in zip(images, found, strict=True):
-        place[...] = image
+    for row, image in zip(images, found, strict=True):
+        row[...] = image
     return Batch(images, labels, unreadable)
 
 
-def decoded(items: Iterator[Item], recipe: Recipe, threads: int | None = None) -> Generator[Batch]:
+def decode_all(
+    items: Iterator[Item], recipe: Recipe, threads: int | None = None
+) -> Generator[Batch]:
     """Decode all items in order, on all cores.
 
-    Threads are about as fast as processes, since Pillow releases the GIL, and need no care in
+    Threads are about as fast as processes, since Pillow releases the GIL, and demand nothing of
     programs that import tuner.
     """
     threads = threads or cores()
     running: deque[tuple[Future[Batch], int]] = deque()
     with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
-        warnings.simplefilter("ignore")  # about files that Pillow reads nonetheless
+        warnings.simplefilter("ignore")  # about files that Pillow reads anyway
         try:
             for batch, size in _batches(items):
                 running.append((pool.submit(decode_batch, batch, recipe), size))

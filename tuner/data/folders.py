@@ -9,21 +9,24 @@ from tuner.data.listing import NAMED, Listing, counted, data_path, printable, re
 from tuner.errors import InputError
 from tuner.spec.data import DataSpec
 
-Group = tuple[str, list[tuple[str, list[str]]]]  # a class: its name, and folders with their files
+Group = tuple[
+    str, list[tuple[str, list[str]]]
+]  # a class: its name, and its folders with their files
 
 
 def image_folder(spec: DataSpec, folder: str | None, announce: Announce = silent) -> FileSource:
-    """The images of a folder: each sub-folder is a class; images in the folder itself have none.
+    """The images of a folder, with each sub-folder as a class.
 
-    Every file with the suffix of an image counts as one, whether or not it can be read. Raises
-    InputError if there are no images, or images both in sub-folders and next to them.
+    Images in the folder itself have no class. Every file with an image's suffix counts as an image,
+    readable or not. Raises InputError if there are no images, or images both in sub-folders and
+    next to them.
     """
     root = str(data_path(spec, folder, "a folder of images", is_folder=True))
     listing = Listing(image_suffixes(), announce)
     groups = _groups(listing, root, announce)
     total = sum(len(files) for _, parts in groups for _, files in parts)
     if not total:
-        others = counted(listing.others, "other file")
+        others = counted(listing.others, "file")
         raise InputError(
             f"{root}: no images among {others}; give a folder with files that Pillow reads, "
             "such as .png"
@@ -35,7 +38,7 @@ def image_folder(spec: DataSpec, folder: str | None, announce: Announce = silent
 
 
 def _groups(listing: Listing, root: str, announce: Announce) -> list[Group]:
-    """The classes that have images; images of no class are one called ""."""
+    """The classes that have images; images without a class form one called ""."""
     with reading(root):
         direct, folders = listing.take(root)
         groups = [(name, list(listing.walk(root, name))) for name in folders]

@@ -1,4 +1,4 @@
-"""``ImageSet``, the images to train on, and the types that sources are read as."""
+"""``ImageSet``, the images to train on, and the types that sources return."""
 
 import hashlib
 import time
@@ -14,7 +14,7 @@ Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
 AT_ONCE = 4096  # images hashed or copied at a time
-SETTLED = 2.0  # seconds after which a further change would show in a file's time
+SETTLED = 2.0  # seconds after which another change would show in a file's time
 
 
 class ImageSet(NamedTuple):
@@ -106,11 +106,11 @@ def ranked(
 ) -> tuple[Labels | None, tuple[str, ...]]:
     """Renumber labels as 0, 1, … in sorted order; return them with the name of each.
 
-    Labels that are indices into ``names`` get that name, others their own text. Labels of
-    a single class tell nothing apart: they are None, without names.
+    Labels that are indices into ``names`` get that name, others their own text. If all labels are
+    the same, they are useless: the result is None, without names.
     """
-    kinds, ranks = np.unique(np.asarray(labels), return_inverse=True)
-    if len(kinds) < 2:
+    values, ranks = np.unique(np.asarray(labels), return_inverse=True)
+    if len(values) < 2:
         return None, ()
-    called = tuple(names[kind] if kind in range(len(names)) else str(kind) for kind in kinds)
-    return ranks.reshape(-1).astype(np.int64), called
+    named = tuple(names[value] if value in range(len(names)) else str(value) for value in values)
+    return ranks.reshape(-1).astype(np.int64), named

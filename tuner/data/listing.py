@@ -1,4 +1,4 @@
-"""Where the images of a source are, and the files there, listed without opening any."""
+"""Locate the images of a source, and list its files without opening them."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ from tuner.spec.traits import SOURCES
 
 DATA_VARIABLE = "TUNER_DATA"
 HOW = f"in the study file, with --data or in {DATA_VARIABLE}"
-PAUSE = 0.5, 10.0  # seconds between progress messages, if the total is known and if not
+PAUSE = 0.5, 10.0  # seconds between progress messages, with a known total and without
 NAMED = 3  # files or folders listed in a message
 LONGEST = 300  # characters of a path in a message
 
@@ -56,7 +56,7 @@ def data_path(
 ) -> Path:
     """The absolute path of the data, with links resolved.
 
-    Raises InputError if there is none, or a folder where a file is wanted or the other way round.
+    Raises InputError if it does not exist, or is a file instead of a folder or vice versa.
     """
     name = data_name(spec, folder, wanted)
     try:
@@ -72,7 +72,7 @@ def data_path(
 
 
 def origin(spec: DataSpec, folder: str | None) -> str:
-    """Where the images come from, for messages. Loading refuses a URL, so it is not shown."""
+    """The origin of the images, for messages. A URL, which loading refuses, is not shown."""
     path = folder or variable(DATA_VARIABLE) or spec.path
     named = path and "path" in SOURCES[spec.source].uses and not looks_like_url(path)
     return path if path and named else spec.source
@@ -82,13 +82,13 @@ def check_place(spec: DataSpec, folder: str | None) -> None:
     """Raise InputError if --data is given for a source that reads no files."""
     if folder and "path" not in SOURCES[spec.source].uses:
         raise InputError(
-            f"--data: data.source = {spec.source!r} ships its images and reads no folder; leave "
-            "--data out, or set data.source"
+            f"--data: data.source = {spec.source!r} reads no files; leave --data out, or set "
+            "data.source"
         )
 
 
 class Progress:
-    """Announces progress every now and then."""
+    """Announces progress from time to time."""
 
     def __init__(self, what: str, announce: Announce, total: int | None = None) -> None:
         self._what, self._total, self._announce = what, total, announce
@@ -119,7 +119,7 @@ class Listing:
     def take(self, folder: str) -> tuple[list[str], list[str]]:
         """List a folder: the sorted names of its files with these suffixes, and of its sub-folders.
 
-        Hidden entries are skipped, and so is a folder that a link leads back to.
+        Hidden entries are skipped, as is a folder that was listed before, through a link.
         """
         info = os.stat(folder)
         if (info.st_dev, info.st_ino) in self._seen:
@@ -143,17 +143,17 @@ class Listing:
         self, entry: os.DirEntry[str], files: list[tuple[str, int, int]], folders: list[str]
     ) -> None:
         name, info = entry.name, None
-        counts = self._suffixes is None or name[name.rfind(".") :].lower() in self._suffixes
+        wanted = self._suffixes is None or name[name.rfind(".") :].lower() in self._suffixes
         try:
             if entry.is_dir():
                 folders.append(name)
                 return
-            info = entry.stat() if counts else None
+            info = entry.stat() if wanted else None
         except OSError:  # a circular or dangling link, or a file just removed
             pass
         if info is not None:
             files.append((name, info.st_size, info.st_mtime_ns))
-        elif counts or ("." not in name and entry.is_symlink() and not os.path.exists(entry.path)):
+        elif wanted or ("." not in name and entry.is_symlink() and not os.path.exists(entry.path)):
             files.append((name, -1, 0))  # a missing image, or a missing folder of images
         else:
             self.others += 1
@@ -190,7 +190,7 @@ def files_in(
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Raise an OSError as an InputError that names the file."""
+    """Turn an OSError into an InputError that names the file."""
     try:
         yield
     except OSError as error:

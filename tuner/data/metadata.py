@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 PNG_START, JPEG_START = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 PNG_NEEDED = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}
-APPLICATION, EXIF, ADOBE = range(0xE0, 0xF0), 0xE1, 0xEE  # Adobe's has the colour encoding
+APPLICATION, EXIF, ADOBE = range(0xE0, 0xF0), 0xE1, 0xEE  # Adobe's holds the colour encoding
 COMMENT, START_OF_SCAN, FILLING = 0xFE, 0xDA, 0xFF
 
 
@@ -51,7 +51,7 @@ def _jpeg_segments(file: BinaryIO) -> list[bytes]:
             kept.append(head + file.read())
             break
         body = file.read(max(0, length - 2))
-        turned = marker == EXIF and body.startswith(b"Exif")
-        if turned or marker == ADOBE or marker not in (*APPLICATION, COMMENT):
+        orientation = marker == EXIF and body.startswith(b"Exif")
+        if orientation or marker == ADOBE or marker not in (*APPLICATION, COMMENT):
             kept.append(head + body)
     return kept

@@ -18,8 +18,8 @@ HEADER = 128  # bytes that NumPy writes for four dimensions, with room for the f
 class Rows:
     """A growing array of images, in a file.
 
-    It is grey until the first colour image, unless ``channels`` is given. It moves to memory if
-    there is no file or writing fails; ``give_up`` then receives the error.
+    It is grey until the first colour image, unless ``channels`` is given. Without a path it is in
+    memory. If writing fails, it moves there, and ``give_up`` receives the error.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Rows:
         return np.concatenate([np.empty((0, *self._shape[1:]), np.uint8), *self._kept])
 
     def close(self) -> None:
-        """Close the file, which stays."""
+        """Close the file, without removing it."""
         if self._file is not None:
             self._file.close()
 
@@ -86,7 +86,7 @@ class Rows:
         return np.memmap(str(self._path), np.uint8, "r", HEADER, self._shape)
 
     def _into_memory(self, error: OSError) -> None:
-        """Move the images to memory, as when the disk is full."""
+        """Move the images to memory, for example if the disk is full."""
         self._give_up(error)
         check_memory(math.prod(self._shape), "decoded images")
         self._kept = [np.array(self._written())] if self.count else []
@@ -94,7 +94,7 @@ class Rows:
         self._file = None
 
     def _widen(self) -> None:
-        """Convert the grey images so far to three channels, in a file that replaces the first."""
+        """Convert the grey images so far to three channels; a new file replaces the old one."""
         if self._file is not None and self._path is not None:
             path, grey = self._path.with_suffix(".wide"), self._written()
             try:
@@ -119,6 +119,6 @@ def check_memory(count: int, what: str) -> None:
     most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if count > most:
         raise InputError(
-            f"{printable(what)}: {count / 1e9:,.1f} GB of images do not fit into the "
-            f"{most / 1e9:,.1f} GB of memory of this machine; give fewer or smaller images"
+            f"{printable(what)}: {count / 1e9:,.1f} GB of images do not fit into this "
+            f"machine's {most / 1e9:,.1f} GB of memory; give fewer or smaller images"
         )

@@ -1,6 +1,6 @@
 """Images in table columns: parquet files and data sets, read with the library datasets.
 
-The library lets errors of its readers and of the network through, which may be any ``Exception``.
+The library passes on errors of its readers and of the network, which may be any ``Exception``.
 """
 
 import glob
@@ -25,9 +25,9 @@ from tuner.spec.data import DataSpec
 
 ROWS = 64  # read at once
 CHAINED = "::"  # separates the parts of an fsspec URL, such as a file and its archive
-REACHED = ("zip", "tar", "hf", "file")  # protocols that such parts may have
-ON_THE_HUB = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?(@[\w./-]+)?")
-USUAL = {
+ALLOWED_PROTOCOLS = ("zip", "tar", "hf", "file")  # protocols that such parts may use
+HUB_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?(@[\w./-]+)?")
+USUAL_NAMES = {
     "images": ("image", "images", "img", "picture"),
     "labels": ("label", "labels", "class", "target", "fine_label"),
 }
@@ -37,9 +37,9 @@ def table(spec: DataSpec, folder: str | None, announce: Announce = silent) -> Fi
     """Parquet files, or a data set. Raises InputError if there is none."""
     suffixes, wanted = None, "the folder of a data set, or its name on the hub"
     if spec.source == "parquet":
-        suffixes, wanted = {".parquet"}, "a parquet file, or a folder with some"
+        suffixes, wanted = {".parquet"}, "a parquet file, or a folder of them"
     where, files = data_name(spec, folder, wanted), Files("", 0.0)
-    if suffixes or os.path.lexists(where) or not ON_THE_HUB.fullmatch(where):
+    if suffixes or os.path.lexists(where) or not HUB_NAME.fullmatch(where):
         where = str(data_path(spec, folder, wanted))
         if CHAINED in where:  # fsspec splits the path there, escaped or not
             raise InputError(
@@ -111,7 +111,7 @@ def _check_split(split: str, splits: Iterable[str]) -> None:
 
 
 def _saved(where: str, split: str) -> str:
-    """The folder of a saved split. Raises ValueError if there is none, or for files elsewhere."""
+    """The folder of a saved split. Raises ValueError if it is missing or names files elsewhere."""
     if os.path.exists(os.path.join(where, "dataset_dict.json")):
         _check_split(split, sorted(path.parent.name for path in Path(where).glob("*/state.json")))
         where = os.path.join(where, split)
@@ -128,20 +128,20 @@ def _fits(key: str, name: str, kind: Any) -> bool:
     dtype = str(getattr(kind, "dtype", ""))
     if key == "images":
         return "bytes" in kind if isinstance(kind, dict) else dtype in ("binary", "large_binary")
-    return name in USUAL[key] and bool(re.fullmatch("u?int.*|bool|(large_)?string", dtype))
+    return name in USUAL_NAMES[key] and bool(re.fullmatch("u?int.*|bool|(large_)?string", dtype))
 
 
 def _column(key: str, named: str, features: Any, declared: Any) -> str | None:
     """The column that the study file names as data.``key``, else the only candidate, if any.
 
-    Candidates are columns that are ``declared``, else those that fit; a usual name decides.
+    Candidates are columns of type ``declared``, else those that fit. Usual names take precedence.
     """
     if named and named not in features:
         expected = ", ".join(features) or "none"
         raise InputError(f"data.{key}: found no column {named!r}, expected one of: {expected}")
     found = [name for name, kind in features.items() if isinstance(kind, declared)]
     found = found or [name for name, kind in features.items() if _fits(key, name, kind)]
-    preferred = [name for name in USUAL[key] if name in found]
+    preferred = [name for name in USUAL_NAMES[key] if name in found]
     if named or len(found) < 2 or preferred:
         return named or next(iter(preferred or found), None)
     raise InputError(f"data.{key}: not set, with several candidates; name {' or '.join(found)}")
@@ -160,8 +160,8 @@ def _items(rows: Any, image: str, label: str | None, where: str) -> Iterator[Ite
         if batch is None:
             return
         values = batch[label] if label else [None] * len(batch[image])
-        for value, kind in zip(batch[image], values, strict=True):
-            yield Item(_content(value), _label(kind), f"row {number}")
+        for content, value in zip(batch[image], values, strict=True):
+            yield Item(_content(content), _label(value), f"row {number}")
             number += 1
 
 
@@ -178,13 +178,13 @@ def _from_archive(address: str) -> bytes:
     """A file in an archive or on the hub; empty if it is elsewhere or can't be read."""
     try:
         for start, mark, rest in (part.partition("://") for part in address.split(CHAINED)):
-            if mark and start not in REACHED:  # a table must not make a worker connect anywhere
+            if mark and start not in ALLOWED_PROTOCOLS:  # tables must not open connections
                 return b""
             if not mark or start == "file":
                 check_file(rest or start)
         with fsspec.open(address, "rb") as file:
             return bytes(file.read(MOST_BYTES + 1))
-    except Exception:  # each of fsspec's file systems has errors of its own
+    except Exception:  # each of fsspec's file systems raises its own errors
         return b""
 
 

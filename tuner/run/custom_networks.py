@@ -22,7 +22,7 @@ from flax import nnx
 from tuner.errors import InputError
 from tuner.gan.networks import DISCRIMINATORS, GENERATORS
 from tuner.spec.branches import branches
-from tuner.spec.kinds import is_custom_network, did_you_mean
+from tuner.spec.kinds import did_you_mean, is_custom_network
 from tuner.spec.parameters import Range, values_of
 from tuner.spec.study import StudySpec
 from tuner.study.space import trial_config

@@ -16,7 +16,7 @@ class Loss(NamedTuple):
 
     uses: tuple[str, ...] = ()
     penalised: bool = False  # requires a gradient penalty, by default of weight DEFAULT_PENALTY
-    bounds_gradients: bool = False  # at images, so that penalties are not allowed
+    bounds_gradients: bool = False  # D's, at images; no penalties are allowed then
 
 
 class Network(NamedTuple):
