@@ -177,7 +177,7 @@ def test_unusable_folders_are_refused(files: list[str], message: str, tmp_path: 
 
 def test_a_folder_without_readable_images_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.png", b"")
-    with pytest.raises(InputError, match=r"no image can be read: a\.png \(no image\)"):
+    with pytest.raises(InputError, match=r"no image can be read: a\.png \(not an image\)"):
         load(tmp_path, unreadable=1.0)
 
 
