@@ -108,19 +108,19 @@ def test_torchs_layout_is_converted() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"Conv2d_3b_1x1.bn.bias": None}, "found no array as 'Conv2d_3b_1x1.bn.bias'"),
+        ({"Conv2d_3b_1x1.bn.bias": None}, "'Conv2d_3b_1x1.bn.bias': found no array"),
         (
             {"Mixed_7c.branch_pool.bn.bias": np.zeros(191, np.float32)},
-            r"found float32 \(191,\) as 'Mixed_7c.branch_pool.bn.bias', expected float32 \(192,\)",
+            r"'Mixed_7c.branch_pool.bn.bias': found float32 \(191,\), expected float32 \(192,\)",
         ),
         (
             {"Conv2d_1a_3x3.conv.weight": np.zeros((3, 3, 3, 32), np.float32)},
-            r"found float32 \(3, 32, 3, 3\) as .*, expected float32 \(3, 3, 3, 32\)",
+            r".*: found float32 \(3, 32, 3, 3\), expected float32 \(3, 3, 3, 32\)",
         ),
-        ({"Conv2d_1a_3x3.bn.bias": np.zeros(32)}, r"found float64 \(32,\)"),
+        ({"Conv2d_1a_3x3.bn.bias": np.zeros(32)}, r".*: found float64 \(32,\)"),
         (
             {"AuxLogits.fc.bias": np.zeros(9)},
-            r".* as 'AuxLogits\.fc\.bias', expected no such array",
+            r"'AuxLogits\.fc\.bias': found .*, expected no such array",
         ),
     ],
 )

@@ -149,7 +149,7 @@ def test_a_copy_of_another_network_is_refused(tmp_path: Path) -> None:
     path.write_bytes(
         encode({"a.bn.bias": weights()["a.bn.bias"]}, {"kind": "inception", "source_sha256": ""})
     )
-    with pytest.raises(InputError, match=r"found no array as 'a\.conv\.weight'"):
+    with pytest.raises(InputError, match=r"'a\.conv\.weight': found no array"):
         load_inception(str(path), "")
 
 

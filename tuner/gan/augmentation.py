@@ -55,8 +55,8 @@ def _cutout(images: Array, key: Array) -> Array:
     batch, height, width, _ = images.shape
     sides = [int(n / 2 + 0.5) for n in (height, width)]
     inside = []
-    for size, side, one in zip((height, width), sides, jax.random.split(key), strict=True):
-        centre = jax.random.randint(one, (batch, 1), 0, size + (1 - side % 2))
+    for size, side, axis_key in zip((height, width), sides, jax.random.split(key), strict=True):
+        centre = jax.random.randint(axis_key, (batch, 1), 0, size + (1 - side % 2))
         offset = jnp.arange(size) - centre + side // 2
         inside.append((offset >= 0) & (offset < side))
     rows, columns = inside

@@ -20,22 +20,22 @@ def with_slopes(critic: Critic, images: Array) -> tuple[Array, Any, Array]:
     """Logits (batch,), auxiliary output and slopes (batch, h, w, c), in one pass."""
 
     def total(images: Array) -> tuple[Array, tuple[Array, Any]]:
-        logits, more = critic(images)
-        return logits.sum(), (logits, more)
+        logits, auxiliary = critic(images)
+        return logits.sum(), (logits, auxiliary)
 
-    slopes, (logits, more) = jax.grad(total, has_aux=True)(images)
-    return logits, more, slopes
+    slopes, (logits, auxiliary) = jax.grad(total, has_aux=True)(images)
+    return logits, auxiliary, slopes
 
 
 def normalised(critic: Critic) -> Critic:
-    """The critic f / (|grad f| + |f|), with bounded slopes and values from -1 to 1.
+    """The critic f / (|grad f| + |f|), with bounded slopes and logits from -1 to 1.
 
     GN-GAN: Wu et al. 2021.
     """
 
     def judge(images: Array) -> tuple[Array, Any]:
-        logits, more, slopes = with_slopes(critic, images)
-        return logits / (_norms(slopes) + jnp.abs(logits)), more
+        logits, auxiliary, slopes = with_slopes(critic, images)
+        return logits / (_norms(slopes) + jnp.abs(logits)), auxiliary
 
     return judge
 
@@ -66,8 +66,8 @@ def around(real: Array, key: Array) -> Array:
     """A random point on the line from each real image to a perturbed copy of it.
 
     The perturbation raises each pixel by up to half of the batch's standard deviation (Kodali et
-    al. 2017, as run by Lucic et al. 2018). They penalise the slopes of D's probability, we those of
-    its logit.
+    al. 2017, as run by Lucic et al. 2018). They penalise the slopes of D's probability; this
+    penalises those of its logit.
     """
     noise_key, share_key = jax.random.split(key)
     noise = 0.5 * real.std() * jax.random.uniform(noise_key, real.shape)

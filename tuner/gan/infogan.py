@@ -19,10 +19,10 @@ def _refuse_labels(program: Program) -> None:
 class Generator(nnx.Module):
     """The generator of Lucic et al. 2018, after Chen et al. 2016 (table 1).
 
-    At the papers' width of 64: Dense to 1,024 and to a quarter of the image's size times 128
+    At the papers' width of 64: Dense to 1,024 units, Dense to a quarter of the image's size and 128
     channels, then 4x4 stride-2 transposed convolutions to 64 channels and the image, with batch
-    norm and LeakyReLU of slope 0.2 between. The papers end in a sigmoid, which is equal up to
-    scale. At latent size 64 and one channel 8,614,081 parameters for 32x32 pixels, 33,853,633 for
+    norm and LeakyReLU of slope 0.2 between. The papers end in a sigmoid, equivalent up to scale.
+    At latent size 64 and one channel it has 8,614,081 parameters for 32x32 pixels, 33,853,633 for
     64x64 and 134,811,841 for 128x128.
     """
 
@@ -51,9 +51,8 @@ class Discriminator(nnx.Module):
     """The discriminator of Lucic et al. 2018, after Chen et al. 2016 (table 1).
 
     At the papers' width of 64: 4x4 stride-2 convolutions to 64 and 128 channels, Dense to 1,024
-    and to one logit, LeakyReLU of slope 0.2 between; batch norm after the second and the third.
-    With one channel 8,525,249 parameters for 32x32 pixels, 33,691,073 for 64x64 and 134,354,369
-    for 128x128. It has no dropout: ``rate`` is ignored.
+    units and to one logit, LeakyReLU of slope 0.2 between; batch norm in the middle two layers. With one channel it has 8,525,249 parameters for 32x32 pixels, 33,691,073 for 64x64 and
+    134,354,369 for 128x128. It has no dropout: ``rate`` is ignored.
     """
 
     def __init__(self, program: Program, *, rngs: nnx.Rngs) -> None:

@@ -1,7 +1,7 @@
 """Feed real images to the training loop: from the device, or streamed from the host.
 
 When streaming, a thread gathers the batches of an epoch on the host, portion by portion and one
-portion ahead. The order is the same, so the batches are bitwise identical.
+portion ahead. The order of images is the same either way, so the batches are bitwise identical.
 """
 
 from collections.abc import Iterator
@@ -35,17 +35,17 @@ def portions(
 ) -> Iterator[Portion]:
     """Split an epoch, with batches in ``order``, into portions.
 
-    ``images`` are uint8 (n, h, w, c). On the device they are one portion. Else a portion has at
-    most ``PORTION_BYTES``, or ``multiple`` iterations if those are larger; its number of iterations
-    is divisible by ``multiple``.
+    ``images`` are uint8 (n, h, w, c). If they are on the device, there is one portion. Otherwise
+    a portion has at most ``PORTION_BYTES``, or ``multiple`` iterations if those are larger. Its
+    number of iterations is divisible by ``multiple``.
     """
     if isinstance(images, Array):
         yield Portion(images, labels, order)
         return
-    places = np.asarray(order)
-    size = places[0].size * images[0].nbytes
+    indices = np.asarray(order)
+    size = indices[0].size * images[0].nbytes
     length = max(1, PORTION_BYTES // (size * multiple)) * multiple
-    parts = [places[start : start + length] for start in range(0, len(places), length)]
+    parts = [indices[start : start + length] for start in range(0, len(indices), length)]
     with ThreadPoolExecutor(1, "images") as thread:
         coming: Future[Portion] = thread.submit(_gathered, images, labels, parts[0])
         for following in parts[1:]:
@@ -55,11 +55,11 @@ def portions(
 
 
 def _gathered(
-    images: NDArray[np.uint8], labels: Array | None, places: NDArray[np.int32]
+    images: NDArray[np.uint8], labels: Array | None, indices: NDArray[np.int32]
 ) -> Portion:
-    flat = places.reshape(-1)
+    flat = indices.reshape(-1)
     ascending = np.argsort(flat, kind="stable")  # read a memory-mapped file in order
     found = np.empty((len(flat), *images.shape[1:]), np.uint8)
     found[ascending] = images[flat[ascending]]
-    order = jnp.arange(len(flat), dtype=jnp.int32).reshape(places.shape)
+    order = jnp.arange(len(flat), dtype=jnp.int32).reshape(indices.shape)
     return Portion(jax.device_put(found), None if labels is None else labels[flat], order)

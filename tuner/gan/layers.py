@@ -1,7 +1,7 @@
 """Layers of the GANs, with Keras' semantics and fast gradients on a CPU.
 
 Kernels are Glorot-uniform unless ``initial`` is given, biases zero. SAME padding follows
-TensorFlow: at stride 2, an even image and a 5x5 kernel get more padding on the lower right side.
+TensorFlow: at stride 2, with even sizes and a 5x5 kernel, the bottom and right get more padding.
 Images are NHWC throughout.
 """
 
@@ -86,7 +86,7 @@ class ConvTranspose(nnx.Module):
     The kernel has Keras' shape (size, size, outputs, inputs). The weight gradient of a transposed
     convolution is about thirty times slower than its forward pass on a CPU. At stride 2 the same
     linear map is therefore computed in sub-pixel form: a 3x3 convolution to 4 x outputs channels,
-    of which each group of four fills a 2x2 block of pixels.
+    each group of four of which fills a 2x2 block of pixels.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ def projection_logits(
 ) -> Array:
     """The logits (batch,) of a discriminator's last features (batch, n), at least float32.
 
-    With an ``embedding`` of one-hot classes the inner product of the features and the vector of the
+    If there is an ``embedding`` of classes, the inner product of the features and the vector of the
     image's class is added (Miyato and Koyama 2018, equation 6).
     """
     logits = at_least_float32(dense(features, train=train)[:, 0])
@@ -181,7 +181,7 @@ def class_projection(
 
 
 def one_hot(labels: Array | None, embedding: Dense, dtype: jnp.dtype) -> Array:
-    """One-hot labels (batch, classes) for ``embedding``; ValueError without labels."""
+    """One-hot labels (batch, classes) for ``embedding``. Raises ValueError without labels."""
     if labels is None:
         raise ValueError("no labels given; the network is conditioned on them")
     return jax.nn.one_hot(labels, embedding.kernel[...].shape[0], dtype=dtype)
@@ -190,7 +190,7 @@ def one_hot(labels: Array | None, embedding: Dense, dtype: jnp.dtype) -> Array:
 def dropout(x: Array, rate: Array, key: Array) -> Array:
     """Zero each element with probability ``rate`` (traced; 0 keeps all) and scale up the rest.
 
-    The mask hashes the element's number in two keyed rounds of "lowbias32" (Wellons 2018), a few
+    The mask hashes the element's index in two keyed rounds of "lowbias32" (Wellons 2018), a few
     integer operations that XLA fuses with their neighbours. Threefry bits would take a tenth of a
     training step on a CPU.
     """

@@ -1,6 +1,6 @@
 """Adversarial losses, computed stably from logits.
 
-The names, and what each loss needs and allows, are in ``tuner.spec.traits.LOSSES``.
+``tuner.spec.traits.LOSSES`` lists their names, and what each needs and allows.
 """
 
 import math
@@ -19,7 +19,7 @@ class AdversarialLoss(NamedTuple):
     loss. ``generator`` maps the logits of a fake and of a real batch to G's loss; it reads the real
     ones only if the loss is ``relative``. ``generator_measure`` has the same arguments and measures
     how well G does; it may differ from the loss that G minimises. ``indifference`` holds the values
-    of D's loss and of the measure when D cannot tell real from fake; None if they mean nothing.
+    of D's loss and of the measure when D cannot tell real from fake; None if there are none.
     ``penalty_points`` says where the gradient penalty is taken: between real and fake images, or
     around real ones.
     """

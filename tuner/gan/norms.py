@@ -30,7 +30,7 @@ class BatchNorm(nnx.Module):
     last recorded ones. There is no running average, which would lag behind the weights: before
     each evaluation a generator's statistics are measured again (see ``sampling.generator_of``).
     A discriminator is trained on real and generated batches in turn, so its recorded statistics are
-    of no use; it is always called with ``train=True`` (see ``sampling.discriminate``).
+    useless; it is always called with ``train=True`` (see ``sampling.discriminate``).
     """
 
     def __init__(self, channels: int) -> None:
@@ -134,7 +134,7 @@ Norm = BatchNorm | LayerNorm | NoNorm
 
 
 def generator_norm(program: Program, channels: int) -> Norm:
-    """The program's norm for the generator, which conditions it on classes if there are any."""
+    """The program's norm for the generator: conditional if the program has classes."""
     if program.generator_norm == "batch":
         classes = program.classes
         return ConditionalBatchNorm(channels, classes) if classes else BatchNorm(channels)

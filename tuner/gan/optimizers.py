@@ -1,6 +1,6 @@
 """Optimizers as optax chains, built inside the traced code so that every rate may be traced.
 
-The names, and the settings that each uses, are in ``tuner.spec.traits.OPTIMIZERS``.
+``tuner.spec.traits.OPTIMIZERS`` lists their names and the settings that each uses.
 """
 
 from typing import Literal
@@ -11,7 +11,7 @@ from jax import Array
 
 from tuner.trial import Hyperparameters, Program
 
-ADAM_EPSILON = 1e-7  # Keras' default, and RMSprop's
+ADAM_EPSILON = 1e-7  # Keras' default, also for RMSprop
 
 Side = Literal["generator", "discriminator"]
 
@@ -63,8 +63,8 @@ def images_seen(program: Program, step: Array | float) -> Array:
     """Real images seen in ``step`` iterations: float32.
 
     int32 would overflow after 2**25 updates with batches of 64. The number is exact up to 2**24
-    images, and up to 2**24 updates if each sees a power of two; beyond, its relative error is at
-    most 1.2e-7.
+    images, and up to 2**24 updates if each sees a power of two; beyond that, its relative error is
+    at most 1.2e-7.
     """
     images: Array = jnp.float32(step) * (program.batch_size * program.d_steps)
     return images
@@ -73,7 +73,7 @@ def images_seen(program: Program, step: Array | float) -> Array:
 def clip_global_norm(max_norm: float | Array) -> optax.GradientTransformation:
     """Scale gradients down to a joint Euclidean norm of at most ``max_norm``; 0 disables it.
 
-    With a traced 0, optax's own version would zero the gradients.
+    Given a traced 0, optax's own version would zero the gradients.
     """
 
     def clip(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:

@@ -24,7 +24,7 @@ def _widths(program: Program) -> list[int]:
 
 
 def _initial(gain: float = 1.0) -> nnx.Initializer:
-    """Normal with standard deviation gain / sqrt(fan in) (He et al. 2015)."""
+    """Normal with standard deviation gain / sqrt(fan-in) (He et al. 2015)."""
     return nnx.initializers.variance_scaling(gain**2, "fan_in", "normal")
 
 
@@ -58,7 +58,7 @@ class _Block(nnx.Module):
 
 
 class _Transition(nnx.Module):
-    """A 1x1 convolution where the number of channels changes."""
+    """A 1x1 convolution if the number of channels changes, else the identity."""
 
     def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs) -> None:
         self.conv = nnx.data(_pointwise(inputs, outputs, rngs=rngs) if inputs != outputs else None)
@@ -115,8 +115,8 @@ class Generator(nnx.Module):
 
     A learned 4x4 pattern, scaled by a linear map of the latents; then two residual blocks at each
     size, bilinear doubling between; a 1x1 convolution. As in the paper there is no tanh: images
-    are unbounded, and clipped to -1 and 1 when they are drawn. Width 48 is the paper's for
-    CIFAR-10 and FFHQ (768 channels up to 32x32). At latent size 64 and 3 channels 20,732,160
+    are unbounded, and clipped to [-1, 1] when converted to uint8. Width 48 is the paper's for
+    CIFAR-10 and FFHQ (768 channels up to 32x32). At latent size 64 and 3 channels it has 20,732,160
     parameters for 32x32 pixels, 22,429,824 for 64x64 and 22,910,016 for 128x128. Classes are
     embedded and concatenated with the latents.
     """
@@ -150,7 +150,7 @@ class Discriminator(nnx.Module):
     A 1x1 convolution; two residual blocks at each size, halving between; at 4x4 a weighted sum over
     pixels for each channel and a linear map, to one logit or, with classes, to a vector whose inner
     product with the class embedding is the logit. Only the blocks have biases. Width 48 is
-    the paper's for CIFAR-10 and FFHQ. At 3 channels 20,683,776 parameters for 32x32 pixels,
+    the paper's for CIFAR-10 and FFHQ. At 3 channels it has 20,683,776 parameters for 32x32 pixels,
     22,381,440 for 64x64 and 22,861,632 for 128x128. It has no dropout: ``rate`` is ignored.
     """
 
@@ -161,7 +161,7 @@ class Discriminator(nnx.Module):
         self.first = _pointwise(channels, widths[0], rngs=rngs)
         self.stages = nnx.List(_Stage(width, blocks, rngs=rngs) for width in widths)
         self.transitions = nnx.List(_Transition(*pair, rngs=rngs) for pair in pairwise(widths))
-        # Each channel sums over 16 pixels, which is its fan in.
+        # Each channel sums over 16 pixels, so its fan-in is 16.
         self.pattern = nnx.Param(nnx.initializers.normal(1 / 4)(rngs.params(), (4, 4, last)))
         self.dense = _linear(last, last if program.classes else 1, rngs=rngs)
         self.embedding = nnx.data(

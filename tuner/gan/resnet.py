@@ -18,7 +18,7 @@ class _Widths(NamedTuple):
 
     generator: tuple[int, ...]  # at 4x4, then after each block, which doubles the size
     discriminator: tuple[int, ...]  # after each block
-    halvings: int  # the number of the discriminator's first blocks that halve the size
+    halvings: int  # how many of the discriminator's blocks, the first ones, halve the size
 
 
 _WIDTHS = {
@@ -62,8 +62,8 @@ class Generator(nnx.Module):
 
     Dense to 4x4, residual blocks that double the size, batch norm, ReLU, a 3x3 convolution. At
     latent size 128, 3 channels and the papers' width of 64 (256 channels at 32x32 pixels)
-    4,276,739 parameters for 32x32 pixels, 12,220,675 for 64x64 and 32,150,787 for 128x128.
-    The norms of the blocks are conditional on classes, the last one is not.
+    it has 4,276,739 parameters for 32x32 pixels, 12,220,675 for 64x64 and 32,150,787 for 128x128.
+    The norms of the blocks are conditional on classes; the last norm is not.
     """
 
     def __init__(self, program: Program, *, rngs: nnx.Rngs) -> None:
@@ -128,8 +128,8 @@ class Discriminator(nnx.Module):
 
     Residual blocks, the first of which halve the size, ReLU, the sum over pixels, Dense to one
     logit; with classes the projection of Miyato and Koyama 2018. At 3 channels and the papers'
-    width of 64 (128 channels at 32x32 pixels) 1,053,825 parameters for 32x32 pixels, 10,141,441 for
-    64x64 and 29,017,857 for 128x128. Layer norm and batch norm precede each ReLU except
+    width of 64 (128 channels at 32x32 pixels) it has 1,053,825 parameters for 32x32 pixels,
+    10,141,441 for 64x64 and 29,017,857 for 128x128. Layer or batch norm precedes each ReLU except
     the last. It has no dropout: ``rate`` is ignored.
     """
 

@@ -42,15 +42,15 @@ class Latents(NamedTuple):
 def fixed_latents(seed: int, count: int, latent_dim: int, shares: Sequence[float] = ()) -> Latents:
     """Standard normal noise, reproducible for a seed, count and length, and classes if any.
 
-    ``shares`` are the fractions of the images in each class. Every stretch of the latents has the
-    classes in these proportions, as nearly as possible.
+    ``shares`` are the fractions of the images in each class. Every run of consecutive latents has
+    the classes in these proportions, as nearly as possible.
     """
     z = jax.random.normal(jax.random.key(seed), (count, latent_dim))
     if not len(shares):
         return Latents(z)
     limits = np.cumsum(shares)
-    places = (0.5 + _GOLDEN * np.arange(count)) % 1.0 * limits[-1]
-    return Latents(z, jnp.asarray(np.searchsorted(limits, places, side="right"), jnp.int32))
+    positions = (0.5 + _GOLDEN * np.arange(count)) % 1.0 * limits[-1]
+    return Latents(z, jnp.asarray(np.searchsorted(limits, positions, side="right"), jnp.int32))
 
 
 def even_shares(program: Program) -> Sequence[float]:
@@ -124,7 +124,7 @@ def discriminate(
     """D's logits (n,) in training mode without dropout, for images in [-1, 1] or uint8.
 
     ``labels`` are needed if the program has classes. D's norms use the statistics of the batch, so
-    pass real and generated images separately, as in training; recorded statistics would be those of
+    pass real and generated images separately, as in training. The recorded statistics are those of
     the last generated batch. Batches have at most ``CHUNK`` images and are as equal as possible.
     They are not padded, and each takes images evenly from the whole set, because padding and order
     would both affect the statistics.
@@ -136,9 +136,11 @@ def discriminate(
     batches = -(-len(images) // CHUNK)
     logits = jnp.zeros(len(images))
     for first in range(batches):
-        here = slice(first, None, batches)
-        classes = None if labels is None else labels[here]
-        logits = logits.at[here].set(_discriminate(graph, discriminator, images[here], classes))
+        members = slice(first, None, batches)
+        classes = None if labels is None else labels[members]
+        logits = logits.at[members].set(
+            _discriminate(graph, discriminator, images[members], classes)
+        )
     return logits
 
 
@@ -149,7 +151,7 @@ def _discriminate(
     images: Array,
     labels: Array | None,
 ) -> Array:
-    network = nnx.merge(graph, *discriminator, copy=True)  # discards what it records
+    network = nnx.merge(graph, *discriminator, copy=True)  # a copy, so what it records is discarded
     with jax.default_matmul_precision("highest"):
         logits: Array = network(images, labels, rate=jnp.float32(0), key=None, train=True)
     return logits

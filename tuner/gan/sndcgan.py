@@ -30,8 +30,8 @@ class Generator(nnx.Module):
 
     At the papers' width of 64: Dense to an eighth of the image's size and 512 channels, then 4x4
     stride-2 transposed convolutions to 256, 128 and 64 channels, each with batch norm and ReLU,
-    and a 3x3 convolution to the image. At latent size 128 and 3 channels 3,828,739 parameters for
-    32x32 pixels, 7,048,195 for 64x64 and 19,926,019 for 128x128.
+    and a 3x3 convolution to the image. At latent size 128 and 3 channels it has 3,828,739
+    parameters for 32x32 pixels, 7,048,195 for 64x64 and 19,926,019 for 128x128.
     """
 
     def __init__(self, program: Program, *, rngs: nnx.Rngs) -> None:
@@ -56,12 +56,12 @@ class Generator(nnx.Module):
 
 
 class Discriminator(nnx.Module):
-    """The discriminator of SNDCGAN (Miyato et al. 2018, table 3; widths as Kurach et al. 2019).
+    """The discriminator of SNDCGAN (Miyato et al. 2018, table 3; widths from Kurach et al. 2019).
 
     At the papers' width of 64: convolutions, alternately 3x3 and 4x4 at stride 2, to 64, 128, 128,
     256, 256, 512 and 512 channels with LeakyReLU of slope 0.1, then Dense to one logit. With 3
-    channels 5,860,865 parameters for 32x32 pixels, 5,885,441 for 64x64 and 5,983,745 for 128x128.
-    Layer or batch norm follows every convolution except the first. It has no dropout:
+    channels it has 5,860,865 parameters for 32x32 pixels, 5,885,441 for 64x64 and 5,983,745 for
+    128x128. Layer or batch norm follows every convolution except the first. It has no dropout:
     ``rate`` is ignored.
     """
 

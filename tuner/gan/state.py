@@ -25,7 +25,7 @@ class GanState(NamedTuple):
 
     generator: Variables
     discriminator: Variables
-    discriminator_statistics: Variables  # of batch norm, of spectral norm
+    discriminator_statistics: Variables  # of batch norm and spectral norm
     generator_optimizer: optax.OptState
     discriminator_optimizer: optax.OptState
     ema: Variables | None  # the generator's moving average, if the program keeps one
@@ -46,7 +46,7 @@ class Networks(NamedTuple):
 
 @functools.cache
 def networks(program: Program) -> Networks:
-    """Trace the constructors; nothing is computed or allocated."""
+    """Trace the constructors, without computing anything on a device."""
     _, statistics = abstract_generator(program)
     return Networks(
         nnx.graphdef(_trace(GENERATORS[program.generator], program)),

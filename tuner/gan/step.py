@@ -150,7 +150,7 @@ def _update_discriminator(
 def _discriminator_loss(
     game: _Game, state: GanState, batch: Batch, key: Array, params: Variables
 ) -> tuple[Array, tuple[Array, Variables]]:
-    """D's loss with penalties; the loss without penalties, and D's statistics."""
+    """D's loss with penalties, then the loss without them and D's new statistics."""
     program, h, loss = game.program, game.h, LOSSES[game.program.loss]
     z_key, real_key, fake_key = jax.random.split(key, 3)
     fakes = game.generate(state.generator, batch.labels, z_key)
@@ -183,7 +183,7 @@ def _with_penalty(critic: Critic, images: Array, wanted: bool) -> tuple[Array, A
 def _update_generator(
     game: _Game, state: GanState, batch: Batch, key: Array
 ) -> tuple[GanState, Array, Array]:
-    """The state after one update of G, G's loss, and its measure."""
+    """The state after one update of G, G's loss, and the measure of G."""
     loss = functools.partial(_generator_loss, game, state, batch, key)
     state, value, measure = _descend(game, "generator", state, loss)
     ema = _average(state.ema, state.generator, game.h.ema_decay, state.step)
@@ -210,14 +210,14 @@ def _descend(
 ) -> tuple[GanState, Array, Any]:
     """The state after one step of a network's optimizer, the loss, and its auxiliary output."""
     params = getattr(state, side)
-    (value, more), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+    (value, auxiliary), gradients = jax.value_and_grad(loss, has_aux=True)(params)
     optimizer = make_optimizer(game.program, game.h, side)
     updates, optimizer_state = optimizer.update(
         gradients, getattr(state, f"{side}_optimizer"), params
     )
     factor = rate_factor(game.program, game.h, game.step)
     params = optax.apply_updates(params, optax.tree.scale(factor, updates))
-    return state._replace(**{side: params, f"{side}_optimizer": optimizer_state}), value, more
+    return state._replace(**{side: params, f"{side}_optimizer": optimizer_state}), value, auxiliary
 
 
 def _average(

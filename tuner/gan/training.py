@@ -1,7 +1,7 @@
 """Train a trial for an epoch, as a pure function on pytrees.
 
-All randomness comes from the trial's key and the step number, so the numbers of a trial do not
-depend on the worker or the time at which it runs.
+All randomness comes from the trial's key and the step number, so a trial's results do not depend
+on the worker or the time at which it runs.
 
 Training compiles once per ``Program``. On an accelerator an epoch is one rolled scan. On a CPU it
 is a Python loop over short, fully unrolled scans: in a rolled loop XLA's CPU backend computes the
@@ -62,7 +62,7 @@ def epoch_order(program: Program, count: int, key: Array, epoch: int) -> Array:
     """The indices of the images of an epoch: int32 (iterations, d_steps, batch_size).
 
     Epochs, counted from 0, cut an endless sequence of shuffled passes over the images into equal
-    lengths. So no image is left out when the batch size does not divide their number.
+    lengths. No image is thus left out if the batch size does not divide the number of images.
     """
     length = program.iterations(count) * program.d_steps * program.batch_size
     first_pass, offset = divmod(epoch * length, count)
@@ -125,7 +125,7 @@ def quantise(images: Array) -> Array:
 
 
 def iteration_flops(program: Program) -> float:
-    """Floating-point operations of one iteration, by XLA's cost analysis."""
+    """Floating-point operations of one iteration, as XLA counts them."""
     number = abstract((), jnp.float32)
     batches = (program.d_steps, program.batch_size)
     lowered = jax.jit(train_step, static_argnums=0).lower(
@@ -139,7 +139,7 @@ def iteration_flops(program: Program) -> float:
 
 
 def training_memory(program: Program, count: int) -> int:
-    """Bytes that training on ``count`` images needs on this device beyond images and state."""
+    """Bytes of device memory for training on ``count`` images, besides images and state."""
     per_call, unroll = _scan_plan(program.iterations(count))
     number = abstract((), jnp.float32)
     lowered = _train_steps.compiled.lower(

@@ -13,10 +13,11 @@ FAINTEST = 0.1  # least share of a generated class, relative to its share of the
 def loss_ratio(
     d_adversarial: float, g_measure: float, indifference: tuple[float, float] | None
 ) -> float | None:
-    """Ratio of the losses of D and G, each divided by its value at indifference (D(x) = 1/2).
+    """Ratio of the losses of D and G, each divided by its value at indifference.
 
-    1 is balance; near 0 D has won. The losses are epoch means without penalties. None for losses
-    without an indifference value, or if the ratio is not finite.
+    At indifference D cannot tell real from fake. 1 is balance; near 0 D has won. The losses are
+    epoch means without penalties. None for losses without an indifference value, or if the ratio is
+    not finite.
     """
     if indifference is None:
         return None
@@ -29,7 +30,7 @@ def discriminator_auc(real: NDArray[np.floating], fake: NDArray[np.floating]) ->
     """P(D(real) > D(fake)) over all pairs of logits (m,) and (n,): the area under the ROC curve.
 
     Computed as the Mann-Whitney statistic U / (m n), with ties counted as one half. 0.5 is balance,
-    1 a discriminator that has won. Does not depend on the scale or offset of the logits. If D has
+    1 a discriminator that has won. Scale and offset of the logits do not matter. If D has
     batch norm, batches must hold only real or only fake images.
     """
     ordered = np.sort(fake)

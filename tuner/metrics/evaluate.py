@@ -19,7 +19,7 @@ from tuner.metrics.fid import (
 from tuner.metrics.kid import kernel_distance
 from tuner.metrics.prdc import PRDC, compute_prdc, radii
 
-VERSION = 3  # part of the metric fingerprint: raised by any change to this package's numbers
+VERSION = 3  # part of the metric fingerprint: increase it if this package's numbers change
 PRECISION = "highest"  # of matrix products on the device
 
 Scores = Mapping[str, float | None]  # by field of ``EpochReport``; None if not computed
@@ -42,13 +42,13 @@ class ReferenceStatistics(NamedTuple):
     """Statistics of the real images' features, computed once per study."""
 
     moments: Reference  # of all images
-    features: Features  # (m, d) of a random subset, m up to twice the generated images
+    features: Features  # (m, d) of a random subset, at most twice as many as generated
     radii: Matrix  # (2, p) squared distances of ``peers`` to their k-th neighbours
     shares: Matrix  # (K,) of each class among all images; (0,) without a classifier
 
     @property
     def peers(self) -> Features:
-        """Real features (p, d) in the number of the generated ones, or all if there are fewer."""
+        """As many real features (p, d) as generated ones, or all if there are fewer."""
         return self.features[: self.radii.shape[1]]
 
 
@@ -82,7 +82,7 @@ def reference_statistics(
 ) -> ReferenceStatistics:
     """Statistics of the features (n, d) of all real images.
 
-    ``classes`` (n,) are the classifier's predictions out of ``kinds``, if there is a classifier;
+    ``classes`` (n,) are the classifier's predictions among ``kinds`` classes, if there is one;
     ``samples`` images will be generated at each evaluation.
     """
     chosen = np.random.default_rng(0).permutation(len(features))[: 2 * samples]
@@ -96,7 +96,7 @@ def reference_statistics(
 def real_against_real(real: ReferenceStatistics) -> tuple[float, int]:
     """FID between two disjoint subsets of the real images, and the size of each.
 
-    With both sides small, it exceeds what a perfect generator gets against all real images.
+    As both subsets are small, it exceeds a perfect generator's FID against all real images.
     """
     half = len(real.features) // 2
     one, other = real.features[:half], real.features[half : 2 * half]

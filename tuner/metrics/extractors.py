@@ -23,7 +23,7 @@ from tuner.metrics.inception import CHUNK as INCEPTION_CHUNK
 from tuner.metrics.inception import inception_features, weight_shapes
 from tuner.xla import abstract, flops_of, jit
 
-VERSION = 1  # part of the metric fingerprint: raised by any change to an extractor's numbers
+VERSION = 1  # part of the metric fingerprint: increase it if an extractor's numbers change
 FEATURES = 128
 BATCH = 128
 CHUNK = 256
@@ -48,13 +48,13 @@ class Extractor(NamedTuple):
     def __call__(self, images: Images | Array) -> NDArray[np.float32]:
         """Features (n, d) in float32 of uint8 images (n, h, w, c).
 
-        They are extracted in chunks, of which the last is padded, by one compiled program.
+        One compiled program extracts them in chunks, the last of which is padded.
         """
-        most = INCEPTION_CHUNK if self.kind == "inception" else CHUNK
+        size = INCEPTION_CHUNK if self.kind == "inception" else CHUNK
         features = []
-        for start in range(0, len(images), most):
-            chunk = jnp.asarray(images[start : start + most])
-            padded = jnp.pad(chunk, ((0, most - len(chunk)), (0, 0), (0, 0), (0, 0)))
+        for start in range(0, len(images), size):
+            chunk = jnp.asarray(images[start : start + size])
+            padded = jnp.pad(chunk, ((0, size - len(chunk)), (0, 0), (0, 0), (0, 0)))
             if self.kind == "inception":
                 found = _compiled_inception(self.weights, padded, convention=self.convention)
             else:

@@ -18,7 +18,7 @@ Matrix = NDArray[np.float64]
 
 CHUNK = 4096  # rows converted to float64 at a time
 ROUNDING = float(np.finfo(np.float64).eps)
-TOLERANCE = 1e-10  # relative error of the singular values' sum that the fast method may have
+TOLERANCE = 1e-10  # largest relative error of the fast method's sum of singular values
 INFINITY_POINTS = 15  # subset sizes, as in Chong and Forsyth 2020
 
 
@@ -137,16 +137,16 @@ def _precise(squares: Features) -> bool:
 def frechet_infinity(real: Reference, features: Features) -> float:
     """FID extrapolated to infinitely many generated samples, from ``features`` (n, d).
 
-    FID of n samples has a bias of about c / n, with c depending on the model, so the distances of
-    random subsets are fitted linearly in 1/n (Chong and Forsyth 2020). Subsets hold at
-    least half of the samples: below a few times d samples the bias is not linear in 1/n. For nearly
+    FID of n samples has a bias of about c / n, where c depends on the model, so the distances of
+    random subsets are fitted linearly in 1/n (Chong and Forsyth 2020). Subsets hold at least half
+    of the samples: with fewer than a few times d samples the bias is not linear in 1/n. For nearly
     perfect generators the result can be slightly negative. Raises ValueError like
     ``frechet_distance``.
     """
-    order = np.random.default_rng(0)
+    random = np.random.default_rng(0)
     sizes = np.linspace(max(2, len(features) // 2), len(features), INFINITY_POINTS).astype(int)
     distances = [
-        frechet_distance(real, features[order.permutation(len(features))[:size]])
+        frechet_distance(real, features[random.permutation(len(features))[:size]])
         for size in np.unique(sizes)
     ]
     if len(distances) < 2:

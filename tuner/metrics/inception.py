@@ -32,7 +32,7 @@ Weights = dict[str, Array]
 class Conv:
     """Convolution without bias, batch norm, ReLU; ``size`` is (height, width) of the kernel."""
 
-    name: str  # within its block; empty if the block has no other
+    name: str  # within its block; empty if it is the block's only convolution
     inputs: int
     outputs: int
     size: tuple[int, int] = (1, 1)
@@ -40,7 +40,7 @@ class Conv:
     padding: str = "SAME"
 
     def path(self, block: str) -> str:
-        """The common part of its weights' names."""
+        """The prefix of its weights' names."""
         return f"{block}.{self.name}" if self.name else block
 
 
@@ -54,7 +54,7 @@ def shrink(name: str, inputs: int, outputs: int) -> Conv:
 
 
 def halve(x: Array) -> Array:
-    """The maximum over 3x3 at every second pixel, without padding."""
+    """The maximum over 3x3 pixels at stride 2, without padding."""
     return _pool(x, -jnp.inf, lax.max, 2, "VALID")
 
 
@@ -64,9 +64,9 @@ def maximum(x: Array) -> Array:
 
 
 def average(x: Array) -> Array:
-    """The mean over those of the 3x3 pixels around each that lie in the image."""
-    there = jnp.ones((1, *x.shape[1:3], 1))
-    return _pool(x, 0.0, lax.add, 1, "SAME") / _pool(there, 0.0, lax.add, 1, "SAME")
+    """The mean over the 3x3 pixels around each, ignoring those outside the image."""
+    inside = jnp.ones((1, *x.shape[1:3], 1))
+    return _pool(x, 0.0, lax.add, 1, "SAME") / _pool(inside, 0.0, lax.add, 1, "SAME")
 
 
 def _pool(x: Array, start: float, combine: Callable[..., Any], stride: int, padding: str) -> Array:
@@ -103,7 +103,7 @@ def inception_b(inputs: int) -> Part:
 
 
 def inception_c(width: int) -> Part:
-    """(n, 17, 17, 768) -> (n, 17, 17, 768), by rows and columns of 7, ``width`` channels wide."""
+    """(n, 17, 17, 768) -> (n, 17, 17, 768), by 1x7 and 7x1 kernels on ``width`` channels."""
     row, column = (1, 7), (7, 1)
     return (
         Conv("branch1x1", 768, 192),
@@ -252,7 +252,7 @@ def from_torch(
 ) -> dict[str, NDArray[np.float32]]:
     """Convert the weights of PyTorch's published file: kernels to HWIO, without the classifier.
 
-    Raises InputError, which names the ``origin``, for the weights of another network.
+    Raises InputError, which names the ``origin``, for weights of another network.
     """
     unused = ("fc.weight", "fc.bias")
     arrays = {
@@ -275,4 +275,4 @@ def check_weights(arrays: Mapping[str, NDArray[Any]], origin: str) -> None:
         found = "no array" if array is None else f"{array.dtype} {array.shape}"
         wanted = f"float32 {expected[name]}" if name in expected else "no such array"
         if found != wanted:
-            raise InputError(f"{origin}: found {found} as {name!r}, expected {wanted}")
+            raise InputError(f"{origin}: {name!r}: found {found}, expected {wanted}")

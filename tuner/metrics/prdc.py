@@ -1,4 +1,4 @@
-"""Fidelity and variety apart: precision and recall, density and coverage, by nearest neighbours.
+"""Fidelity and variety measured separately: precision, recall, density and coverage.
 
 Kynkäänniemi et al. 2019 (Improved Precision and Recall, eqs. 1 and 2) estimate the manifold of a
 set as the union of balls around its samples, each with the distance to the k-th neighbour as its
@@ -55,18 +55,18 @@ def compute_prdc(real: Features, real_radii: Matrix, fake: Features) -> PRDC:
     Raises ValueError like ``radii``.
     """
     fake_radii = radii(fake)
-    inside, among, counts = 0, np.zeros(len(real), bool), 0
-    covered = np.zeros(len(real), bool)
+    inside, within_count = 0, 0
+    recalled, covered = np.zeros(len(real), bool), np.zeros(len(real), bool)
     for rows, distances in _distances(fake, real):
         inside += int((distances <= real_radii[0]).any(axis=1).sum())
-        among |= (distances <= fake_radii[0, rows, None]).any(axis=0)
+        recalled |= (distances <= fake_radii[0, rows, None]).any(axis=0)
         within = distances <= real_radii[1]
-        counts += int(within.sum())
+        within_count += int(within.sum())
         covered |= within.any(axis=0)
     return PRDC(
         precision=inside / len(fake),
-        recall=float(among.mean()),
-        density=counts / (DENSITY_BALL * len(fake)),
+        recall=float(recalled.mean()),
+        density=within_count / (DENSITY_BALL * len(fake)),
         coverage=float(covered.mean()),
     )
 

@@ -3,7 +3,7 @@
 ``pytorch-fid`` (Seitzer 2020) interpolates bilinearly between pixel centres and clamps at borders.
 ``torch-fidelity`` (Obukhov et al. 2020) follows TensorFlow 1: bilinear, with the first output pixel
 aligned to the first input pixel. Neither applies an anti-aliasing filter. ``clean`` (Parmar et al.
-2022) is Pillow's bicubic filter, which does, without intermediate rounding to integers.
+2022) is Pillow's bicubic filter, which is anti-aliased, without intermediate rounding to integers.
 
 Each convention is separable and linear, so it is computed as two matrix products whose matrices
 depend on the sizes alone.
