@@ -51,7 +51,8 @@ class Discriminator(nnx.Module):
     """The discriminator of Lucic et al. 2018, after Chen et al. 2016 (table 1).
 
     At the papers' width of 64: 4x4 stride-2 convolutions to 64 and 128 channels, Dense to 1,024
-    units and to one logit, LeakyReLU of slope 0.2 between; batch norm in the middle two layers. With one channel it has 8,525,249 parameters for 32x32 pixels, 33,691,073 for 64x64 and
+    units and to one logit, LeakyReLU of slope 0.2 between; batch norm in the middle two layers.
+    With one channel it has 8,525,249 parameters for 32x32 pixels, 33,691,073 for 64x64 and
     134,354,369 for 128x128. It has no dropout: ``rate`` is ignored.
     """
 
