@@ -25,7 +25,7 @@ from tuner.cli.options import (
     Trials,
     Weights,
 )
-from tuner.data.listing import check_place
+from tuner.data.listing import check_data_option
 from tuner.environment import METRICS_HOST, STORAGE, MachineOptions
 from tuner.errors import TunerError
 from tuner.run.signals import GRACE, Stop
@@ -100,7 +100,7 @@ def sweep(
 
     options = MachineOptions(data, weights, tuple(allow or ()))
     spec = load_spec(file, name)
-    check_place(spec.data, data)
+    check_data_option(spec.data, data)
     for line in warnings(spec):
         out.print(f"warning: {line}", soft_wrap=True)
     store, files = _begin(storage, spec, artifacts, trials or spec.study.trials)

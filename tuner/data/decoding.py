@@ -29,7 +29,7 @@ AHEAD = 2  # batches queued per thread
 MOST_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs: 256 MiB of RGB
 MOST_BYTES = 2**30  # of a file
 LARGE = 2**24  # bytes; larger files are decoded one at a time
-BYTES_AHEAD = 2**28  # of images queued for a thread
+BYTES_AHEAD = 2**28  # of queued images, over all threads
 STRIP = 2**20  # pixels converted at once
 TRANSPOSES = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,

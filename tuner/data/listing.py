@@ -78,7 +78,7 @@ def origin(spec: DataSpec, folder: str | None) -> str:
     return path if path and named else spec.source
 
 
-def check_place(spec: DataSpec, folder: str | None) -> None:
+def check_data_option(spec: DataSpec, folder: str | None) -> None:
     """Raise InputError if --data is given for a source that reads no files."""
     if folder and "path" not in SOURCES[spec.source].uses:
         raise InputError(

@@ -21,7 +21,7 @@ from tuner.data.images import (
     ranked,
     silent,
 )
-from tuner.data.listing import NAMED, Progress, check_place, counted
+from tuner.data.listing import NAMED, Progress, check_data_option, counted
 from tuner.data.rows import Rows
 from tuner.errors import InputError
 from tuner.spec.data import DataSpec
@@ -37,7 +37,7 @@ def load_images(spec: DataSpec, folder: str | None = None, announce: Announce = 
     ``FileSource`` whose decoded images are cached. Raises InputError for images that are missing or
     can't be read; ``announce`` shows progress and what was left out.
     """
-    check_place(spec, folder)
+    check_data_option(spec, folder)
     module, _, name = SOURCES[spec.source].loader.partition(":")
     source = getattr(import_module(f"tuner.data.{module}"), name)(spec, folder, announce)
     if not isinstance(source, Arrays):

@@ -33,11 +33,11 @@ def normalised(critic: Critic) -> Critic:
     GN-GAN: Wu et al. 2021.
     """
 
-    def judge(images: Array) -> tuple[Array, Any]:
+    def bounded(images: Array) -> tuple[Array, Any]:
         logits, auxiliary, slopes = with_slopes(critic, images)
         return logits / (_norms(slopes) + jnp.abs(logits)), auxiliary
 
-    return judge
+    return bounded
 
 
 def gradient_penalty(critic: Critic, points: Array) -> Array:

@@ -78,7 +78,7 @@ class _Game(NamedTuple):
         program, h = self.program, self.h
         graph = networks(program).discriminator
 
-        def judge(images: Array) -> tuple[Array, Any]:
+        def discriminate(images: Array) -> tuple[Array, Any]:
             discriminator = nnx.merge(graph, self._rounded(params), statistics, copy=True)
             logits: Array = discriminator(
                 self._rounded(images), labels, rate=h.dropout, key=key, train=True
@@ -86,7 +86,7 @@ class _Game(NamedTuple):
             return logits.astype(jnp.float32), nnx.state(discriminator, nnx.Not(nnx.Param))
 
         bounded = traits.LOSSES[program.loss].bounds_gradients
-        chosen = normalised(judge) if bounded else judge
+        chosen = normalised(discriminate) if bounded else discriminate
         return lambda images: chosen(self._prepared(images, key))
 
     def _prepared(self, images: Array, key: Array) -> Array:
@@ -194,14 +194,14 @@ def _generator_loss(
     game: _Game, state: GanState, batch: Batch, key: Array, params: Variables
 ) -> tuple[Array, Array]:
     loss = LOSSES[game.program.loss]
-    z_key, judge_key = jax.random.split(key)
+    z_key, critic_key = jax.random.split(key)
     critic = functools.partial(
         game.critic, state.discriminator, state.discriminator_statistics, batch.labels
     )
-    fake, _ = critic(judge_key)(game.generate(params, batch.labels, z_key))
+    fake, _ = critic(critic_key)(game.generate(params, batch.labels, z_key))
     real = jnp.zeros_like(fake)
     if loss.relative:  # separate batches, as in the discriminator's update
-        real, _ = critic(jax.random.fold_in(judge_key, _REAL))(batch.images)
+        real, _ = critic(jax.random.fold_in(critic_key, _REAL))(batch.images)
     return loss.generator(fake, real), loss.generator_measure(fake, real)
 
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from tuner.metrics.fid import Features, Matrix
 
-BALL = 3  # k of precision and recall
-DENSITY_BALL = 5  # k of density and coverage
+PRECISION_K = 3  # neighbour that sets a ball's radius, for precision and recall
+DENSITY_K = 5  # the same for density and coverage
 ROWS, COLUMNS = 512, 4096  # of a block of distances in float64
 ROUNDING = 1e-13  # smaller squared distances, relative to the squared lengths, count as zero
 
@@ -36,16 +36,16 @@ def radii(features: Features) -> Matrix:
 
     Raises ValueError for features (n, d) with too few samples, or with NaN or infinity.
     """
-    if features.ndim != 2 or len(features) <= DENSITY_BALL:
-        raise ValueError(f"expected features (n > {DENSITY_BALL}, d), found shape {features.shape}")
+    if features.ndim != 2 or len(features) <= DENSITY_K:
+        raise ValueError(f"expected features (n > {DENSITY_K}, d), found shape {features.shape}")
     if not np.isfinite(features).all():
         raise ValueError("expected finite features, found NaN or infinity")
     found = np.empty((2, len(features)))
     for rows, distances in _distances(features, features):
         own = np.arange(len(distances)), np.arange(rows.start, rows.stop)
         distances[own] = np.inf
-        nearest = np.partition(distances, (BALL - 1, DENSITY_BALL - 1), axis=1)
-        found[:, rows] = nearest[:, [BALL - 1, DENSITY_BALL - 1]].T
+        nearest = np.partition(distances, (PRECISION_K - 1, DENSITY_K - 1), axis=1)
+        found[:, rows] = nearest[:, [PRECISION_K - 1, DENSITY_K - 1]].T
     return found
 
 
@@ -66,7 +66,7 @@ def compute_prdc(real: Features, real_radii: Matrix, fake: Features) -> PRDC:
     return PRDC(
         precision=inside / len(fake),
         recall=float(recalled.mean()),
-        density=within_count / (DENSITY_BALL * len(fake)),
+        density=within_count / (DENSITY_K * len(fake)),
         coverage=float(covered.mean()),
     )
 

@@ -32,8 +32,8 @@ def conflicts(trial: TrialSection) -> list[Conflict]:
     for names, rules in ((_LOSS_KEYS, _loss_rules), (_NETWORK_KEYS, _network_rules)):
         settings = [_representatives(getattr(trial, name)) for name in names]
         for values in itertools.product(*settings):
-            for between, text in rules(dict(zip(names, values, strict=True))):
-                found.setdefault(between, text)
+            for involved, text in rules(dict(zip(names, values, strict=True))):
+                found.setdefault(involved, text)
     return [*found.items()]
 
 
@@ -51,39 +51,37 @@ def _representatives(setting: Setting) -> list[Value | None]:
     return list(found.values())
 
 
-def _loss_rules(at: Mapping[str, Any]) -> Iterator[Conflict]:
+def _loss_rules(point: Mapping[str, Any]) -> Iterator[Conflict]:
     """Conflicts of the loss with D's norm and with penalties, at one point."""
-    loss, network = at["loss"], at["discriminator"]
+    loss, network = point["loss"], point["discriminator"]
     traits = LOSSES[loss]
     default = NETWORKS[network].norms[1] if network in NETWORKS else "none"
-    norm = at["discriminator_norm"] or default
-    penalties = [name for name in PENALTIES if at[name]]
+    norm = point["discriminator_norm"] or default
+    penalties = [name for name in PENALTIES if point[name]]
     batch = 'with "batch" D\'s gradient at an image depends on the whole batch'
     remedy = 'use "none", "layer" or "spectral"'
     if norm == "batch" and (traits.penalised or traits.bounds_gradients):
         text = f'{batch}, which loss = "{loss}" does not allow; {remedy}'
         yield ("discriminator_norm", "loss", "discriminator"), text
     for name in penalties if norm == "batch" else []:
-        text = f"{batch}, which {name} = {at[name]:g} does not allow; {remedy}"
+        text = f"{batch}, which {name} = {point[name]:g} does not allow; {remedy}"
         yield ("discriminator_norm", name, "discriminator"), text
     for name in penalties if traits.bounds_gradients else []:
-        text = f'found {at[name]:g}, but loss = "{loss}" bounds D\'s gradients itself; use 0'
+        text = f'found {point[name]:g}, but loss = "{loss}" bounds D\'s gradients itself; use 0'
         yield (name, "loss"), text
-    if traits.penalised and at["gradient_penalty"] == 0:
+    if traits.penalised and point["gradient_penalty"] == 0:
         text = f'found 0, but loss = "{loss}" needs a gradient penalty; use a weight above 0'
         yield ("gradient_penalty", "loss"), text
-    if at["label_smoothing"] and "label_smoothing" not in traits.uses:
-        text = (
-            f'found {at["label_smoothing"]:g}, but loss = "{loss}" has no targets to smooth; use 0'
-        )
+    if point["label_smoothing"] and "label_smoothing" not in traits.uses:
+        text = f'found {point["label_smoothing"]:g}, but loss = "{loss}" has no targets to smooth; use 0'
         yield ("label_smoothing", "loss"), text
 
 
-def _network_rules(at: Mapping[str, Any]) -> Iterator[Conflict]:
+def _network_rules(point: Mapping[str, Any]) -> Iterator[Conflict]:
     """Conflicts of a network with its norm or with conditioning, at one point."""
-    conditional = at["conditional"] == "on"
+    conditional = point["conditional"] == "on"
     for side in _SIDES:
-        network, norm = at[side], at[f"{side}_norm"]
+        network, norm = point[side], point[f"{side}_norm"]
         if network not in NETWORKS:
             continue
         if NETWORKS[network].norms_fixed and norm not in (None, "none"):
@@ -92,9 +90,9 @@ def _network_rules(at: Mapping[str, Any]) -> Iterator[Conflict]:
         if conditional and NETWORKS[network].labels is None:
             text = f'{side} = "{network}" cannot be conditioned on labels'
             yield ("conditional", side), f"{text}; use one of {', '.join(CONDITIONAL)}"
-    generator = at["generator"]
+    generator = point["generator"]
     by_norm = generator in NETWORKS and NETWORKS[generator].labels == "norm"
-    if conditional and at["generator_norm"] == "none" and by_norm:
+    if conditional and point["generator_norm"] == "none" and by_norm:
         text = f'found "none", but {generator} is conditioned through its batch norm; use "batch"'
         yield ("generator_norm", "conditional", "generator"), text
 
