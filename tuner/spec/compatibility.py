@@ -72,8 +72,9 @@ def _loss_rules(point: Mapping[str, Any]) -> Iterator[Conflict]:
     if traits.penalised and point["gradient_penalty"] == 0:
         text = f'found 0, but loss = "{loss}" needs a gradient penalty; use a weight above 0'
         yield ("gradient_penalty", "loss"), text
-    if point["label_smoothing"] and "label_smoothing" not in traits.uses:
-        text = f'found {point["label_smoothing"]:g}, but loss = "{loss}" has no targets to smooth; use 0'
+    smoothing = point["label_smoothing"]
+    if smoothing and "label_smoothing" not in traits.uses:
+        text = f'found {smoothing:g}, but loss = "{loss}" has no targets to smooth; use 0'
         yield ("label_smoothing", "loss"), text
 
 

@@ -1,7 +1,7 @@
 """Traits of losses, networks, optimizers, schedules and sources: one table each.
 
-The study file's checks, ``tuner.gan``, the documentation and tests read these tables. If
-only some entries of a table use a setting, it has no effect with the others.
+The study file's checks, ``tuner.gan``, the documentation and tests read these tables. If only
+some entries of a table use a setting, it has no effect with the others.
 """
 
 from collections.abc import Mapping
