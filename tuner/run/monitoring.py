@@ -32,14 +32,14 @@ MEANINGS = {
     "tuner_worker_info": "This worker and its study; join it to other metrics by instance.",
     "tuner_build_info": "Versions of tuner and the libraries that it computes with; device; host.",
     "tuner_epochs_total": "Epochs trained and reported, without those repeated after a takeover.",
-    "tuner_images_total": "Real images trained on in these epochs; the rate includes all waiting.",
-    "tuner_train_seconds_total": "Time spent on training in these epochs, without compilation.",
-    "tuner_evaluate_seconds_total": "Time spent on evaluating after them, without compilation.",
+    "tuner_images_total": "Real images trained on in these epochs; the rate includes idle time.",
+    "tuner_train_seconds_total": "Time spent training in these epochs, without compilation.",
+    "tuner_evaluate_seconds_total": "Time spent evaluating after them, without compilation.",
     "tuner_trials_ended_total": "Trials that this worker ended: complete, pruned or fail; or left: "
     "released, or lost to another worker.",
     "tuner_trial_number": "Number of the trial in training; tuner_trial_... are absent if none is.",
-    "tuner_trial_epoch": "Its last reported epoch.",
-    "tuner_trial_epochs": "The epochs it will have unless it is pruned.",
+    "tuner_trial_epoch": "Last reported epoch of that trial.",
+    "tuner_trial_epochs": "Number of epochs of that trial, unless it is pruned.",
     "tuner_trial_objective": "The number that the study minimises, at the last evaluation.",
     **{
         name: f"{field.label}: {field.meaning}, when last measured."
@@ -49,7 +49,7 @@ MEANINGS = {
     "compilation.",
     "tuner_study_trials": "Trials of the study by state, of all its workers together: take the max "
     "over workers, not the sum.",
-    "tuner_study_trials_wanted": "Complete and pruned trials that the study is to have in the end.",
+    "tuner_study_trials_wanted": "Complete and pruned trials after which the study ends.",
     "tuner_database_up": "1 if the database answered when trials were last counted; if 0, "
     "tuner_study_... are absent.",
     "tuner_database_transaction_seconds": "Time of a transaction of the training thread, with its "

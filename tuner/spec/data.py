@@ -31,7 +31,7 @@ class DataSpec(Section):
     )
     path: str = entry(
         "",
-        "folder or file, or name of a data set on the Hugging Face hub; the environment variable "
+        "folder or file, or name of a dataset on the Hugging Face hub; the environment variable "
         "TUNER_DATA overrides it",
     )
     size: Annotated[Literal[32, 64, 128], _EXACTLY_WHOLE] = entry(
@@ -52,8 +52,8 @@ class DataSpec(Section):
     labels: str = entry(
         "", "array or column that holds the labels; by default `labels`, or detected"
     )
-    split: str = entry("train", "split of the data set")
-    subset: str = entry("", "subset (configuration) of the data set, if it has several")
+    split: str = entry("train", "split of the dataset")
+    subset: str = entry("", "subset (configuration) of the dataset, if it has several")
     modes: Literal["ring", "grid"] = entry(
         "ring", "modes of `gaussians`: 8 on a ring, or 25 on a grid"
     )
