@@ -6,8 +6,8 @@ RUN apt-get update && apt-get install --yes --no-install-recommends binutils \
 ENV PATH=/opt/tuner/bin:$PATH
 
 # Dependencies first, with only tuner's version file, so that a change to the sources does not install
-# them again. Their tests and symbols, a fifth of their size, are removed. Bytecode is kept for what
-# every command imports: containers can't write it, and would start slowly without.
+# them again. Their tests and symbols, a fifth of their size, are removed. Bytecode is compiled for the
+# modules that commands import: containers can't write it, and would start slowly without it.
 WORKDIR /build
 COPY pyproject.toml requirements.lock ./
 COPY tuner/version.py tuner/
@@ -35,10 +35,10 @@ COPY pyproject.toml README.md ./
 COPY tuner tuner
 RUN pip install --no-cache-dir --no-deps .
 
-# Owned by the user, so that they are readable whatever modes they had when copied.
+# Owned by the user, so that they are readable whatever their modes in the checkout.
 WORKDIR /tuner
 COPY --chown=tuner studies studies
 
-# No HEALTHCHECK: a stuck worker shows in the database, where its heartbeat stops.
+# No HEALTHCHECK: a stuck worker shows in the database, because its heartbeat stops.
 USER tuner
 ENTRYPOINT ["tuner"]

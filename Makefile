@@ -1,4 +1,4 @@
-# The two commands to know are `make demo` and `make test`. Both install into .venv first.
+# The main targets are `make demo` and `make test`. Both install into .venv first.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,17 +8,17 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/tuner sweep studies/quickstart.toml
 
-# In the order of collection: the long tests, which mostly wait, start first.
+# Tests run in collection order, so that the long ones, which mostly wait, start first.
 test: .venv/installed
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
 		--dist loadscope --no-loadscope-reorder
 
-# Without processes, databases and connections: what to run while working.
+# Only tests that need no process, database or connection: for use while working.
 test-unit: .venv/installed
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest tests/unit --numprocesses 2
 
-# Changes one thing at a time in the modules named in pyproject.toml, and lists the changes that no
-# test notices. ONLY="tuner.spec.branches*" limits it to one module.
+# Makes one small change at a time to the modules named in pyproject.toml, and lists the changes that
+# no test notices. ONLY="tuner.spec.branches*" limits it to one module.
 mutants: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock mutmut
 	JAX_PLATFORMS=cpu $(BIN)/mutmut run $(ONLY)
@@ -47,7 +47,7 @@ migration: .venv/installed
 	$(BIN)/python -m tuner.study.migrations "$(MESSAGE)"
 	$(BIN)/ruff format --quiet tuner/study/migrations/versions
 
-# PyTorch, the baseline of the measurements, has an environment of its own.
+# PyTorch, the baseline of the comparison, is installed in a separate environment.
 bench: .venv-bench/installed
 	.venv-bench/bin/python benchmarks/train_speed.py
 
@@ -63,7 +63,7 @@ bench: .venv-bench/installed
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[bench]'
 	touch $@
 
-# Resolve again, to the newest versions that pyproject.toml allows.
+# Updates requirements.lock to the newest versions that pyproject.toml allows.
 lock: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Create the passwords that docker-compose.yml reads, and add their folder to .env. Also make the files
-# that it mounts readable for the containers' users: under umask 077 a checkout is not.
-# Existing passwords are kept: the database knows only the one it was created with.
+# that it mounts readable for the containers' users, because under umask 077 a checkout is not.
+# Existing passwords are kept: the database accepts only the one it was created with.
 set -eu
 cd "$(dirname "$0")/.."
 folder=./deploy/secrets
@@ -10,8 +10,8 @@ random() { LC_ALL=C tr -dc A-Za-z0-9 </dev/urandom | head -c 24; }
 
 keep() { # FILE TEXT
     [ -e "$folder/$1" ] || printf '%s\n' "$2" >"$folder/$1"
-    # Containers run as other users, which must be able to read the file. The folder's mode keeps
-    # other users of this machine out.
+    # Containers run as other users, who must be able to read the file. The folder's mode keeps
+    # out the other users of this machine.
     chmod 444 "$folder/$1"
 }
 

@@ -1,6 +1,7 @@
 """Generate the parts of docs/ that repeat the code: keys, commands, report fields, the file map.
 
-Run it as ``python docs/generate.py``, or with ``make docs``; a test fails when they are stale.
+Run it as ``python docs/generate.py``, or with ``make docs``; a test fails when these parts are
+stale.
 """
 
 import ast
@@ -46,18 +47,18 @@ SECTIONS: dict[str, type[BaseModel]] = {
 
 def study_file_keys() -> str:
     """A heading and a table for each section of the study file."""
-    named = {"sampler": search.SamplerSpec, "pruner": search.PrunerSpec}
+    unions = {"sampler": search.SamplerSpec, "pruner": search.PrunerSpec}
     parts = [_table(f"`[{title}]`", section) for title, section in SECTIONS.items()]
-    for title, union in named.items():
+    for title, union in unions.items():
         for section in get_args(get_args(union)[0]):
-            if len(section.model_fields) > 1:  # besides its name
+            if len(section.model_fields) > 1:  # has options besides its name
                 name = section.model_fields["name"].default
                 parts.append(_table(f'`[{title}]` with `name = "{name}"`', section))
     return "\n".join([*parts, _uses()])
 
 
 def _uses() -> str:
-    """The settings that apply only with some losses, networks, optimizers, ... as a table."""
+    """A table of the settings that apply only with some losses, networks, optimizers, ..."""
     rows = ["### Keys that apply only with some values of others\n"]
     rows += ["| key | applies with |", "| --- | --- |"]
     for decider, table in {**traits.DECIDING, "source": traits.SOURCES}.items():
@@ -68,7 +69,7 @@ def _uses() -> str:
 
 
 def networks() -> str:
-    """The architectures, their norms and how they are conditioned, as a table."""
+    """A table of the architectures, their norms and how they are conditioned on labels."""
     rows = ["| network | default norms of G, D | conditioned on labels |", "| --- | --- | --- |"]
     for name, network in traits.NETWORKS.items():
         norms = ", ".join(network.norms) + (" (fixed)" if network.norms_fixed else "")
@@ -104,7 +105,7 @@ def _default(value: Any) -> str:
 
 
 def commands() -> str:
-    """All commands by task, then each with its arguments and options."""
+    """All commands by task, then each command with its arguments and options."""
     text = ""
     for task in Task:
         text += f"\n| {task} | |\n| --- | --- |\n"
@@ -124,7 +125,7 @@ def _summary(command: Any) -> str:
 
 
 def report_fields() -> str:
-    """Every field of an epoch report."""
+    """A table of the fields of an epoch report."""
     rows = [
         f"| `{name}` | {field.label} | {field.better or '-'} | {field.meaning}"
         f"{', in seconds' * (field.unit == 's')} |"
@@ -136,7 +137,7 @@ def report_fields() -> str:
 
 
 def metrics() -> str:
-    """The metrics that a worker serves to Prometheus."""
+    """A table of the metrics that a worker serves to Prometheus."""
     rows = ["| metric | type | labels | meaning |", "| --- | --- | --- | --- |"]
     for name, meaning in monitoring.MEANINGS.items():
         labels = ", ".join(f"`{label}`" for label in monitoring.LABELS.get(name, ()))
@@ -146,7 +147,7 @@ def metrics() -> str:
 
 
 def file_map() -> str:
-    """All modules with the first lines of their docstrings."""
+    """A table of all modules with the first lines of their docstrings."""
     rows = [f"| `{path}` | {line} |" for path, line in _modules()]
     return "\n".join(["| file | contents |", "| --- | --- |", *rows]) + "\n"
 
