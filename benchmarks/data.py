@@ -4,7 +4,7 @@
     python benchmarks/data.py --listing 1000000
 
 Draws its own pictures in a temporary folder: noise over smooth colours, which makes files as large
-as those of photographs. With ``--listing`` it lists that many files instead.
+as those of photographs. ``--listing`` measures listing that many files instead.
 """
 
 import os
@@ -33,8 +33,8 @@ KINDS = {  # height, width, number of images, suffix
 LONG_AGO = 1_700_000_000  # seconds since 1970; new files are not cached
 
 
-def make(folder: Path, height: int, width: int, count: int, suffix: str) -> None:
-    """Write the pictures."""
+def write_pictures(folder: Path, height: int, width: int, count: int, suffix: str) -> None:
+    """Write ``count`` pictures of noise over smooth colours."""
     random = np.random.default_rng(0)
     folder.mkdir(parents=True)
     for number in range(count):
@@ -46,8 +46,8 @@ def make(folder: Path, height: int, width: int, count: int, suffix: str) -> None
         os.utime(path, (LONG_AGO, LONG_AGO))
 
 
-def seconds(run: Callable[[], object], rounds: int) -> float:
-    """The median time of several runs."""
+def median_seconds(run: Callable[[], object], rounds: int) -> float:
+    """The median time of ``rounds`` runs."""
     return statistics.median(timeit.repeat(run, number=1, repeat=rounds))
 
 
@@ -60,27 +60,28 @@ def decode(spec: DataSpec, threads: int) -> None:
 def measure(rounds: int) -> None:
     print(f"| images | 1 thread | {cores()} threads | first start | second start |")
     print("| --- | --- | --- | --- | --- |")
-    for place, (name, kind) in enumerate(KINDS.items()):
+    for name, (height, width, count, suffix) in KINDS.items():
         with tempfile.TemporaryDirectory() as folder:
             os.environ[IMAGES_VARIABLE] = f"{folder}/cache"
-            make(Path(folder) / str(place), *kind)
-            spec = DataSpec(source="folder", path=f"{folder}/{place}", size=64)
-            numbers = (1, cores())
-            speeds = [kind[2] / seconds(partial(decode, spec, n), rounds) for n in numbers]
-            starts = [seconds(partial(load_images, spec), 1) for _ in range(2)]
-        cells = [*(f"{speed:,.0f} /s" for speed in speeds), *(f"{start:.2f} s" for start in starts)]
+            write_pictures(Path(folder) / "images", height, width, count, suffix)
+            spec = DataSpec(source="folder", path=f"{folder}/images", size=64)
+            times = [median_seconds(partial(decode, spec, n), rounds) for n in (1, cores())]
+            starts = [median_seconds(partial(load_images, spec), 1) for _ in range(2)]
+        speeds = (f"{count / seconds:,.0f} /s" for seconds in times)
+        cells = [*speeds, *(f"{start:.2f} s" for start in starts)]
         print(f"| {name} | {' | '.join(cells)} |")
 
 
 def measure_listing(count: int) -> None:
-    """List ``count`` empty files in ten classes; listing does not read them."""
+    """Time listing ``count`` empty files in ten classes; listing does not read them."""
     with tempfile.TemporaryDirectory() as folder:
         for kind in range(10):
             (Path(folder) / str(kind)).mkdir()
             for number in range(count // 10):
                 os.close(os.open(f"{folder}/{kind}/{number:07}.jpg", os.O_CREAT | os.O_WRONLY))
         spec = DataSpec(source="folder", path=folder)
-        print(f"{count:,} files listed in {seconds(partial(image_folder, spec, None), 3):.2f} s")
+        seconds = median_seconds(partial(image_folder, spec, None), 3)
+        print(f"{count:,} files listed in {seconds:.2f} s")
 
 
 def main(rounds: int = 3, listing: int = 0) -> None:

@@ -2,19 +2,21 @@
 
     python benchmarks/golden_dcgan.py
 
-rewrites tests/golden/dcgan.npz, with the same bytes every time for the same PyTorch (it was made
-with 2.13.0 on a CPU). Weights and inputs are not stored: tests/dcgan_weights.py makes them by rule.
+rewrites tests/golden/dcgan.npz, with the same bytes every time for the same PyTorch (2.13.0 on a
+CPU wrote the present file). Weights and inputs are not stored: tests/dcgan_weights.py computes
+them.
 
-Everything is Keras' DCGAN tutorial at width 4: batch norm with epsilon 1e-3 and biased variance,
-LeakyReLU 0.3, TensorFlow's SAME padding and cropping. A transposed convolution is PyTorch's,
-uncropped (out[o] = sum over stride * i + t = o), then cropped: by 1 before and 2 after at stride 2,
-by 2 and 2 at stride 1. Images and gradients are stored as Keras and tuner lay them out: NHWC,
-convolution kernels HWIO, transposed ones (5, 5, outputs, inputs).
+Everything follows Keras' DCGAN tutorial at width 4: batch norm with epsilon 1e-3 and biased
+variance, LeakyReLU 0.3, TensorFlow's SAME padding and cropping. A transposed convolution is
+PyTorch's without padding (out[o] = sum over stride * i + t = o), then cropped: by 1 before and 2
+after at stride 2, by 2 and 2 at stride 1. Images and gradients are stored in the layout of Keras
+and tuner: NHWC, convolution kernels HWIO, transposed ones (5, 5, outputs, inputs).
 
 Arrays: ``fake`` (train mode, the first 4 images), ``fake_recorded`` (the first 2, with the
-statistics of another batch, themselves ``recorded/norm1.mean`` and so on), ``real_logits``,
-``fake_logits``, ``d_loss`` (of both losses), ``g_loss/LOSS``, and gradients ``d_grad/PARAMETER``
-and ``g_grad/LOSS/PARAMETER``, each with its Euclidean norm as ``.../norm``.
+statistics of another batch, which are stored as ``recorded/norm1.mean`` and so on),
+``real_logits``, ``fake_logits``, ``d_loss`` (the same for both losses), ``g_loss/LOSS``, and
+gradients ``d_grad/PARAMETER`` and ``g_grad/LOSS/PARAMETER``, each with its Euclidean norm as
+``.../norm``.
 """
 
 import importlib
@@ -49,7 +51,7 @@ def convolved(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
 
 
 def generate(p: Parameters, z: Tensor, recorded: Statistics | None) -> tuple[Tensor, Statistics]:
-    """Images (n, 3, 32, 32), and the batch's statistics, used unless others are ``recorded``."""
+    """Images (n, 3, 32, 32), and the batch's statistics, which are used unless ``recorded``."""
     statistics: Statistics = {}
 
     def normalised(layer: str, x: Tensor) -> Tensor:
@@ -68,7 +70,7 @@ def generate(p: Parameters, z: Tensor, recorded: Statistics | None) -> tuple[Ten
     return torch.tanh(transposed(x, p["deconv3.kernel"], 2)), statistics
 
 
-def judge(p: Parameters, x: Tensor) -> Tensor:
+def discriminate(p: Parameters, x: Tensor) -> Tensor:
     """Logits (n,) of images (n, 3, 32, 32), without dropout."""
     for layer in ("conv1", "conv2"):
         x = functional.leaky_relu(convolved(x, p[f"{layer}.kernel"], p[f"{layer}.bias"]), 0.3)
@@ -77,9 +79,9 @@ def judge(p: Parameters, x: Tensor) -> Tensor:
 
 
 def gradients(prefix: str, loss: Tensor, p: Parameters) -> dict[str, np.ndarray]:
-    found = torch.autograd.grad(loss, list(p.values()), retain_graph=True)
+    computed = torch.autograd.grad(loss, list(p.values()), retain_graph=True)
     out = {}
-    for name, gradient in zip(p, found, strict=True):
+    for name, gradient in zip(p, computed, strict=True):
         array = gradient.numpy()
         out[f"{prefix}/{name}"] = rule.sample(array).astype(np.float32)
         out[f"{prefix}/{name}/norm"] = np.sqrt(np.square(array).sum())
@@ -91,12 +93,12 @@ def golden() -> dict[str, np.ndarray]:
         {name: torch.from_numpy(array).requires_grad_() for name, array in arrays.items()}
         for arrays in rule.weights()
     )
-    given = rule.inputs()
-    z, other_z = torch.from_numpy(given.z), torch.from_numpy(given.other_z)
+    inputs = rule.inputs()
+    z, other_z = torch.from_numpy(inputs.z), torch.from_numpy(inputs.other_z)
     _, recorded = generate(g, other_z, None)
     fake, _ = generate(g, z, None)
-    real_logits = judge(d, torch.from_numpy(given.reals).permute(0, 3, 1, 2))
-    fake_logits = judge(d, fake)
+    real_logits = discriminate(d, torch.from_numpy(inputs.reals).permute(0, 3, 1, 2))
+    fake_logits = discriminate(d, fake)
     log_real, log_fake = functional.logsigmoid(real_logits), functional.logsigmoid(-fake_logits)
     d_loss = -log_real.mean() - log_fake.mean()
     g_losses = {

@@ -1,21 +1,22 @@
-"""The Inception features and the FID next to PyTorch's implementations of them.
+"""Inception features and FID compared with PyTorch implementations.
 
     python benchmarks/inception.py
 
-compares, all with the same random weights and in float32: every block's output with that of
-torch-fidelity's network; the FID between sets of Fashion-MNIST, by each convention, with the FID of
-the package of that name (clean-fid offers no network without its weights, so its resizing and its
-distance are used around torch-fidelity's network); and images per second. It prints tables.
+prints tables that compare, in float32 with the same random weights: every block's output with that
+of torch-fidelity's network; the FID between sets of Fashion-MNIST, by each convention, with the FID
+of the package of that name (clean-fid offers no network without its weights, so its resizing and
+its distance are used around torch-fidelity's network); and images per second.
 
     python benchmarks/inception.py --golden
 
 rewrites tests/golden/inception.npz instead, with the same bytes every time on one machine, from
 torch-fidelity's network in float64 and the resizing of torch-fidelity and pytorch-fid. Weights and
-images are not stored: tests/inception_weights.py makes them by rule.
+images are not stored: tests/inception_weights.py computes them.
 
 Needs torch==2.13.0, torchvision==0.28.*, torch-fidelity==0.4.0, pytorch-fid==0.3.0 and
-clean-fid==0.1.35 (with ``--no-deps`` they take any torch), requests and tqdm, scipy < 1.18, and
-Fashion-MNIST's files in ``--data`` (Debian's package dataset-fashion-mnist puts them there).
+clean-fid==0.1.35 (installed with ``--no-deps`` they accept any torch), requests and tqdm,
+scipy < 1.18, and Fashion-MNIST's files in the folder ``--data`` (by default where Debian's package
+dataset-fashion-mnist puts them).
 """
 
 import functools
@@ -51,13 +52,13 @@ sys.path.insert(0, str(ROOT / "tests"))
 rule = importlib.import_module("inception_weights")
 
 # torchvision's layers are needed, but not its operators, which are compiled for one exact torch.
-# This module of its can't be imported without them.
+# Its module _meta_registrations can't be imported without the operators.
 sys.modules["torchvision._meta_registrations"] = types.ModuleType("_meta_registrations")
 fidelity = importlib.import_module("torch_fidelity")
 fidelity_network = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
-seitzer = importlib.import_module("pytorch_fid.fid_score")
-seitzer_network: Any = importlib.import_module("pytorch_fid.inception")
-clean = importlib.import_module("cleanfid.fid")
+pytorch_fid = importlib.import_module("pytorch_fid.fid_score")
+pytorch_fid_network: Any = importlib.import_module("pytorch_fid.inception")
+clean_fid = importlib.import_module("cleanfid.fid")
 
 SETS = {"tops": (0, 2, 4, 6), "other tops": (0, 2, 4, 6), "shoes": (5, 7, 9)}  # and their classes
 PAIRS = (("tops", "other tops"), ("tops", "shoes"))
@@ -74,7 +75,7 @@ def fidelity_net(path: Path) -> Any:
 
 
 def write_weights(path: Path, images: list[Images]) -> None:
-    """Write a file like the published one, with random weights calibrated on these images."""
+    """Write a file in the published format, with random weights calibrated on these images."""
     shapes = weight_shapes()
     state = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
     state |= {name: torch.zeros(shape) for name, shape in shapes.items() if rule.recorded(name)}
@@ -89,7 +90,7 @@ def write_weights(path: Path, images: list[Images]) -> None:
 
 
 def calibrate(net: Any, x: torch.Tensor) -> None:
-    """Set batch norm's statistics, layer by layer, to those of its input, rounded to float16."""
+    """Set each batch norm's statistics to those of its input, rounded to float16."""
 
     def measure(layer: Any, y: torch.Tensor) -> None:
         layer.bn.running_mean.copy_(y.mean((0, 2, 3)).half())
@@ -115,13 +116,13 @@ def their_input(convention: str, images: Images) -> torch.Tensor:
         resize = fidelity_network.interpolate_bilinear_2d_like_tensorflow1x
         x = resize(x, size=(299, 299), align_corners=False)
     else:
-        resized = np.stack(list(map(clean.build_resizer("clean"), colours)))
+        resized = np.stack(list(map(clean_fid.build_resizer("clean"), colours)))
         x = torch.from_numpy(resized.transpose(0, 3, 1, 2))
     return (x - 128) / 128
 
 
 def their_blocks(net: Any, x: torch.Tensor) -> Arrays:
-    """Each block's output (n, h, w, c), pooled where pooling follows, and the ``features``."""
+    """Each block's output (n, h, w, c), after pooling if that follows, and the ``features``."""
     outputs: Arrays = {}
     block = ""
     with torch.inference_mode():
@@ -180,7 +181,7 @@ def compare_blocks(path: Path, weights: Any, images: Images) -> None:
 
 
 def choose_sets(folder: Path, count: int) -> dict[str, Images]:
-    """``count`` images (28, 28, 1) for each of SETS, none of them twice."""
+    """Choose ``count`` images (28, 28, 1) for each of SETS, no image twice."""
     images = read_idx(folder / "train-images-idx3-ubyte.gz")[..., None]
     labels = read_idx(folder / "train-labels-idx1-ubyte.gz")
     chosen: dict[str, Images] = {}
@@ -196,9 +197,9 @@ def fid_of(convention: str, path: Path, folders: tuple[str, str]) -> float:
     """FID of two folders of PNG files by the package that the convention is named after."""
     device = torch.device("cpu")
     if convention == "pytorch-fid":
-        # Its network downloads the published file: give it ours.
-        seitzer_network.load_state_dict_from_url = lambda *_, **__: torch.load(path)
-        return float(seitzer.calculate_fid_given_paths(folders, BATCH, device, 2048, 0))
+        # Its network would download the published weights: load ours instead.
+        pytorch_fid_network.load_state_dict_from_url = lambda *_, **__: torch.load(path)
+        return float(pytorch_fid.calculate_fid_given_paths(folders, BATCH, device, 2048, 0))
     if convention == "torch-fidelity":
         weights = {"feature_extractor_weights_path": str(path), "batch_size": BATCH}
         options = {"fid": True, "cuda": False, "cache": False, "save_cpu_ram": True}
@@ -211,8 +212,9 @@ def fid_of(convention: str, path: Path, folders: tuple[str, str]) -> float:
     def features(x: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(their_blocks(net, (x - 128) / 128)["features"])
 
-    found = clean.compare_folders(*folders, features, "clean", 0, BATCH, device, verbose=False)
-    return float(found)
+    return float(
+        clean_fid.compare_folders(*folders, features, "clean", 0, BATCH, device, verbose=False)
+    )
 
 
 def features_of(weights: Any, images: Images, convention: str) -> NDArray[np.floating]:
@@ -247,7 +249,7 @@ def compare_distances(path: Path, weights: Any, sets: dict[str, Images], folder:
 
 
 def compare_speed(path: Path, weights: Any, images: Images, rounds: int) -> None:
-    """Images per second, by turns, from uint8 images to features in memory."""
+    """Compare images per second, from uint8 images to features in memory, in alternation."""
     net = fidelity_net(path)
     batch = images[:CHUNK]
     tensor = torch.from_numpy(np.repeat(batch, 3, axis=-1).transpose(0, 3, 1, 2).copy())
@@ -263,15 +265,16 @@ def compare_speed(path: Path, weights: Any, images: Images, rounds: int) -> None
     for name, seconds in alternate(
         {"tuner": ours, "torch-fidelity, eager": theirs}, rounds
     ).items():
-        found = [CHUNK / each for each in seconds]
-        print(f"| {name} | {statistics.median(found):.1f} | {min(found):.1f} to {max(found):.1f} |")
+        speeds = [CHUNK / each for each in seconds]
+        median = statistics.median(speeds)
+        print(f"| {name} | {median:.1f} | {min(speeds):.1f} to {max(speeds):.1f} |")
 
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
 def main(golden: bool = False, data: Path = FASHION, images: int = 500, rounds: int = 9) -> None:
-    warnings.simplefilter("ignore")  # SciPy's and Pillow's, of what the packages use
+    warnings.simplefilter("ignore")  # SciPy and Pillow deprecate functions that the packages use
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if golden:

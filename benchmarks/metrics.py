@@ -1,4 +1,4 @@
-"""Time, memory and results of the metrics next to SciPy, pytorch-fid and torch-fidelity.
+"""Time, memory and results of the metrics compared with SciPy, pytorch-fid and torch-fidelity.
 
     python benchmarks/metrics.py
 
@@ -9,10 +9,10 @@ contenders take turns, each in its own process, whose peak memory beyond the fea
 
     python benchmarks/metrics.py --large
 
-measures the memory of KID, precision and recall with 50,000 x 2,048 features on both sides instead.
+instead measures the memory of KID, precision and recall for 50,000 real samples.
 
-Needs torch==2.13.0, torch-fidelity==0.4.0, pytorch-fid==0.3.0 and torchvision==0.28.* (install
-them with ``--no-deps``, they take any torch), requests and tqdm, and scipy < 1.18.
+Needs torch==2.13.0, torch-fidelity==0.4.0, pytorch-fid==0.3.0 and torchvision==0.28.* (installed
+with ``--no-deps`` they accept any torch), requests and tqdm, and scipy < 1.18.
 """
 
 import argparse
@@ -53,13 +53,13 @@ Contender = Callable[[Features, Features, Known], Result]
 
 
 def features(count: int, seed: int, exponent: float) -> Features:
-    """Samples whose covariance has eigenvalues i^-exponent along random directions."""
+    """Draw samples whose covariance has eigenvalues i^-exponent along random directions."""
     rng = np.random.default_rng(seed)
     directions = np.linalg.qr(np.random.default_rng(0).normal(size=(DIMENSIONS, DIMENSIONS)))[0]
     deviations = np.arange(1.0, DIMENSIONS + 1) ** (-exponent / 2)
     samples = rng.standard_normal((count, DIMENSIONS), np.float32) * deviations.astype(np.float32)
-    found: Features = samples @ directions.astype(np.float32) + np.float32(0.1)
-    return found
+    drawn: Features = samples @ directions.astype(np.float32) + np.float32(0.1)
+    return drawn
 
 
 def our_fid(real: Features, fake: Features, known: Known) -> Result:
@@ -70,7 +70,7 @@ def our_reference_statistics(real: Features, fake: Features, known: Known) -> Re
     return (reference(real).trace,)
 
 
-def scipys(real: Features, fake: Features, known: Known) -> Result:
+def scipy_fid(real: Features, fake: Features, known: Known) -> Result:
     """The formula with SciPy's matrix square root, in float64; the real moments are known."""
     mean, covariance = moments(fake)
     root = np.real(scipy.linalg.sqrtm(known.covariance @ covariance))
@@ -78,25 +78,27 @@ def scipys(real: Features, fake: Features, known: Known) -> Result:
     return (float(shift + known.side.trace + np.trace(covariance) - 2 * np.trace(root)),)
 
 
-def seitzers(real: Features, fake: Features, known: Known) -> Result:
+def pytorch_fid(real: Features, fake: Features, known: Known) -> Result:
     """pytorch-fid's distance; the real moments are known."""
-    their = package("pytorch_fid.fid_score")
+    package = import_package("pytorch_fid.fid_score")
     mean, covariance = fake.mean(axis=0), np.cov(fake, rowvar=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # about an argument that SciPy drops
-        distance = their.calculate_frechet_distance(
+        distance = package.calculate_frechet_distance(
             known.side.mean, known.covariance, mean, covariance
         )
     return (float(distance),)
 
 
-def fidelitys(real: Features, fake: Features, known: Known) -> Result:
+def fidelity_fid(real: Features, fake: Features, known: Known) -> Result:
     """torch-fidelity's distance; the real moments are known."""
-    their, torch = package("torch_fidelity.metric_fid"), package("torch")
-    found = their.fid_features_to_statistics(torch.from_numpy(fake))
-    kinds = found["mu"].dtype, found["sigma"].dtype
-    theirs = {"mu": known.side.mean.astype(kinds[0]), "sigma": known.covariance.astype(kinds[1])}
-    distances = their.fid_statistics_to_metric(found, theirs, verbose=False)
+    package, torch = import_package("torch_fidelity.metric_fid"), import_package("torch")
+    generated = package.fid_features_to_statistics(torch.from_numpy(fake))
+    mean = known.side.mean.astype(generated["mu"].dtype)
+    covariance = known.covariance.astype(generated["sigma"].dtype)
+    distances = package.fid_statistics_to_metric(
+        generated, {"mu": mean, "sigma": covariance}, verbose=False
+    )
     return tuple(distances.values())
 
 
@@ -104,28 +106,28 @@ def our_kid(real: Features, fake: Features, known: Known) -> Result:
     return tuple(kernel_distance(real, fake))
 
 
-def fidelitys_kid(real: Features, fake: Features, known: Known) -> Result:
-    their, torch = package("torch_fidelity.metric_kid"), package("torch")
-    found = their.kid_features_to_metric(
+def fidelity_kid(real: Features, fake: Features, known: Known) -> Result:
+    package, torch = import_package("torch_fidelity.metric_kid"), import_package("torch")
+    scores = package.kid_features_to_metric(
         torch.from_numpy(fake), torch.from_numpy(real), verbose=False
     )
-    return tuple(found.values())
+    return tuple(scores.values())
 
 
-def our_neighbours(real: Features, fake: Features, known: Known) -> Result:
-    found = compute_prdc(real, radii(real), fake)
-    return found.precision, found.recall
+def our_precision_recall(real: Features, fake: Features, known: Known) -> Result:
+    scores = compute_prdc(real, radii(real), fake)
+    return scores.precision, scores.recall
 
 
-def fidelitys_neighbours(real: Features, fake: Features, known: Known) -> Result:
-    their, torch = package("torch_fidelity.metric_prc"), package("torch")
-    found = their.prc_features_to_metric(
+def fidelity_precision_recall(real: Features, fake: Features, known: Known) -> Result:
+    package, torch = import_package("torch_fidelity.metric_prc"), import_package("torch")
+    scores = package.prc_features_to_metric(
         torch.from_numpy(fake), torch.from_numpy(real), verbose=False
     )
-    return tuple(found.values())[:2]
+    return tuple(scores.values())[:2]
 
 
-def package(name: str) -> Any:
+def import_package(name: str) -> Any:
     """Import a module without the part of torchvision that is compiled for one exact torch."""
     sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("_meta"))
     return importlib.import_module(name)
@@ -133,16 +135,19 @@ def package(name: str) -> Any:
 
 FID: dict[str, Contender] = {
     "tuner": our_fid,
-    "SciPy's sqrtm": scipys,
-    "pytorch-fid": seitzers,
-    "torch-fidelity": fidelitys,
+    "SciPy's sqrtm": scipy_fid,
+    "pytorch-fid": pytorch_fid,
+    "torch-fidelity": fidelity_fid,
 }
-KID: dict[str, Contender] = {"tuner": our_kid, "torch-fidelity": fidelitys_kid}
+KID: dict[str, Contender] = {"tuner": our_kid, "torch-fidelity": fidelity_kid}
+PRECISION_RECALL: dict[str, Contender] = {
+    "tuner": our_precision_recall,
+    "torch-fidelity": fidelity_precision_recall,
+}
 PARTS = ("fid", "kid", "neighbours")
-NEIGHBOURS: dict[str, Contender] = {"tuner": our_neighbours, "torch-fidelity": fidelitys_neighbours}
 
 
-def measured(
+def measure(
     contender: Contender, real: Features, fake: Features, known: Known
 ) -> tuple[float, float, Result]:
     """Seconds, additional megabytes, and the result, measured in a separate process."""
@@ -151,64 +156,63 @@ def measured(
     def work(connection: Connection) -> None:
         with contextlib.suppress(ImportError):  # loading packages does not count
             few = np.random.default_rng(0).random((1000, 4), np.float32)
-            contender(few, few, known_of(few))
-        before, started = peak(), time.perf_counter()
+            contender(few, few, known_statistics(few))
+        before, started = peak_megabytes(), time.perf_counter()
         result = contender(real, fake, known)
-        connection.send((time.perf_counter() - started, peak() - before, result))
+        connection.send((time.perf_counter() - started, peak_megabytes() - before, result))
 
     process = multiprocessing.get_context("fork").Process(target=work, args=(there,))
     process.start()
     there.close()
-    found: tuple[float, float, Result] = here.recv()
+    measured: tuple[float, float, Result] = here.recv()
     process.join()
-    return found
+    return measured
 
 
-def known_of(real: Features) -> Known:
+def known_statistics(real: Features) -> Known:
     return Known(reference(real), moments(real)[1])
 
 
-def peak() -> float:
+def peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
 def compare(
     title: str, contenders: dict[str, Contender], real: Features, fake: Features, rounds: int
 ) -> None:
-    known = known_of(real)
-    found: dict[str, list[tuple[float, float, Result]]] = {name: [] for name in contenders}
+    known = known_statistics(real)
+    measured: dict[str, list[tuple[float, float, Result]]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, contender in contenders.items():
-            found[name].append(measured(contender, real, fake, known))
-    ours = statistics.median(seconds for seconds, _, _ in found["tuner"])
-    for name, runs in found.items():
+            measured[name].append(measure(contender, real, fake, known))
+    ours = statistics.median(seconds for seconds, _, _ in measured["tuner"])
+    for name, runs in measured.items():
         times = [seconds for seconds, _, _ in runs]
-        middle = statistics.median(times)
+        median = statistics.median(times)
         result = ", ".join(f"{value:.8g}" for value in runs[0][2])
         print(
-            f"| {title} | {name} | {middle:.2f} ({min(times):.2f} to {max(times):.2f}) | "
-            f"{middle / ours:.1f} | {max(memory for _, memory, _ in runs):,.0f} | {result} |",
+            f"| {title} | {name} | {median:.2f} ({min(times):.2f} to {max(times):.2f}) | "
+            f"{median / ours:.1f} | {max(memory for _, memory, _ in runs):,.0f} | {result} |",
             flush=True,
         )
 
 
 def large() -> None:
-    """Memory for 50,000 samples a side.
+    """Measure memory for 50,000 real samples.
 
-    It does not depend on the number of generated samples, which are processed in chunks, so few of
-    them are used to save time.
+    Memory does not depend on the number of generated samples, which are processed in chunks, so few
+    of them are used to save time.
     """
     real, fake = features(50_000, 1, 1.0), features(2_000, 2, 1.1)
     known = Known(Reference(np.zeros(1), np.zeros((1, 1)), 0.0), np.zeros((1, 1)))
 
-    def some_neighbours(real: Features, fake: Features, known: Known) -> Result:
-        widths = np.ones((2, len(real)))
-        return tuple(compute_prdc(real, widths, fake))
+    def prdc_without_radii(real: Features, fake: Features, known: Known) -> Result:
+        return tuple(compute_prdc(real, np.ones((2, len(real))), fake))
 
     print("| | MB beyond the features | seconds |\n| --- | --- | --- |")
-    contenders = {"KID": our_kid, "precision and recall, 2,000 rows": some_neighbours}
+    contenders = {"KID": our_kid, "precision and recall, 2,000 rows": prdc_without_radii}
     for name, contender in contenders.items():
-        seconds, memory, _ = measured(contender, real, fake, known)
+        seconds, memory, _ = measure(contender, real, fake, known)
         print(f"| {name} | {memory:,.0f} | {seconds:.1f} |")
 
 
@@ -234,7 +238,8 @@ def main() -> None:
         compare("KID, n = 5,000", KID, real[:5000], fake, options.rounds)
         compare("KID, n = 1,000 (one subset)", KID, real[:1000], fake[:1000], options.rounds)
     if "neighbours" in options.parts:
-        compare("precision, recall, n = 5,000", NEIGHBOURS, real[:5000], fake, options.rounds)
+        contenders, title = PRECISION_RECALL, "precision, recall, n = 5,000"
+        compare(title, contenders, real[:5000], fake, options.rounds)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python benchmarks/pictures.py [--trials 3] [--rounds 3]
 
-Runs the quickstart study with a few trials on the embedded database, and compares the time of the
-dashboard publisher's calls with that of the study's epochs. The work of other threads (PNG,
-writing) shows in the epochs alone: they are timed with and without pictures, by turns.
+Runs the quickstart study with a few trials on SQLite, and compares the time of the dashboard
+publisher's calls with that of the study's epochs. The work of other threads (encoding PNGs,
+writing) shows only in the epochs, which are timed with and without pictures, in alternation.
 """
 
 import functools
@@ -39,7 +39,7 @@ def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def sweep(images: int, trials: int, folder: Path) -> float:
-    """Seconds that a study's epochs took, without each trial's first, which compiles."""
+    """Run the study; the seconds of its epochs without each trial's first, which compiles."""
     spec = tuner.load_spec(QUICKSTART)
     table = spec.model_dump() | {"pruner": {"name": "none"}, "baseline": ()}
     table["study"] |= {"trials": trials}
@@ -54,10 +54,10 @@ def sweep(images: int, trials: int, folder: Path) -> float:
 def main(trials: int = 3, rounds: int = 3) -> None:
     for name in CALLS:
         setattr(DashboardPublisher, name, timed(name, getattr(DashboardPublisher, name)))
-    found: dict[int, list[float]] = {36: [], 0: []}
+    times: dict[int, list[float]] = {36: [], 0: []}  # seconds by images per picture
     shares = []
     for _ in range(rounds):
-        for images, seconds in found.items():
+        for images, seconds in times.items():
             spent.clear()
             with tempfile.TemporaryDirectory() as folder:
                 seconds.append(sweep(images, trials, Path(folder)))
@@ -65,9 +65,9 @@ def main(trials: int = 3, rounds: int = 3) -> None:
                 shares.append(sum(spent.values()) / seconds[-1])
                 parts = ", ".join(f"{name} {part:.3f} s" for name, part in spent.items())
                 print(f"of {seconds[-1]:.1f} s: {parts}", flush=True)
-    ratio = statistics.median(found[36]) / statistics.median(found[0])
+    ratio = statistics.median(times[36]) / statistics.median(times[0])
     print(f"the training thread's share: median {statistics.median(shares):.2%}")
-    print(f"epochs with a picture each / without: {ratio:.3f} ({found})")
+    print(f"epochs with a picture each / without: {ratio:.3f} ({times})")
 
 
 if __name__ == "__main__":

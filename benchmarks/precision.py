@@ -1,9 +1,9 @@
-"""The quickstart's trial in float32 and in bfloat16: FID with several seeds.
+"""FID of a DCGAN trained in float32 and in bfloat16, for several seeds.
 
     python benchmarks/precision.py [--epochs 4] [--seeds 5] [--width 16]
 
-Both train on the quickstart's images with the same settings and seeds, by turns. They agree within
-noise if the mean of the differences, seed by seed, is at most two standard errors from zero.
+Both train on the quickstart's images with the same settings and seeds, in alternation. They agree
+within noise if the mean of the differences, seed by seed, is at most two standard errors from zero.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The cost of sharing a study: latencies of claim, report with verdict, and beat, by workers.
+"""The cost of sharing a study: latency of database operations by number of workers.
 
     python benchmarks/storage.py --workers 1 16 64 256
 
@@ -44,7 +44,7 @@ from tuner.trial import DatasetInfo, EpochReport
 
 TRIALS, EPOCHS = 1000, 50
 COLUMNS = (
-    *("workers", "", "claim", "report and verdict", "finish", "beat"),
+    *("workers", "", "claim", "report and verdict", "finish", "heartbeat"),
     *("connections", "CPU", "retries", "errors"),
 )
 SHAPE = (32, 32, 1)
@@ -69,13 +69,13 @@ def spec(name: str) -> Any:
     )
 
 
-def report_of(epoch: int, fid: float) -> EpochReport:
+def make_report(epoch: int, fid: float) -> EpochReport:
     return EpochReport(epoch, fid, 1.2, 0.8, 1.0, 0.8, 0.7, True, epoch, 64 * epoch, 1.0, 0.1)
 
 
 def fill(url: str, study: str, trials: int) -> None:
-    """Add the history of an earlier run: a quarter of the trials to the last epoch, the others
-    pruned at the rungs of successive halving."""
+    """Add the history of an earlier run. A quarter of the trials ran to the last epoch, the others
+    were pruned at the rungs of successive halving."""
     rng = random.Random(0)
     optuna_study = optuna.load_study(study_name=study, storage=optuna_url(url))
     frozen = []
@@ -103,7 +103,7 @@ def optuna_url(url: str) -> str:
     return url.replace("postgresql://", "postgresql+psycopg://", 1)
 
 
-def bare(url: str) -> optuna.Study:
+def open_bare(url: str) -> optuna.Study:
     """The study as a plain Optuna worker opens it."""
     storage = optuna.storages.RDBStorage(
         optuna_url(url),
@@ -122,14 +122,15 @@ def timed(samples: list[Sample], what: str) -> Iterator[None]:
     samples.append((what, time.perf_counter() - began))
 
 
-def nap(rng: random.Random, seconds: float) -> None:
+def sleep_about(seconds: float, rng: random.Random) -> None:
     time.sleep(rng.uniform(0.67, 1.33) * seconds)
 
 
-def opened(kind: str, url: str) -> Any:
-    """The study as in a worker that has run for long, to be forked: with its history in memory and
-    its statements compiled. Each new worker would spend a second on that, all at once."""
-    study = StudyStore(Database(url), "ours") if kind == "ours" else bare(url)
+def warm_study(kind: str, url: str) -> Any:
+    """Open the study for workers to fork, with its history in memory and its statements compiled,
+    as in a worker that has run for long. Otherwise all workers would spend a second on that at the
+    same time."""
+    study = StudyStore(Database(url), "ours") if kind == "tuner" else open_bare(url)
     run(study, 0.1, time.time() + 3.0, random.Random(0))
     return study
 
@@ -140,8 +141,8 @@ def run(study: Any, seconds: float, until: float, rng: random.Random) -> list[Sa
     return (run_ours if ours else run_bare)(study, seconds, until, rng)
 
 
-def take_over(storage: Any) -> None:
-    """Leave the parent's connections alone after a fork."""
+def drop_connections(storage: Any) -> None:
+    """Forget the parent's connections after a fork, without closing them."""
     storage.remove_session()
     storage.engine.dispose(close=False)
 
@@ -149,28 +150,28 @@ def take_over(storage: Any) -> None:
 def run_ours(store: Any, seconds: float, until: float, rng: random.Random) -> list[Sample]:
     samples: list[Sample] = []
     warm = False
-    take_over(store.database.rdb)
+    drop_connections(store.database.rdb)
 
     def announce(text: str) -> None:
         samples.append((text, 0.0))
 
     with WorkerSession(store, {"device": "none"}, announce).joined() as session:
-        nap(rng, seconds)
+        sleep_about(seconds, rng)
         while time.time() < until:
             with timed(samples, "claim"):
                 claim = session.claim(DatasetInfo((32, 32, 1), 60_000))
             if not isinstance(claim, Claim):
                 break
             run_trial(session, claim, samples, seconds, until, rng)
-            warm = warm_up(samples, warm)
+            if not warm:
+                drop_times(samples)
+                warm = True
     return samples
 
 
-def warm_up(samples: list[Sample], warm: bool) -> bool:
+def drop_times(samples: list[Sample]) -> None:
     """Drop the times of a worker's first trial, but not its announcements."""
-    if not warm:
-        samples[:] = [sample for sample in samples if sample[1] == 0.0]
-    return True
+    samples[:] = [sample for sample in samples if sample[1] == 0.0]
 
 
 def run_trial(
@@ -185,18 +186,18 @@ def run_trial(
     fid = history[-1].fid if history and history[-1].fid else rng.uniform(200, 400)
     end: Any = Continue()
     while isinstance(end, Continue):
-        nap(rng, seconds)
+        sleep_about(seconds, rng)
         if time.time() > until:
             session.release(claim)
             return
         fid *= rng.uniform(0.93, 1.0)
-        report = report_of(len(history) + 1, fid)
+        report = make_report(len(history) + 1, fid)
         with timed(samples, "report"):
-            wish = session.report(claim, report, history)
+            request = session.report(claim, report, history)
             history.append(report)
             pruner = session.spec.pruner.name if session.pruner_says_stop(claim) else None
-            end = verdict(session.spec.guard, history, EPOCHS, pruner, wish)
-        with timed(samples, "beat"):
+            end = verdict(session.spec.guard, history, EPOCHS, pruner, request)
+        with timed(samples, "heartbeat"):
             session._heart.beat()
     with timed(samples, "finish"):
         session.finish(claim, end)
@@ -205,14 +206,14 @@ def run_trial(
 def run_bare(study: Any, seconds: float, until: float, rng: random.Random) -> list[Sample]:
     samples: list[Sample] = []
     warm = False
-    take_over(study._storage._backend)
-    nap(rng, seconds)
+    drop_connections(study._storage._backend)
+    sleep_about(seconds, rng)
     while time.time() < until:
         with timed(samples, "claim"):
             trial = study.ask(fixed_distributions=SPACE)
         fid, stop = rng.uniform(200, 400), False
         for epoch in range(1, EPOCHS + 1):
-            nap(rng, seconds)
+            sleep_about(seconds, rng)
             if time.time() > until:
                 study.tell(trial, state=TrialState.FAIL)
                 return samples
@@ -227,7 +228,9 @@ def run_bare(study: Any, seconds: float, until: float, rng: random.Random) -> li
                 study.tell(trial, state=TrialState.PRUNED)
             else:
                 study.tell(trial, fid)
-        warm = warm_up(samples, warm)
+        if not warm:
+            drop_times(samples)
+            warm = True
     return samples
 
 
@@ -239,24 +242,24 @@ def work(study: Any, seconds: float, until: float, seed: int, results: "Queue[An
 
 
 def measure(
-    kind: str, url: str, watch: Any, workers: int, seconds: float, duration: float
+    kind: str, url: str, load: "ServerLoad", workers: int, seconds: float, duration: float
 ) -> dict[str, Any]:
     """Run ``workers`` processes for ``duration`` seconds; their samples, and the server's load."""
     context = multiprocessing.get_context("fork")
     results: Queue[Any] = context.Queue()
-    study = opened(kind, url)
+    study = warm_study(kind, url)
     start_up = 2 + 0.1 * workers
     until = time.time() + start_up + duration
     processes = [
         context.Process(target=work, args=(study, seconds, until, seed, results))
         for seed in range(workers)
     ]
-    before, idle, most = watch.cpu_seconds(), watch.connections(), 0
+    before, idle, most = load.cpu_seconds(), load.connections(), 0
     for process in processes:
         process.start()
     collected: list[tuple[list[Sample], str | None]] = []
     while len(collected) < workers:
-        most = max(most, watch.connections())
+        most = max(most, load.connections())
         with contextlib.suppress(Empty):
             collected.append(results.get(timeout=0.5))
     for process in processes:
@@ -267,11 +270,11 @@ def measure(
         "samples": samples,
         "errors": errors,
         "connections": most - idle,
-        "cpu": (watch.cpu_seconds() - before) / (start_up + duration),
+        "cpu": (load.cpu_seconds() - before) / (start_up + duration),
     }
 
 
-class Watch:
+class ServerLoad:
     """The server's connections, and the processor time of all its processes so far."""
 
     def __init__(self, server: Postgres) -> None:
@@ -279,15 +282,16 @@ class Watch:
         self._seen: dict[str, float] = {}  # seconds by process
 
     def connections(self) -> int:
-        self._look()
+        """Client connections of the moment, except this one."""
+        self._record_cpu()
         row = self._connection.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
         ).fetchone()
         assert row is not None
         return int(row[0]) - 1
 
-    def _look(self) -> None:
-        """Note the processor time of each server process, while it lives."""
+    def _record_cpu(self) -> None:
+        """Record the processor time of each server process while it lives."""
         tick = os.sysconf("SC_CLK_TCK")
         for folder in Path("/proc").iterdir():
             with contextlib.suppress(OSError, ValueError, IndexError):
@@ -298,7 +302,7 @@ class Watch:
                     self._seen[key] = (int(numbers[11]) + int(numbers[12])) / tick
 
     def cpu_seconds(self) -> float:
-        self._look()
+        self._record_cpu()
         return sum(self._seen.values())
 
 
@@ -319,26 +323,26 @@ def main() -> None:
     parser.add_argument("--pgbouncer", choices=["transaction", "session"], help="its pool mode")
     options = parser.parse_args()
     server = Postgres()
-    server.execute("ALTER SYSTEM SET max_connections = 600")  # two for each worker, and a few
+    server.execute("ALTER SYSTEM SET max_connections = 600")  # two per worker, and some to spare
     server.stop("fast")
     server.start()
-    between = contextlib.ExitStack()
+    proxy = contextlib.ExitStack()
     try:
         url = server.new_database()
         prepare(url)
         if options.pgbouncer:
-            url = between.enter_context(pgbouncer(server, options.pgbouncer, url))
-        watch = Watch(server)
+            url = proxy.enter_context(pgbouncer(server, options.pgbouncer, url))
+        load = ServerLoad(server)
         print(f"| {' | '.join(COLUMNS)} |")
         print("| --- " * len(COLUMNS) + "|")
         for workers in options.workers:
             for _ in range(options.rounds):
-                for kind in ("bare", "ours"):
+                for kind in ("bare", "tuner"):
                     times = options.epoch_seconds, options.duration
-                    found = measure(kind, url, watch, workers, *times)
-                    print(row(workers, kind, found), flush=True)
+                    measured = measure(kind, url, load, workers, *times)
+                    print(row(workers, kind, measured), flush=True)
     finally:
-        between.close()
+        proxy.close()
         server.remove()
 
 
@@ -359,7 +363,7 @@ default_pool_size = {size}
 
 @contextlib.contextmanager
 def pgbouncer(server: Postgres, mode: str, url: str) -> Iterator[str]:
-    """The same database through PgBouncer; in transaction mode over 20 connections at most."""
+    """The database's URL through PgBouncer; in transaction mode over 20 connections at most."""
     port, size = free_port(), 20 if mode == "transaction" else 500
     with tempfile.TemporaryDirectory(prefix="tuner-pgbouncer-") as name:
         folder = Path(name)
@@ -368,7 +372,7 @@ def pgbouncer(server: Postgres, mode: str, url: str) -> Iterator[str]:
         )
         (folder / "settings.ini").write_text(settings)
         (folder / "users").write_text(f'"owner" "{PASSWORD}"\n')
-        root = os.getuid() == 0  # as whom it will not run
+        root = os.getuid() == 0  # PgBouncer refuses to run as root
         if root:
             for path in (folder, *folder.iterdir()):
                 shutil.chown(path, "nobody")
@@ -385,18 +389,19 @@ def pgbouncer(server: Postgres, mode: str, url: str) -> Iterator[str]:
 
 
 def prepare(url: str) -> None:
+    """Create a study of each kind with the same history."""
     database = Database(url, create=True)
     store = create_study(database, spec("ours"))
     store.keep_artifacts_at("none")
     optuna.create_study(study_name="bare", storage=optuna_url(url), direction="minimize")
     fill(url, "bare", TRIALS)
     with psycopg.connect(url, autocommit=True) as connection:
-        copy(connection, store.study_id)
+        copy_trials(connection, store.study_id)
         connection.execute("ANALYZE")
 
 
-def copy(connection: Any, study_id: int) -> None:
-    """Give the same history to another study."""
+def copy_trials(connection: Any, study_id: int) -> None:
+    """Copy all trials to another study."""
     columns = {
         "trial_params": "param_name, param_value, distribution_json",
         "trial_values": "objective, value, value_type",
@@ -415,11 +420,11 @@ def copy(connection: Any, study_id: int) -> None:
     connection.execute(f"SELECT setval('trials_trial_id_seq', {2 * last})")
 
 
-def row(workers: int, kind: str, found: dict[str, Any]) -> str:
-    samples, errors = found["samples"], found["errors"]
-    cells = [quantiles(samples, what) for what in ("claim", "report", "finish", "beat")]
+def row(workers: int, kind: str, measured: dict[str, Any]) -> str:
+    samples, errors = measured["samples"], measured["errors"]
+    cells = [quantiles(samples, what) for what in ("claim", "report", "finish", "heartbeat")]
     retries = sum("trying again" in text for text, seconds in samples if seconds == 0.0)
-    cells += [f"{found['connections']}", f"{found['cpu']:.2f}", f"{retries}"]
+    cells += [f"{measured['connections']}", f"{measured['cpu']:.2f}", f"{retries}"]
     error = f"{len(errors)}: {errors[0][:80]}" if errors else "0"
     return f"| {workers} | {kind} | {' | '.join(cells)} | {error} |"
 

@@ -1,9 +1,9 @@
-"""Training from images on the device, next to training from a file on disk, streamed.
+"""Training on images held on the device, compared with images streamed from a file on disk.
 
     python benchmarks/streaming.py [--rounds 5] [--width 16] [--images 6400]
 
-Both train epochs of the same trial in one process, by turns; the first of each, which compiles, is
-left out. The images are random bytes: their content does not matter to speed.
+Both train epochs of the same trial in one process, in alternation; the first epoch of each, which
+compiles, is left out. The images are random bytes: their content does not affect speed.
 """
 
 import tempfile

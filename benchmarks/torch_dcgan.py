@@ -1,4 +1,4 @@
-"""The DCGAN training step in plain PyTorch, as its tutorials write it, for comparison.
+"""The DCGAN training loop in plain PyTorch, as in PyTorch's tutorials, for comparison.
 
 Networks, losses, initialisation ranges and update order are those of tuner/gan; only the random
 numbers differ.
@@ -17,7 +17,7 @@ class SamePad(nn.Module):
 
 
 class Crop(nn.Module):
-    """TensorFlow's SAME cropping of a 5x5 stride-2 transposed convolution, to twice its input."""
+    """TensorFlow's SAME cropping of a 5x5 stride-2 transposed convolution to twice its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, :, 1:-2, 1:-2]
@@ -61,7 +61,7 @@ def make_discriminator(width: int, channels: int, dropout: float) -> nn.Module:
 
 
 class Trainer:
-    """Alternating non-saturating training with Adam on images held on ``device``."""
+    """Alternating non-saturating training with Adam, on images held on ``device``."""
 
     def __init__(
         self, images: Tensor, width: int, batch_size: int, device: str, compiled: bool = False
@@ -99,7 +99,7 @@ class Trainer:
         return d_loss.detach(), g_loss.detach()
 
     def epoch(self) -> tuple[float, float]:
-        """One pass over the images; the mean losses."""
+        """Train one pass over the images; the mean losses of D and G."""
         d_total = g_total = torch.zeros((), device=self.device)
         order = torch.randperm(len(self.images), device=self.device)
         batches = order[: len(order) // self.batch_size * self.batch_size].split(self.batch_size)

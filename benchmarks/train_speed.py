@@ -1,9 +1,9 @@
-"""Training speed next to plain PyTorch: the same DCGAN, the same machine, by turns.
+"""Training speed compared with plain PyTorch: the same DCGAN on the same machine.
 
     make bench
     python benchmarks/train_speed.py --width 16 --width 64
 
-Each contender runs in its own process, which trains one epoch of random images per line on stdin.
+Each contender runs in its own process, which trains one epoch on random images per line on stdin.
 They take turns, so other load on the machine affects all; the first epoch of each (compilation,
 warm-up) is left out. Prints medians and the ratio of time per step.
 """
@@ -47,7 +47,7 @@ CONTENDERS: dict[str, Callable[[int, np.ndarray, str], Callable[[], object]]] = 
 
 
 def serve(contender: str, width: int, steps: int, device: str) -> None:
-    """Train one epoch for each line on stdin, and answer with its seconds."""
+    """Train one epoch for each line on stdin, and print its seconds."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (steps * BATCH, 32, 32, 1), np.uint8)
     run = CONTENDERS[contender](width, images, device)
@@ -62,7 +62,7 @@ def serve(contender: str, width: int, steps: int, device: str) -> None:
 def measure(
     names: list[str], width: int, steps: int, rounds: int, device: str
 ) -> dict[str, list[float]]:
-    """Seconds per step of each contender, one number a round."""
+    """Seconds per step of each contender, one number per round."""
     options = ["--width", str(width), "--steps", str(steps), "--device", device]
     processes = {
         name: subprocess.Popen(

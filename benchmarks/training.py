@@ -23,14 +23,14 @@ from tuner.trial import DatasetInfo, EpochReport, Hyperparameters
 
 
 def alternate(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each run, by turns; the first round, which compiles, is left out."""
+    """Time the runs in alternation; seconds without the first round, which compiles."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 1):
         for name, run in runs.items():
             began = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - began)
-    return {name: found[1:] for name, found in seconds.items()}
+    return {name: times[1:] for name, times in seconds.items()}
 
 
 def epoch_of(images: Images, width: int, batch_size: int = 64) -> Callable[[], None]:
@@ -52,7 +52,7 @@ def epoch_of(images: Images, width: int, batch_size: int = 64) -> Callable[[], N
 
 
 def temporary_evaluator(spec: StudySpec) -> Evaluator:
-    """An evaluator whose extractor and statistics are made for this process alone."""
+    """An evaluator whose extractor and reference statistics are not kept on disk."""
     images = load_images(spec.data)
     with tempfile.TemporaryDirectory() as folder:
         files = StudyFiles(open_store(folder), "benchmark").begin("a token")

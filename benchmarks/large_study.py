@@ -1,11 +1,11 @@
-"""The cost of looking at a large study: 1,000 trials of 50 epochs, with pictures and notes.
+"""The cost of viewing a large study: 1,000 trials of 50 epochs, with pictures and notes.
 
-    python benchmarks/looking.py [--rounds 5] [--viewers 3]
+    python benchmarks/large_study.py [--rounds 5] [--viewers 3]
 
-Starts its own Postgres server. Measures how long `tuner report`, `tuner status` and `tuner trials`
-take, and a worker that redraws the dashboard's plots; and how long a worker's report after an epoch
-takes with and without viewers of the dashboard, by turns. Viewers send the requests of the
-dashboard's page, but more often.
+Starts its own Postgres server. Measures the time of `tuner report`, `tuner status` and `tuner
+trials`, of redrawing the dashboard's plots, and of a worker's report after an epoch: with and
+without viewers of the dashboard, in alternation. Viewers send the requests of the dashboard's page,
+but more often.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ import optuna
 import typer
 from postgres import Postgres
 from sqlalchemy import insert
-from storage import EPOCHS, SPACE, TRIALS, optuna_url, report_of, spec
+from storage import EPOCHS, SPACE, TRIALS, make_report, optuna_url, spec
 
 from tuner.dashboard.publishing import events, plots
 from tuner.study import tables
@@ -40,12 +40,12 @@ from tuner.study.session import WorkerSession
 from tuner.study.store import StudyStore
 from tuner.trial import DatasetInfo
 
-PICTURES = 10  # artifacts of a trial
+PICTURES = 10  # artifacts per trial
 PAUSE = 2.0  # seconds between a viewer's requests; the dashboard's page waits for 10
 
 
 def fill(store: StudyStore, url: str) -> None:
-    """Add trials to the last epoch, with everything that workers store about them."""
+    """Add trials that ran to the last epoch, with everything that workers store about them."""
     rng = random.Random(0)
     plain = optuna.load_study(study_name=store.name, storage=optuna_url(url))
     plain.add_trials([_trial(rng, number) for number in range(TRIALS)])
@@ -53,7 +53,7 @@ def fill(store: StudyStore, url: str) -> None:
     for trial in plain.get_trials(deepcopy=False):
         about = {"trial_id": trial._trial_id, "worker": "w", "token": 1, "reported_at": time.time()}
         for epoch, fid in trial.intermediate_values.items():
-            rows.append(report_of(epoch, fid)._asdict() | about)
+            rows.append(make_report(epoch, fid)._asdict() | about)
         prefix = f"dashboard:{trial._trial_id}:note_"
         for key, value in ((f"{prefix}ver", 1), (f"{prefix}str:0", "how the trial ended " * 60)):
             notes.append({"study_id": store.study_id, "key": key, "value_json": json.dumps(value)})
@@ -82,8 +82,8 @@ def _trial(rng: random.Random, number: int) -> optuna.trial.FrozenTrial:
     )
 
 
-def command(words: list[str], url: str) -> float:
-    """Seconds that a command takes, including its start."""
+def time_command(words: list[str], url: str) -> float:
+    """Seconds that a command takes, including its start-up."""
     environment = os.environ | {"TUNER_STORAGE": url, "JAX_PLATFORMS": "cpu"}
     began = time.perf_counter()
     program = [sys.executable, "-m", "tuner.cli"]
@@ -93,7 +93,7 @@ def command(words: list[str], url: str) -> float:
 
 @contextlib.contextmanager
 def dashboard(url: str) -> Iterator[str]:
-    """The address of the study in a dashboard."""
+    """The address of a dashboard, which runs until the block ends."""
     environment = os.environ | {"TUNER_STORAGE": url, "PYTHONUNBUFFERED": "1"}
     words = [sys.executable, "-m", "tuner.cli", "dashboard", "--port", "0"]
     server = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
@@ -107,27 +107,27 @@ def dashboard(url: str) -> Iterator[str]:
 
 
 def view(address: str, after: int) -> tuple[float, int]:
-    """Seconds and bytes of the page's request."""
+    """Seconds and bytes of the page's request for the trials after number ``after``."""
     began = time.perf_counter()
     with urllib.request.urlopen(f"{address}?after={after}", timeout=120) as answer:
         size = len(answer.read())
     return time.perf_counter() - began, size
 
 
-def keep_viewing(address: str, over: threading.Event) -> None:
+def keep_viewing(address: str, done: threading.Event) -> None:
     view(address, 0)
-    while not over.wait(random.uniform(0.67, 1.33) * PAUSE):
+    while not done.wait(random.uniform(0.67, 1.33) * PAUSE):
         view(address, TRIALS)
 
 
-def reports(session: WorkerSession, seconds: float) -> list[float]:
-    """Seconds of each report of a worker, with the pruner's decision, for ``seconds``."""
+def time_reports(session: WorkerSession, seconds: float) -> list[float]:
+    """Report for ``seconds``; the seconds of each report with the pruner's decision."""
     claim = session.claim(DatasetInfo((32, 32, 1), 60_000))
     assert isinstance(claim, Claim)
     taken, history, until = [], list(claim.history), time.perf_counter() + seconds
     while time.perf_counter() < until:
         time.sleep(0.1)
-        report = report_of(len(history) + 1, 100.0)
+        report = make_report(len(history) + 1, 100.0)
         began = time.perf_counter()
         session.report(claim, report, history)
         session.pruner_says_stop(claim)
@@ -139,8 +139,8 @@ def reports(session: WorkerSession, seconds: float) -> list[float]:
 
 def milliseconds(samples: list[float]) -> str:
     ordered = sorted(samples)
-    last = ordered[int(0.95 * len(ordered))]
-    return f"median {1e3 * statistics.median(ordered):.1f} ms, 95% {1e3 * last:.1f} ms"
+    p95 = ordered[int(0.95 * len(ordered))]
+    return f"median {1e3 * statistics.median(ordered):.1f} ms, 95% {1e3 * p95:.1f} ms"
 
 
 def measure(url: str, rounds: int, viewers: int) -> None:
@@ -149,8 +149,8 @@ def measure(url: str, rounds: int, viewers: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = ["report", store.name, "--samples", "0", "--out", f"{folder}/report.html"]
         for words in (report, ["status", store.name], ["trials", store.name]):
-            found = [command(words, url) for _ in range(rounds)]
-            print(f"tuner {words[0]}: median of {rounds} {statistics.median(found):.1f} s")
+            times = [time_command(words, url) for _ in range(rounds)]
+            print(f"tuner {words[0]}: median of {rounds} {statistics.median(times):.1f} s")
         page = Path(folder, "report.html").stat().st_size
         print(f"the report: {page / 1e6:.1f} MB")
     _measure_plots(store, rounds)
@@ -158,9 +158,9 @@ def measure(url: str, rounds: int, viewers: int) -> None:
         address = f"http://{host}/api/studies/{store.study_id}"
         seconds, size = view(address, 0)
         again = [view(address, TRIALS) for _ in range(rounds)]
-        print(f"dashboard, first look: {seconds:.2f} s, {size / 1e6:.1f} MB")
+        print(f"dashboard, first request: {seconds:.2f} s, {size / 1e6:.1f} MB")
         later = statistics.median(s for s, _ in again)
-        print(f"dashboard, each further look: {later:.2f} s, {again[0][1] / 1e6:.2f} MB")
+        print(f"dashboard, each further request: {later:.2f} s, {again[0][1] / 1e6:.2f} MB")
         _measure_reports(store, address, rounds, viewers)
 
 
@@ -180,16 +180,16 @@ def _measure_reports(store: StudyStore, address: str, rounds: int, viewers: int)
     samples: dict[int, list[float]] = {0: [], viewers: []}
     for _ in range(rounds):
         for count, taken in samples.items():
-            over = threading.Event()
+            done = threading.Event()
             threads = [
-                threading.Thread(target=keep_viewing, args=(address, over)) for _ in range(count)
+                threading.Thread(target=keep_viewing, args=(address, done)) for _ in range(count)
             ]
             for thread in threads:
                 thread.start()
             same = StudyStore(store.database, store.name)
             with WorkerSession(same, {"device": "none"}, print).joined() as session:
-                taken += reports(session, 10.0)
-            over.set()
+                taken += time_reports(session, 10.0)
+            done.set()
             for thread in threads:
                 thread.join()
     for count, taken in samples.items():

@@ -1,10 +1,11 @@
-"""Every loss on Fashion-MNIST with the same budget: FID, with several seeds.
+"""FID of every loss on Fashion-MNIST with the same budget, for several seeds.
 
-    python benchmarks/zoo.py [--epochs 1] [--seeds 3] [--width 8] [--data FOLDER]
+    python benchmarks/losses.py [--epochs 1] [--seeds 3] [--width 8] [--data FOLDER]
 
-All train the tutorial's DCGAN with Adam at the same rate on the same batches; each loss has only
-the settings that it needs (see NEEDS). FID is by the embedded classifier, of 2,000 samples: compare
-it within this table alone. The table is no ranking: a loss may do better at other settings.
+All train the tutorial's DCGAN with Adam at the same learning rate on the same batches; each loss
+has only the settings that it needs (see NEEDS). FID uses classifier features of 2,000 samples and
+can be compared only within the table. The table is no ranking: a loss may do better at other
+settings.
 """
 
 import statistics
@@ -42,15 +43,15 @@ def spec_for(loss: str, epochs: int, width: int, data: str) -> StudySpec:
 def main(epochs: int = 1, seeds: int = 3, width: int = 8, data: str = FASHION) -> None:
     specs = {loss: spec_for(loss, epochs, width, data) for loss in LOSSES}
     evaluator = temporary_evaluator(next(iter(specs.values())))
-    print("| loss | FID, mean of the seeds | of each | seconds of training |")
+    print("| loss | mean FID | FID by seed | seconds of training |")
     print("| --- | --- | --- | --- |")
     for loss, spec in specs.items():
         began = time.perf_counter()
-        found = [train(evaluator, spec, seed)[-1].fid for seed in range(seeds)]
+        fids = [train(evaluator, spec, seed)[-1].fid for seed in range(seeds)]
         seconds = (time.perf_counter() - began) / seeds
-        known = [fid for fid in found if fid is not None]
+        known = [fid for fid in fids if fid is not None]
         mean = f"{statistics.mean(known):.1f}" if known else "-"
-        each = ", ".join("-" if fid is None else f"{fid:.1f}" for fid in found)
+        each = ", ".join("-" if fid is None else f"{fid:.1f}" for fid in fids)
         print(f"| {loss} | {mean} | {each} | {seconds:.0f} |", flush=True)
 
 
