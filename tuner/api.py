@@ -21,7 +21,7 @@ from tuner.study.database import Database
 from tuner.study.session import WorkerSession
 from tuner.study.sinks import Sinks, TrialSink
 from tuner.study.store import StudyStore
-from tuner.views.console import Lasting, Terminal
+from tuner.views.console import Terminal, TolerantStream
 from tuner.views.progress import PlainProgress, progress_view
 from tuner.xla import check_settings
 
@@ -51,7 +51,7 @@ def sweep(
     ``weights``: path of the Inception weights on this machine, if it differs from the study's.
     ``allow``: packages that custom networks may be imported from.
     ``progress``: print a line after every epoch and trial, or redraw them in a terminal.
-    ``sink``: receives every trial and epoch instead.
+    ``sink``: receives every trial and epoch; no progress is printed.
 
     Raises InputError, StorageError or TunerError, each with a one-line message, and
     KeyboardInterrupt when Ctrl-C has ended the run after an epoch.
@@ -61,8 +61,8 @@ def sweep(
     if trials is not None and trials < 1:
         raise InputError(f"trials: found {trials}, expected at least 1")
     database = Database(storage or default_storage(), create=True)
-    elsewhere = variable(ARTIFACTS_VARIABLE) if artifacts is None else str(artifacts)
-    store, files = begin_study(database, spec, elsewhere, trials=trials or spec.study.trials)
+    location = variable(ARTIFACTS_VARIABLE) if artifacts is None else str(artifacts)
+    store, files = begin_study(database, spec, location, trials=trials or spec.study.trials)
     if store.remaining() > 0:
         stop = Stop()
         options = MachineOptions(
@@ -89,7 +89,11 @@ def run_here(
     """Run trials in this process and publish them in the dashboard; see ``run_worker``."""
     publisher = DashboardPublisher(store, files, sink.announce)
     return run_worker(
-        *(store, files, sink, stop, limits),
+        store,
+        files,
+        sink,
+        stop,
+        limits,
         publisher=publisher,
         options=options,
         grace=grace,
@@ -98,13 +102,13 @@ def run_here(
 
 
 def _view(store: StudyStore, visible: bool) -> AbstractContextManager[TrialSink]:
-    """On standard output as it is now: notebooks replace it."""
-    if not visible or sys.stdout is None:  # as in a program without a console
+    """Progress on the current ``sys.stdout``, which notebooks replace."""
+    if not visible or sys.stdout is None:  # a program without a console has none
         return nullcontext(Sinks())
-    console = Terminal(file=Lasting(sys.stdout))
+    console = Terminal(file=TolerantStream(sys.stdout))
     for line in warnings(store.spec):
         console.print(f"warning: {line}", soft_wrap=True)
-    # Kernels of notebooks set FORCE_COLOR, by which rich takes their output for a terminal's.
+    # Notebook kernels set FORCE_COLOR, which makes rich treat their output as a terminal.
     if console.file.isatty():
         return progress_view(store, console)
     return nullcontext(PlainProgress(console))

@@ -25,7 +25,7 @@ STORAGE, ARTIFACTS = "sqlite:///tuner-data/studies.db", "tuner-data/artifacts"
 
 
 class MachineOptions(NamedTuple):
-    """Options of one machine, which are no part of a study."""
+    """Options that belong to one machine rather than to a study."""
 
     data: str | None = None  # path of the images, if it differs from the study's
     weights: str | None = None  # path of the Inception weights, if it differs
@@ -36,9 +36,9 @@ DEFAULT_OPTIONS = MachineOptions()
 
 
 def variable(name: str) -> str | None:
-    """An environment variable; None if unset or empty, as a blank line in a compose file makes it.
+    """An environment variable; None if unset or empty, as compose files leave optional ones.
 
-    InputError for a URL in a variable that takes none.
+    InputError for a URL in a variable that must not hold one.
     """
     found = os.environ.get(name)
     if found and name not in (STORAGE_VARIABLE, ARTIFACTS_VARIABLE) and looks_like_url(found):
@@ -49,12 +49,12 @@ def variable(name: str) -> str | None:
 
 
 def default_storage() -> str:
-    """URL of the study database, where none is given."""
+    """Default URL of the study database."""
     return variable(STORAGE_VARIABLE) or STORAGE
 
 
 def default_artifacts() -> str:
-    """Folder or URL of the artifact store, where none is given."""
+    """Default folder or URL of the artifact store."""
     return variable(ARTIFACTS_VARIABLE) or ARTIFACTS
 
 
@@ -98,7 +98,7 @@ def _temporary_cache() -> Path:
 
 
 class Place(NamedTuple):
-    """Location of a database or a folder. ``inode`` is 0 for anything but a file."""
+    """Location of a database or a folder; ``inode`` is 0 if it is not on a file system."""
 
     host: str
     path: str
@@ -108,7 +108,7 @@ class Place(NamedTuple):
     def is_same(self, other: "Place") -> bool:
         """Whether both are the same file.
 
-        On one machine the path or the inode agrees: the file may have moved. Between machines,
+        On one machine, an equal path or inode is enough: the file may have moved. Between machines,
         which may mount a file system at different paths, only the inode counts.
         """
         if self.host == other.host and self.path == other.path:
@@ -118,7 +118,7 @@ class Place(NamedTuple):
 
 
 def place_of_file(path: str | Path) -> Place:
-    """Location of a file or folder of this machine; OSError where it can't be read."""
+    """Location of a file or folder on this machine; OSError if it can't be read."""
     found = os.stat(path)
     host = variable(MACHINE_VARIABLE) or platform.node()
     return Place(host, os.path.realpath(path), found.st_dev, found.st_ino)

@@ -1,4 +1,4 @@
-"""Errors that a user can cause or meet: one line a problem, and an exit code."""
+"""Errors shown to users: one line per problem, and an exit code."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ class TunerError(Exception):
 
 
 class InputError(TunerError):
-    """Wrong input: a study file, an option, missing data."""
+    """Invalid input, such as a wrong study file or option, or missing data."""
 
     exit_code = 2
 
@@ -18,8 +18,8 @@ class InputError(TunerError):
 class StorageError(TunerError):
     """The database or the artifact store can't be used.
 
-    ``transient``: trying again may help. ``busy``: a server exists, and will answer once it has
-    started or has a free connection.
+    ``transient``: a retry may help. ``busy``: a server is there, but is still starting or has no
+    free connection.
     """
 
     exit_code = 3
@@ -33,10 +33,10 @@ class LeaseLostError(TunerError):
     """The worker does not hold, or no longer holds, the lease of a trial."""
 
 
-def one_line(error: BaseException, masked: Callable[[str], str]) -> str:
+def one_line(error: BaseException, mask: Callable[[str], str]) -> str:
     """An unexpected error as one line of at most 2,000 characters, to be stored and shown.
 
-    ``masked`` removes passwords before the text is cut: half a password would go unnoticed.
+    ``mask`` removes passwords before the text is cut: it would not recognise half a password.
     """
-    text = f"{type(error).__name__}: {' '.join(masked(str(error)).split())}"[:2000]
+    text = f"{type(error).__name__}: {' '.join(mask(str(error)).split())}"[:2000]
     return text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")

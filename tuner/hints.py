@@ -1,4 +1,4 @@
-"""Commands that messages suggest, as the user's shell finds them; and optional packages."""
+"""Commands to suggest in messages, as the user's shell finds them, and optional imports."""
 
 import importlib
 import importlib.metadata
@@ -15,7 +15,7 @@ from tuner.errors import InputError
 
 
 def command(*words: str) -> str:
-    """A tuner command line; the program gets a path unless the shell finds it without one."""
+    """A tuner command line, with the program's path unless the shell finds it without one."""
     started, python = Path(sys.argv[0]), Path(sys.executable)
     if started.name != "tuner":  # python -m tuner.cli, a notebook, a script
         started = python.parent / "tuner"
@@ -29,7 +29,7 @@ def command(*words: str) -> str:
 def install(extra: str) -> str:
     """The command that installs one of tuner's extras into the running environment.
 
-    No package index has tuner, so it is installed from its source folder.
+    Tuner is on no package index, so the command names its source folder.
     """
     python, package = Path(sys.executable), Path(tuner.__file__).parents[1]
     pip = ["pip"] if _on_path("pip", python.parent) else [_shown(python), "-m", "pip"]
@@ -43,7 +43,7 @@ def install(extra: str) -> str:
 def require(module: str, extra: str, what: str, otherwise: str = "") -> Any:
     """Import an optional package that ``what`` needs.
 
-    InputError, which says how to install it, and what to do ``otherwise``, if it is missing.
+    If it is missing, InputError says how to install it; ``otherwise`` appends an alternative.
     """
     try:
         return importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""JAX's environment variables: those that choose a device stay, those that change numbers go.
+"""JAX's environment variables: keep those that choose a device, drop those that change results.
 
 This module does not import JAX, which reads the variables at import.
 """
@@ -10,7 +10,7 @@ from collections.abc import MutableMapping
 
 from tuner.errors import InputError
 
-# Devices, caches and logs. All other variables change numbers, or stop the program.
+# Devices, caches and logs. All other variables change results, or abort the program.
 KEPT = (
     *("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_CUDA_VISIBLE_DEVICES", "JAX_ROCM_VISIBLE_DEVICES"),
     *("JAX_COMPILATION_CACHE_DIR", "JAX_COMPILATION_CACHE_MAX_SIZE"),
@@ -20,7 +20,7 @@ KEPT = (
     *("JAX_LOGGING_LEVEL", "JAX_LOG_COMPILES", "JAX_DEBUG_LOG_MODULES", "JAX_DUMP_IR_TO"),
     *("JAX_TRACEBACK_FILTERING", "JAX_NUM_CPU_DEVICES"),
 )
-# Values that JAX's settings must have if the caller has imported and configured it before.
+# Required values of JAX's settings, which the caller may have changed before importing tuner.
 NEEDED = {
     "jax_enable_x64": False,
     "jax_disable_jit": False,
@@ -33,11 +33,11 @@ NEEDED = {
     "jax_default_prng_impl": "threefry2x32",
     "jax_threefry_partitionable": True,
 }
-STARTS = 120.0  # seconds to wait for a device to start
+START_TIMEOUT = 120.0  # seconds to wait for a device to start
 
 
 def drop_settings(environment: MutableMapping[str, str]) -> None:
-    """Remove JAX variables that are empty or would change the computed numbers."""
+    """Remove JAX variables that are empty or would change results."""
     for name in [name for name in environment if name.startswith("JAX_")]:
         if name not in KEPT or not environment[name]:
             del environment[name]
@@ -46,8 +46,8 @@ def drop_settings(environment: MutableMapping[str, str]) -> None:
 def check_start() -> None:
     """Raise InputError if JAX can't start with the variables as set.
 
-    An unknown XLA flag aborts the process, so a child process tries first. It is started only if
-    one of the variables may be wrong.
+    An unknown XLA flag aborts the process, so a child process tries first. No child is started
+    unless one of the variables may be wrong.
     """
     harmless = {"JAX_PLATFORMS": "cpu", "JAX_PLATFORM_NAME": "cpu"}
     values = {name: os.environ.get(name) for name in (*KEPT, "XLA_FLAGS")}
@@ -61,11 +61,11 @@ def check_start() -> None:
     ]
     if not doubtful:
         return
-    words = [sys.executable, "-P", "-c", "import jax; jax.devices()"]
+    command = [sys.executable, "-P", "-c", "import jax; jax.devices()"]
     try:
-        tried = subprocess.run(words, capture_output=True, timeout=STARTS)
+        tried = subprocess.run(command, capture_output=True, timeout=START_TIMEOUT)
     except subprocess.TimeoutExpired:
-        why = f"no device started within {STARTS:g} s"
+        why = f"no device started within {START_TIMEOUT:g} s"
     else:
         if tried.returncode == 0:
             return

@@ -38,24 +38,24 @@ def open_study(
 ) -> "Study":
     """Open the study ``name`` for reading.
 
-    ``storage`` is a URL ``sqlite:///FILE`` or ``postgresql://…``, by default that of the command
-    line; ``artifacts`` is the location of the study's files on this machine, by default the one
-    stored with the study. ``allow`` names packages from which networks may be imported to draw
-    samples. Raises InputError if there is no such study, StorageError if the database can't be
-    read.
+    ``storage``: ``sqlite:///FILE`` or ``postgresql://…``; default as on the command line.
+    ``artifacts``: location of the study's files; default as on the command line.
+    ``allow``: packages that custom networks may be imported from, to draw samples.
+
+    Raises InputError if there is no such study, StorageError if the database can't be read.
     """
-    elsewhere = artifacts or variable(ARTIFACTS_VARIABLE)
-    files = None if elsewhere is None else os.fspath(elsewhere)
+    location = artifacts or variable(ARTIFACTS_VARIABLE)
+    files = None if location is None else os.fspath(location)
     return Study(name, storage or default_storage(), files, MachineOptions(allow=tuple(allow)))
 
 
 class Study:
-    """A study in a database. Every access reads its present state."""
+    """A study in a database. Every access reads its current state."""
 
     def __init__(self, name: str, url: str, artifacts: str | None, options: MachineOptions) -> None:
         """See ``open_study``."""
         self.name = name
-        self._url, self._artifacts, self._local = url, artifacts, options
+        self._url, self._artifacts, self._options = url, artifacts, options
         self.plot = Plots(self)
         with self._opened():
             pass
@@ -86,7 +86,7 @@ class Study:
         """A data frame with one row per trial, indexed by number. Needs pandas.
 
         Columns: state, value, each searched parameter by its name in the study file (missing if the
-        trial does not have it), epochs, seconds of device time, device, host, and the reason.
+        trial does not have it), epochs, device time in seconds, device, host, and the reason.
         """
         with self._opened() as store:
             return trials_frame(store.spec, store.trials())
@@ -112,11 +112,11 @@ class Study:
             return Trial(self, store.spec, store.trial(number))
 
     def __repr__(self) -> str:
-        from tuner.views.notebook_html import one_line
+        from tuner.views.notebook_html import summary_line
 
         try:
             with self._opened() as store:
-                words = one_line(store.spec, StudyPoller(store).look())
+                words = summary_line(store.spec, StudyPoller(store).look())
         except TunerError as error:  # a repr must not fail
             words = str(error).partition("\n")[0]
         return f"<Study {self.name!r}: {words}>"
@@ -140,13 +140,13 @@ class Study:
 
             generator_of(store, trial)  # raises before the files are opened
             files = open_files(store, self._artifacts)
-            if (line := other_code(store, self._local)) is not None:
+            if (line := other_code(store, self._options)) is not None:
                 warnings.warn(line, stacklevel=3)
-            return draw_samples(store, files, trial, count, seed, self._local)
+            return draw_samples(store, files, trial, count, seed, self._options)
 
 
 class Trial:
-    """A snapshot of one trial; get it again from the study to follow a running one."""
+    """A snapshot of one trial; to follow a running trial, get it from the study again."""
 
     def __init__(self, study: Study, spec: StudySpec, record: TrialRecord) -> None:
         self._study, self._spec, self._record = study, spec, record
@@ -164,7 +164,7 @@ class Trial:
     def samples(self, n: int = 64, seed: int = 0) -> list[Image]:
         """``n`` samples of the kept generator as PIL images.
 
-        The latents depend on ``seed`` alone, so trials with the same latent size get the same ones.
+        The latents depend on ``seed`` alone: trials with the same latent size get the same latents.
         InputError if no generator was kept, or if its network belongs to a package that is not in
         ``open_study``'s ``allow``; StorageError if the files can't be read.
         """
@@ -185,7 +185,7 @@ class Trial:
 
 
 class Plots:
-    """A study's plots as plotly figures, drawn from its present state.
+    """A study's plots as plotly figures, drawn from its current state.
 
     One method for each ``--kind`` of ``tuner plot``, with underscores: ``plot.loss_ratio()``.
     """
@@ -195,7 +195,7 @@ class Plots:
 
     def __getattr__(self, name: str) -> Callable[[], Figure]:
         if (plot := KINDS.get(name)) is None:
-            raise AttributeError(f"there is no plot {name!r}; there are: {', '.join(dir(self))}")
+            raise AttributeError(f"there is no plot {name!r}, only: {', '.join(dir(self))}")
 
         def draw() -> Figure:
             with self._study._opened() as store:

@@ -22,10 +22,10 @@ _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a so
 
 
 def looks_like_url(text: str, *, prose: bool = False) -> bool:
-    """Whether ``text`` may contain a password; ``prose`` may mention a URL without one.
+    """Whether ``text`` may contain a password; in ``prose``, a URL without one is allowed.
 
-    Such text is refused and not shown. It can't be masked: where text does not parse, nothing
-    shows which part of it is the password.
+    Such text is refused and not shown. It can't be masked: in text that does not parse, any part
+    may be the password.
     """
     while (plain := unquote(text)) != text:  # percent escapes may be nested
         text = plain

@@ -5,7 +5,7 @@ from typing import Annotated, NamedTuple, get_args, get_type_hints
 
 
 class Program(NamedTuple):
-    """Everything about a trial that changes its compiled code; equal programs share one."""
+    """Everything about a trial that changes its compiled code; equal programs compile once."""
 
     generator: str
     discriminator: str
@@ -20,9 +20,9 @@ class Program(NamedTuple):
     ema: bool
     generator_norm: str = "batch"
     discriminator_norm: str = "none"
-    classes: int = 0  # of the labels that condition both networks; 0 without conditioning
-    penalties: tuple[str, ...] = ()  # of gradient_penalty, r1, r2
-    augment: tuple[str, ...] = ()  # of color, translation, cutout
+    classes: int = 0  # classes that both networks are conditioned on; 0 if unconditional
+    penalties: tuple[str, ...] = ()  # any of gradient_penalty, r1, r2
+    augment: tuple[str, ...] = ()  # any of color, translation, cutout
     flips: bool = False
     instance_noise: bool = False
     schedule: str = "constant"
@@ -30,16 +30,16 @@ class Program(NamedTuple):
     sources: str = ""  # a hash of the code of custom networks
 
     def iterations(self, images: int) -> int:
-        """Iterations (``d_steps`` D updates and one G update each) in an epoch of ``images``."""
+        """Iterations (``d_steps`` D updates and one G update each) per epoch of ``images``."""
         return max(1, round(images / (self.batch_size * self.d_steps)))
 
     def images_per_epoch(self, images: int) -> int:
-        """Real images seen in an epoch of a set of ``images``."""
+        """Real images seen in one epoch of a dataset of ``images``."""
         return self.iterations(images) * self.batch_size * self.d_steps
 
 
 class Hyperparameters(NamedTuple):
-    """The numbers that are traced: a new value never recompiles. A pytree of floats."""
+    """Numeric settings, traced as a pytree of floats: new values never trigger recompilation."""
 
     generator_learning_rate: float
     discriminator_learning_rate: float
@@ -52,8 +52,8 @@ class Hyperparameters(NamedTuple):
     weight_decay: float
     clip_norm: float
     warmup_images: float
-    decay_images: float  # over which the rates fall, once warmed up
-    final_rate: float  # to which they fall, as a fraction
+    decay_images: float  # over which the learning rates fall after warm-up
+    final_rate: float  # learning rates at the end, as a fraction of the initial ones
     total_images: float  # of the whole trial
     dropout: float
     gradient_penalty: float
@@ -75,7 +75,7 @@ class DatasetInfo(NamedTuple):
 
 
 class TrialConfig(NamedTuple):
-    """One trial in full: the same config gives the same numbers, wherever it runs."""
+    """One trial in full: machines of the same kind get the same results from the same config."""
 
     program: Program
     hyperparameters: Hyperparameters
@@ -95,7 +95,7 @@ class ReportField(NamedTuple):
     better: str = ""  # "lower", "higher", or the ideal value
     unit: str = ""  # "s" for durations; plain numbers have none
     logged: bool = True  # whether a measurement is part of an epoch's log line
-    gauge: str = ""  # its Prometheus metric is tuner_trial_<gauge>; none without a name
+    gauge: str = ""  # its Prometheus metric is tuner_trial_<gauge>; none if empty
     may_be_infinite: bool = False
     # What follows is filled in from the annotated field.
     name: str = ""
@@ -107,10 +107,10 @@ class ReportField(NamedTuple):
 class EpochReport(NamedTuple):
     """The numbers of one epoch of a trial.
 
-    Measurements that were not made are None: ``loss_ratio`` for losses without an indifference
-    value, those of generated images after epochs without evaluation. Where ``finite`` is False the
-    other measurements are None, or what could still be computed. Times leave compilation out. New
-    fields go last and have a default: earlier reports were stored without them.
+    A measurement that was not made is None: ``loss_ratio`` if the loss has no indifference value,
+    metrics of generated images after an epoch without evaluation. If ``finite`` is False, the
+    measurements are None, or whatever could still be computed. Times exclude compilation. New
+    fields go last and have a default, because earlier reports were stored without them.
     """
 
     epoch: Annotated[int, ReportField("epoch", "counted from 1")]
@@ -204,17 +204,17 @@ class EpochReport(NamedTuple):
     ] = 0.0
     score_seconds: Annotated[
         float,
-        ReportField("numbers", "part of evaluation: computing metrics from features", unit="s"),
+        ReportField("metrics", "part of evaluation: computing metrics from features", unit="s"),
     ] = 0.0
 
-    def value(self, objective: str) -> float | None:
-        """The number that the study minimises, if it was measured."""
-        measured: float | None = getattr(self, objective)
+    def value(self, field: str) -> float | None:
+        """The number in a field, such as the study's objective; None if it was not measured."""
+        measured: float | None = getattr(self, field)
         return measured
 
     @property
     def seconds(self) -> float:
-        """Of training and evaluating together."""
+        """Training and evaluation together."""
         return self.train_seconds + self.evaluate_seconds
 
     @property
@@ -228,13 +228,13 @@ class History(tuple[EpochReport, ...]):
 
     __slots__ = ()
 
-    def measured(self, objective: str) -> list[tuple[int, float]]:
-        """(epoch, value) for every epoch in which the objective was measured."""
-        values = [(report.epoch, report.value(objective)) for report in self]
+    def measured(self, field: str) -> list[tuple[int, float]]:
+        """(epoch, value) for every epoch in which the field was measured."""
+        values = [(report.epoch, report.value(field)) for report in self]
         return [(epoch, value) for epoch, value in values if value is not None]
 
     def last_value(self, objective: str) -> float | None:
-        """The value measured last, if any."""
+        """The last measured value; None if there is none."""
         measured = self.measured(objective)
         return measured[-1][1] if measured else None
 
@@ -246,11 +246,13 @@ class History(tuple[EpochReport, ...]):
             found[epoch] = lowest = min(lowest, value)
         return found
 
-    def scored_epoch(self, objective: str, value: str) -> int:
-        """The epoch that the trial's value comes from, 0 if none was measured: of the lowest value
-        where the study's ``value`` is "best", else of the last."""
+    def scored_epoch(self, objective: str, which: str) -> int:
+        """The epoch that the trial's value comes from; 0 if nothing was measured.
+
+        ``which`` is the study's ``value``: "best" for the lowest measured value, else the last.
+        """
         measured = self.measured(objective)
-        if value == "best":
+        if which == "best":
             return min(measured, key=lambda pair: pair[1], default=(0, 0.0))[0]
         return measured[-1][0] if measured else 0
 
@@ -264,7 +266,7 @@ class History(tuple[EpochReport, ...]):
 
     @property
     def seconds(self) -> float:
-        """Of training and evaluating together."""
+        """Training and evaluation together."""
         return self.train_seconds + self.evaluate_seconds
 
     @property

@@ -1,8 +1,8 @@
 """A small WSGI server for metrics and the dashboard.
 
 Neither has a login, and the metrics server runs in a process that trains. Connections, time and
-memory are therefore bounded whatever a client sends, and requests that another site's page makes a
-visitor's browser send are refused.
+memory are therefore bounded whatever a client sends, and requests that a browser sends for another
+site's page are refused.
 """
 
 import errno
@@ -25,7 +25,7 @@ from tuner.errors import InputError
 Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-MOST_CONNECTIONS = 32  # at a time; a browser opens six, a process may have 1,024 files
+MOST_CONNECTIONS = 32  # at a time; a browser opens six, a process may open 1,024 files
 SILENCE = 10.0  # seconds without a byte sent or received
 HEAD_TIME, WHOLE_TIME = 10.0, 120.0  # seconds for a request's headers, and for all of it
 MOST_HEAD = 64 * 1024  # bytes of a request's headers
@@ -58,7 +58,7 @@ class _Handler(WSGIRequestHandler):
             complete = super().parse_request()
         finally:
             self.rfile = file
-        self.server.give_time(self.request, WHOLE_TIME)
+        self.server.set_deadline(self.request, WHOLE_TIME)
         return complete
 
     def log_message(self, *words: object) -> None:
@@ -76,22 +76,22 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().__init__((str(found[0]), port), _Handler)
         self.set_app(application)
 
-    def give_time(self, connection: socket.socket, seconds: float) -> None:
+    def set_deadline(self, connection: socket.socket, seconds: float) -> None:
         """Set the connection's deadline to ``seconds`` from now."""
         self._deadlines[connection] = time.monotonic() + seconds
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Close connections beyond the bound at once."""
+        """Refuse connections beyond ``MOST_CONNECTIONS``."""
         return len(self._deadlines) < MOST_CONNECTIONS
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        self.give_time(request, HEAD_TIME)
+        self.set_deadline(request, HEAD_TIME)
         super().process_request(request, client_address)
 
     def service_actions(self) -> None:
         """Close connections past their deadline, which ends their threads.
 
-        The socket's ``timeout`` alone would start again with every byte.
+        The socket's ``timeout`` alone restarts with every byte.
         """
         now = time.monotonic()
         for connection, deadline in list(self._deadlines.items()):
@@ -112,9 +112,9 @@ def server(
 ) -> WSGIServer:
     """A server of a WSGI application, bound to its port (0 for any free one).
 
-    It answers requests for this machine's own names and addresses; with ``any_name``, for use
-    behind a proxy, for every name. InputError if the address can't be bound; ``options`` is the
-    prefix of the command line's options for host and port.
+    It answers requests for this machine's own names and addresses; with ``any_name``, which is for
+    use behind a proxy, for every name. InputError if the address can't be bound; ``options`` is
+    the prefix of the command line's options for host and port.
     """
     guarded = _guarded(application, None if any_name else host)
     with _address_errors(host, port, options):
@@ -139,7 +139,7 @@ def refuse(start: Any, status: str, reason: str) -> Iterable[bytes]:
     return [json.dumps({"reason": reason}).encode()]
 
 
-# Requests that are refused
+# Reasons to refuse a request
 
 
 def _guarded(application: Application, host: str | None) -> Application:
@@ -156,13 +156,13 @@ def _guarded(application: Application, host: str | None) -> Application:
 def _wrong_name(environ: dict[str, Any], host: str | None) -> str | None:
     """Why the Host header is refused: protection against DNS rebinding.
 
-    A site may point its name at this machine, so that its pages count as the same site here; but
-    the browser then sends that name.
+    A hostile site may point its name at this machine, so that its pages count as same-origin here;
+    the browser still sends that name.
     """
-    asked = environ.get("HTTP_HOST")
-    if host is None or not asked:
+    header = environ.get("HTTP_HOST")
+    if host is None or not header:
         return None
-    name = (_split(f"//{asked}").hostname or "").lower()
+    name = (_split(f"//{header}").hostname or "").lower()
     with suppress(ValueError):
         ipaddress.ip_address(name)
         return None
@@ -175,19 +175,19 @@ def _wrong_name(environ: dict[str, Any], host: str | None) -> str | None:
 
 @functools.cache
 def _names_of_this_machine() -> frozenset[str]:
-    """Cached, because the second needs a name server."""
+    """Cached, because ``getfqdn`` queries a name server."""
     return frozenset({socket.gethostname().lower(), socket.getfqdn().lower()})
 
 
 def _sent_by_another_site(environ: dict[str, Any]) -> str | None:
     """Why a request from another site's page is refused.
 
-    Browsers name the page's site in up to three headers. Other programs need not: no page can make
-    them send requests.
+    Browsers name the page's site in up to three headers. Other programs may omit them: no page can
+    make those programs send requests.
     """
-    method, fetch = environ["REQUEST_METHOD"], environ.get("HTTP_SEC_FETCH_SITE", "")
-    followed = method == "GET" and environ.get("HTTP_SEC_FETCH_MODE") == "navigate"
-    foreign = fetch in ("cross-site", "same-site") and not followed
+    method, site = environ["REQUEST_METHOD"], environ.get("HTTP_SEC_FETCH_SITE", "")
+    followed_link = method == "GET" and environ.get("HTTP_SEC_FETCH_MODE") == "navigate"
+    foreign = site in ("cross-site", "same-site") and not followed_link
     origin = environ.get("HTTP_ORIGIN")
     if origin is None and method not in SAFE:
         origin = environ.get("HTTP_REFERER")
@@ -216,7 +216,7 @@ def _split(url: str) -> SplitResult:
 def _address_errors(host: str, port: int, options: str) -> Iterator[None]:
     """Raise InputError if the host is not this machine's, or the port is taken.
 
-    An empty host would mean all addresses.
+    An empty host is refused: it would mean all addresses.
     """
     where = f"{options}host: found {host!r}, expected an address of this machine"
     if not host:
@@ -228,5 +228,5 @@ def _address_errors(host: str, port: int, options: str) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
             raise InputError(where) from error
-        text = f"{options}port: found {port} of {host}: {error.strerror}; expected a free one"
+        text = f"{options}port: can't use {port} on {host}: {error.strerror}; choose a free port"
         raise InputError(text) from error

@@ -1,4 +1,4 @@
-"""Compilation: options that suit the device, a cache on disk, and a clock that leaves it out."""
+"""Compilation: options that suit the device, a cache on disk, and a clock that excludes it."""
 
 import functools
 import os
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from tuner.errors import InputError
 from tuner.jax_variables import NEEDED
 
-COMPILING = (  # what JAX reports of a compilation; the last includes reading one from the cache
+COMPILING = (  # JAX's events for the stages of a compilation; the last includes cache reads
     "/jax/core/compile/jaxpr_trace_duration",
     "/jax/core/compile/jaxpr_to_mlir_module_duration",
     "/jax/core/compile/backend_compile_duration",
@@ -58,7 +58,7 @@ class Jitted(Generic[P, R]):
 
     @functools.cached_property
     def compiled(self) -> Any:
-        """The function as compiled by ``jax.jit``."""
+        """The function wrapped by ``jax.jit``."""
         chosen = compiler_options(jax.default_backend())
         return jax.jit(self._function, compiler_options=chosen, **self._options)
 
@@ -70,9 +70,9 @@ class Jitted(Generic[P, R]):
 jit = Jitted  # as a decorator
 
 
-def abstract(shape: tuple[int, ...], kind: Any) -> Any:
+def abstract(shape: tuple[int, ...], dtype: Any) -> Any:
     """Shape and dtype of an array, without its values."""
-    return jax.eval_shape(lambda: jnp.zeros(shape, kind))
+    return jax.eval_shape(lambda: jnp.zeros(shape, dtype))
 
 
 def flops_of(lowered: jax.stages.Lowered) -> float:
@@ -84,18 +84,18 @@ def flops_of(lowered: jax.stages.Lowered) -> float:
 def keep_compiled(folder: Path, announce: Callable[[str], None]) -> None:
     """Cache compiled programs in ``folder``, unless JAX is configured to use another one.
 
-    Its files are executed, so it is closed to other users, and not used if another user owns it.
+    Its files are executed, so other users get no access, and a folder of another user is not used.
     """
     config: Any = jax.config
-    named, problem = config.jax_compilation_cache_dir, "compiled programs are not cached"
-    if named is None and keep_private(folder):
+    configured, problem = config.jax_compilation_cache_dir, "compiled programs are not cached"
+    if configured is None and keep_private(folder):
         config.update("jax_compilation_cache_dir", str(folder.absolute()))
         config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    elif named is None:
+    elif configured is None:
         announce(f"{problem}: {folder} is not writable or not yours")
-    elif "://" not in named and not _can_write(Path(named)):
+    elif "://" not in configured and not _can_write(Path(configured)):
         config.update("jax_enable_compilation_cache", False)  # or JAX warns about every program
-        announce(f"{problem}: JAX_COMPILATION_CACHE_DIR {named} is read-only")
+        announce(f"{problem}: JAX_COMPILATION_CACHE_DIR {configured} is read-only")
 
 
 def _can_write(folder: Path) -> bool:
@@ -108,7 +108,7 @@ def _can_write(folder: Path) -> bool:
 
 
 def check_settings() -> None:
-    """Raise InputError if JAX is configured to compute other numbers, or to stop."""
+    """Raise InputError if JAX is configured to compute different results, or to abort."""
     for name, needed in NEEDED.items():
         found = getattr(jax.config, name, needed)
         if found != needed:
@@ -129,17 +129,17 @@ def keep_private(folder: Path) -> bool:
 
 
 class _Compilations(threading.local):
-    """When this thread compiled. JAX reports each part at its end, in the thread that compiles."""
+    """When this thread compiled. JAX reports each stage at its end, in the thread that compiles."""
 
     def __init__(self) -> None:
-        self.spans: list[tuple[float, float]] = []  # since the clock was read, disjoint
-        self.seconds = 0.0  # before that
+        self.spans: list[tuple[float, float]] = []  # disjoint, since the last reading
+        self.seconds = 0.0  # until the last reading
         self.read_at = time.perf_counter()
 
     def add(self, seconds: float) -> None:
-        """A part of that length ended now; others may have been parts of it."""
+        """Add a stage that has just ended; it may contain stages that were added before."""
         end = time.perf_counter()
-        # JAX measures by a clock that can be set.
+        # JAX measures with the wall clock, which can be set.
         begin = min(end, max(end - seconds, self.read_at))
         while self.spans and self.spans[-1][1] > begin:
             begin = min(begin, self.spans.pop()[0])
@@ -158,7 +158,7 @@ jax.monitoring.register_event_duration_secs_listener(_add)
 
 
 def running_time() -> float:
-    """Seconds by a clock that stands still while this thread traces and compiles."""
+    """Seconds on a clock that stops while this thread traces and compiles."""
     found = _compilations
     found.seconds += sum(end - begin for begin, end in found.spans)
     found.spans.clear()

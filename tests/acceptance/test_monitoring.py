@@ -239,7 +239,7 @@ def test_prometheus_and_grafana_configurations_agree() -> None:
 
 def test_a_taken_port_is_reported_before_training(site: Site) -> None:
     """The worker that holds the port is not disturbed."""
-    message = f"--metrics-port: found {site.port} of 127.0.0.1: Address already in use"
+    message = f"--metrics-port: can't use {site.port} on 127.0.0.1: Address already in use"
     words = ("--metrics-port", str(site.port))
     assert message in site.machine.fails_with(2, "worker", "s", *words)
     assert message in site.machine.fails_with(2, "sweep", "s.toml", "--workers", "2", *words)

@@ -192,7 +192,7 @@ def test_a_missing_picture_is_a_short_response(swept: Swept, dashboard: str) -> 
     status, body = request(address)
     path.write_bytes(data)
     assert status == 404
-    assert json.loads(body)["reason"].startswith("artifacts: found no file of artifact ")
+    assert json.loads(body)["reason"].startswith("artifacts: there is no file of artifact ")
 
 
 def test_files_can_be_added_and_deleted(swept: Swept, dashboard: str) -> None:
@@ -214,7 +214,8 @@ def test_a_taken_port_is_reported(swept: Swept, dashboard: str) -> None:
     done = swept.tuner("dashboard", "--port", port)
     assert done.returncode == 2
     assert done.stderr == (
-        f"tuner: --port: found {port} of 127.0.0.1: Address already in use; expected a free one\n"
+        f"tuner: --port: can't use {port} on 127.0.0.1: Address already in use; "
+        "choose a free port\n"
     )
 
 

@@ -106,7 +106,7 @@ REQUESTS: dict[str, list[tuple[str, Any, int, str]]] = {
     f"POST {STUDY}/rename": [
         ("POST /api/studies/{study}/rename", {"study_name": "t"}, 403, "'s' can't be renamed"),
         ("POST /api/studies/{study}/rename/", {"study_name": "t"}, 403, "'s' can't be renamed"),
-        ("POST /api/studies/99/rename", {"study_name": "t"}, 404, "no study with the id 99"),
+        ("POST /api/studies/99/rename", {"study_name": "t"}, 404, "no study with ID 99"),
     ],
     f"DELETE {STUDY}": [
         ("DELETE /api/studies/{study}", None, 403, "use tuner delete"),
@@ -165,7 +165,7 @@ REQUESTS: dict[str, list[tuple[str, Any, int, str]]] = {
             "sets its value",
         ),
         ("POST /api/trials/{done}/tell", {"state": "Fail"}, 403, "trial 0 has ended as COMPLETE"),
-        ("POST /api/trials/99/tell", {"state": "Fail"}, 404, "no trial with the id 99"),
+        ("POST /api/trials/99/tell", {"state": "Fail"}, 404, "no trial with ID 99"),
     ],
     f"POST {TRIAL}/user-attrs": [
         ("POST /api/trials/{live}/user-attrs", {"user_attrs": {"mine": 1}}, 204, ""),
@@ -195,11 +195,11 @@ REQUESTS: dict[str, list[tuple[str, Any, int, str]]] = {
             "artifact_id",
         ),
         ("POST /api/artifacts/{study}/{done}", {"file": FILE}, 403, "has ended"),
-        ("POST /api/artifacts/{study}/99", {"file": FILE}, 404, "no trial with the id 99"),
+        ("POST /api/artifacts/{study}/99", {"file": FILE}, 404, "no trial with ID 99"),
     ],
     f"POST {FILES}/<study_id:int>": [
         ("POST /api/artifacts/{study}", {"file": FILE, "filename": "a.txt"}, 201, "artifact_id"),
-        ("POST /api/artifacts/99", {"file": FILE}, 404, "no study with the id 99"),
+        ("POST /api/artifacts/99", {"file": FILE}, 404, "no study with ID 99"),
     ],
     f"DELETE {FILES}/<study_id:int>/<trial_id:int>/{UUID}": [
         ("DELETE /api/artifacts/{study}/{done}/{picture}", None, 403, "tuner made this picture"),
@@ -284,7 +284,7 @@ def test_user_artifacts_can_be_removed_while_the_trial_runs(site: Site) -> None:
         assert found.headers["X-Content-Type-Options"] == "nosniff"
         assert site.request(f"DELETE /api/artifacts/{place}/{name}").status == 204
         again = site.request(f"DELETE /api/artifacts/{place}/{name}")
-        assert (again.status, again.reason) == (403, f"found no artifact {name} there")
+        assert (again.status, again.reason) == (403, f"there is no artifact {name} here")
 
 
 def test_other_sites_can_not_frame_the_page(site: Site) -> None:

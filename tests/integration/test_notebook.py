@@ -275,7 +275,7 @@ def test_every_kind_of_plot_is_a_method(studies: Studies) -> None:
         assert method.__doc__
         assert type(method()).__name__ == "Figure"
         assert f"{name}()" in repr(study.plot)
-    line = [t for t in study.plot.value().data if t.name == "the best, trial 0"]
+    line = [t for t in study.plot.value().data if t.name == "best (trial 0)"]
     assert [list(t.y) for t in line] == [[40, 30, 20, 25]]
     assert list(study.plot.trial(4).data[0].y) == [50, 45.5]
 
@@ -380,7 +380,7 @@ for read in (lambda: study.trials, lambda: study.best.epochs):
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "")
-    needed = f"data frames need pandas; install it with {hints.install('notebook')}"
+    needed = f"a data frame needs the package pandas; install it with {hints.install('notebook')}"
     assert done.stdout.splitlines() == [
         "<Study 's': 5 of 6 trials finished: 5 complete, best FID 10 by trial 0>",
         "Figure Figure",

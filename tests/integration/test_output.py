@@ -21,7 +21,7 @@ from study_databases import MACHINE, Studies
 from tuner.cli.main import Output
 from tuner.run.events import EventWriter
 from tuner.study.session import WorkerSession
-from tuner.views.console import UNLIMITED, Lasting, Terminal, harmless
+from tuner.views.console import UNLIMITED, Terminal, TolerantStream, harmless
 
 sqlite = study_databases.sqlite
 HOSTILE = "a\x1b[2J\x9b31m\x07\r\u202e\u2066b\udcff\x7f"
@@ -68,20 +68,20 @@ def test_a_terminal_survives_a_closed_python_stream(make: Callable[[], int]) -> 
     stream = os.fdopen(descriptor, "w", encoding="utf-8", closefd=False)
     with pytest.raises(OSError, match=r"^\[Errno"):
         print("x" * 100_000, file=stream, flush=True)
-    console = Terminal(file=Lasting(stream))
+    console = Terminal(file=TolerantStream(stream))
     for _ in range(3):
         console.print("x" * 100_000, soft_wrap=True)
     with suppress(OSError):
         stream.close()
     console.print("after closing")
-    assert not Lasting(stream).isatty()
+    assert not TolerantStream(stream).isatty()
     os.close(descriptor)
 
 
 def test_unencodable_text_is_escaped_on_a_python_stream() -> None:
     written = io.BytesIO()
     stream = io.TextIOWrapper(written, "ascii", newline="")
-    Terminal(file=Lasting(stream)).print("FID … \udcff")
+    Terminal(file=TolerantStream(stream)).print("FID … \udcff")
     assert written.getvalue() == b"FID \\u2026 \\ufffd\n"
 
 

@@ -81,7 +81,7 @@ def test_tables(sqlite: Studies, replay: Command) -> None:
     row = "25% of the epochs, 25% of the time 1 1 of 1 orders 17 (212.5%)"
     assert [MEDIAN, *row.split()] in lines
     assert "warning: only 3 of 3 trials reached the last epoch" in text
-    assert "pruned while recorded" not in text
+    assert "pruned during recording" not in text
 
 
 def test_the_default_pruners_include_the_studys_own(sqlite: Studies, replay: Command) -> None:
@@ -141,7 +141,7 @@ def test_warnings_about_pruned_and_few_trials() -> None:
     )  # pruned by the guard, which would prune it again
     found = caution([*whole, pruned], "median")
     assert found is not None
-    assert found.startswith("warning: 1 of 11 trials were pruned while recorded")
+    assert found.startswith("warning: 1 of 11 trials were pruned during recording")
     few = caution([*whole[1:], pruned], "median")
     assert few is not None
     assert "only 9 of 10 trials reached the last epoch" in few

@@ -129,7 +129,7 @@ def test_eighty_columns_cut_names_and_no_number() -> None:
         *("19", "50/50", "-", "-", "-", "lost", "58", "min", "20", "s"),
     ]
     assert "…" in rows[0]
-    assert "Without a living worker: trial 19" in lines
+    assert "Without a live worker: trial 19" in lines
 
 
 def test_wide_terminals_show_names_in_full() -> None:

@@ -53,12 +53,12 @@ def traces(figure: Any, mode: str) -> dict[str, Any]:
 
 def test_values_against_epochs() -> None:
     lines = traces(figure := curves.value_against_epoch(SPEC, TRIALS), "lines")
-    assert set(lines) == {"complete", "pruned", "running", "the best, trial 0"}
+    assert set(lines) == {"complete", "pruned", "running", "best (trial 0)"}
     complete = lines["complete"]
     assert list(complete.x) == [1, 2, 3, 4, None, 1, 2, 3, 4, None]  # None separates trials
     assert list(complete.y) == [40, 30, 20, 25, None, 80, 60, 50, 35, None]
     assert list(complete.customdata) == [0] * 5 + [1] * 5
-    assert list(lines["the best, trial 0"].y) == [40, 30, 20, 25]
+    assert list(lines["best (trial 0)"].y) == [40, 30, 20, 25]
     ends = traces(figure, "markers")
     assert (list(ends["running"].x), list(ends["running"].y)) == ([2], [45])
     assert ends["complete"].text[1].split("<br>") == [
@@ -216,4 +216,4 @@ def test_a_study_without_trials() -> None:
     for plot in PLOTS.values():
         figure = plot.draw(SPEC, [])
         assert [t for t in figure.data if t.x or t.y] == []
-    assert "Nothing was measured yet." in curves.value_against_epoch(SPEC, []).to_json()
+    assert "Nothing has been measured yet." in curves.value_against_epoch(SPEC, []).to_json()

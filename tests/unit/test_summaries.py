@@ -91,7 +91,7 @@ def test_cost() -> None:
 
 
 def test_fingerprint_line() -> None:
-    assert summaries.measured_as({}, "None") == "Nothing is measured yet."
+    assert summaries.measured_as({}, "None") == "Nothing has been measured yet."
     found = summaries.measured_as({"data": "abc", "samples": "9"}, "1234")
     assert found == "Measured as 1234: data abc, samples 9"
 
@@ -116,10 +116,12 @@ def test_plan_ends_with_the_warnings() -> None:
     assert lines[3] == "images: 5,000 of 32x32x1"
     assert "generator 1,234,567 parameters, discriminator 89; state 2 MB" in lines[4]
     assert "activations 3 GB on this cpu" in lines[4]
-    assert lines[5].startswith("evaluation every epoch: 1 TFLOP, an epoch's training 3: 25% of a")
+    assert lines[5].startswith("evaluation every epoch: 1 TFLOP each, training 3 TFLOP per epoch: ")
+    assert lines[5].endswith("evaluation is 25% of a trial's arithmetic")
     assert lines[6].startswith("warning: trial: nothing is searched")
     infrequent = spec_of("[study]\nepochs = 8\n[metrics]\nevery = 4")
-    assert "every 4 epochs: 1 TFLOP, an epoch's training 3: 8%" in summaries.plan(infrequent, found)
+    assert "every 4 epochs: 1 TFLOP each" in summaries.plan(infrequent, found)
+    assert "evaluation is 8% of a trial's arithmetic" in summaries.plan(infrequent, found)
     expensive = summaries.plan(infrequent, found | {"evaluation_flops": 99e12})
     assert "to reduce it, raise metrics.every or lower metrics.samples" in expensive
 

@@ -1,4 +1,4 @@
-"""``tuner best`` and ``tuner sample``: the best generator, measured and drawn."""
+"""``tuner best`` and ``tuner sample``: evaluate the best trial, draw samples."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,7 +36,7 @@ def best(
 ) -> None:
     """Re-evaluate the best trial and draw its samples.
 
-    The evaluation uses fresh latents: the best of many noisy values is too good on average.
+    The best of many noisy scores is optimistic, so the evaluation uses fresh latents.
 
     Example: tuner best quickstart
     """
@@ -90,7 +90,7 @@ def show_best(
     samples = draw_samples(store, files, trial, 64, store.spec.study.seed, options)
     try:
         files.write(picture, grid_png(samples))
-    except TunerError as error:  # a user without write access still sees the scores
+    except TunerError as error:  # without write access, the user still sees the scores
         out.print(f"No samples: {error}", soft_wrap=True)
         return
     out.print(f"Samples: {files.locate(picture)}", soft_wrap=True)
@@ -131,7 +131,7 @@ def sample(
 
 
 def warn_of_changed_code(store: StudyStore, options: MachineOptions) -> None:
-    """Warn where the code of custom networks differs from the code that was trained."""
+    """Warn if the code of custom networks differs from the code that trained the study's trials."""
     from tuner.run.startup import other_code
 
     if (line := other_code(store, options)) is not None:

@@ -1,4 +1,4 @@
-"""``tuner dashboard``: the Optuna Dashboard, extended by this project's plots and pictures."""
+"""``tuner dashboard``: the Optuna Dashboard with tuner's plots and pictures."""
 
 from functools import partial
 from typing import Annotated
@@ -27,7 +27,7 @@ def dashboard(
         bool,
         typer.Option(
             "--behind-proxy",
-            help="Answer under any host name. Only for use behind a proxy that requires a login.",
+            help="Answer to any host name. Only for use behind a proxy that requires a login.",
         ),
     ] = False,
 ) -> None:

@@ -51,7 +51,7 @@ def export(
         spec = store.spec.model_dump(mode="json")
         text = json.dumps({"spec": spec, "trials": values}, indent=2) + "\n"
     if to is None:
-        # A terminal would obey escape sequences; another program receives the data unchanged.
+        # A terminal would obey escape sequences. Other programs receive the data unchanged.
         sys.stdout.write(harmless(text) if out.is_terminal else text)
     else:
         write_output(to, text.encode())
@@ -129,16 +129,17 @@ def report(
     try:
         files = open_files(store, artifacts) if shown else None
         pictures.extend((trial.number, _samples(store, files, trial, options)) for trial in shown)
-    except TunerError as error:  # the page shows the samples that could be read
+    except TunerError as error:  # the page shows the samples read so far
         problem = error
     page = study_page(store.spec, store.summary(), store.fingerprint(), trials, pictures)
     write_output(to, page.encode(), f"Report of study {name!r}")
     if problem:
-        out.print(f"No samples: {problem}", soft_wrap=True)
+        missing = f"{len(shown) - len(pictures)} of {len(shown)}"
+        out.print(f"Samples of {missing} trials are missing: {problem}", soft_wrap=True)
 
 
 def _samples(store: StudyStore, files: Any, trial: TrialRecord, options: MachineOptions) -> bytes:
-    """The stored grid of the trial's best epoch; where the study stored none, one drawn now."""
+    """The stored grid of the trial's best epoch, or a new one if none is stored."""
     from tuner.files.pictures import Picture
 
     best = trial.best_epoch(store.spec.metrics.objective)

@@ -24,7 +24,7 @@ RUN_ON = {"sweep", "worker", "dashboard"}  # their work does not depend on a rea
 
 
 def _arguments(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Each word of a command line with the option that it belongs to."""
+    """Each word of a command line with the option that it names or belongs to."""
     for before, word in pairwise(["", *words]):
         name = word.partition("=")[0]
         yield word, before if before in (*TAKE_URLS, "--reason") else name
@@ -32,10 +32,10 @@ def _arguments(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def refuse_urls(words: Sequence[str]) -> None:
     """Raise InputError for a URL in the wrong place: other errors would print its password."""
-    for place, (word, option) in enumerate(_arguments(words), 1):
+    for position, (word, option) in enumerate(_arguments(words), 1):
         if option not in TAKE_URLS and looks_like_url(word, prose=option == "--reason"):
             raise InputError(
-                f"argument {place}: {REFUSAL}; only {' and '.join(TAKE_URLS)} take one"
+                f"argument {position}: {REFUSAL}; only {' and '.join(TAKE_URLS)} take one"
             )
     for name in (METRICS_HOST_VARIABLE, METRICS_PORT_VARIABLE):
         variable(name)
@@ -54,7 +54,7 @@ def resume_command(words: Sequence[str], storage: str, artifacts: str) -> str:
 
 
 class _Sink(io.FileIO):
-    """A file descriptor. Data that can't be written is dropped; ``failure`` tells why."""
+    """A file descriptor. Data that can't be written is dropped; ``failure`` says why."""
 
     failure: OSError | None = None
 
@@ -70,7 +70,7 @@ class _Sink(io.FileIO):
 class Output(io.TextIOWrapper):
     """Standard output or error whose failure does not stop the program.
 
-    Its reader may close the pipe or the terminal, and a disk may fill up. Characters that the
+    The reader may close the pipe or the terminal, or the disk may be full. Characters that the
     encoding lacks are written as escapes.
     """
 
@@ -89,14 +89,14 @@ class Output(io.TextIOWrapper):
         return self._sink.failure
 
 
-def outlive_readers() -> None:
-    """Replace Python's standard output and error by ``Output``."""
+def replace_standard_streams() -> None:
+    """Replace Python's standard output and error with ``Output``."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # occupy closed descriptors: the next opened file must not take their place
+        pass  # occupy closed descriptors, so that no file opened later becomes standard output
     os.close(descriptor)
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         stream = cast(TextIO | None, getattr(sys, name))
-        # A stream other than Python's first one is a capture.
+        # A stream that is not the original one captures output, as pytest's do: leave it.
         if stream is None or stream is getattr(sys, f"__{name}__"):
             encoding = "utf-8" if stream is None else stream.encoding
             setattr(sys, name, Output(descriptor, encoding))
@@ -105,7 +105,7 @@ def outlive_readers() -> None:
 
 def main() -> None:
     leave_on_signals()
-    outlive_readers()
+    replace_standard_streams()
     words = sys.argv[1:]
     try:
         refuse_urls(words)
@@ -116,7 +116,7 @@ def main() -> None:
         code = _run(words)
         sys.stdout.flush()
         failure: OSError | None = getattr(sys.stdout, "failure", None)
-        # A reader that closes a pipe has read enough: not an error.
+        # A reader that closes the pipe has read enough, which is no error.
         if failure and failure.errno != errno.EPIPE and not RUN_ON.intersection(words[:1]):
             raise TunerError(f"standard output can't be written: {failure.strerror}")
     except TunerError as error:

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands take, and a study by its name."""
+"""Arguments and options that several commands share."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ from tuner.spec.study import MOST_TRIALS
 from tuner.study.database import Database
 from tuner.study.store import StudyStore
 
-LONGEST = 3650 * 86_400.0  # seconds; Python's timers overflow at 292 years
+MAX_DURATION = 3650 * 86_400.0  # seconds; Python's timers overflow at 292 years
 
 
 def parse_duration(text: str) -> float:
@@ -29,7 +29,7 @@ def parse_duration(text: str) -> float:
         raise InputError(f"invalid duration {shown!r}; write it like 90s, 30m or 1h30m")
     units = (86_400, 3600, 60, 1)
     seconds = float(sum(int(n) * unit for n, unit in zip(parts.groups("0"), units, strict=True)))
-    if seconds > LONGEST:
+    if seconds > MAX_DURATION:
         raise InputError(f"duration {text!r} is too long: at most 3650d")
     return seconds
 
@@ -86,7 +86,7 @@ MaxTime = Annotated[
     typer.Option(
         parser=parse_duration,
         metavar="DURATION",
-        help="Stop at the end of the epoch that is running after this time, e.g. 90s, 30m, 8h.",
+        help="Stop after this time, at the end of the current epoch, e.g. 90s, 30m, 8h.",
     ),
 ]
 MetricsPort = Annotated[
@@ -97,7 +97,7 @@ MetricsPort = Annotated[
         max=65535,
         envvar=METRICS_PORT_VARIABLE,
         help="Serve Prometheus metrics on this port; several workers of a sweep use consecutive "
-        "ports from here. 0: any free port.",
+        "ports from this one. 0: any free port.",
     ),
 ]
 MetricsHost = Annotated[
@@ -112,5 +112,5 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def open_study(storage: str, name: str) -> StudyStore:
-    """An existing study."""
+    """Open an existing study; InputError if there is none."""
     return StudyStore(Database(storage), name)

@@ -17,7 +17,7 @@ from tuner.study import replay as replays
 from tuner.study.store import StudyStore
 from tuner.views import replay as views
 
-USUAL: tuple[PrunerSpec, ...] = (
+DEFAULT_PRUNERS: tuple[PrunerSpec, ...] = (
     search.NoPruner(),
     search.MedianPruner(),
     search.PercentilePruner(),
@@ -57,8 +57,8 @@ def replay(
 ) -> None:
     """Estimate what other pruners would have saved.
 
-    Nothing is trained: the pruners are applied to the recorded learning curves. Which other
-    parameters the sampler would have chosen can't be known.
+    Nothing is trained: the pruners are applied to the recorded learning curves. The replay can't
+    show which other parameters the sampler would then have chosen.
 
     Example: tuner replay quickstart --pruner median
     """
@@ -81,19 +81,19 @@ def replay(
         values = {"study": name, "correlations": [found._asdict() for found in correlations]}
         print_json(values | {"pruners": [outcome._asdict() for outcome in outcomes]})
         return
-    out.print("How well each epoch ranks the trials, compared with the last one:\n")
+    out.print("How well each epoch's ranking of the trials agrees with the last epoch's:\n")
     out.print(views.correlation_table(correlations))
-    out.print(f"\nWhat pruners would have done to {len(curves)} trials in {orders} orders:\n")
+    out.print(f"\nWhat each pruner would have done to {len(curves)} trials in {orders} orders:\n")
     out.print(views.outcome_table(outcomes))
     if warning := views.caution(curves, spec.pruner.name):
         out.print(f"\n{warning}", soft_wrap=True)
 
 
 def _pruners(store: StudyStore, texts: list[str]) -> list[PrunerSpec]:
-    """The given pruners; by default the study's own, and each kind that needs no settings."""
+    """The given pruners; by default the study's own and ``DEFAULT_PRUNERS``."""
     spec = store.spec
     if not texts:
-        return [spec.pruner, *(one for one in USUAL if one != spec.pruner)]
+        return [spec.pruner, *(one for one in DEFAULT_PRUNERS if one != spec.pruner)]
     study = spec.study.model_copy(update={"trials": store.total})
     spec = spec.model_copy(update={"study": study})
     return [replays.parse_pruner(text, spec) for text in texts]

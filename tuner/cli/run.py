@@ -127,8 +127,8 @@ def sweep(
         with progress_view(store, out) as view:
             addresses = _metrics_arguments(metrics_host, metrics_port, count)
             arguments = [[*shared, *address] for address in addresses]
-            kept = run_fleet(arguments, storage, respawn, devices, view)
-        stopped = kept and store.remaining() > 0
+            none_lost = run_fleet(arguments, storage, respawn, devices, view)
+        stopped = none_lost and store.remaining() > 0
     _show_outcome(store, files, evaluator, stopped, options)
 
 
@@ -177,8 +177,8 @@ def worker(
 
     stop = Stop(max_time)
     view = EventWriter(stop.request) if events else PlainProgress(out)
-    opening = Retrier(view.announce, busy_only=True)
-    store = opening(lambda: StudyStore(Database(storage), name))
+    retry = Retrier(view.announce, busy_only=True)
+    store = retry(lambda: StudyStore(Database(storage), name))
     files = open_files(store, artifacts)
     if trials is not None:
         store.raise_total(trials)
@@ -197,11 +197,11 @@ def worker(
 def _begin(
     storage: str, spec: StudySpec, artifacts: str | None, trials: int | None = None
 ) -> tuple[StudyStore, Any]:
-    """The study in the database and its files, both created where they do not exist."""
+    """Open the study and its files; create what does not exist."""
     from tuner.files.study_files import begin_study
 
-    opening = Retrier(partial(out.print, soft_wrap=True), busy_only=True)
-    return opening(
+    retry = Retrier(partial(out.print, soft_wrap=True), busy_only=True)
+    return retry(
         lambda: begin_study(Database(storage, create=True), spec, artifacts, trials=trials)
     )
 
@@ -210,7 +210,7 @@ def _begin(
 def _metrics(
     store: StudyStore, view: Any, host: str, port: int | None
 ) -> Iterator[tuple[Any, Any]]:
-    """Serve metrics of this process: the worker's sink, and a callback for its session."""
+    """Serve metrics of this process; yield the worker's sink and a callback for its session."""
     if port is None:
         yield view, None
         return
@@ -226,8 +226,8 @@ def _metrics_arguments(host: str, port: int | None, workers: int) -> list[list[s
         return [[]] * workers
     from tuner.run.monitoring import ports
 
-    own = ports(host, port, workers)
-    return [["--metrics-host", host, "--metrics-port", str(port)] for port in own]
+    each = ports(host, port, workers)
+    return [["--metrics-host", host, "--metrics-port", str(own)] for own in each]
 
 
 def _worker_arguments(
@@ -262,8 +262,8 @@ def _show_outcome(
         show_best(store, files, options, evaluator)
     if found:
         out.print(summaries.evaluation_cost(summaries.durations(found)))
-    elsewhere = any(word.startswith("--storage") for word in sys.argv)
-    where = ["--storage", store.database.address.shareable_url] if elsewhere else []
+    storage_given = any(word.startswith("--storage") for word in sys.argv)
+    where = ["--storage", store.database.address.shareable_url] if storage_given else []
     page = hints.command("report", store.name, "--out", "report.html", *where)
     dashboard = hints.command("dashboard", *where)
     out.print(f"To explore the results: {page}, or {dashboard}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``tuner status`` and ``tuner list``: progress of one study, also as a live view, or of all."""
+"""``tuner status`` and ``tuner list``: progress of one study, optionally live, or of all."""
 
 import time
 from contextlib import suppress
@@ -23,7 +23,7 @@ from tuner.views.formatting import duration
 
 INTERVAL = 2.0  # seconds between two refreshes
 SHORTEST, LONGEST = 0.2, 3600.0
-FRAME = 14  # lines of the screen that may be used by something other than workers
+FRAME = 14  # screen lines reserved for everything except workers
 LEAVE_SCREEN = "\x1b[?1049l"  # what rich's Live writes when it leaves its own screen
 SILENCE = 5.0  # seconds that a read may take before the view reports that it is waiting
 
@@ -91,7 +91,7 @@ def _watch(name: str | None, storage: str, interval: float, as_json: bool) -> No
         raise InputError("--watch needs the name of a study: tuner status NAME --watch")
     if as_json:
         raise InputError("--watch can't be combined with --json")
-    if not SHORTEST <= interval <= LONGEST:  # NaN fails this, too
+    if not SHORTEST <= interval <= LONGEST:  # also refuses NaN
         expected = f"{SHORTEST:g} to {LONGEST:g} seconds"
         raise InputError(f"--every: found {interval:g}, expected {expected}")
     watched = Watched(open_study(storage, name), interval)
@@ -106,8 +106,8 @@ def _watch(name: str | None, storage: str, interval: float, as_json: bool) -> No
 class Watched:
     """The last snapshot of a study, and why there is no newer one.
 
-    A thread of rich's draws it while the next snapshot is being read, so the view can also report
-    that the database does not answer.
+    One of rich's threads draws it while the next snapshot is being read, so the view can report a
+    database that does not answer.
     """
 
     def __init__(self, store: StudyStore, interval: float) -> None:
@@ -122,7 +122,7 @@ class Watched:
         return self._snapshot is not None and self._snapshot.ended
 
     def read(self) -> None:
-        """Read a new snapshot. StorageError where the failure is permanent."""
+        """Read a new snapshot; StorageError if the failure is permanent."""
         try:
             self._snapshot = self._poller.look()
         except StorageError as error:
@@ -132,11 +132,11 @@ class Watched:
         else:
             self._read_at, self.trouble = time.monotonic(), None
 
-    def whole(self) -> RenderableType:
+    def full_view(self) -> RenderableType:
         """The whole snapshot, under the time of day."""
         return self._under(f"{time.strftime('%H:%M:%S')} study {self.store.name}")
 
-    def picture(self) -> RenderableType:
+    def screen_view(self) -> RenderableType:
         """As much of the snapshot as fits on the screen, under a line on how current it is."""
         about = f"{time.strftime('%H:%M:%S')} study {self.store.name}"
         why = self.trouble
@@ -159,25 +159,24 @@ class Watched:
 
 
 def _live(watched: Watched) -> None:
-    """Refresh in place, on an alternate screen, which survives a resized terminal; the last view
-    remains after leaving it."""
+    """Refresh in place on an alternate screen, which can be resized; then print the last view."""
     watched.read()
     try:
         if not watched.ended:
-            with Live(console=out, screen=True, get_renderable=watched.picture):
+            with Live(console=out, screen=True, get_renderable=watched.screen_view):
                 while not watched.ended and not getattr(out.file, "failure", None):
                     time.sleep(watched.interval)
                     watched.read()
     finally:
-        out.print(watched.whole())
+        out.print(watched.full_view())
 
 
 def _lines(watched: Watched) -> None:
-    """Print one view below the other, for logs."""
+    """Print each view below the last, for logs."""
     while True:
         watched.read()
         if watched.trouble is None:
-            out.print(watched.whole(), "")
+            out.print(watched.full_view(), "")
         else:
             out.print(
                 f"{time.strftime('%H:%M:%S')} {watched.trouble}; trying again\n", soft_wrap=True

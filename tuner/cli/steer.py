@@ -1,4 +1,4 @@
-"""``tuner stop``, ``enqueue``, ``retry``, ``prune`` and ``delete``: steer a study, or remove it."""
+"""``tuner stop``, ``enqueue``, ``retry``, ``prune`` and ``delete``: steer or delete a study."""
 
 import os
 from typing import TYPE_CHECKING, Annotated

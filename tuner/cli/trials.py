@@ -1,4 +1,4 @@
-"""``tuner trials``, ``show`` and ``compare``: trials as a table, one in detail, the best ones."""
+"""``tuner trials``, ``show`` and ``compare``: a table of trials, one trial, the best trials."""
 
 import re
 from typing import TYPE_CHECKING, Annotated
@@ -76,7 +76,7 @@ def show(
 def _newest_samples(
     store: StudyStore, artifacts: str | None, trial: int
 ) -> tuple[str | None, bytes]:
-    """Location and content of the newest samples; a location of None where there are none."""
+    """Location and content of the newest samples; the location is None if there are none."""
     if store.artifacts is None:
         return None, b""
     from tuner.files.study_files import open_files
@@ -109,7 +109,7 @@ def compare(
 ) -> None:
     """Compare the best trials of several studies.
 
-    The studies must measure the same: data, objective, metrics, and the rest of their fingerprint.
+    The studies must have the same objective, `value` setting and fingerprint.
 
     Example: tuner compare quickstart narrow
     """

@@ -15,8 +15,8 @@ from tuner.paths import local_path
 def check_target(path: Path, suffixes: tuple[str, ...] = (), *, option: str = "--out") -> Path:
     """Expand ``~`` and check a target before the work is done.
 
-    InputError for a suffix other than those allowed, for a missing folder, and for a folder in
-    place of the file. A device or a pipe needs a suffix only to choose between several formats.
+    InputError if the suffix is not allowed, the folder is missing, or the path is a folder. A
+    device or a pipe needs a suffix only to choose between several formats.
     """
     path = local_path(path, option)
     suffix = path.suffix.lower()
@@ -32,10 +32,10 @@ def check_target(path: Path, suffixes: tuple[str, ...] = (), *, option: str = "-
 def write_output(
     path: Path, data: bytes, what: str | None = None, *, option: str = "--out"
 ) -> None:
-    """Write a file that ``check_target`` has checked, and print ``what`` it holds and where it is.
+    """Write a file that ``check_target`` has checked; print ``what`` it holds, and its path.
 
     A file is replaced in one step, so that a failure leaves the old one unchanged; a device or a
-    pipe is written to directly. InputError where it can't be written.
+    pipe is written to directly. InputError if it can't be written.
     """
     is_file = _is_file(path)
     try:
@@ -53,8 +53,10 @@ def write_output(
 
 
 def _is_file(path: Path) -> bool:
-    """Whether the path is a regular file or can become one; /dev/stdout is a stream even where
-    standard output is a file."""
+    """Whether the path is a regular file or can become one.
+
+    /dev/stdout is not, even if standard output is redirected to a file.
+    """
     if path.absolute().parts[1:2] in (("dev",), ("proc",)):
         return False
     return not path.exists() or stat.S_ISREG(path.stat().st_mode)

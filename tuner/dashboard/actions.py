@@ -22,7 +22,7 @@ from tuner.study.unfenced_storage import TrialLocation, UnfencedStorage
 
 PAGE, SCRIPT_PATH = "/dashboard<:re:(/.*)?>", "/tuner.js"
 REFUSED = "X-Tuner-Refused"
-# The dashboard reports some failures without their reasons; this script shows them.
+# The dashboard reports some failures without a reason; this script shows the reason.
 SCRIPT = """\
 (() => {
   const show = (reason) => {
@@ -93,14 +93,14 @@ def _remove_file(target: Target, body: Body) -> str | None:
     if target.artifact is not None and picture_of(target.artifact) is not None:
         return "tuner made this picture; tuner delete removes it with its study"
     if not target.attached:
-        return f"found no artifact {target.artifact} there"
+        return f"there is no artifact {target.artifact} here"
     return _ended(target)
 
 
 STUDY, TRIAL = "/api/studies/<study_id:int>", "/api/trials/<trial_id:int>"
 FILES, FILE = "/api/artifacts/<study_id:int>", "<artifact_id:re:[0-9a-fA-F-]+>"
 NOT_PREFERENTIAL = _refused("is not preferential: its trials are compared by their values")
-# Every action with side effects. Others, of newer dashboards, are refused.
+# Every known action with side effects; others, from newer dashboards, are refused.
 RULES: dict[tuple[str, str], Rule | str] = {
     ("POST", "/api/studies"): _allowed,
     ("POST", f"{STUDY}/rename"): _refused(
@@ -124,7 +124,7 @@ RULES: dict[tuple[str, str], Rule | str] = {
     (
         "POST",
         "/incompatible-rdb-schema",
-    ): "the database has tables of tuner too: use tuner db upgrade",
+    ): "the database also has tuner's tables: use tuner db upgrade",
     ("POST", "/api/llm/trial_filter_query"): _allowed,
     ("POST", "/api/llm/generate_plotly_graph_query"): _allowed,
     ("POST", "/api/llm/re_generate_plotly_graph_query"): _allowed,
@@ -155,7 +155,7 @@ class _Rules:
             return partial(_page, callback)
         return partial(_inert, callback) if route.rule.startswith("/artifacts/") else callback
 
-    def _act(self, callback: Callable[..., Any], rule: Rule | str, **words: Any) -> Any:
+    def _act(self, callback: Callable[..., Any], rule: Rule | str, **arguments: Any) -> Any:
         if isinstance(rule, str):
             return _refusal(403, rule)
         try:
@@ -165,11 +165,11 @@ class _Rules:
         if not isinstance(body, dict):
             return _refusal(400, "expected a JSON object, with its Content-Type")
         try:
-            target = self._target(**words)
+            target = self._target(**arguments)
         except InputError as error:
             return _refusal(404, str(error))
         reason = None if target is None else rule(target, body)
-        return callback(**words) if reason is None else _refusal(403, reason)
+        return callback(**arguments) if reason is None else _refusal(403, reason)
 
     def _target(
         self,
@@ -178,7 +178,7 @@ class _Rules:
         artifact_id: str | None = None,
         **_: Any,
     ) -> Target | None:
-        """The target, or None if there is no study or tuner did not make it.
+        """The target; None if the action concerns no study, or one that tuner did not make.
 
         InputError if the study or the trial does not exist.
         """
@@ -187,14 +187,14 @@ class _Rules:
             if trial_id is not None:
                 trial = self._storage.locate_trial(trial_id)
                 if trial is None or study_id not in (None, trial.study_id):
-                    raise InputError(f"found no trial with the id {trial_id}")
+                    raise InputError(f"there is no trial with ID {trial_id}")
                 study_id = trial.study_id
             if study_id is None:
                 return None
             try:
                 study = self._storage.get_study_name_from_id(study_id)
             except KeyError:
-                raise InputError(f"found no study with the id {study_id}") from None
+                raise InputError(f"there is no study with ID {study_id}") from None
             attributes = (
                 self._storage.get_study_system_attrs(study_id)
                 if trial_id is None
@@ -211,9 +211,9 @@ def _refusal(status: int, reason: str) -> HTTPResponse:
     return HTTPResponse(json.dumps({"reason": reason}), status, headers)
 
 
-def _page(callback: Callable[..., Any], **words: Any) -> HTTPResponse:
+def _page(callback: Callable[..., Any], **arguments: Any) -> HTTPResponse:
     """The page with the script that shows reasons; other sites can't frame it."""
-    with closing(callback(**words)) as served:
+    with closing(callback(**arguments)) as served:
         policy = served.get_header("Content-Security-Policy", "default-src 'self'")
     text = Path(optuna_dashboard.__file__).with_name("index.html").read_text()
     text = text.replace("<head>", f'<head><script src="{SCRIPT_PATH}"></script>', 1)
@@ -224,9 +224,9 @@ def _page(callback: Callable[..., Any], **words: Any) -> HTTPResponse:
     return HTTPResponse(text, headers=headers)
 
 
-def _inert(callback: Callable[..., Any], **words: Any) -> Any:
+def _inert(callback: Callable[..., Any], **arguments: Any) -> Any:
     """A file, possibly an untrusted upload, with headers that keep it from running code."""
-    found = callback(**words)
+    found = callback(**arguments)
     if isinstance(found, HTTPResponse):
         found.set_header("Content-Security-Policy", INERT)
         found.set_header("X-Content-Type-Options", "nosniff")

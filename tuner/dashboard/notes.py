@@ -28,7 +28,7 @@ def trial_note(
         _table(spec, trial, best_epoch),
     ]
     if best_epoch in pictures:
-        parts.append(f"Samples after epoch {best_epoch}, the best:")
+        parts.append(f"Samples after epoch {best_epoch} (the best):")
         parts.append(f"![samples after epoch {best_epoch}]({pictures[best_epoch]})")
     if CURVES in pictures:
         parts.append(f"![curves]({pictures[CURVES]})")
@@ -52,7 +52,7 @@ def _table(spec: StudySpec, trial: TrialRecord, best_epoch: int) -> str:
         "D AUC": _range([report.d_auc for report in reports]),
         "time": f"{duration(reports.seconds)}: {duration(training)} training, "
         f"{duration(evaluating)} evaluating{speed}",
-        "device": f"{machine.get('device', '-')}, of {machine.get('host', '-')}",
+        "device": f"{machine.get('device', '-')} on {machine.get('host', '-')}",
         "versions": ", ".join(
             f"{key} {machine[key]}" for key in ("tuner", "jax") if key in machine
         ),
@@ -61,7 +61,7 @@ def _table(spec: StudySpec, trial: TrialRecord, best_epoch: int) -> str:
 
 
 def _range(values: Sequence[float | None]) -> str:
-    """A value's first, last, lowest and highest epoch values."""
+    """The first, last, lowest and highest of a value's epochs."""
     known = [value for value in values if value is not None]
     if not known:
         return "not measured"

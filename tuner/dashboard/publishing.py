@@ -22,11 +22,11 @@ from tuner.views.figures import PLOTS
 from tuner.views.images import grid_png
 from tuner.views.trial_svg import curves_svg
 
-# After plots that took t seconds to draw, no worker draws them again for REDRAW_FACTOR * t seconds.
+# Plots that took t seconds to draw are not drawn again by any worker for REDRAW_FACTOR * t seconds.
 REDRAW_FACTOR = 200.0
 FIRST = 1.0  # assumed seconds for the first plots, which import plotly
-END_WAIT = 60.0  # most seconds that a trial's end waits for its pictures
-EPOCH_WAIT = 0.005  # most time that a report waits for its picture, as a share of the epoch's
+END_WAIT = 60.0  # seconds that a trial's end waits for its pictures at most
+EPOCH_WAIT = 0.005  # time that a report waits for its picture at most, as a share of the epoch's
 MOST_EPOCHS = 10_000  # per plot: browsers fetch all of them repeatedly
 
 
@@ -83,8 +83,8 @@ class DashboardPublisher(Publisher):
 def refresh_plots(store: StudyStore, *, last: bool = False) -> None:
     """Publish the study's plots unless a worker did so recently; the first time, only its note.
 
-    The ``last`` plots, when no trial is left to run, are always published. An unavailable database
-    is ignored here, because the worker's own statements wait for it.
+    The ``last`` plots, when no trial is left to run, are published however recent the previous ones
+    are. An unavailable database is ignored here: the worker's own statements wait for it.
     """
     with suppress(StorageError):
         shown = published(store)
@@ -105,8 +105,8 @@ def refresh_plots(store: StudyStore, *, last: bool = False) -> None:
 def plots(spec: StudySpec, trials: Sequence[TrialRecord]) -> dict[str, str]:
     """The plots that the dashboard shows, as plotly JSON by name.
 
-    Curves are thinned to about ``MOST_EPOCHS`` epochs in all, always with each trial's first, best
-    and last epoch.
+    Curves are thinned to about ``MOST_EPOCHS`` epochs in all, but keep each trial's first, best and
+    last epoch.
     """
     step = -(-events(trials) // MOST_EPOCHS)
 
@@ -124,6 +124,6 @@ def plots(spec: StudySpec, trials: Sequence[TrialRecord]) -> dict[str, str]:
 
 
 def events(trials: Sequence[TrialRecord]) -> int:
-    """The number of epochs and ends so far; it only grows."""
+    """The number of epochs and of ended trials so far; it only grows."""
     ended = sum(trial.state != "RUNNING" for trial in trials)
     return ended + sum(len(trial.reports) for trial in trials)

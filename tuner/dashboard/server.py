@@ -30,7 +30,7 @@ class Artifacts:
     """
 
     def __init__(self, database: Database, url: str | None) -> None:
-        """``url`` is the files' location on this machine, if it differs from the studies'."""
+        """``url``: location of the files on this machine, if it differs from the studies'."""
         self._database, self._url = database, url
         self._known: dict[str, StudyFiles] = {}  # by the beginning of the study's token
         self._lock = threading.Lock()
@@ -44,7 +44,7 @@ class Artifacts:
             token, picture = found
             data = self._files(token).read(picture.name)
         if data is None:
-            raise InputError(f"artifacts: found no file of artifact {artifact_id}")
+            raise InputError(f"artifacts: there is no file of artifact {artifact_id}")
         return io.BytesIO(data)
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
@@ -72,7 +72,7 @@ class Artifacts:
             store = StudyStore(self._database, name)
             if store.token.startswith(token) and store.artifacts is not None:
                 return open_files(store, self._url)
-        raise InputError(f"artifacts: found no study whose token begins with {token}")
+        raise InputError(f"artifacts: there is no study whose token begins with {token}")
 
 
 def dashboard_server(
@@ -93,7 +93,7 @@ def dashboard_server(
         announce(record.getMessage().partition("\n")[0])
         return False
 
-    # It logs tracebacks of failures in the storage; one line is enough.
+    # The dashboard logs tracebacks of storage failures; one line is enough.
     logging.getLogger("optuna_dashboard._bottle_util").addFilter(announce_first_line)
     application = make_application(database, artifacts)
     answering = _with_short_errors(application, announce)
@@ -117,8 +117,8 @@ def _with_short_errors(application: Application, announce: Callable[[str], None]
             return application(environ, start)
         except TunerError as error:
             announce(str(error))
-            away = isinstance(error, StorageError)
-            status = "503 Service Unavailable" if away else "404 Not Found"
+            unavailable = isinstance(error, StorageError)
+            status = "503 Service Unavailable" if unavailable else "404 Not Found"
             return web.refuse(start, status, str(error))
         except Exception as error:  # a bug in the dashboard
             announce(f"{environ.get('PATH_INFO')}: {type(error).__name__}")

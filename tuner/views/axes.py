@@ -30,7 +30,7 @@ class ParameterAxis(NamedTuple):
     log: bool
 
     @property
-    def words(self) -> str:
+    def label(self) -> str:
         """The parameter's name with spaces."""
         return self.name.replace("_", " ")
 
@@ -38,7 +38,7 @@ class ParameterAxis(NamedTuple):
     def title(self) -> str:
         """The axis title: the parameter, its unit, and a note if its points are jittered."""
         notes = ["images"] * (self.name in _IN_IMAGES) + ["jittered"] * bool(self.choices)
-        return self.words.capitalize() + (f" ({', '.join(notes)})" if notes else "")
+        return self.label.capitalize() + (f" ({', '.join(notes)})" if notes else "")
 
     def has(self, trial: TrialRecord) -> bool:
         """Whether a trial has a value that the axis can show; other programs may set any value."""
@@ -76,7 +76,7 @@ class ParameterAxis(NamedTuple):
         return edges
 
     def cell(self, trial: TrialRecord) -> int:
-        """The index of a trial's cell; rounding errors outside belong to the outermost cells."""
+        """The index of a trial's cell; values outside the range count in the outermost cells."""
         edges = self.cell_edges()
         return min(max(bisect_right(edges, self.position(trial)) - 1, 0), len(edges) - 2)
 
@@ -112,12 +112,12 @@ def _axis(name: str, settings: list[Choices | Range]) -> ParameterAxis:
 
 
 def log_scaled(values: Sequence[float]) -> bool:
-    """Whether values are drawn on a logarithmic scale: all positive, spanning more than 1 to 3."""
+    """Whether to draw values on a log scale: all positive, spanning more than a factor of 3."""
     return min(values, default=0.0) > 0 and max(values) > 3 * min(values)
 
 
 def log_ticks(low: float, high: float) -> dict[str, Any]:
-    """Round ticks for a logarithmic axis; the fewer decades it spans, the more per decade."""
+    """Round ticks for a log axis; the fewer decades it spans, the more ticks per decade."""
     decades = math.log10(high / low) if 0 < low < high else 0.0
     digits = (1, 2, 3, 5, 7) if decades < 1.2 else (1, 3) if decades < 3 else (1,)
     first = math.floor(math.log10(low)) if low > 0 else 0

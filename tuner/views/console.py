@@ -1,4 +1,4 @@
-"""A console for people: shows only harmless text, and may be as wide as its tables."""
+"""A rich console that shows only harmless text and may be as wide as its tables."""
 
 import os
 import unicodedata
@@ -11,12 +11,12 @@ from rich.segment import Segment
 from rich.text import Text
 
 UNLIMITED = 10_000  # columns, where no terminal limits them
-HARMLESS = "\n\t\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"  # among the controls and formats
-ACTING = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control, format, surrogate, line, paragraph
+HARMLESS = "\n\t\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"  # of the categories below
+CONTROLS = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control, format, surrogate, line, paragraph
 
 
 def harmless(text: str) -> str:
-    """Text whose control characters, surrogates and bidirectional overrides are symbols instead.
+    """Replace control characters, surrogates and bidirectional overrides with symbols.
 
     Host names, reasons and paths come from other machines; a terminal would obey their escapes.
     The length stays the same.
@@ -27,14 +27,17 @@ def harmless(text: str) -> str:
 
 
 def _symbol(character: str) -> str:
-    if character in HARMLESS or unicodedata.category(character) not in ACTING:
+    if character in HARMLESS or unicodedata.category(character) not in CONTROLS:
         return character
     return chr(0x2400 + ord(character)) if ord(character) < 32 else "\N{REPLACEMENT CHARACTER}"
 
 
-class Lasting:
-    """A text stream that drops what can't be written to another one: work goes on when the reader
-    of its progress has left. Characters that can't be encoded become escapes."""
+class TolerantStream:
+    """A wrapper of a text stream that drops what can't be written.
+
+    Training goes on when nobody reads its progress any more. Characters that the encoding lacks
+    become escapes.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -43,7 +46,7 @@ class Lasting:
     def isatty(self) -> bool:
         try:
             return self._stream.isatty()
-        except (AttributeError, ValueError):  # no stream of Python's, or a closed one
+        except (AttributeError, ValueError):  # not a Python stream, or closed
             return False
 
     def fileno(self) -> int:
@@ -61,11 +64,13 @@ class Lasting:
 
 
 class Terminal(Console):
-    """A rich console that shows only harmless text, as wide as the terminal or, elsewhere, as
-    wide as its tables."""
+    """A rich console that shows only harmless text.
 
-    def __init__(self, *, stderr: bool = False, file: Lasting | None = None) -> None:
-        # ``size`` is read again each time; with one given here, rich parses no variables.
+    It is as wide as the terminal; without a terminal, as wide as its tables.
+    """
+
+    def __init__(self, *, stderr: bool = False, file: TolerantStream | None = None) -> None:
+        # The ``size`` property overrides width and height. They keep rich from parsing COLUMNS.
         super().__init__(
             file=cast(TextIO | None, file),
             stderr=stderr,
@@ -79,7 +84,7 @@ class Terminal(Console):
 
     @property
     def size(self) -> ConsoleDimensions:
-        """The terminal's size; COLUMNS and LINES go first where they are whole numbers above 0."""
+        """The terminal's size; COLUMNS and LINES take precedence if they are positive integers."""
         columns, lines = (_positive(os.environ.get(name, "")) for name in ("COLUMNS", "LINES"))
         try:
             known = os.get_terminal_size(self.file.fileno())

@@ -1,4 +1,4 @@
-"""Plots of values against epochs, of all trials and of one, and of the device time they took."""
+"""Plots of values against epochs, for all trials or for one, and of device time by outcome."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -64,11 +64,11 @@ def _curves(
             y=values,
             mode="lines",
             line={"color": BEST, "width": 2.5},
-            name=f"the best, trial {best.number}",
-            hovertemplate=f"trial {best.number}, the best, epoch %{{x}}: %{{y:.4g}}<extra></extra>",
+            name=f"best (trial {best.number})",
+            hovertemplate=f"trial {best.number} (best), epoch %{{x}}: %{{y:.4g}}<extra></extra>",
         )
     if not seen:
-        return show_message(figure, "Nothing was measured yet.")
+        return show_message(figure, "Nothing has been measured yet.")
     ends = [0, spec.study.epochs * 1.02]
     for i, bound in enumerate(bounds):
         figure.add_scatter(
@@ -87,7 +87,7 @@ def _curves(
 
 
 def _epoch_axis(spec: StudySpec) -> dict[str, Any]:
-    """An axis with a tick per epoch for up to ten epochs, and never one between two."""
+    """An axis with a tick per epoch for up to ten epochs, and never a tick between two epochs."""
     return {"title": "Epoch", "tickformat": "d", "dtick": 1 if spec.study.epochs <= 10 else None}
 
 

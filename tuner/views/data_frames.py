@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tuner import hints
-from tuner.errors import InputError
+from tuner.hints import require
 from tuner.spec.kinds import Name
 from tuner.spec.study import StudySpec
 from tuner.spec.trial import kind_of, setting_names
@@ -12,8 +11,9 @@ from tuner.study.records import TrialRecord
 from tuner.trial import FIELDS
 from tuner.views.axes import parameter_axes
 
-Frame = Any  # pandas' data frame, which has no types here
+Frame = Any  # pandas.DataFrame, which has no types here
 REAL, WHOLE, TEXT = "float64", "Int64", "string"  # missing values: NaN, NA, NA
+# Columns before and after the parameters, with their types.
 BEFORE = {"state": TEXT, "value": REAL}
 AFTER = {
     "epochs": "int64",
@@ -26,7 +26,7 @@ AFTER = {
 
 
 def trials_frame(spec: StudySpec, trials: Sequence[TrialRecord]) -> Frame:
-    """One row per trial; the index ``trial`` is its number.
+    """One row per trial; the index ``trial`` is the trial number.
 
     Columns: ``state``; ``value``, NaN if Optuna has none; each searched parameter by its plain
     name, missing if the trial's branch lacks it; ``epochs`` trained; ``train_seconds`` and
@@ -49,7 +49,7 @@ def trials_frame(spec: StudySpec, trials: Sequence[TrialRecord]) -> Frame:
 
 
 def _of_type(value: Any, kind: str) -> Any:
-    """The value, or None if another program wrote one that the column can't hold."""
+    """The value; None if another program wrote one that the column can't hold."""
     held = {TEXT: (str,), WHOLE: (int,), REAL: (int, float)}
     return value if kind not in held or type(value) in held[kind] else None
 
@@ -78,10 +78,4 @@ def epochs_frame(trials: Sequence[TrialRecord]) -> Frame:
 
 
 def _pandas() -> Any:
-    try:
-        import pandas
-    except ImportError:
-        raise InputError(
-            f"data frames need pandas; install it with {hints.install('notebook')}"
-        ) from None
-    return pandas
+    return require("pandas", "notebook", "a data frame")

@@ -1,4 +1,4 @@
-"""The plots of a study: each is listed here once, for commands, notebooks, pages and dashboard.
+"""The plots of a study, listed once for commands, notebooks, reports and the dashboard.
 
 Also plots as files: self-contained HTML pages, and pictures drawn by a headless browser.
 """
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from tuner import hints
 from tuner.errors import InputError, TunerError
+from tuner.hints import require
 from tuner.spec.study import StudySpec
 from tuner.study.records import TrialRecord
 
@@ -58,14 +58,10 @@ def as_picture(figure: Any, kind: str) -> bytes:
 
     InputError if kaleido or the browser is missing, TunerError if the browser fails.
     """
-    try:
-        import kaleido
-        from kaleido.errors import BrowserClosedError, BrowserFailedError, ChromeNotFoundError
-    except ImportError:
-        raise InputError(
-            f"--out: writing .{kind} needs kaleido; install it with {hints.install('report')}, or "
-            "write .html"
-        ) from None
+    require("kaleido.errors", "report", f"--out: writing .{kind}", ", or write .html")
+    import kaleido
+    from kaleido.errors import BrowserClosedError, BrowserFailedError, ChromeNotFoundError
+
     options = {"format": kind, "width": WIDTH, "height": figure.layout.height}
     options |= {"scale": SCALE} if kind == "png" else {}
     how = {"mathjax": False, "timeout": TIMEOUT}
@@ -76,7 +72,7 @@ def as_picture(figure: Any, kind: str) -> bytes:
         where = f"at BROWSER_PATH = {named}" if named else "on the PATH"
         raise InputError(
             f"--out: writing .{kind} needs Chromium or Chrome, and there is none {where}; set "
-            "BROWSER_PATH to its program, or write .html"
+            "BROWSER_PATH to its executable, or write .html"
         ) from None
     except (BrowserClosedError, BrowserFailedError, TimeoutError) as error:
         text = str(error).partition("\n")[0] or type(error).__name__

@@ -62,7 +62,7 @@ def study_page(
     trials: Trials,
     pictures: Pictures = (),
 ) -> str:
-    """Render the report. It names what could not be computed, and why."""
+    """Render the report, which also says what could not be computed, and why."""
     objective = spec.metrics.objective
     best = ranked(trials)[:BEST_ROWS]
     plots = {"best": [_titled(trial_curves(spec, trial)) for trial in best[:1]]}
@@ -156,7 +156,7 @@ def _tiles(spec: StudySpec, summary: StudySummary, trials: Trials) -> list[tuple
 def _titled(figure: Figure) -> tuple[str, Markup]:
     """A plot's title and its HTML, which leaves the title to the page."""
     title = figure.layout.title.text
-    # Dragging scrolls the page on a phone; the plot's buttons still zoom.
+    # On a phone, dragging then scrolls the page; the plot's buttons still zoom.
     figure.update_layout(title=None, margin_t=28, dragmode=False)
     config = {"displaylogo": False, "responsive": True}
     html = figure.to_html(full_html=False, include_plotlyjs=False, config=config)

@@ -52,13 +52,13 @@ def inline_image(png: bytes) -> RenderableType | None:
         return None
     if not (foreground and sys.stdout.isatty()):
         return None
-    # It logs a traceback for terminals that do not report the size of their characters.
+    # textual_image logs a traceback for terminals that do not report their character size.
     logging.getLogger("textual_image").setLevel(logging.ERROR)
     try:
         from textual_image import renderable
     except ImportError:
         return None
-    # Its fallback, coloured characters, is too coarse: digits would be indistinguishable.
+    # Its fallback, coloured characters, is too coarse to tell digits apart.
     if renderable.Image not in (renderable.TGPImage, renderable.SixelImage):
         return None
     try:

@@ -1,7 +1,7 @@
-"""A study and a trial as notebooks show them: small pieces of HTML.
+"""HTML cards of a study and of a trial, for notebooks.
 
-They inherit the notebook's colours, light or dark, and stay readable when an untrusted notebook
-has its styles removed.
+They inherit the notebook's colours, light or dark, and stay readable without styles, which
+untrusted notebooks lose.
 """
 
 import time
@@ -59,7 +59,7 @@ def trial_card(spec: StudySpec, trial: TrialRecord, study: str) -> str:
     )
 
 
-def one_line(spec: StudySpec, snapshot: StudySnapshot) -> str:
+def summary_line(spec: StudySpec, snapshot: StudySnapshot) -> str:
     """The study's totals and its best trial in one line."""
     best, metric = snapshot.best, OBJECTIVES[spec.metrics.objective]
     result = f", best {metric} {number(best.value)} by trial {best.number}" if best else ""

@@ -26,7 +26,7 @@ from tuner.views.style import (
     value_axis,
 )
 
-# Low values, which are better, are dark. Colour-blind readers see the same scale.
+# Low values, which are better, are dark. The scale is safe for colour-blind readers.
 COLOURS = "Cividis"
 COLUMNS = 3  # panels per row
 Point = tuple[TrialRecord, float]  # a trial and its value
@@ -45,7 +45,7 @@ def best_value_map(spec: StudySpec, trials: Trials) -> Figure:
         return marginal(spec, trials, names[0]) if names else _nothing_searched("Best values")
     x, y = (axes[name] for name in names)
     metric = OBJECTIVES[spec.metrics.objective]
-    figure = new_figure(f"Best {metric} by {x.words} and {y.words}")
+    figure = new_figure(f"Best {metric} by {x.label} and {y.label}")
     points = [point for point in _points(spec, trials) if x.has(point[0]) and y.has(point[0])]
     if not points:
         return show_message(figure, "No trial has a value yet.")
@@ -66,9 +66,9 @@ def _cells(
     """The best trial of each cell as a heatmap."""
     best: dict[tuple[int, int], Point] = {}
     for trial, value in points:
-        place = y.cell(trial), x.cell(trial)
-        if place not in best or value < best[place][1]:
-            best[place] = (trial, value)
+        cell = y.cell(trial), x.cell(trial)
+        if cell not in best or value < best[cell][1]:
+            best[cell] = (trial, value)
     values = [value for _, value in best.values()]
     log = log_scaled(values)
     bar: dict[str, Any] = {"title": metric, "thickness": 14}
@@ -117,7 +117,7 @@ def marginals(spec: StudySpec, trials: Trials) -> Figure:
 def marginal(spec: StudySpec, trials: Trials, name: str) -> Figure:
     """The values against one searched parameter, of the trials that have it."""
     axis, metric = parameter_axes(spec)[name], OBJECTIVES[spec.metrics.objective]
-    figure = styled(make_subplots(1, 1), f"{metric} against {axis.words}", 360)
+    figure = styled(make_subplots(1, 1), f"{metric} against {axis.label}", 360)
     if not _add_panel(figure, spec, trials, axis, set(), row=1, col=1):
         return show_message(figure, "No trial has a value yet.")
     return figure
@@ -131,7 +131,7 @@ def _add_panel(
     in_legend: set[str],
     **where: int,
 ) -> set[str]:
-    """Draw one panel; the outcomes in it. Outcomes ``in_legend`` are not repeated there."""
+    """Draw one panel and return its outcomes; those ``in_legend`` get no second legend entry."""
     metric = OBJECTIVES[spec.metrics.objective]
     points = _points(spec, trials)
     drawn = set()
@@ -146,7 +146,7 @@ def _add_panel(
         )
         drawn.add(trace["name"])
     figure.update_xaxes(**axis.layout(), **where)
-    # The values of all trials: panels share one scale.
+    # Based on the values of all trials, so that panels share one scale.
     all_values = [value for _, value in points]
     value_axis(figure, metric if where["col"] == 1 else "", all_values, **where)
     return drawn
@@ -166,7 +166,7 @@ def _points(spec: StudySpec, trials: Trials) -> list[Point]:
 def _traces(
     points: Sequence[Point], metric: str
 ) -> Iterator[tuple[Trials, list[float], dict[str, Any]]]:
-    """For each outcome its trials, their values, and a trace without coordinates."""
+    """For each outcome: its trials, their values, and a trace without coordinates."""
     values = {trial.number: value for trial, value in points}
     for mark, some in by_outcome([trial for trial, _ in points]):
         found = [values[trial.number] for trial in some]

@@ -28,10 +28,10 @@ class PlainProgress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._last = -INTERVAL  # when an activity was last announced
+        self._last = -INTERVAL  # when a line about an activity was last printed
 
     def announce(self, text: str, part: float | None = None) -> None:
-        """Print a line. Lines about an activity of which ``part`` is done are rate-limited."""
+        """Print a line; rate-limited if ``part``, the completed share of an activity, is given."""
         now = time.monotonic()
         if part is not None:
             if now - self._last < INTERVAL:
@@ -88,7 +88,7 @@ class LiveProgress:
         self.live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
 
     def announce(self, text: str, part: float | None = None) -> None:
-        """Show a message, with a progress bar if ``part`` of the activity is done."""
+        """Show a message, with a progress bar if ``part``, the completed share, is given."""
         self._message, self._part = text, part
 
     def started(self, claim: Claim) -> None:
@@ -118,7 +118,7 @@ class LiveProgress:
         )
 
     def _render(self) -> Group:
-        running = list(self._running.values())  # rich draws from a thread of its own
+        running = list(self._running.values())  # a copy, because rich draws from its own thread
         return Group(self._trials(running), self._overall(), self._activity(running))
 
     def _trials(self, running: list[_Running]) -> FittingTable:

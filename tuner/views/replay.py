@@ -1,4 +1,4 @@
-"""A replay of pruners as tables, one-line summaries, and a page of plots."""
+"""Replayed pruners as tables, one-line summaries, and a page of plots."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from tuner.views.formatting import evenly_spaced, number
 from tuner.views.tables import FittingTable
 
 EPOCH_ROWS = 20
-FEW = 10  # trials; rank correlations of fewer are unreliable
+FEW = 10  # trials; with fewer, rank correlations are unreliable
 WINNER, OTHERS = "#c1121f", "rgba(70, 105, 150, 0.4)"
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon", "star")
 
@@ -52,20 +52,20 @@ def _saved_lost_regret(outcome: Outcome) -> tuple[str, str, str]:
 def caution(curves: Sequence[Curve], pruner: str) -> str | None:
     """A one-line warning about the limits of the replay, if there are any.
 
-    ``pruner`` is the one that pruned trials while they were recorded. Trials ended by the guard
-    need no warning: it would end them again.
+    ``pruner`` is the one that was active during recording. Trials that the guard ended need no
+    warning: it would end them again.
     """
     whole = sum(curve.whole for curve in curves)
     pruned = sum(curve.state == "PRUNED" for curve in curves)
     reasons = []
     if whole < FEW:
         reasons.append(
-            f"only {whole} of {len(curves)} trials reached the last epoch, too few to be sure"
+            f"only {whole} of {len(curves)} trials reached the last epoch, too few to be reliable"
         )
     if pruned and pruner != "none":
         reasons.append(
-            f"{pruned} of {len(curves)} trials were pruned while recorded, so their final values "
-            'are unknown; record with [pruner] name = "none" for whole curves'
+            f"{pruned} of {len(curves)} trials were pruned during recording, so their final values "
+            'are unknown; record with [pruner] name = "none" for complete curves'
         )
     return f"warning: {'; '.join(reasons)}" if reasons else None
 

@@ -1,4 +1,4 @@
-"""Studies, trials and workers as tables, also while they run; trials as JSON values and CSV."""
+"""Studies, trials and workers as tables and as a live view; trials as JSON values and CSV."""
 
 import csv
 import io
@@ -90,7 +90,7 @@ def worker_table(workers: Sequence[WorkerRecord]) -> FittingTable:
 def status_view(
     snapshot: StudySnapshot, spec: StudySpec, age: float = 0.0, most: int | None = None
 ) -> Group:
-    """A running study as read ``age`` seconds ago, with at most ``most`` workers; fits 80 columns.
+    """A running study, read ``age`` seconds ago, with at most ``most`` workers; fits 80 columns.
 
     Totals, the best trial, and the current trial of each worker.
     """
@@ -107,7 +107,7 @@ def status_view(
         parts += [Text(f"… and {hidden} more")]
     if snapshot.left_behind:
         trials = ", ".join(map(str, snapshot.left_behind))
-        parts += [Text(f"Without a living worker: trial {trials}")]
+        parts += [Text(f"Without a live worker: trial {trials}")]
     if left:
         parts += ["", Text(ESTIMATE, style="dim")]
     return Group(*parts)
@@ -116,7 +116,7 @@ def status_view(
 def _running_workers(
     snapshot: StudySnapshot, spec: StudySpec, age: float, most: int | None
 ) -> FittingTable:
-    """One row per worker. In a narrow terminal names are cut, numbers never."""
+    """One row per worker. A narrow terminal cuts names, but never numbers."""
     names = ("worker", "machine", "device")
     measured = ("trial", "epoch", OBJECTIVES[spec.metrics.objective], "loss ratio", "images/s")
     spare = ("device", "machine", "images/s", "loss ratio")
@@ -159,7 +159,7 @@ def space_table(spec: StudySpec) -> FittingTable:
 
 
 def _setting_text(setting: Choices | Range) -> str:
-    """The setting as in the study file; of a range with a step, also the values it includes."""
+    """The setting as in the study file; a range with a step also lists its values."""
     values, text = values_of(setting), str(to_toml(setting))
     if isinstance(setting, Choices) or values is None or setting.step is None:
         return text
@@ -174,7 +174,7 @@ def trial_values(trial: TrialRecord) -> dict[str, Any]:
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """Replace infinity and NaN, which JSON lacks, by None."""
+    """Replace infinity and NaN, which JSON lacks, with None."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in values.items()

@@ -1,4 +1,4 @@
-"""A study file as TOML, with all non-default settings."""
+"""A study's non-default settings as a TOML study file."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -8,7 +8,7 @@ from tuner.spec.study import StudySpec
 
 
 def spec_toml(spec: StudySpec) -> str:
-    """A study file that gives the same spec; it always names study, sampler and pruner."""
+    """A study file that loads as this spec; it always names study, sampler and pruner."""
     changed = spec.model_dump(mode="json", exclude_defaults=True)
     for key in ("study", "sampler", "pruner"):
         changed[key] = {"name": getattr(spec, key).name} | changed.get(key, {})

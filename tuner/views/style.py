@@ -50,7 +50,7 @@ def styled(figure: Figure, title: str, height: int) -> Figure:
         font={"family": FONT, "size": 13, "color": "#222222"},
         height=height,
         margin={"l": 10, "r": 10, "t": 45, "b": 10},
-        # Below the plot: next to it, the legend would take up a phone's whole width.
+        # Below the plot: beside it, the legend would take up a phone's whole width.
         legend={"orientation": "h", "yanchor": "top", "y": -0.22, "x": 0, "itemsizing": "constant"},
         hoverlabel={"align": "left"},
         hovermode="closest",
@@ -70,7 +70,7 @@ def show_message(figure: Figure, text: str) -> Figure:
 
 
 def value_axis(figure: Figure, title: str, values: Sequence[float], **where: int) -> None:
-    """Set the y axis, logarithmic where the values call for it."""
+    """Set the y axis; it is logarithmic if ``log_scaled`` says so."""
     figure.update_yaxes(title=title, **where)
     if log_scaled(values):
         figure.update_yaxes(type="log", **log_ticks(min(values), max(values)), **where)

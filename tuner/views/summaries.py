@@ -11,7 +11,7 @@ from tuner.study.verdict import collapse_signs
 from tuner.trial import DURATIONS, FIELDS, History, ReportField
 from tuner.views.formatting import number, params_text, size
 
-SHOWN_APART = ("fid", "fid_infinity", "class_coverage", "class_entropy")  # in lines of their own
+SHOWN_APART = ("fid", "fid_infinity", "class_coverage", "class_entropy")  # on separate lines
 PARTS = ("generate_seconds", "extract_seconds", "score_seconds")  # of an evaluation
 
 
@@ -29,7 +29,7 @@ def best_line(trials: Sequence[TrialRecord], objective: str) -> str:
 
 
 def baseline_gain(trials: Sequence[TrialRecord], objective: str) -> str:
-    """How much lower the best value is than the best baseline's; empty without baselines."""
+    """By how much the best value beats the best baseline's; empty without baselines."""
     best, baselines = best_of(trials), [trial for trial in trials if trial.baseline]
     if best is None or not baselines:
         return ""
@@ -47,12 +47,12 @@ def baseline_gain(trials: Sequence[TrialRecord], objective: str) -> str:
 
 
 def curve_fields(spec: StudySpec) -> tuple[ReportField, ...]:
-    """The numbers whose curves are drawn of one trial: objective, loss ratio and D's AUC."""
+    """The fields that a trial's curves show: objective, loss ratio and D's AUC."""
     return FIELDS[spec.metrics.objective], FIELDS["loss_ratio"], FIELDS["d_auc"]
 
 
 def epochs_of(trials: Sequence[TrialRecord]) -> History:
-    """The epochs of several trials, whose times it sums."""
+    """The epochs of several trials as one history, which sums their times."""
     return History(report for trial in trials for report in trial.reports)
 
 
@@ -91,9 +91,9 @@ def evaluation_cost(seconds: Mapping[str, float]) -> str:
 
 
 def measured_as(parts: Mapping[str, str], fingerprint: str) -> str:
-    """What a study's values depend on, in one line."""
+    """The parts of a study's fingerprint, in one line."""
     if not parts:
-        return "Nothing is measured yet."
+        return "Nothing has been measured yet."
     return f"Measured as {fingerprint}: " + ", ".join(f"{k} {v}" for k, v in parts.items())
 
 
@@ -127,7 +127,7 @@ def appraisal(found: Mapping[str, Any], objective: str) -> str:
 
 
 def _evaluation(spec: StudySpec, found: Mapping[str, Any]) -> str:
-    """The arithmetic of evaluating, compared with that of training."""
+    """The cost of evaluation compared with training, in floating-point operations."""
     every, epochs = spec.metrics.every, spec.study.epochs
     training, evaluation = found["training_flops"], found["evaluation_flops"]
     evaluations = -(-epochs // every)
@@ -135,8 +135,9 @@ def _evaluation(spec: StudySpec, found: Mapping[str, Any]) -> str:
     when = "every epoch" if every == 1 else f"every {every} epochs"
     advice = "; to reduce it, raise metrics.every or lower metrics.samples" if part > 0.5 else ""
     return (
-        f"evaluation {when}: {evaluation / 1e12:.3g} TFLOP, an epoch's training "
-        f"{training / 1e12:.3g}: {part:.0%} of a whole trial's arithmetic{advice}"
+        f"evaluation {when}: {evaluation / 1e12:.3g} TFLOP each, training "
+        f"{training / 1e12:.3g} TFLOP per epoch: evaluation is {part:.0%} of a trial's "
+        f"arithmetic{advice}"
     )
 
 

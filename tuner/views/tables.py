@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 GAP = 2  # characters between two columns
-# Widths in characters. Words longer than LONGEST_WORD are not numbers, and fold.
+# Widths in characters. A word longer than LONGEST_WORD is no number and may be broken.
 LEAST_NAME, LEAST_PROSE, MOST_PROSE, LONGEST_WORD = 6, 20, 100, 40
 
 
@@ -18,9 +18,9 @@ LEAST_NAME, LEAST_PROSE, MOST_PROSE, LONGEST_WORD = 6, 20, 100, 40
 class FittingTable:
     """A table whose numbers are never cut or wrapped.
 
-    In a terminal that is too narrow, headings wrap; then the columns in ``spare`` are left out, in
-    their order; then each row becomes a paragraph. Columns in ``prose`` wrap between words, columns
-    in ``names`` may be cut; a table has columns of at most one of the two kinds.
+    If the terminal is too narrow, headings wrap; then the columns in ``spare`` are dropped one by
+    one; then each row becomes a paragraph. Columns in ``prose`` wrap between words, columns in
+    ``names`` may be cut; a table has columns of at most one of the two kinds.
     """
 
     headings: Sequence[str]
@@ -46,7 +46,7 @@ class FittingTable:
         yield Text("\n").join(self._stacked(options.max_width))
 
     def _least(self, column: int, folded: bool) -> int:
-        """The least width of a column, in characters."""
+        """The minimum width of a column, in characters."""
         name = self.headings[column]
         cells = [cells[column] for cells, _ in self.rows]
         widest = max(map(cell_len, cells), default=0)

@@ -1,4 +1,4 @@
-"""Everything known about one trial, for a terminal and as JSON, with sparklines of its epochs."""
+"""Everything known about one trial, for a terminal, with sparklines, and as JSON."""
 
 import math
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ EPOCH_ROWS = 20
 LONGEST_LINE = 60  # characters of a sparkline
 BLOCKS = "▁▂▃▄▅▆▇█"
 GAP = " "  # in a sparkline, for a missing value
-DECADE = 10.0  # ratio of largest to smallest value from which a sparkline is logarithmic
+DECADE = 10.0  # a sparkline is logarithmic if largest / smallest value reaches this
 
 
 def trial_view(
@@ -122,7 +122,7 @@ def _sparklines(spec: StudySpec, trial: TrialRecord, width: int) -> Text:
 def sparkline(values: Sequence[float | None], width: int) -> str:
     """Values over epochs as at most ``width`` blocks, the lowest block for the lowest value.
 
-    With more values than ``width``, a character is the mean of several. Missing and non-finite
+    With more values than ``width``, each block is the mean of several. Missing and non-finite
     values are gaps.
     """
     points = [finite(value) for value in values]
@@ -165,7 +165,7 @@ def _block(value: float, low: float, high: float) -> str:
 
 
 def _epochs(spec: StudySpec, reports: Sequence[EpochReport]) -> FittingTable:
-    """Up to ``EPOCH_ROWS`` epochs, evenly spread, with every measurement that some epoch has."""
+    """Up to ``EPOCH_ROWS`` epochs, evenly spaced, with every measurement that some epoch has."""
     objective = FIELDS[spec.metrics.objective]
     others = [
         field

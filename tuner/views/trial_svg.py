@@ -1,4 +1,4 @@
-"""A trial's curves as a small SVG, drawn without a browser, for notes in the dashboard."""
+"""A trial's curves as a small SVG for the dashboard's notes, drawn without a browser."""
 
 import math
 from collections.abc import Sequence
@@ -43,8 +43,8 @@ def _panel(name: str, points: Points, epochs: int, top: int) -> str:
     if not points:
         return f'{title}{frame}<text x="{LEFT + 8}" y="{high + 20}">not measured</text>'
     values = [value for _, value in points]
-    width = (WIDTH - 20 - LEFT) / max(epochs - 1, 1)  # of an epoch
-    xs = [LEFT + 4 + width * (epoch - 1) for epoch, _ in points]
+    step = (WIDTH - 20 - LEFT) / max(epochs - 1, 1)  # pixels per epoch
+    xs = [LEFT + 4 + step * (epoch - 1) for epoch, _ in points]
     scale = math.log if log_scaled(values) else float
     least, most = scale(min(values)), scale(max(values))
     heights = [(scale(v) - least) / (most - least) if most > least else 0.5 for v in values]
