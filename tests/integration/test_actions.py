@@ -203,11 +203,11 @@ REQUESTS: dict[str, list[tuple[str, Any, int, str]]] = {
     ],
     f"DELETE {FILES}/<study_id:int>/<trial_id:int>/{UUID}": [
         ("DELETE /api/artifacts/{study}/{done}/{picture}", None, 403, "tuner made this picture"),
-        ("DELETE /api/artifacts/{study}/{live}/abc", None, 403, "no artifact abc there"),
+        ("DELETE /api/artifacts/{study}/{live}/abc", None, 403, "no artifact abc here"),
     ],
     f"DELETE {FILES}/<study_id:int>/{UUID}": [
         ("DELETE /api/artifacts/{study}/{picture}", None, 403, "tuner made this picture"),
-        ("DELETE /api/artifacts/{study}/abc", None, 403, "no artifact abc there"),
+        ("DELETE /api/artifacts/{study}/abc", None, 403, "no artifact abc here"),
     ],
     **{
         f"POST /api/llm/{query}": [(f"POST /api/llm/{query}", {}, 400, "No access to the LLM")]

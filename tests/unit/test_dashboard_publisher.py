@@ -106,7 +106,7 @@ def test_a_note_summarises_the_trial(tmp_path: Path) -> None:
     text = trial.end(Prune("worse *than* the others"), "kept.safetensors", MACHINE).note
     assert text.startswith("**Pruned** after epoch 4 of 6: worse \\*than\\* the others")
     assert "| KID | 0.25 in epoch 4 |" in text
-    assert "| device | H200, of far\\|away |" in text
+    assert "| device | H200 on far\\|away |" in text
     assert f"(/artifacts/7/1/{TOKEN[:8]}-00000-000004)" in text
     assert f"(/artifacts/7/1/{TOKEN[:8]}-00000-000000)" in text
     assert "`tuner retry 'my study' 0 --exactly`" in text
