@@ -108,22 +108,22 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 def server(
-    host: str, port: int, application: Application, options: str, *, any_name: bool = False
+    host: str, port: int, application: Application, option_prefix: str, *, any_name: bool = False
 ) -> WSGIServer:
     """A server of a WSGI application, bound to its port (0 for any free one).
 
     It answers requests for this machine's own names and addresses; with ``any_name``, which is for
-    use behind a proxy, for every name. InputError if the address can't be bound; ``options`` is
-    the prefix of the command line's options for host and port.
+    use behind a proxy, for every name. InputError if the address can't be bound; ``option_prefix``
+    is the prefix of the command line's options for host and port.
     """
     guarded = _guarded(application, None if any_name else host)
-    with _address_errors(host, port, options):
+    with _address_errors(host, port, option_prefix):
         return _Server(host, port, guarded)
 
 
-def try_port(host: str, port: int, options: str) -> None:
+def try_port(host: str, port: int, option_prefix: str) -> None:
     """InputError if a server can't be bound to the address now."""
-    with _address_errors(host, port, options):
+    with _address_errors(host, port, option_prefix):
         family, *_, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         socket.create_server((str(found[0]), port), family=family).close()
 
@@ -133,9 +133,9 @@ def address(host: str, port: int) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def refuse(start: Any, status: str, reason: str) -> Iterable[bytes]:
+def refuse(start_response: Any, status: str, reason: str) -> Iterable[bytes]:
     """Answer with a reason in JSON, as the dashboard's API does."""
-    start(status, [("Content-Type", "application/json")])
+    start_response(status, [("Content-Type", "application/json")])
     return [json.dumps({"reason": reason}).encode()]
 
 
@@ -143,12 +143,12 @@ def refuse(start: Any, status: str, reason: str) -> Iterable[bytes]:
 
 
 def _guarded(application: Application, host: str | None) -> Application:
-    def answer(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
+    def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if reason := _wrong_name(environ, host) or _sent_by_another_site(environ):
-            return refuse(start, "403 Forbidden", reason)
+            return refuse(start_response, "403 Forbidden", reason)
         if reason := _wrong_body(environ):
-            return refuse(start, "413 Content Too Large", reason)
-        return application(environ, start)
+            return refuse(start_response, "413 Content Too Large", reason)
+        return application(environ, start_response)
 
     return answer
 
@@ -213,20 +213,22 @@ def _split(url: str) -> SplitResult:
 
 
 @contextmanager
-def _address_errors(host: str, port: int, options: str) -> Iterator[None]:
+def _address_errors(host: str, port: int, option_prefix: str) -> Iterator[None]:
     """Raise InputError if the host is not this machine's, or the port is taken.
 
     An empty host is refused: it would mean all addresses.
     """
-    where = f"{options}host: found {host!r}, expected an address of this machine"
+    wrong_host = f"{option_prefix}host: found {host!r}, expected an address of this machine"
     if not host:
-        raise InputError(where)
+        raise InputError(wrong_host)
     try:
         yield
     except UnicodeError as error:
-        raise InputError(where) from error
+        raise InputError(wrong_host) from error
     except OSError as error:
         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-            raise InputError(where) from error
-        text = f"{options}port: can't use {port} on {host}: {error.strerror}; choose a free port"
+            raise InputError(wrong_host) from error
+        text = (
+            f"{option_prefix}port: can't use {port} on {host}: {error.strerror}; choose a free port"
+        )
         raise InputError(text) from error

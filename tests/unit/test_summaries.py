@@ -71,7 +71,7 @@ def test_appraisal() -> None:
     }
     text = summaries.appraisal(found, "fid")
     assert "Best: trial 3, FID 20.5 in epoch 2 of 2: learning_rate=0.0002123 batch_size=64" in text
-    assert "FID on fresh latents 21.25, extrapolated to infinitely many 19.5; real against" in text
+    assert "FID on fresh latents 21.25 (19.5 extrapolated to infinitely many images); real" in text
     assert "real images 0.5 (5000 each)" in text
     assert "KID 0.0125, precision 0.75, recall 0.625, density 0.875, coverage 0.5" in text
     assert "Classes generated: 9 of 10, entropy 0.95 of the data's" in text

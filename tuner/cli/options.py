@@ -105,7 +105,7 @@ MetricsHost = Annotated[
     typer.Option(
         metavar="ADDRESS",
         envvar=METRICS_HOST_VARIABLE,
-        help="Address to serve metrics on. They require no login.",
+        help="Address to serve metrics on, without a login.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

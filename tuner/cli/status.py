@@ -23,9 +23,9 @@ from tuner.views.formatting import duration
 
 INTERVAL = 2.0  # seconds between two refreshes
 SHORTEST, LONGEST = 0.2, 3600.0
-FRAME = 14  # screen lines reserved for everything except workers
+RESERVED_LINES = 14  # of the screen, for everything except workers
 LEAVE_SCREEN = "\x1b[?1049l"  # what rich's Live writes when it leaves its own screen
-SILENCE = 5.0  # seconds that a read may take before the view reports that it is waiting
+SLOW_READ = 5.0  # seconds that a read may take before the view reports that it is waiting
 
 
 @command(Task.LOOK)
@@ -94,7 +94,7 @@ def _watch(name: str | None, storage: str, interval: float, as_json: bool) -> No
     if not SHORTEST <= interval <= LONGEST:  # also refuses NaN
         expected = f"{SHORTEST:g} to {LONGEST:g} seconds"
         raise InputError(f"--every: found {interval:g}, expected {expected}")
-    watched = Watched(open_study(storage, name), interval)
+    watched = WatchedStudy(open_study(storage, name), interval)
     live = out.is_terminal and not out.is_dumb_terminal
     with suppress(KeyboardInterrupt), interrupting(reset=LEAVE_SCREEN if live else ""):
         if live:
@@ -103,7 +103,7 @@ def _watch(name: str | None, storage: str, interval: float, as_json: bool) -> No
             _lines(watched)
 
 
-class Watched:
+class WatchedStudy:
     """The last snapshot of a study, and why there is no newer one.
 
     One of rich's threads draws it while the next snapshot is being read, so the view can report a
@@ -133,22 +133,22 @@ class Watched:
             self._read_at, self.trouble = time.monotonic(), None
 
     def full_view(self) -> RenderableType:
-        """The whole snapshot, under the time of day."""
-        return self._under(f"{time.strftime('%H:%M:%S')} study {self.store.name}")
+        """The whole snapshot below the time of day."""
+        return self._below(f"{time.strftime('%H:%M:%S')} study {self.store.name}")
 
     def screen_view(self) -> RenderableType:
-        """As much of the snapshot as fits on the screen, under a line on how current it is."""
+        """As much of the snapshot as fits on the screen, below a line on how current it is."""
         about = f"{time.strftime('%H:%M:%S')} study {self.store.name}"
         why = self.trouble
-        if why is None and self._age > self.interval + SILENCE:
+        if why is None and self._age > self.interval + SLOW_READ:
             why = f"{self.store.database.place}: waiting for the database to answer"
         top = Text(f"{about}, refreshed every {self.interval:g} s; press Ctrl-C to leave")
         if why is not None:
             known = f"shown as of {duration(self._age)} ago; trying again"
             top.append(f"\n{why}; {known}", style="bold red")
-        return self._under(top, most=max(1, out.height - FRAME))
+        return self._below(top, most=max(1, out.height - RESERVED_LINES))
 
-    def _under(self, top: RenderableType, most: int | None = None) -> RenderableType:
+    def _below(self, top: RenderableType, most: int | None = None) -> RenderableType:
         if self._snapshot is None:
             return top
         return Group(top, studies.status_view(self._snapshot, self.store.spec, self._age, most))
@@ -158,7 +158,7 @@ class Watched:
         return time.monotonic() - self._read_at
 
 
-def _live(watched: Watched) -> None:
+def _live(watched: WatchedStudy) -> None:
     """Refresh in place on an alternate screen, which can be resized; then print the last view."""
     watched.read()
     try:
@@ -171,7 +171,7 @@ def _live(watched: Watched) -> None:
         out.print(watched.full_view())
 
 
-def _lines(watched: Watched) -> None:
+def _lines(watched: WatchedStudy) -> None:
     """Print each view below the last, for logs."""
     while True:
         watched.read()

@@ -87,19 +87,19 @@ def refresh_plots(store: StudyStore, *, last: bool = False) -> None:
     are. An unavailable database is ignored here: the worker's own statements wait for it.
     """
     with suppress(StorageError):
-        shown = published(store)
-        if shown is None:
+        previous = published(store)
+        if previous is None:
             publish(store, 0, FIRST, {}, study_note(store.name, store.spec))
             return
-        recent = 0 <= shown.age < REDRAW_FACTOR * shown.seconds  # the clock may be set back
+        recent = 0 <= previous.age < REDRAW_FACTOR * previous.seconds  # the clock may be set back
         if recent and not last:
             return
         began = time.perf_counter()
         trials = store.trials()
         count = events(trials)
-        if shown.events < count:
-            made, note = plots(store.spec, trials), study_note(store.name, store.spec)
-            publish(store, count, time.perf_counter() - began, made, note)
+        if previous.events < count:
+            drawn, note = plots(store.spec, trials), study_note(store.name, store.spec)
+            publish(store, count, time.perf_counter() - began, drawn, note)
 
 
 def plots(spec: StudySpec, trials: Sequence[TrialRecord]) -> dict[str, str]:

@@ -112,16 +112,16 @@ def make_application(database: Database, artifacts: str | None) -> Any:
 def _with_short_errors(application: Application, announce: Callable[[str], None]) -> Application:
     """The application, with failures announced in one line and answered with a short reason."""
 
-    def answer(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
+    def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         try:
-            return application(environ, start)
+            return application(environ, start_response)
         except TunerError as error:
             announce(str(error))
             unavailable = isinstance(error, StorageError)
             status = "503 Service Unavailable" if unavailable else "404 Not Found"
-            return web.refuse(start, status, str(error))
+            return web.refuse(start_response, status, str(error))
         except Exception as error:  # a bug in the dashboard
             announce(f"{environ.get('PATH_INFO')}: {type(error).__name__}")
-            return web.refuse(start, "500 Internal Server Error", type(error).__name__)
+            return web.refuse(start_response, "500 Internal Server Error", type(error).__name__)
 
     return answer

@@ -155,18 +155,18 @@ def trial_curves(spec: StudySpec, trial: TrialRecord) -> Figure:
 def time_by_outcome(spec: StudySpec, trials: Trials) -> Figure:
     """Stacked bars per outcome: device time spent training and evaluating."""
     figure = new_figure("Device time by outcome", 380)
-    outcomes = [(mark, some, epochs_of(some)) for mark, some in reversed(by_outcome(trials))]
+    outcomes = [(mark, group, epochs_of(group)) for mark, group in reversed(by_outcome(trials))]
     longest = max((epochs.seconds for *_, epochs in outcomes), default=0)
     if not longest:
         return show_message(figure, "No epoch has ended yet.")
     size, unit = next((size, unit) for size, unit in UNITS if longest >= size or size == 1)
     parts = (("training", "#0072B2", ""), ("evaluating", "#56B4E9", "/"))
-    names = [f"{mark.name} ({len(some)})" for mark, some, _ in outcomes]
+    names = [f"{mark.name} ({len(group)})" for mark, group, _ in outcomes]
     times = zip(*((e.train_seconds, e.evaluate_seconds) for *_, e in outcomes), strict=True)
     for (name, colour, pattern), seconds in zip(parts, times, strict=True):
         figure.add_bar(
             x=names,
-            y=[some / size for some in seconds],
+            y=[value / size for value in seconds],
             name=name,
             marker={
                 "color": colour,

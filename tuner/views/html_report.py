@@ -146,7 +146,7 @@ def _tiles(spec: StudySpec, summary: StudySummary, trials: Trials) -> list[tuple
     return [
         (number(best and best.value), f"best {metric}{trial}"),
         (f"{finished} of {summary.total}", "trials complete or pruned"),
-        *((len(some), mark.name) for mark, some in reversed(by_outcome(trials))),
+        *((len(group), mark.name) for mark, group in reversed(by_outcome(trials))),
         (duration(epochs.seconds), "device time"),
         (f"{epochs.evaluation_share:.0%}", "of it evaluating"),
         (f"{len(epochs):,}", "epochs trained"),
@@ -204,9 +204,9 @@ def _ends(trials: Trials) -> Table:
             reason = re.sub(r"\d[\d.,]*(e[+-]?\d+)?", "…", trial.reason or "no reason was kept")
             found.setdefault((outcomes[trial.state], reason), []).append(trial)
     rows = []
-    for (outcome, reason), some in sorted(found.items(), key=lambda item: -len(item[1])):
-        examples = ", ".join(str(trial.number) for trial in some[:5]) + ", …" * (len(some) > 5)
-        rows.append((outcome, reason, len(some), duration(epochs_of(some).seconds), examples))
+    for (outcome, reason), group in sorted(found.items(), key=lambda item: -len(item[1])):
+        examples = ", ".join(str(trial.number) for trial in group[:5]) + ", …" * (len(group) > 5)
+        rows.append((outcome, reason, len(group), duration(epochs_of(group).seconds), examples))
     headings = ("outcome", "reason", "trials", "device time", "trial numbers")
     return Table(headings, rows, right=("trials", "device time"))
 
@@ -214,11 +214,11 @@ def _ends(trials: Trials) -> Table:
 def _cost(trials: Trials) -> Table:
     total = epochs_of(trials).seconds
     rows = []
-    for mark, some in reversed(by_outcome(trials)):
-        epochs = epochs_of(some)
+    for mark, group in reversed(by_outcome(trials)):
+        epochs = epochs_of(group)
         times = map(duration, (epochs.train_seconds, epochs.evaluate_seconds, epochs.seconds))
         share = f"{epochs.seconds / total:.0%}" if total else "-"
-        rows.append((mark.name, len(some), f"{len(epochs):,}", *times, share))
+        rows.append((mark.name, len(group), f"{len(epochs):,}", *times, share))
     headings = ("outcome", "trials", "epochs", "training", "evaluating", "both", "share")
     return Table(headings, rows, right=headings[1:])
 

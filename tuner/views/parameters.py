@@ -50,8 +50,8 @@ def best_value_map(spec: StudySpec, trials: Trials) -> Figure:
     if not points:
         return show_message(figure, "No trial has a value yet.")
     figure.add_heatmap(**_cells(points, x, y, metric))
-    for some, _, trace in _traces(points, metric):
-        figure.add_scatter(x=list(map(x.position, some)), y=list(map(y.position, some)), **trace)
+    for group, _, trace in _traces(points, metric):
+        figure.add_scatter(x=list(map(x.position, group)), y=list(map(y.position, group)), **trace)
     figure.update_traces(
         marker_line={"width": 1, "color": "white"}, selector={"type": "scatter", "name": "complete"}
     )
@@ -135,9 +135,9 @@ def _add_panel(
     metric = OBJECTIVES[spec.metrics.objective]
     points = _points(spec, trials)
     drawn = set()
-    for some, values, trace in _traces([point for point in points if axis.has(point[0])], metric):
+    for group, values, trace in _traces([point for point in points if axis.has(point[0])], metric):
         figure.add_scatter(
-            x=list(map(axis.position, some)),
+            x=list(map(axis.position, group)),
             y=values,
             **trace,
             legendgroup=trace["name"],
@@ -168,11 +168,11 @@ def _traces(
 ) -> Iterator[tuple[Trials, list[float], dict[str, Any]]]:
     """For each outcome: its trials, their values, and a trace without coordinates."""
     values = {trial.number: value for trial, value in points}
-    for mark, some in by_outcome([trial for trial, _ in points]):
-        found = [values[trial.number] for trial in some]
-        texts = [hover_text(trial, metric, values[trial.number]) for trial in some]
+    for mark, group in by_outcome([trial for trial, _ in points]):
+        found = [values[trial.number] for trial in group]
+        texts = [hover_text(trial, metric, values[trial.number]) for trial in group]
         hover = {"text": texts, "hovertemplate": "%{text}<extra></extra>"}
-        yield some, found, marker_style(mark, len(points)) | hover
+        yield group, found, marker_style(mark, len(points)) | hover
 
 
 def importances(spec: StudySpec, trials: Trials, found: Importances | None = None) -> Figure:

@@ -77,7 +77,7 @@ class LiveProgress:
     """
 
     def __init__(self, console: Console, finished: int, total: int, objective: str) -> None:
-        self._console, self._already, self._total = console, finished, total
+        self._console, self._finished_before, self._total = console, finished, total
         self._objective = objective
         self._ended = 0
         self._best: tuple[float, int] | None = None
@@ -159,7 +159,7 @@ class LiveProgress:
         return line
 
     def _overall(self) -> Table:
-        finished = self._already + self._ended
+        finished = self._finished_before + self._ended
         line = Table.grid(padding=(0, 1))
         parts = f"{finished}/{self._total} trials"
         if self._best:

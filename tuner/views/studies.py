@@ -163,8 +163,8 @@ def _setting_text(setting: Choices | Range) -> str:
     values, text = values_of(setting), str(to_toml(setting))
     if isinstance(setting, Choices) or values is None or setting.step is None:
         return text
-    some = values if len(values) <= 4 else [*values[:2], "...", values[-1]]
-    return f"{text}: {', '.join(str(value) for value in some)}"
+    listed = values if len(values) <= 4 else [*values[:2], "...", values[-1]]
+    return f"{text}: {', '.join(str(value) for value in listed)}"
 
 
 def trial_values(trial: TrialRecord) -> dict[str, Any]:

@@ -90,8 +90,8 @@ def marker_style(mark: Mark, points: int) -> dict[str, Any]:
 
 def by_outcome(trials: Trials) -> list[tuple[Mark, list[TrialRecord]]]:
     """The trials grouped by outcome, without empty groups."""
-    found = [(mark, [trial for trial in trials if trial.state == mark.state]) for mark in MARKS]
-    return [(mark, some) for mark, some in found if some]
+    groups = [(mark, [trial for trial in trials if trial.state == mark.state]) for mark in MARKS]
+    return [(mark, group) for mark, group in groups if group]
 
 
 def hover_text(trial: TrialRecord, metric: str, value: float | None) -> str:

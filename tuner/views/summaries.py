@@ -104,7 +104,9 @@ def appraisal(found: Mapping[str, Any], objective: str) -> str:
     best = trial.best_epoch(objective)
     when = f" in epoch {best} of {len(trial.reports)}" if best else ""
     infinity = fresh["fid_infinity"]
-    further = "" if infinity is None else f", extrapolated to infinitely many {number(infinity)}"
+    extrapolated = (
+        "" if infinity is None else f" ({number(infinity)} extrapolated to infinitely many images)"
+    )
     others = [name for name in fresh if name not in SHOWN_APART]
     lines = [
         f"\nBest: trial {trial.number}, {OBJECTIVES[objective]} {number(trial.value)}{when}: "
@@ -113,7 +115,7 @@ def appraisal(found: Mapping[str, Any], objective: str) -> str:
     if collapsed := collapse_warning(fresh, classes):
         lines.append(f"Warning: {collapsed}. Its FID does not show that; look at the samples.")
     lines += [
-        f"FID on fresh latents {number(fresh['fid'])}{further}; real against real images "
+        f"FID on fresh latents {number(fresh['fid'])}{extrapolated}; real against real images "
         f"{number(found['real_fid'])} ({found['real_count']} each)",
         ", ".join(f"{FIELDS[name].label} {number(fresh[name])}" for name in others),
     ]
