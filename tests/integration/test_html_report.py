@@ -80,6 +80,15 @@ def test_all_trials_are_listed_folded_beyond_a_few_dozen(sqlite: Studies) -> Non
     assert "<details><summary>" not in page_of(store).split('id="trials"')[1].split("</section>")[0]
 
 
+def test_the_report_says_whether_trials_are_running(sqlite: Studies) -> None:
+    store, session = sqlite.create(trials=2), sqlite.join()
+    run(session, [10.0], Complete())
+    [trial] = store.trials()
+    assert f"Trials ran from {trial.started} to {trial.ended}." in page_of(store)
+    claim(session)
+    assert f"Trials ran from {trial.started} to now." in page_of(store)
+
+
 def test_the_report_explains_missing_importances(sqlite: Studies) -> None:
     store = sqlite.create(trials=8)
     session = sqlite.join()

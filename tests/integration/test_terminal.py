@@ -442,6 +442,20 @@ def test_a_trial_is_shown_without_its_files(
     assert "No samples: artifacts: no files of study 's'" in text
 
 
+def test_a_report_counts_the_trials_without_samples(
+    sqlite: Studies, tmp_path: Path, tuner: Command
+) -> None:
+    store = sqlite.create(trials=2)
+    session = sqlite.join()
+    for fid in (20.0, 30.0):
+        run(session, [fid], Complete(), artifact="missing.safetensors")
+    files = open_files(store, str(tmp_path / "files"))
+    files.write("pictures/trial-00000/samples-epoch-000001.png", png())
+    code, text, errors = tuner("report", "s", "--out", str(tmp_path / "report.html"))
+    assert (code, errors) == (0, "")
+    assert "Samples of 1 of 2 trials are missing: " in text
+
+
 @pytest.mark.parametrize(
     ("answers", "data", "drawn"),
     [

@@ -116,10 +116,11 @@ def compare(
     stores = [open_study(storage, name) for name in dict.fromkeys(names)]
     if len(stores) < 2:
         raise InputError("compare needs the names of at least two studies")
-    parts = [
-        (store.name, {"objective": spec.metrics.objective, "value": spec.study.value} | known)
-        for store, spec, known in ((store, store.spec, store.fingerprint()) for store in stores)
-    ]
+    parts = []
+    for store in stores:
+        spec = store.spec
+        compared = {"objective": spec.metrics.objective, "value": spec.study.value}
+        parts.append((store.name, compared | store.fingerprint()))
     why_not = incomparable(parts)
     if why_not:
         raise InputError(f"these studies can't be compared: {why_not}")

@@ -70,12 +70,13 @@ def study_page(
         if plot.section is not None:
             plots.setdefault(plot.section, []).append(_titled(plot.draw(spec, trials)))
     values = {trial.number: number(trial.value) for trial in trials}
+    running = any(trial.state == "RUNNING" for trial in trials)
     return render(
         "report.html",
         summary=summary,
         metric=OBJECTIVES[objective],
         began=min(filter(None, (t.started for t in trials)), default=None),
-        ended=max(filter(None, (t.ended for t in trials)), default=None),
+        ended=None if running else max(filter(None, (t.ended for t in trials)), default=None),
         written=time.strftime("%Y-%m-%d %H:%M %Z"),
         version=__version__,
         plotly=Markup(get_plotlyjs()),

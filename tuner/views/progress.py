@@ -128,14 +128,17 @@ class LiveProgress:
             prose=["settings"],
             spare=("evaluation", "images/s", "left", "loss ratio"),
         )
-        for claim, epochs in ((one.claim, one.epochs) for one in running):
+        for trial in running:
+            claim, epochs = trial.claim, trial.epochs
             cells = [""] * len(measured)
             if epochs:
                 last = epochs[-1]
                 left = epochs.seconds / len(epochs) * (claim.config.epochs - last.epoch)
                 cells = [
-                    *(number(epochs.last_value(self._objective)), number(last.loss_ratio)),
-                    *(f"{last.images_per_second:,.0f}", f"{epochs.evaluation_share:.0%}"),
+                    number(epochs.last_value(self._objective)),
+                    number(last.loss_ratio),
+                    f"{last.images_per_second:,.0f}",
+                    f"{epochs.evaluation_share:.0%}",
                     duration(left),
                 ]
             done = f"{len(epochs)}/{claim.config.epochs}"

@@ -40,9 +40,14 @@ def trial_table(
         value = epochs.last_value(objective) if trial.state == "RUNNING" else trial.value
         loss_ratio = epochs[-1].loss_ratio if epochs else None
         table.add_row(
-            *(trial.number, trial.state.lower(), len(epochs), number(value), number(loss_ratio)),
+            trial.number,
+            trial.state.lower(),
+            len(epochs),
+            number(value),
+            number(loss_ratio),
             *(value_text(trial.params.get(name)) for name in names),
-            *(duration(epochs.seconds), trial.reason or ""),
+            duration(epochs.seconds),
+            trial.reason or "",
             style="bold green" if trial.number == best else None,
         )
     return table
@@ -79,8 +84,12 @@ def worker_table(workers: Sequence[WorkerRecord]) -> FittingTable:
     )
     for worker in workers:
         table.add_row(
-            *(worker.worker, worker.host, worker.pid, worker.device),
-            *("" if number is None else number for number in (worker.trial, worker.epoch)),
+            worker.worker,
+            worker.host,
+            worker.pid,
+            worker.device,
+            "" if worker.trial is None else worker.trial,
+            "" if worker.epoch is None else worker.epoch,
             f"{duration(worker.seen)} ago" + ("" if worker.alive else ", lost"),
             style=None if worker.alive else "red",
         )
@@ -135,7 +144,10 @@ def _running_workers(
                 ]
         seen = duration(worker.seen + age)
         table.add_row(
-            *(worker.worker, worker.host, worker.device, *cells),
+            worker.worker,
+            worker.host,
+            worker.device,
+            *cells,
             seen if worker.alive else f"lost {seen}",
             style=None if worker.alive else "red",
         )

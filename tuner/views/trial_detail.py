@@ -188,7 +188,9 @@ def _owners(ownership_history: Sequence[Ownership]) -> FittingTable:
         first, last = owner.first_epoch, owner.last_epoch
         table.add_row(
             first if first == last else f"{first} to {last}",
-            *(name or "-" for name in (owner.worker, owner.host, owner.device)),
+            owner.worker or "-",
+            owner.host or "-",
+            owner.device or "-",
             date_time(owner.first_reported_at),
             f"{duration(owner.last_reported_at - owner.first_reported_at)} later",
         )
