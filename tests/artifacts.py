@@ -1,4 +1,4 @@
-"""Checkpoints and generators of random arrays in an artifact store."""
+"""Random checkpoints and generators in an artifact store."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from tuner.trial import Program, TrialConfig
 PROGRAM = Program("dcgan", "dcgan", 2, 8, SHAPE, 8, "minimax", "sgd", "sgd", 1, False)
 
 
-def shapes(tree: Any) -> list[tuple[str, Any]]:
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
 
@@ -35,7 +35,9 @@ def shapes(tree: Any) -> list[tuple[str, Any]]:
 def generator() -> Generator:
     rng = np.random.default_rng(0)
     like = Generator(*abstract_generator(PROGRAM))
-    packed = pack(unpack(like, {k: rng.random(v.shape, np.float32) for k, v in shapes(like)}, ""))
+    packed = pack(
+        unpack(like, {k: rng.random(v.shape, np.float32) for k, v in named_leaves(like)}, "")
+    )
     random: Generator = unpack(like, packed, "")
     return random
 
@@ -86,7 +88,7 @@ def files(tmp_path: Path) -> StudyFiles:
 
 
 def write_checkpoint(files: StudyFiles, epoch: int, token: int = 1, number: int = 5) -> str:
-    """Write a checkpoint as a worker would, and return its name."""
+    """Write a checkpoint as a worker does, and return its name."""
     name = f"{folder_of(number)}/epoch-{epoch:06d}-{token:06d}.safetensors"
     files.write(name, encode_checkpoint(CONFIG, checkpoint_of(epoch)))
     return name
@@ -95,7 +97,7 @@ def write_checkpoint(files: StudyFiles, epoch: int, token: int = 1, number: int 
 def resumed_epoch(
     files: StudyFiles, reported: int, messages: list[str] | None = None
 ) -> int | None:
-    """The epoch that a trial resumes from; None without a checkpoint."""
+    """The epoch from which a trial resumes; None without a checkpoint."""
     announce = (messages if messages is not None else []).append
     checkpoint = load_latest(files, 5, CONFIG, reported, announce)
     if checkpoint is not None:

@@ -24,7 +24,7 @@ LOCAL = ("file:", "data:", "blob:", "about:", "http://127.0.0.1:", "http://local
 
 
 class Page:
-    """A Playwright page, with its methods, that records problems."""
+    """A Playwright page that also records problems."""
 
     def __init__(self, page: Any) -> None:
         self._page = page

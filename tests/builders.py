@@ -50,13 +50,13 @@ def epoch(number: int, fid: float | None = 50.0, **changes: Any) -> EpochReport:
     )._replace(**changes)
 
 
-def numbers(**changes: float) -> Hyperparameters:
+def hyperparameters(**changes: float) -> Hyperparameters:
     """The default hyperparameters, with ``changes``."""
     return trial_config(spec_of(""), {}, 0, DATASET).hyperparameters._replace(**changes)
 
 
 def new_database(path: Path) -> str:
-    """The URL of an empty database at ``path``, copied because creating one takes a second."""
+    """The URL of a new database with all tables and no study: a copy, as creating one is slow."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(_empty_database())
     return f"sqlite:///{path}"
@@ -114,7 +114,7 @@ def _ranges(
 
 
 def problems(toml: str) -> list[str]:
-    """The problems of a study file, one a line."""
+    """The problems of a study file, one per line."""
     try:
         parse_spec(tomllib.loads(toml), "study.toml")
     except InputError as error:
@@ -123,7 +123,7 @@ def problems(toml: str) -> list[str]:
 
 
 def assert_problem(toml: str, key: str, *parts: str) -> None:
-    """Assert that the only problem is one with ``key``, and that it mentions all ``parts``."""
+    """Assert that the only problem concerns ``key`` and mentions all ``parts``."""
     lines = problems(toml)
     assert len(lines) == 1, lines
     assert lines[0].startswith(f"study.toml: {key}: "), lines[0]

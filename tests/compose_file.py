@@ -23,14 +23,14 @@ def compose(**variables: str) -> Yaml:
     """docker-compose.yml with its variables substituted."""
     text = (ROOT / "docker-compose.yml").read_text()
     loaded: Yaml = YAML(typ="safe", pure=True).load(text)
-    return dict(filled(loaded, SECRETS | variables))
+    return dict(substituted(loaded, SECRETS | variables))
 
 
-def filled(node: Any, variables: dict[str, str]) -> Any:
+def substituted(node: Any, variables: dict[str, str]) -> Any:
     if isinstance(node, dict):
-        return {key: filled(value, variables) for key, value in node.items()}
+        return {key: substituted(value, variables) for key, value in node.items()}
     if isinstance(node, list):
-        return [filled(value, variables) for value in node]
+        return [substituted(value, variables) for value in node]
     return interpolated(node, variables) if isinstance(node, str) else node
 
 
@@ -50,15 +50,16 @@ def interpolated(text: str, variables: dict[str, str]) -> str:
 
 
 def make_secrets(folder: Path) -> str:
-    words = ["sh", "secrets.sh"]
-    made = subprocess.run(
-        words, cwd=folder / "deploy", capture_output=True, text=True, timeout=10, check=True
+    """Run deploy/secrets.sh in ``folder``; its output."""
+    command = ["sh", "secrets.sh"]
+    done = subprocess.run(
+        command, cwd=folder / "deploy", capture_output=True, text=True, timeout=10, check=True
     )
-    return made.stdout
+    return done.stdout
 
 
 def steps(instruction: str) -> list[str]:
-    """The arguments of every such instruction, with continued lines joined."""
+    """The arguments of each such instruction of the Dockerfile, with continued lines joined."""
     text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.M)
     found = re.findall(r"^([A-Z]+)\s+((?:.*\\\n)*.*)$", text, flags=re.M)
     return [
@@ -71,13 +72,13 @@ def in_build_context(path: str) -> bool:
     included = True
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         pattern = line.removeprefix("!")
-        above = [path, *map(str, Path(path).parents)][:-1]
-        if line and not line.startswith("#") and any(fits(part, pattern) for part in above):
+        path_and_parents = [path, *map(str, Path(path).parents)][:-1]
+        if line and not line.startswith("#") and any(matches(p, pattern) for p in path_and_parents):
             included = line.startswith("!")
     return included
 
 
-def fits(path: str, pattern: str) -> bool:
+def matches(path: str, pattern: str) -> bool:
     if pattern.startswith("**/"):
         return fnmatch(Path(path).name, pattern.removeprefix("**/"))
     return path.count("/") == pattern.count("/") and fnmatch(path, pattern)

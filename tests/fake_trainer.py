@@ -1,4 +1,4 @@
-"""A trainer with prescribed KIDs, and trials that it trains."""
+"""A trainer with given KIDs, and trials for it."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ def kid_spec(value: str = "best", more: str = "") -> StudySpec:
 def fake_run(
     spec: StudySpec, trainer: FakeTrainer, reports: tuple[EpochReport, ...] = ()
 ) -> TrialRun:
-    """A claimed trial with these reports."""
+    """A run of a claimed trial with these reports."""
     claim = Claim(1, 0, POINT, trial_config(spec, POINT, 0, DATASET), 2, reports)
     stand_in: Any = trainer
     writer: Any = None

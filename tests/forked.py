@@ -30,7 +30,7 @@ _forks = multiprocessing.get_context("forkserver")
 
 
 def start_server(environment: dict[str, str]) -> None:
-    """Start the fork server; ``environment`` holds for variables that are read at import."""
+    """Start the fork server; ``environment`` sets the variables that are read at import."""
     warnings = ",".join(filter(None, [environment.get("PYTHONWARNINGS"), FORKS]))
     _forks.set_forkserver_preload(IMPORTED)
     with mock.patch.dict(os.environ, environment | {"PYTHONWARNINGS": warnings}, clear=True):

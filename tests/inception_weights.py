@@ -2,7 +2,7 @@
 
 Each array has its own generator, seeded by ``SEED`` and the CRC-32 of its name, so the order does
 not matter. Kernels (HWIO) are standard normals times sqrt(2 / fan-in) (He et al. 2015). Batch norm
-scales and offsets are 1 plus 0.1 times standard normals: with offsets around 0, half of the ReLUs
+scales and offsets are 1 plus 0.1 times standard normals; with offsets around 0, half of the ReLUs
 would be inactive, and rounding errors would grow a hundredfold. Batch norm statistics cannot be
 random, because activations would explode over 40 layers. They were measured once, layer by layer,
 on ``calibration_images``, and are stored with the golden arrays as float16, concatenated in the

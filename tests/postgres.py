@@ -33,9 +33,9 @@ class Postgres:
         self._binaries = binaries
         self.folder = Path(tempfile.mkdtemp(prefix="tuner-postgres-"))
         self.port = free_port()
-        # Postgres will not run as root.
-        self._as: dict[str, Any] = {"user": "nobody"} if os.getuid() == 0 else {}
-        if self._as:
+        # Postgres refuses to run as root.
+        self._user: dict[str, Any] = {"user": "nobody"} if os.getuid() == 0 else {}
+        if self._user:
             shutil.chown(self.folder, "nobody")
         secret = self.folder / "password"
         secret.write_text(PASSWORD)
@@ -58,7 +58,7 @@ class Postgres:
                 cwd=self.folder,
                 timeout=60,
                 check=False,
-                **self._as,
+                **self._user,
             )
         assert done.returncode == 0, log.read_text()[-2000:]
 
@@ -91,7 +91,7 @@ class Postgres:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def new_database(self) -> str:
-        """Create an empty database; its URL, with the password."""
+        """Create an empty database and return its URL, with the password."""
         self._databases += 1
         name = f"studies_{self._databases}"
         self.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))

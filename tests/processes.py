@@ -97,7 +97,7 @@ def unpruned_study(
     takeovers: int = 3,
     trial: str = "",
 ) -> str:
-    """A study file whose trials end only after their last epoch or by request; ``trial`` holds
+    """A study file whose trials end only after their last epoch or by request. ``trial`` holds
     further lines of its table [trial]."""
     return UNPRUNED_STUDY.format(**locals())
 
@@ -112,7 +112,7 @@ def run(
 
 
 def run_json(folder: Path, environment: dict[str, str], *words: str) -> Any:
-    """The output of a command with ``--json``, which must succeed."""
+    """Run a command with ``--json``, which must succeed; its parsed output."""
     done = run(folder, environment, *words, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -222,7 +222,7 @@ class Running:
 
 def _read(pipe: Iterator[str], lines: list[str]) -> None:
     for line in pipe:
-        lines += [line]
+        lines.append(line)
 
 
 class Machine:
@@ -240,7 +240,7 @@ class Machine:
         return run(self.folder, self.environment, *words, answer=answer)
 
     def fails_with(self, code: int, *words: str, answer: str = "") -> str:
-        """Run a command that must fail with ``code``; the one line it prints to stderr."""
+        """Run a command that must fail with ``code``; its one line on stderr."""
         done = self.run(*words, answer=answer)
         assert done.returncode == code, (words, done.stdout, done.stderr)
         lines = done.stderr.splitlines()

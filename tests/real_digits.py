@@ -13,7 +13,7 @@ from tuner.spec.data import DataSpec
 def write_digits(folder: Path, count: int) -> None:
     """Write ``count`` digits and their labels to a folder."""
     mnist = load_images(DataSpec())
-    chosen = np.random.default_rng(0).permutation(5000)[:count]
+    chosen = np.random.default_rng(0).permutation(len(mnist.images))[:count]
     assert mnist.labels is not None
     images, labels = mnist.images[chosen, 2:-2, 2:-2, 0], mnist.labels[chosen].astype(np.uint8)
     for name, array in (("train-images-idx3", images), ("train-labels-idx1", labels)):

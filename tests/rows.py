@@ -101,11 +101,11 @@ class Rows:
         return float(max(b - a for a, b in pairwise(times)))
 
     def reasons(self) -> dict[int, str]:
-        """The reasons why trials ended, as JSON, by trial number."""
+        """Why trials ended, as JSON, by trial number."""
         return {row.number: row.value_json for row in self.read(REASONS)}
 
     def request_prune(self, *numbers: int) -> None:
-        """Ask for these running trials to be pruned at their next epoch; by default, for all."""
+        """Request that these running trials, by default all, be pruned at their next epoch."""
         chosen = f"AND number IN ({', '.join(map(str, numbers))})" if numbers else ""
         self.write(
             f"{REQUEST_PRUNE} (SELECT trial_id FROM trials WHERE state = 'RUNNING' {chosen})"

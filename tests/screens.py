@@ -36,8 +36,8 @@ class Screen:
         size: tuple[int, int] = (40, 120),
         typed: str = "",
     ) -> None:
-        """``typed`` is readable from the start, as are a terminal's answers to the escape codes
-        that query it, which the command awaits only briefly."""
+        """``typed`` is readable from the start: a terminal's answers to escape codes that query it
+        must be, because the command waits for them only briefly."""
         self._master, terminal = pty.openpty()
         self.press(typed)
         self._resize(size)
@@ -88,7 +88,7 @@ class Screen:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
 
     def _read(self) -> bool:
-        """Read more output; whether any came within 0.1 s."""
+        """Read more output; return whether any came within 0.1 s."""
         if not select.select([self._master], [], [], 0.1)[0]:
             return False
         try:

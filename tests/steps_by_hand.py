@@ -16,7 +16,7 @@ from tuner.gan.step import _AUGMENTATION, _FLIPS, _NOISE, _POINTS, _REAL, _STEP,
 from tuner.trial import Hyperparameters, Program
 
 FAST = {"xla_backend_optimization_level": 0}  # compiles faster
-Weights = list[Array]  # one array a layer
+Weights = list[Array]  # one array per layer
 
 
 def linear_images(kernels: Array, labels: Array, z: Array, shape: tuple[int, ...]) -> Array:

@@ -3,26 +3,24 @@
     python tests/storm.py --database postgres --kills 100 --stops 20 --restarts 10
 
 Worker processes, some of which claim to share a machine, run one study. Each is assigned a fault,
-which strikes a random time after the worker has claimed a trial, or at a random step in the
-database: the worker is killed; stopped for longer than its lease, then continued; sent SIGTERM;
+which strikes at a random time after the worker has claimed a trial, or at a random step in the
+database. The worker is killed; stopped for longer than its lease, then continued; sent SIGTERM;
 made to hang in an epoch; or sent SIGTERM, SIGINT or SIGHUP while it starts or compiles. Some
-workers write to a pipe or a terminal whose reader leaves, some reach Postgres over a slow link. At
+workers write to a pipe or a terminal whose reader leaves; some reach Postgres over a slow link. At
 intervals the database freezes or restarts, or the disk of the artifacts is full. After the last
 fault the workers finish the study undisturbed, and ``storm_checks`` looks for violations. The same
-seed plans the same faults, but processes race.
+seed plans the same faults, but their effects differ because processes race.
 
-The workers are forked from a process that has imported JAX (see ``storm_workers``): they run the
-command line's ``tuner worker`` and start some seconds sooner. Everything else is real: Postgres on
+The workers are forked from a process that has imported JAX (see ``storm_workers``), so that
+``tuner worker`` starts some seconds sooner. Everything else is real: Postgres on
 the loopback interface, an SQLite file, real digits; only the networks are tiny.
 """
 
 import argparse
-import gzip
 import os
 import random
 import shutil
 import signal
-import struct
 import sys
 import tempfile
 import time
@@ -33,10 +31,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import storm_checks
 from postgres import Postgres
 from proxy import Proxy
+from real_digits import write_digits
 from storm_checks import Found, Log, Numbers
 from storm_disruptions import (
     Disruption,
@@ -50,9 +48,7 @@ from storm_disruptions import (
 from storm_journal import keep_journal
 from storm_workers import ForkedWorkers, Injection, is_stopped
 
-from tuner.data import load_images
 from tuner.files.study_files import open_files
-from tuner.spec.data import DataSpec
 from tuner.spec.loading import load_spec
 from tuner.spec.study import StudySpec
 from tuner.study.connections import Address
@@ -62,7 +58,7 @@ from tuner.study.database import Database
 NAME = "storm"
 LEASE = 3.0  # seconds
 DATABASES = ("postgres", "sqlite")
-SHARED_SHARE = 0.6  # of the workers are on one machine, the others on machines of their own
+ON_ONE_MACHINE = 0.6  # share of workers on one machine; each other has a machine of its own
 COUNTS = (
     "kills",
     "stops",
@@ -77,9 +73,9 @@ COUNTS = (
 )
 DISRUPTIONS = ("restarts", "pauses", "fills")
 MEASURES = ("seconds", "life", "steps", "timeout", "unread", "far")
-MOST_SURPRISES = 10  # workers that left and should not have, before the storm is called off
+MOST_UNEXPECTED_EXITS = 10  # beyond this, the storm is aborted
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-DELAYS = (0.0, 0.002, 0.01, 0.05)  # seconds, of each message over a slow link
+DELAYS = (0.0, 0.002, 0.01, 0.05)  # seconds for each message over a slow link
 
 STUDY = """
 [study]
@@ -147,7 +143,7 @@ class Plan:
     far: float = 0.3  # the share of workers that reach the server over a slow link
     life: float = 3.0  # longest delay of a fault after the worker has begun, in seconds
     trained: float = 0.8  # the share of delays that start with an epoch, not with the claim
-    leases: tuple[float, float] = (1.2, 2.5)  # the duration of a stop, in lease times
+    leases: tuple[float, float] = (1.2, 2.5)  # the duration of a stop, in multiples of a lease
     steps: float = 0.4  # the share of kills and stops that come at a step in the database
     # A worker takes 85 steps before it trains, 25 an epoch, 90 at the end of a trial.
     latest_step: int = 250
@@ -183,7 +179,7 @@ class Fault(NamedTuple):
 
 @dataclass
 class Worker:
-    """A worker process, as far as the storm knows it."""
+    """The storm's record of a worker process."""
 
     pid: int
     machine: str
@@ -218,7 +214,7 @@ class Storm:
         self._living: list[Worker] = []
         self._gone: list[Worker] = []
         self._ended = False
-        self._surprises = 0
+        self._unexpected_exits = 0
         self.disruptions = Disruptions(self._disruptions())
         self._proxy = Proxy(self.server.port) if self.server and plan.far else None
 
@@ -238,12 +234,12 @@ class Storm:
         return deque(kinds)
 
     def run(self) -> list[Log]:
-        """The logs of all workers."""
+        """Run until the study ends or time is up; the logs of all workers."""
         began = time.monotonic()
         deadline = began + self.plan.seconds
         while (self._living or not self._ended) and time.monotonic() < deadline:
             self._reap()
-            if self._surprises > MOST_SURPRISES:
+            if self._unexpected_exits > MOST_UNEXPECTED_EXITS:
                 break
             while len(self._living) < self.plan.workers and not self._ended:
                 self._start()
@@ -259,8 +255,8 @@ class Storm:
 
     def _start(self) -> None:
         number = len(self._gone) + len(self._living)
-        # Most share a machine, where workers notice at once that one of them has died.
-        machine = "shared" if self._random.random() < SHARED_SHARE else f"machine-{number}"
+        # Workers of one machine notice at once when one of them has died.
+        machine = "shared" if self._random.random() < ON_ONE_MACHINE else f"machine-{number}"
         log = self.folder / f"worker-{number:04d}.log"
         fault = self._draw(steps=self.plan.steps)
         words = ["worker", NAME, "--storage", self._url_of_a_worker()]
@@ -288,7 +284,7 @@ class Storm:
         return injection
 
     def _draw(self, steps: float) -> Fault | None:
-        """The next fault; a share of ``steps`` of them strikes at a step in the database."""
+        """The next fault; ``steps`` is the probability that it strikes at a step in the database."""
         if not self._faults:
             return None
         chance = self._random
@@ -326,7 +322,7 @@ class Storm:
     def _signal(self, worker: Worker, fault: Fault) -> None:
         if fault.what == "stop":
             if 2 * sum(other.stopped is not None for other in self._living) >= len(self._living):
-                return  # enough workers must run to take its trial over
+                return  # enough workers must be running to take over its trial
             self.forked.signal(worker.pid, signal.SIGSTOP)
             self._record_stop(worker, "stops")
             return
@@ -348,9 +344,8 @@ class Storm:
         if worker.begun is not None:
             worker.begun = time.monotonic()
         worker.fault = self._draw(steps=0.0)
-        if (
-            worker.fault is not None and worker.fault.what == "hang"
-        ):  # hangs are set at the start only
+        # A hang can only be injected when a worker starts.
+        if worker.fault is not None and worker.fault.what == "hang":
             self._faults.append("hang")
             worker.fault = None
 
@@ -369,20 +364,19 @@ class Storm:
             elif code == 0 or why is not None:
                 self.happened[worker.cause or str(why)] += 1
             else:
-                self._surprises += 1
+                self._unexpected_exits += 1
             if why == "hangs":
                 worker.fault = None
             if not (worker.killed or worker.sent) and worker.fault is not None:
-                self._faults.append(worker.fault.what)  # it left before its fault was due
+                self._faults.append(worker.fault.what)  # it exited before its fault was due
 
     def _update_disruptions(self) -> None:
-        """Disruptions are spread evenly over the faults, and start when half of the workers have a
+        """Spread the disruptions evenly over the faults, but wait until half of the workers have a
         trial to lose."""
         busy = sum(worker.claimed for worker in self._living) >= self.plan.workers / 2
         injected = self._fault_count - len(self._faults)
-        part = (
-            injected / self._fault_count if busy and self._fault_count and not self._ended else 0.0
-        )
+        active = busy and self._fault_count and not self._ended
+        part = injected / self._fault_count if active else 0.0
         self.disruptions.advance(part, self._random.uniform)
         if self._proxy is not None and self._random.random() < 0.03:  # about once a second
             self._proxy.delay = self._random.choice(DELAYS)
@@ -525,61 +519,50 @@ def without_faults(plan: Plan) -> Plan:
 
 
 def undisturbed_numbers(plan: Plan, folder: Path, environment: dict[str, str]) -> Numbers:
-    """Every epoch's FID in a run in which nothing happens, and no trial is given up early."""
+    """Each epoch's FID in a run without faults or pruning."""
     undisturbed = replace(without_faults(plan), pruner=NO_PRUNER, workers=2, timeout=3600.0)
     url = f"sqlite:///{folder}/studies.db"
     spec = prepare(undisturbed, folder, url)
     with forked_workers(folder, environment) as forked:
         logs = Storm(undisturbed, folder, url, forked, None).run()
     trained = storm_checks.trained_epochs(spec, logs)
-    assert all(len(fids) == 1 for fids in trained.values()), "the machine's numbers vary"
+    assert all(len(fids) == 1 for fids in trained.values()), (
+        "FIDs vary between trainings on this machine"
+    )
     return {key: fid for key, [fid] in trained.items()}
 
 
 def compile_programs(plan: Plan, folder: Path, environment: dict[str, str]) -> None:
-    """Fill the cache of compiled programs: workers that are killed all the time never would."""
+    """Fill the cache of compiled programs: workers may be killed before they fill it."""
     undisturbed_numbers(replace(plan, trials=4, epochs=1), folder, environment)
 
 
-# By hand, and from make storm
-
-
-def write_digits(folder: Path, count: int) -> Path:
-    """Real digits as MNIST's own files are written."""
-    mnist = load_images(DataSpec())
-    chosen = np.random.default_rng(0).permutation(len(mnist.images))[:count]
-    assert mnist.labels is not None
-    images, labels = mnist.images[chosen, 2:-2, 2:-2, 0], mnist.labels[chosen].astype(np.uint8)
-    folder.mkdir()
-    for name, array in (("train-images-idx3", images), ("train-labels-idx1", labels)):
-        header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
-        (folder / f"{name}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
-    return folder
+# The command line
 
 
 def own_environment(folder: Path) -> dict[str, str]:
-    """What the workers see: none of our settings, warnings as errors, a cache that they share."""
-    mine = {
+    """Environment of the workers: no TUNER_ variables, warnings as errors, one shared cache."""
+    own = {
         "JAX_PLATFORMS": "cpu",
         "COLUMNS": "160",
         "PYTHONWARNINGS": "error,ignore::ResourceWarning",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    theirs = {k: v for k, v in os.environ.items() if not k.startswith("TUNER_")}
-    return {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")} | theirs | mine
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("TUNER_")}
+    return {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")} | inherited | own
 
 
 def parse_words(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="A study in a storm.")
     add = parser.add_argument
-    add("--database", choices=DATABASES, action="append", help="may be given twice; default: both")
+    add("--database", choices=DATABASES, action="append", help="repeatable; default: both")
     for name in (*COUNTS, *DISRUPTIONS):
         add(f"--{name}", type=int, default=getattr(Plan, name))
     for name in MEASURES:
         add(f"--{name}", type=float, default=getattr(Plan, name))
-    add("--images", type=int, default=1500, help="digits to train on: the length of an epoch")
+    add("--images", type=int, default=1500, help="digits to train on; sets the length of an epoch")
     add("--exact", action="store_true", help="compare FIDs with those of an undisturbed run")
-    add("--unfenced", action="store_true", help="let every worker write: checks must find it")
+    add("--unfenced", action="store_true", help="disable fencing, to see that the checks notice")
     add("--report", type=Path, help="a Markdown file for the results")
     add("--keep", type=Path, help="leave databases, files and logs in this folder")
     return parser.parse_args(words)
@@ -600,7 +583,9 @@ def main() -> int:
 def _storms(chosen: argparse.Namespace, folder: Path) -> int:
     numbers = {name: getattr(chosen, name) for name in (*COUNTS, *DISRUPTIONS, *MEASURES)}
     environment = own_environment(folder)
-    plan = Plan(write_digits(folder / "digits", chosen.images), **numbers)
+    digits = _new_folder(folder / "digits")
+    write_digits(digits, chosen.images)
+    plan = Plan(digits, **numbers)
     reference, undisturbed = None, _new_folder(folder / "undisturbed")
     if chosen.exact:
         reference = undisturbed_numbers(plan, undisturbed, environment)
@@ -641,7 +626,7 @@ def _one_storm(
 
 
 def _shortfall(outcome: Outcome) -> list[str]:
-    """What the storm was to bring and did not, the study having ended before."""
+    """Planned faults that did not happen because the study ended first."""
     plan, happened = outcome.plan, outcome.happened
     crashes = plan.restarts if outcome.database == "postgres" else 0
     pairs = {
@@ -653,7 +638,9 @@ def _shortfall(outcome: Outcome) -> list[str]:
         "signals": (happened["signals"], plan.signals),
         "hangs": (happened["hangs"], plan.hangs),
     }
-    return [f"found {got} {what}, expected {n}" for what, (got, n) in pairs.items() if got < n]
+    return [
+        f"only {got} of {n} planned {what} happened" for what, (got, n) in pairs.items() if got < n
+    ]
 
 
 def _new_folder(folder: Path) -> Path:

@@ -34,8 +34,8 @@ from tuner.study.store import StudyStore
 from tuner.study.verdict import Prune
 from tuner.trial import DatasetInfo
 
-LATE = 15.0  # seconds after a full disk within which a worker may leave because of it
-CLOCKS = 0.5  # seconds by which the harness may notice a death late
+LATE = 15.0  # seconds after a full disk in which workers may still exit because of it
+DETECTION_DELAY = 0.5  # seconds until the harness notices a death, at most
 LOST = ("another worker took it over", "reported, expected", "is another's now")
 Numbers = dict[tuple[int, int], str]  # (trial's number, epoch): the FID in full
 
@@ -127,7 +127,7 @@ def find(
 
 def _plain_optuna(address: Address, name: str) -> list[FrozenTrial]:
     url = address.url.render_as_string(hide_password=False)
-    options = {"poolclass": sqlalchemy.NullPool}  # nothing is left open
+    options = {"poolclass": sqlalchemy.NullPool}  # leaves no connection open
     storage = optuna.storages.RDBStorage(url.replace("{", "{{").replace("}", "}}"), options)
     return optuna.load_study(study_name=name, storage=storage).trials
 
@@ -136,10 +136,10 @@ def undisturbed_params(spec: StudySpec, folder: Path) -> dict[int, dict[str, Any
     """Parameters by trial number if one worker claims all trials without faults."""
     store = create_study(Database(f"sqlite:///{folder}/undisturbed.db", create=True), spec)
     params: dict[int, dict[str, Any]] = {}
-    with WorkerSession(store, {}, lambda _: None).joined() as membership:
-        while isinstance(claim := membership.claim(DatasetInfo((32, 32, 1), 60_000)), Claim):
+    with WorkerSession(store, {}, lambda _: None).joined() as session:
+        while isinstance(claim := session.claim(DatasetInfo((32, 32, 1), 60_000)), Claim):
             params[claim.number] = claim.params
-            membership.finish(claim, Prune("claimed"))
+            session.finish(claim, Prune("claimed"))
     store.database.rdb.engine.dispose()
     return params
 
@@ -173,7 +173,7 @@ def check_params(found: Found) -> Iterator[str]:
 
 
 def check_epochs(found: Found) -> Iterator[str]:
-    """Each epoch is recorded once; Optuna's values are the best of ours so far."""
+    """Each epoch is recorded once; Optuna's values are the best reports so far."""
     planned = found.spec.study.epochs
     for trial in found.trials:
         rows = found.epochs.get(trial._trial_id, [])
@@ -215,7 +215,7 @@ def check_pruner_notes(found: Found) -> Iterator[str]:
 
 
 def check_tokens(found: Found) -> Iterator[str]:
-    """From the reports alone: successive owners have increasing tokens."""
+    """Successive owners have increasing tokens, by the reports alone."""
     for trial in found.trials:
         rows = found.epochs.get(trial._trial_id, [])
         for before, after in pairwise(rows):
@@ -290,7 +290,7 @@ class _TrialHistory:
         exits = [
             log.exit for log in self._found.logs if (log.pid, log.machine) == (old.pid, old.host)
         ]
-        return any(end is not None and end.at <= take.at + CLOCKS for end in exits)
+        return any(end is not None and end.at <= take.at + DETECTION_DELAY for end in exits)
 
     def _reported(self, note: Note) -> Iterator[str]:
         owner = self._lease
@@ -315,15 +315,15 @@ def _ran_out(take: Note) -> bool:
 
 
 def takeovers(found: Found) -> Takeovers:
-    """Takeovers, counted in the journal."""
+    """Count the takeovers in the journal."""
     begun: set[int] = set()  # trials with a report
     kinds: Counter[str] = Counter()
     for note in found.journal:
         if note.what == "epoch":
             begun.add(note.trial_id)
         elif note.what == "lease" and note.detail == "held" and note.old_status is not None:
-            left = "expired" if _ran_out(note) else "died"
-            kinds["free" if note.old_status == "free" else left] += 1
+            lost = "expired" if _ran_out(note) else "died"
+            kinds["free" if note.old_status == "free" else lost] += 1
             kinds["begun"] += note.trial_id in begun
     return Takeovers(kinds["expired"], kinds["died"], kinds["free"], kinds["begun"])
 
@@ -365,8 +365,8 @@ def check_logs(found: Found) -> Iterator[str]:
             yield f"{where}: left with {log.exit.code}: {lines[-1:]}"
         if HANGS in lines and log.exit is not None and not log.killed and log.exit.code != HUNG:
             yield f"{where}: hung, and left with {log.exit.code}"
-        last_word = accepted and lines and lines[-1].startswith("tuner: ")
-        for line in lines[:-1] if last_word else lines:
+        ends_with_error = accepted and lines and lines[-1].startswith("tuner: ")
+        for line in lines[:-1] if ends_with_error else lines:
             if not re.match(r"\d\d:\d\d:\d\d |storm: ", line):
                 yield f"{where}: {line}"
             if "the machines differ" in line:
@@ -377,14 +377,14 @@ def check_logs(found: Found) -> Iterator[str]:
 
 
 def accepted_exit(log: Log, outages: Sequence[Outage]) -> str | None:
-    """An accepted reason for an exit code other than 0 with one line; None if there is none."""
+    """An accepted reason for exiting with one line and a code other than 0, or None."""
     if log.exit is None:
         return None
     lines, code = lines_of(log), log.exit.code
-    words = lines[-1] if lines and lines[-1].startswith("tuner: ") else ""
+    error = lines[-1] if lines and lines[-1].startswith("tuner: ") else ""
 
     def says(*expected: str) -> bool:
-        return output_lost(lines) or any(text in words for text in expected)
+        return output_lost(lines) or any(text in error for text in expected)
 
     if was_refused(log, outages):
         return "refused"
@@ -420,8 +420,8 @@ def epochs_after_reader_left(found: Found) -> int:
 
 def has_claimed(path: Path) -> bool:
     """Whether the worker's log mentions a trial."""
-    words = path.read_text() if path.exists() else ""
-    return any(said in words for said in (" starts: ", " continues after ", f"{TRAINED} "))
+    log = path.read_text() if path.exists() else ""
+    return any(words in log for words in (" starts: ", " continues after ", f"{TRAINED} "))
 
 
 def has_trained(path: Path) -> bool:
@@ -430,8 +430,8 @@ def has_trained(path: Path) -> bool:
 
 
 def was_refused(log: Log, outages: Sequence[Outage]) -> bool:
-    """Whether a worker exited because the database was unreachable at its start: only workers that
-    have joined wait for it."""
+    """Whether a worker exited because the database was unreachable at its start. Only workers that
+    have joined wait for the database."""
     if log.exit is None or log.exit.code != StorageError.exit_code:
         return False
     lines, began, left = lines_of(log), log.began, log.exit.at
@@ -456,8 +456,8 @@ def check_processes(found: Found) -> Iterator[str]:
             yield f"{log.path.name}: process {log.pid} did not leave"
 
 
-def check_goodbyes(found: Found) -> Iterator[str]:
-    """Workers that exited by themselves and in time have recorded it in the database."""
+def check_recorded_exits(found: Found) -> Iterator[str]:
+    """Workers that exited in an orderly way have recorded it in the database."""
     accepted = ("refused", "hangs", "stopped at once")
     silent = {
         (log.pid, log.machine)
@@ -473,8 +473,7 @@ def check_goodbyes(found: Found) -> Iterator[str]:
 
 
 def check_numbers(found: Found) -> Iterator[str]:
-    """Each training of an epoch gave the reported FID to the last bit, and that of an undisturbed
-    run."""
+    """Each training of an epoch gave the reported FID to the last bit, as did an undisturbed run."""
     reported = {
         (trial.number, row.epoch): repr(row.fid)
         for trial in found.trials
@@ -494,7 +493,7 @@ def check_numbers(found: Found) -> Iterator[str]:
 
 
 def trained_epochs(spec: StudySpec, logs: Sequence[Log]) -> dict[tuple[int, int], set[str]]:
-    """All FIDs that trainings of an epoch gave."""
+    """All FIDs that training an epoch gave, by trial number and epoch."""
     numbers = {derive_seed(spec.study.seed, n): n for n in range(2 * spec.study.trials)}
     found: dict[tuple[int, int], set[str]] = {}
     for seed, epoch, fid in _trained_lines(logs):
@@ -508,12 +507,12 @@ def _trained_lines(logs: Sequence[Log]) -> list[list[str]]:
 
 
 def trained_again(found: Found) -> int:
-    """Trainings of epochs that led to no report."""
+    """How many times an epoch was trained without a report."""
     return len(_trained_lines(found.logs)) - sum(len(rows) for rows in found.epochs.values())
 
 
 def leases_lost(found: Found) -> int:
-    """The number of times that a worker lost its trial to another."""
+    """How many times a worker lost its trial to another."""
     lines = (line for log in found.logs for line in lines_of(log))
     return sum(any(words in line for words in LOST) for line in lines)
 
@@ -528,6 +527,6 @@ CHECKS: tuple[Callable[[Found], Iterator[str]], ...] = (
     check_files,
     check_logs,
     check_processes,
-    check_goodbyes,
+    check_recorded_exits,
     check_numbers,
 )

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from postgres import Postgres
 
-DISK = "24m"
+DISK_SIZE = "24m"
 
 
 class Outage(NamedTuple):
@@ -30,7 +30,7 @@ class Disruption:
     what: str
     count: int
     lasts: tuple[float, float]  # shortest and longest duration in seconds
-    begin: Callable[[], bool]  # False: impossible at the moment
+    begin: Callable[[], bool]  # False if it is impossible at the moment
     end: Callable[[], None]
 
 
@@ -124,10 +124,10 @@ def full_disk(folder: Path, count: int, lasts: tuple[float, float]) -> Disruptio
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[bool]:
-    """Mount a small disk at ``folder`` and keep its files; False if that is impossible."""
+    """Mount a small disk at ``folder``, whose files outlast it; yields False where that fails."""
     folder.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)]
-    mounted = subprocess.run(words, capture_output=True, check=False).returncode == 0
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_SIZE}", "tmpfs", str(folder)]
+    mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
     try:
         yield mounted
     finally:

@@ -19,9 +19,9 @@ CREATE TABLE storm_journal (
 """
 _COLUMNS = "at, what, trial_id, worker, token, detail, old_status, old_worker, old_expires_at"
 
-# Table, event, condition, and values for the columns from ``what`` on.
+# Table, event, condition, and the values of the columns from ``what`` on.
 _LEASE = "NEW.trial_id, NEW.worker, NEW.token, NEW.status"
-_NOTES = [
+_TRIGGERS = [
     ("tuner_leases", "INSERT", "", f"'lease', {_LEASE}, NULL, NULL, NULL"),
     (
         "tuner_leases",
@@ -87,12 +87,14 @@ class Note(NamedTuple):
 
 
 def keep_journal(engine: sqlalchemy.Engine) -> None:
-    """Create the journal, before any worker joins."""
-    words = _DIALECTS[engine.dialect.name]
+    """Create the journal and its triggers; to be called before any worker joins."""
+    types = _DIALECTS[engine.dialect.name]
     with engine.begin() as connection:
-        connection.execute(text(_TABLE.format(**words)))
-        for number, note in enumerate(_NOTES):
-            for statement in _trigger(engine.dialect.name, f"storm_{number}", words["now"], *note):
+        connection.execute(text(_TABLE.format(**types)))
+        for number, trigger in enumerate(_TRIGGERS):
+            for statement in _trigger(
+                engine.dialect.name, f"storm_{number}", types["now"], *trigger
+            ):
                 connection.exec_driver_sql(statement)
 
 

@@ -1,17 +1,17 @@
 """Worker processes for the storm, forked from a server process that has imported everything.
 
-A worker that lives for seconds would spend most of them importing JAX. So a server imports what
-``tuner worker`` imports, and forks. It never touches a device, as JAX's backend does not survive a
-fork; each child starts its own. The child runs the command line as ``python -m tuner.cli`` does,
-with these additions:
+A worker that lives for seconds would spend most of them importing JAX. The server therefore imports
+what ``tuner worker`` imports, then forks. It never touches a device, because a JAX backend does not
+survive a fork; each child starts its own. The child runs the command line as ``python -m tuner.cli``
+does, with these additions:
 
-- Each epoch that it trains is written to its log with the FID in full, reported or not:
-  ``Trainer.insert`` and ``Trainer.run_epoch`` are wrapped.
+- It logs each epoch that it trains, reported or not, with the FID in full. ``Trainer.insert`` and
+  ``Trainer.run_epoch`` are wrapped for that.
 - It may send itself SIGKILL or SIGSTOP at its n-th step in the database: before a statement, before
-  a commit, or after one. Signals from outside seldom hit those moments.
+  a commit, or after one. Signals from outside seldom hit these moments.
 - Its standard output and error may be a pipe or a terminal whose reader leaves after some seconds.
-  The log then holds what was read of the pipe, and the epochs, which are written to it directly.
-- It may hang for ever instead of training its n-th epoch.
+  The log then holds what the reader read from the pipe, and the epochs, which bypass it.
+- It may hang forever instead of training its n-th epoch.
 - With ``unfenced``, writes to a trial do not check its owner. Only the tests of the storm's checks
   use that.
 """
@@ -39,9 +39,9 @@ from forked import IMPORTED
 
 TRAINED = "storm: trained"
 HANGS = "storm: hangs"
-ON_A_TERMINAL = "storm: on a terminal"  # which has its output instead of the log
+ON_A_TERMINAL = "storm: on a terminal"  # its output goes there instead of to the log
 READER_LEFT = "storm: the reader left"
-LONGEST_START = 60.0  # seconds for the server to import, or to fork
+START_TIMEOUT = 60.0  # seconds for the server to import and to fork
 _PR_SET_PDEATHSIG = 1
 
 
@@ -87,7 +87,7 @@ class ForkedWorkers:
         """Run ``tuner`` with these arguments on the ``machine``; return its process id."""
         request = {"words": words, "machine": machine, "log": str(log)}
         self._send(request | injection._asdict())
-        return self._started.get(timeout=LONGEST_START)
+        return self._started.get(timeout=START_TIMEOUT)
 
     def signal(self, pid: int, number: int) -> None:
         """Signal a worker; the server knows whether the process still exists."""
@@ -120,7 +120,7 @@ class ForkedWorkers:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process was stopped by a signal."""
+    """Whether a signal has stopped a process."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -142,10 +142,10 @@ def serve() -> dict[str, Any] | None:
         readers.read()
         if not readable:
             continue
-        heard = os.read(0, 65536)
-        if not heard:
+        data = os.read(0, 65536)
+        if not data:
             break
-        *lines, waiting = (waiting + heard).split(b"\n")
+        *lines, waiting = (waiting + data).split(b"\n")
         for request in map(json.loads, lines):
             if "signal" in request:
                 if request["signal"] in children:
@@ -169,7 +169,7 @@ def serve() -> dict[str, Any] | None:
 
 
 class Readers:
-    """Readers of the workers' output, each until its time to leave."""
+    """Readers of the workers' output, each of which leaves after its time."""
 
     def __init__(self) -> None:
         self._sinks: dict[int, tuple[int, str, float]] = {}
@@ -187,11 +187,11 @@ class Readers:
 
     def read(self) -> None:
         for end in select.select(list(self._sinks), [], [], 0)[0]:
-            heard = b""
-            with suppress(OSError):  # a terminal that no process has open any more
-                heard = os.read(end, 65536)
-            os.write(self._sinks[end][0], heard)
-            if not heard:
+            data = b""
+            with suppress(OSError):  # no process has the terminal open any more
+                data = os.read(end, 65536)
+            os.write(self._sinks[end][0], data)
+            if not data:
                 self._close(end)
         for end, (_, log, until) in list(self._sinks.items()):
             if time.monotonic() > until:
@@ -219,8 +219,8 @@ def _note(log: str, line: str) -> None:
 
 def _fork() -> int:
     with warnings.catch_warnings():
-        # Python 3.12 and later warn of threads, and NumPy's and SciPy's OpenBLAS have some: it
-        # ends and begins them around a fork.
+        # Python 3.12 and later warn when a process with threads forks. OpenBLAS has threads, but
+        # stops and restarts them around a fork.
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
 
@@ -239,7 +239,7 @@ def _reply(*event: Any) -> None:
 
 
 def end_with_parent() -> None:
-    """Have the kernel kill this process when its parent has died."""
+    """Have the kernel kill this process when its parent dies."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -250,17 +250,17 @@ def become(request: dict[str, Any]) -> None:
     """Turn this child into the requested worker."""
     end_with_parent()
     end = open_log(request["log"]) if request["end"] is None else request["end"]
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for old, new in ((nothing, 0), (end, 1), (end, 2)):
+    no_input = os.open(os.devnull, os.O_RDONLY)
+    for old, new in ((no_input, 0), (end, 1), (end, 2)):
         os.dup2(old, new)
     os.environ["TUNER_MACHINE"] = request["machine"]
     sys.argv = ["tuner", *request["words"]]
-    _write_down_epochs(request["log"], request["hangs"])
+    _log_epochs(request["log"], request["hangs"])
     if request["step"]:
         _signal_itself(request["step"], request["number"])
 
 
-def _write_down_epochs(log: str, hangs: int) -> None:
+def _log_epochs(log: str, hangs: int) -> None:
     from tuner.run.trainer import Trainer
 
     insert: Callable[..., None] = Trainer.insert
@@ -268,11 +268,11 @@ def _write_down_epochs(log: str, hangs: int) -> None:
     seeds: dict[int, int] = {}
     begun = 0
 
-    def noting_insert(trainer: Trainer, config: Any, *rest: Any) -> None:
+    def logging_insert(trainer: Trainer, config: Any, *rest: Any) -> None:
         insert(trainer, config, *rest)
         seeds[id(trainer)] = config.seed
 
-    def noting_run_epoch(trainer: Trainer) -> Any:
+    def logging_run_epoch(trainer: Trainer) -> Any:
         nonlocal begun
         begun += 1
         if begun == hangs:
@@ -283,8 +283,8 @@ def _write_down_epochs(log: str, hangs: int) -> None:
         _note(log, f"{TRAINED} {seeds[id(trainer)]} {report.epoch} {report.fid!r}")
         return report
 
-    mock.patch.object(Trainer, "insert", noting_insert).start()
-    mock.patch.object(Trainer, "run_epoch", noting_run_epoch).start()
+    mock.patch.object(Trainer, "insert", logging_insert).start()
+    mock.patch.object(Trainer, "run_epoch", logging_run_epoch).start()
 
 
 def _hang() -> None:
@@ -310,22 +310,22 @@ def _signal_itself(step: int, number: int) -> None:
     sqlalchemy.event.listen(sqlalchemy.pool.Pool, "checkin", count)
 
 
-def _take_the_fence_down() -> None:
+def _disable_fencing() -> None:
     from sqlalchemy import update
 
     from tuner.study import tables
     from tuner.study.storage import FencedStorage
 
-    def let_through(
+    def renew_without_owner(
         storage: Any, session: Any, trial_id: int, values: dict[str, Any], *conditions: Any
     ) -> Any:
-        ours = tables.leases
-        statement = update(ours).where(ours.c.trial_id == trial_id, *conditions)
-        statement = statement.values(expires_at=ours.c.expires_at, **values)
-        returned = statement.returning(ours.c.epoch, ours.c.prune_reason)
+        leases = tables.leases
+        statement = update(leases).where(leases.c.trial_id == trial_id, *conditions)
+        statement = statement.values(expires_at=leases.c.expires_at, **values)
+        returned = statement.returning(leases.c.epoch, leases.c.prune_reason)
         return session.execute(returned).one_or_none()
 
-    mock.patch.object(FencedStorage, "_renew", let_through).start()
+    mock.patch.object(FencedStorage, "_renew", renew_without_owner).start()
 
 
 def main() -> None:
@@ -334,11 +334,13 @@ def main() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
     if "--unfenced" in sys.argv:
-        _take_the_fence_down()
+        _disable_fencing()
     request = serve()
     if request is None:
         return
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # without a traceback of the harness
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # so that Ctrl-C prints no traceback of the harness
     become(request)
     import tuner.cli
 

@@ -16,7 +16,7 @@ import optuna
 import pytest
 import sqlalchemy
 from builders import DATASET, RANGES, epoch, new_database, spec_of
-from optuna.storages._rdb import storage as optunas
+from optuna.storages._rdb import storage as rdb_storage
 from optuna.trial import FrozenTrial
 from postgres import Postgres
 from psycopg import sql
@@ -41,7 +41,7 @@ class Studies:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.messages: list[str] = []  # that sessions announced
+        self.messages: list[str] = []  # announced by sessions
         self._made: dict[str, StudyStore] = {}
         self._open = contextlib.ExitStack()
         self.engine = Address(url).engine()
@@ -51,7 +51,7 @@ class Studies:
         self._open.close()
 
     def open(self) -> Database:
-        """The database over new connections."""
+        """Open the database with connections of its own."""
         database = Database(self.url)
         self._open.callback(database.rdb.engine.dispose)
         return database
@@ -66,8 +66,8 @@ class Studies:
         return StudyStore(self.open(), name)
 
     def join(self, name: str = "s", retry_seconds: float = 20.0) -> WorkerSession:
-        """A worker that has joined the study: the first over the creator's connections, others
-        over their own."""
+        """A worker that has joined the study. The first one uses the connections of ``create``,
+        later ones their own."""
         store = self._made.pop(name, None) or self.store(name)
         session = WorkerSession(store, MACHINE, self.messages.append, retry_seconds)
         return self._open.enter_context(session.joined())
@@ -100,7 +100,7 @@ class Studies:
         )
 
     def all_rows(self) -> dict[str, list[tuple[Any, ...]]]:
-        """Every row about trials, except when leases expire."""
+        """Every row about trials, without the times at which leases expire."""
         tables = [
             *("trials", "trial_values", "trial_params", "trial_user_attributes"),
             *("trial_system_attributes", "trial_intermediate_values", "tuner_epochs"),
@@ -141,7 +141,7 @@ def run(
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
-    """Whether the condition comes true within ``seconds``."""
+    """Wait until the condition holds; False if it does not within ``seconds``."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
@@ -153,7 +153,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
 class LostConnection:
     """Lose the session's connection at one COMMIT, numbered ``at`` from 0.
 
-    The database doesn't receive the COMMIT, or with ``answer_only`` commits and the answer is lost.
+    The COMMIT does not reach the database; with ``answer_only``, it does and its answer is lost.
     """
 
     def __init__(self, session: WorkerSession, at: int = 0, *, answer_only: bool = False) -> None:
@@ -180,7 +180,7 @@ class LostConnection:
 
 
 def each_lost_commit(session: WorkerSession) -> Iterator[LostConnection]:
-    """Lose each COMMIT of the code run under the yielded contexts, one COMMIT a context."""
+    """Contexts that each lose another COMMIT of the code under them, until none is left to lose."""
     for answer_only in (True, False):
         for at in itertools.count():
             lost = LostConnection(session, at, answer_only=answer_only)
@@ -214,8 +214,8 @@ _scripts: list[Any] = []
 
 @contextlib.contextmanager
 def cached_migrations() -> Iterator[None]:
-    """Let Optuna read its migration files once: they take most of the time of opening a storage."""
-    read = optunas._VersionManager._create_alembic_script
+    """Cache Optuna's migration files; reading them takes most of the time to open a storage."""
+    read = rdb_storage._VersionManager._create_alembic_script
 
     def once(manager: Any) -> Any:
         if not _scripts:
@@ -223,7 +223,7 @@ def cached_migrations() -> Iterator[None]:
         return _scripts[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(optunas._VersionManager, "_create_alembic_script", once)
+        patch.setattr(rdb_storage._VersionManager, "_create_alembic_script", once)
         yield
 
 
@@ -235,7 +235,7 @@ def studies(url: str) -> Iterator[Studies]:
 
 @pytest.fixture
 def sqlite(tmp_path: Path) -> Iterator[Studies]:
-    """For tests of SQLite alone, and where the kind of database doesn't matter."""
+    """For tests of SQLite, and of code that does not depend on the database."""
     url = new_database(tmp_path / "studies.db")
     with cached_migrations(), contextlib.closing(Studies(url)) as found:
         yield found

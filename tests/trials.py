@@ -1,4 +1,4 @@
-"""Trial records, claims, and views as lines of a terminal."""
+"""Trial records, claims, and views rendered as lines of text."""
 
 import io
 from typing import Any

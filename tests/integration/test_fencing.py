@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy
 import study_databases
 from builders import DATASET, RANGES, epoch
-from optuna.storages._rdb import storage as optunas
+from optuna.storages._rdb import storage as rdb_storage
 from optuna.trial import TrialState
 from study_databases import EXPIRE_LEASES, Studies, claim, report, run
 
@@ -323,7 +323,10 @@ def test_nested_optuna_transactions_join_the_outer_one(studies: Studies) -> None
     studies.create()
     session = studies.join()
     rdb = storage(session)
-    with rdb.transaction() as outer, optunas._create_scoped_session(rdb.scoped_session) as inner:
+    with (
+        rdb.transaction() as outer,
+        rdb_storage._create_scoped_session(rdb.scoped_session) as inner,
+    ):
         assert inner is outer
     claimed = claim(session)
     rdb.held[claimed.trial_id] = Lease(session.worker, 9, 60.0)  # a token it does not have

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from builders import numbers
+from builders import hyperparameters
 from flax import nnx
 from jax import Array, lax
 
@@ -21,7 +21,7 @@ BATCH, UPDATES = 128, 1000
 PLAIN = Program(
     *("points", "points", 32, 4, (1, 1, 2), BATCH, "non_saturating", "adam", "adam", 1, False)
 )
-NUMBERS = numbers(
+NUMBERS = hyperparameters(
     generator_learning_rate=1e-3, discriminator_learning_rate=2e-3, dropout=0.0, total_images=1e9
 )
 # Program changes by loss: its own penalty, or more discriminator updates.

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from builders import numbers
+from builders import hyperparameters
 from jax import Array
 from steps_by_hand import (
     FAST,
@@ -42,7 +42,7 @@ PAIRED = PLAIN._replace(loss="relativistic", augment=("color",))
 CLIPPED = PLAIN._replace(loss="wasserstein", d_steps=2)
 BETWEEN = PLAIN._replace(loss="wasserstein_gp", penalties=("gradient_penalty",))
 AROUND = BETWEEN._replace(loss="dragan")
-NUMBERS = numbers(
+NUMBERS = hyperparameters(
     generator_learning_rate=0.5,
     discriminator_learning_rate=0.25,
     momentum=0.0,

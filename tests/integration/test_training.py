@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from builders import numbers
+from builders import hyperparameters
 from flax import nnx
 
 from tuner.files.checkpoints import Checkpoint, decode_checkpoint, encode_checkpoint, pack_state
@@ -26,7 +26,7 @@ IMAGES = jax.device_put(np.random.default_rng(0).integers(0, 256, (COUNT, 32, 32
 PLAIN = Program("dcgan", "dcgan", 2, 9, (32, 32, 1), 8, "minimax", "sgd", "sgd", 1, False)
 FULL = Program("dcgan", "dcgan", 2, 9, (32, 32, 1), 4, "non_saturating", "adam", "adam", 2, True)
 ITERATIONS = 5
-NUMBERS = numbers(
+NUMBERS = hyperparameters(
     generator_learning_rate=2e-3,
     discriminator_learning_rate=1e-3,
     generator_beta2=0.9,

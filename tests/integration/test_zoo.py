@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from builders import numbers
+from builders import hyperparameters
 
 from tuner.gan.state import GanState, abstract_state
 from tuner.gan.step import train_step
@@ -15,7 +15,9 @@ from tuner.spec.traits import CONDITIONAL, NETWORKS
 from tuner.trial import Hyperparameters, Program
 
 BATCH, CLASSES = 4, 3
-NUMBERS = numbers(gradient_penalty=1.0, r1=0.1, r2=0.1, instance_noise=0.1, total_images=100.0)
+NUMBERS = hyperparameters(
+    gradient_penalty=1.0, r1=0.1, r2=0.1, instance_noise=0.1, total_images=100.0
+)
 # Together they cover every penalty, norm and regulariser.
 CHANGES: dict[str, dict[str, Any]] = {
     "dcgan": {

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from builders import numbers
+from builders import hyperparameters
 from steps_by_hand import LinearGenerator, TwoLayerDiscriminator
 
 from tuner.gan import input_pipeline
@@ -52,7 +52,7 @@ def test_streamed_images_train_like_resident_ones(
     monkeypatch.setattr(input_pipeline, "PORTION_BYTES", 33_000)
     monkeypatch.setitem(GENERATORS, "linear", LinearGenerator)
     monkeypatch.setitem(DISCRIMINATORS, "two_layers", TwoLayerDiscriminator)
-    h, labels = numbers(), jnp.arange(COUNT, dtype=jnp.int32) % 3
+    h, labels = hyperparameters(), jnp.arange(COUNT, dtype=jnp.int32) % 3
     ends = []
     for source in (images, jax.device_put(images)):
         state, losses = train_epoch(PROGRAM, init_state(PROGRAM, h, 0), h, source, labels, 0)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from builders import numbers
+from builders import hyperparameters
 
 from tuner.gan.optimizers import clip_global_norm, make_optimizer, rate_factor
 from tuner.spec.traits import OPTIMIZERS
@@ -16,7 +16,7 @@ from tuner.trial import Hyperparameters, Program
 
 Tree = dict[str, np.ndarray]
 Rule = Callable[[np.ndarray, list[np.ndarray], float, Hyperparameters], np.ndarray]
-DEFAULT = numbers()
+DEFAULT = hyperparameters()
 rng = np.random.default_rng(0)
 START: Tree = {"a": rng.normal(size=(2, 3)), "b": rng.normal(size=4)}
 GRADIENTS: list[Tree] = [{k: rng.normal(size=v.shape) for k, v in START.items()} for _ in range(3)]
@@ -199,7 +199,9 @@ def factor(
     schedule: str, steps: list[int], program: Program = PROGRAM, **changes: float
 ) -> np.ndarray:
     """Factors of the learning rates at these generator updates."""
-    h = numbers(**{"warmup_images": 0.0, "decay_images": 200.0, "final_rate": 0.0} | changes)
+    h = hyperparameters(
+        **{"warmup_images": 0.0, "decay_images": 200.0, "final_rate": 0.0} | changes
+    )
     return np.asarray(factors(program._replace(schedule=schedule), h, np.array(steps)))
 
 
