@@ -222,7 +222,7 @@ class Running:
 
 def _read(pipe: Iterator[str], lines: list[str]) -> None:
     for line in pipe:
-        lines.append(line)
+        lines += [line]
 
 
 class Machine:

@@ -284,7 +284,7 @@ class Storm:
         return injection
 
     def _draw(self, steps: float) -> Fault | None:
-        """The next fault; ``steps`` is the probability that it strikes at a step in the database."""
+        """The next fault; ``steps`` is the probability that it strikes at a database step."""
         if not self._faults:
             return None
         chance = self._random

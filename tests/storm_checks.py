@@ -473,7 +473,7 @@ def check_recorded_exits(found: Found) -> Iterator[str]:
 
 
 def check_numbers(found: Found) -> Iterator[str]:
-    """Each training of an epoch gave the reported FID to the last bit, as did an undisturbed run."""
+    """Training an epoch always gave the reported FID to the last bit, as did an undisturbed run."""
     reported = {
         (trial.number, row.epoch): repr(row.fid)
         for trial in found.trials

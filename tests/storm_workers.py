@@ -1,9 +1,9 @@
 """Worker processes for the storm, forked from a server process that has imported everything.
 
-A worker that lives for seconds would spend most of them importing JAX. The server therefore imports
-what ``tuner worker`` imports, then forks. It never touches a device, because a JAX backend does not
-survive a fork; each child starts its own. The child runs the command line as ``python -m tuner.cli``
-does, with these additions:
+A worker that lives for seconds would spend most of them importing JAX. The server therefore
+imports what ``tuner worker`` imports, then forks. It never touches a device, because a JAX backend
+does not survive a fork; each child starts its own. The child runs the command line as
+``python -m tuner.cli`` does, with these additions:
 
 - It logs each epoch that it trains, reported or not, with the FID in full. ``Trainer.insert`` and
   ``Trainer.run_epoch`` are wrapped for that.

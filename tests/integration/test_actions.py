@@ -1,4 +1,4 @@
-"""Every route of the dashboard on a tuner study: it works, or is refused and changes nothing."""
+"""Every route of the dashboard works on a tuner study, or is refused and changes nothing."""
 
 import io
 import json
@@ -54,7 +54,7 @@ class Site:
         self.application = make_application(studies.open(), str(folder))
 
     def request(self, target: str, body: Any = None) -> Response:
-        """Send ``METHOD PATH``; names in braces stand for ids of this site."""
+        """Send ``METHOD PATH``; names in braces stand for ids of the site."""
         method, _, path = target.format(**self.ids).partition(" ")
         path, _, query = path.partition("?")
         data = b"" if body is None else json.dumps(body).encode()
@@ -221,7 +221,7 @@ REQUESTS: dict[str, list[tuple[str, Any, int, str]]] = {
 
 
 def test_every_route_is_tested(site: Site) -> None:
-    """A newer dashboard's routes are first added to ``RULES`` and ``REQUESTS``."""
+    """The routes of a newer dashboard must be added to ``RULES`` and ``REQUESTS``."""
     routes = {f"{route.method} {route.rule}" for route in site.application.routes}
     assert routes == set(REQUESTS)
     changing = {route for route in routes if not route.startswith("GET ")}
@@ -279,7 +279,7 @@ def test_user_artifacts_can_be_removed_while_the_trial_runs(site: Site) -> None:
         name = json.loads(added.body)["artifact_id"]
         found = site.request(f"GET /artifacts/{place}/{name}")
         assert (found.status, found.body) == (200, b"hello")
-        # A page with a script runs nothing when opened by itself.
+        # Scripts in a file do not run when it is opened as a page.
         assert found.headers["Content-Security-Policy"].startswith("sandbox; default-src 'none'")
         assert found.headers["X-Content-Type-Options"] == "nosniff"
         assert site.request(f"DELETE /api/artifacts/{place}/{name}").status == 204
@@ -296,7 +296,7 @@ def test_other_sites_can_not_frame_the_page(site: Site) -> None:
 def test_deleting_an_optuna_copy_keeps_the_pictures(
     site: Site, studies: Studies, tmp_path: Path
 ) -> None:
-    """Optuna copies the names of artifacts with the trials."""
+    """Optuna copies the artifact names along with the trials."""
     picture = f"{site.store.folder}/pictures/trial-00000/samples-epoch-000001.png"
     (tmp_path / picture).parent.mkdir(parents=True)
     (tmp_path / picture).write_bytes(b"png")

@@ -24,7 +24,7 @@ LABELS = jnp.arange(BATCH) % 3
 
 
 def program(name: str, size: int = 32, channels: int = 3, **changes: Any) -> Program:
-    """A very narrow program whose networks have that name and their default norms."""
+    """A very narrow program with the networks of that name and their default norms."""
     norms = NETWORKS[name].norms
     shape = (size, size, channels)
     base = Program(name, name, 1, 7, shape, BATCH, "minimax", "adam", "adam", 1, False, *norms)
@@ -105,7 +105,7 @@ class Networks:
         self.labels = LABELS if program.classes else None
 
     def perturbed(self, rng: np.random.Generator) -> Any:
-        """Weights away from their initial values, among which some kernels of R3GAN are 0."""
+        """Weights moved off their initial values; some kernels of R3GAN start at 0."""
         return jax.tree.map(
             lambda x: np.asarray(x) + np.float32(0.1 * rng.normal(size=x.shape)), self.params
         )
@@ -131,7 +131,7 @@ def labelled_program(name: str, **changes: Any) -> Program:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_gradients_are_finite_and_reach_every_kernel(name: str) -> None:
-    """In float32 with a gradient penalty, so second derivatives; in bfloat16 without."""
+    """In float32 with a gradient penalty, which takes second derivatives; in bfloat16 without."""
     at = labelled_program(name)
     if at.discriminator_norm == "batch":  # a gradient penalty needs norms of each image
         at = at._replace(discriminator_norm="layer")

@@ -1,4 +1,4 @@
-"""Study snapshots polled in the background, also from a silent_port or deleted study."""
+"""Study snapshots polled in the background, from silent databases and deleted studies, too."""
 
 import socket
 from collections.abc import Iterator
@@ -91,7 +91,7 @@ def silent_port() -> Iterator[int]:
 
 @pytest.mark.usefixtures("no_caching")
 def test_polling_does_not_wait_for_a_silent_database(sqlite: Studies, silent_port: int) -> None:
-    """One thread at a time reads, however many poll."""
+    """However many threads poll, only one reads at a time."""
     poller = BackgroundPoller(sqlite.create())
     address = poller._address
     poller._address = Address(f"postgresql://u:p@127.0.0.1:{silent_port}/studies")

@@ -1,6 +1,5 @@
-"""Checkpoints: exact round trips, damage, choice of the newest, writing in the background."""
+"""Checkpoints: exact round trips, damage, choice of the newest, background writes."""
 
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from artifacts import (
     resumed_epoch,
     write_checkpoint,
 )
+from disks import mounted
 from numpy.typing import NDArray
 from study_databases import eventually
 
@@ -350,11 +350,7 @@ def test_an_unexpected_error_is_not_taken_for_success(
 
 def test_a_full_disk_is_reported_by_the_next_call(tmp_path: Path) -> None:
     folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(folder)]
-    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        pytest.skip("can't mount a disk here")
-    try:
+    with mounted(folder, "-o", "size=8k"):
         files = StudyFiles(open_store(str(folder)), "study").begin("a token")
         writer = CheckpointWriter(files, 5, 1, CONFIG, print)
         writer.offer(checkpoint_of(1))
@@ -363,5 +359,3 @@ def test_a_full_disk_is_reported_by_the_next_call(tmp_path: Path) -> None:
         assert not isinstance(caught.value, StorageError)
         writer.close()
         assert files.names(folder_of(5)) == []
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)

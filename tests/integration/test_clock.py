@@ -97,12 +97,12 @@ def test_a_worker_that_joins_after_a_stop_request_runs(
 
 
 def test_a_forward_jump_expires_no_lease(studies: Studies, clock: Clock) -> None:
-    studies.create(trials=1, lease_seconds=600)  # no heartbeat but this test's
+    studies.create(trials=1, lease_seconds=600)  # so long that only the test's heartbeats run
     owner, other = studies.join(), studies.join()
     claim(owner)
     clock.set(HOURS)
     assert other.claim(DATASET) is Idle.WAIT
-    other._heart.beat()  # it notices the jump
+    other._heart.beat()  # the other worker notices the jump
     assert other.claim(DATASET) is Idle.WAIT
     owner._heart.beat()
     assert owner.stats().renewals == {"renewed": 1, "refused": 0, "failed": 0}
@@ -162,7 +162,7 @@ def test_a_dead_worker_is_not_shown_as_alive(studies: Studies, clock: Clock, hou
     living._heart.beat()
     alive = {worker.worker: worker.alive for worker in store.workers()}
     assert alive[living.worker]
-    assert not alive[dead.worker]  # by its silence: its process, this one, is alive
+    assert not alive[dead.worker]  # it is silent, although its process (this one) is alive
 
 
 @BOTH_WAYS

@@ -109,7 +109,7 @@ def test_the_search_is_as_good_as_optunas(function: Callable[..., float], bound:
 
 
 def test_the_search_continues_after_failed_pruned_and_queued_trials() -> None:
-    """Only trials with a result fill a generation; one pruned without a value counts as worst."""
+    """Only trials with a result fill a generation; one pruned without a value ranks last."""
     study = replay_study(CUBE, 1, popsize=4, n_startup_trials=0)
     study.enqueue_trial({"x0": 1.0, "x1": 1.0, "x2": 1.0})
     for number in range(40):
@@ -152,7 +152,7 @@ HOSTILE: list[Any] = [
 
 @pytest.mark.parametrize("with_margin", [False, True])
 def test_foreign_marks_are_read_as_data(with_margin: bool) -> None:
-    """Whatever marks, values and parameters: new points lie in the space."""
+    """Whatever the marks, values and parameters, new points lie in the space."""
     study = replay_study(CUBE, 1, popsize=4, n_startup_trials=0, with_margin=with_margin)
     prefix = "cmawm" if with_margin else "cma"
     for number, mark in enumerate(HOSTILE * 2):
@@ -184,7 +184,7 @@ def test_foreign_marks_are_read_as_data(with_margin: bool) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"lr_adapt": True}, {"with_margin": True}], ids=str)
 def test_a_stalled_search_restarts_elsewhere(options: dict[str, Any]) -> None:
-    """Constant values and identical points degenerate the optimizer."""
+    """Constant values and identical points make the optimizer degenerate."""
     study = replay_study(CUBE, 1, popsize=4, n_startup_trials=0, **options)
     prefix = "cmawm" if "with_margin" in options else "cma"
     for number in range(240):

@@ -105,7 +105,7 @@ def test_the_compile_cache_outlives_containers() -> None:
 
 
 def test_the_dashboard_has_time_on_slow_machines() -> None:
-    """Importing takes half a minute when many containers start at once."""
+    """Imports take half a minute when many containers start at once."""
     dashboard = compose()["services"]["dashboard"]
     assert dashboard["healthcheck"]["start_period"] == "120s"
     assert dashboard["stop_grace_period"] == "30s"
@@ -159,7 +159,7 @@ def test_nothing_else_reaches_the_builder() -> None:
 
 
 def test_dependencies_are_installed_before_the_sources_are_copied() -> None:
-    """Otherwise every edit of the sources would install them again."""
+    """Otherwise every edit of the sources would reinstall them."""
     text = (ROOT / "Dockerfile").read_text()
     first, sources = text.index("pip install"), text.index("COPY tuner tuner")
     assert "-c requirements.lock" in text[first:].splitlines()[0]

@@ -57,12 +57,16 @@ def test_permanent_errors_are_not_transient(studies: Studies) -> None:
 @pytest.mark.parametrize(
     ("state", "transient"),
     [
-        *(("08006", True), ("08P01", True)),  # connection; PgBouncer uses 08P01 for most errors
+        *(("08006", True), ("08P01", True)),  # connections; PgBouncer uses 08P01 for most errors
         *(("40001", True), ("40P01", True)),  # serialization, deadlock
         *(("53100", True), ("53200", True), ("53300", True)),  # disk, memory, connections
         *(("57014", True), ("57P01", True), ("57P03", True)),  # cancelled, shut down, starting
-        *(("58030", True), ("25006", True), ("55P03", True)),  # input and output, standby, lock
-        *(("58P01", False), ("XX001", False), ("XX002", False)),  # a file gone, damaged
+        *(
+            ("58030", True),
+            ("25006", True),
+            ("55P03", True),
+        ),  # I/O error, standby, lock not available
+        *(("58P01", False), ("XX001", False), ("XX002", False)),  # missing file, damaged data
         *(("42501", False), ("42P01", False), ("23505", False), ("22003", False)),
         *(("28000", False), ("0A000", False)),
         ("XX000", True),  # among others, a tuple that was updated at the same time
@@ -136,10 +140,10 @@ def test_the_first_connection_retries_only_a_busy_server(postgres: Postgres) -> 
             first(partial(Database, url))
 
 
-def test_a_slow_network_is_no_reason_to_give_up(
+def test_a_slow_network_does_not_time_out(
     postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A transaction may wait for five round trips; a new connection would take more."""
+    """A transaction may wait for five round trips; opening a connection would take more."""
     direct_url = postgres.new_database()
     Database(direct_url, create=True).rdb.engine.dispose()
     proxy = Proxy(postgres.port, delay=0.03)
@@ -171,7 +175,7 @@ def execute(engine: sqlalchemy.Engine, *statements: str) -> None:
 
 
 def test_transient_errors_of_sqlite(tmp_path: Path) -> None:
-    """A full disk is transient; a read-only, damaged or missing file is not."""
+    """A full disk is a transient error; a read-only, damaged or missing file is not."""
     address, file = Address(f"sqlite:///{tmp_path}/s.db"), tmp_path / "s.db"
     engine = address.engine()
     file.touch()
@@ -253,7 +257,7 @@ def test_a_silent_server_times_out(postgres: Postgres, monkeypatch: pytest.Monke
 
 
 def test_every_connection_has_its_limits(address: Address) -> None:
-    """Connections of Optuna's storage too, and also after a rollback."""
+    """This includes the connections of Optuna's storage, and holds after a rollback."""
     database = Database(address.url.render_as_string(hide_password=False), create=True)
     for engine in (address.engine(), database.rdb.engine):
         for end in ("rollback", "commit"):
@@ -359,7 +363,7 @@ def test_retries_outlast_a_short_outage(address: Address, postgres: Postgres) ->
 
 
 def test_transactions_are_timed_with_their_commits(studies: Studies) -> None:
-    """Each counts once, a failed one too."""
+    """Each counts once, even if it fails."""
     studies.create()
     database, seconds_taken = studies.open(), list[float]()
     database.watch(seconds_taken.append)

@@ -56,7 +56,7 @@ class Copy:
             path.write_text(text if kind == "python" else _patched(path.read_text(), text))
 
     def python(self, *arguments: str, code: int = 0) -> list[str]:
-        """The lines that Python prints when it runs in the copy and exits with ``code``."""
+        """Run Python in the copy, which must exit with ``code``; the lines it prints."""
         done = subprocess.run(
             [sys.executable, *arguments],
             cwd=self.folder,

@@ -1,4 +1,4 @@
-"""Copied, moved, linked and restored databases: which files each may read, write and remove."""
+"""Files that copied, moved, linked and restored databases may read, write and remove."""
 
 import contextlib
 import shutil
@@ -24,7 +24,7 @@ cached_migrations = study_databases.cached_migrations
 
 @pytest.fixture
 def open_at() -> Iterator[Callable[[str | Path], Studies]]:
-    """Open the studies of a database, by its URL or the path of a SQLite file."""
+    """Opens the studies of a database, given its URL or the path of a SQLite file."""
     with cached_migrations(), contextlib.ExitStack() as stack:
 
         def open_at(database: str | Path) -> Studies:
@@ -38,7 +38,7 @@ def open_at() -> Iterator[Callable[[str | Path], Studies]]:
 def original(
     tmp_path: Path, open_at: Callable[[Path], Studies], monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """The folder of a project whose study has files in the default place."""
+    """The folder of a project whose study has its files in the default place."""
     folder = tmp_path / "a"
     new_database(folder / "tuner-data" / "studies.db")
     monkeypatch.delenv("TUNER_ARTIFACTS", raising=False)
@@ -58,7 +58,7 @@ def contents(folder: Path) -> Files:
 
 
 def assert_reads_and_writes(files: StudyFiles) -> None:
-    """The copy reads the original's files and writes its own."""
+    """Assert that the copy reads the original's files and writes its own."""
     assert files.read("generator") == b"original"
     assert files.names("pictures") == ["pictures/a"]
     files.write("pictures/b", b"its own")
@@ -157,7 +157,7 @@ def test_a_copied_study_reads_old_files_and_writes_its_own(
 
 
 def assert_unchanged(original: Path, before: Files) -> None:
-    """The original's files are unchanged; other files may lie next to them."""
+    """Assert that the original's files are unchanged; others may lie next to them."""
     assert {name: data for name, data in contents(original).items() if name in before} == before
 
 
@@ -222,7 +222,7 @@ def contents_of(folder: Path) -> Files:
 
 
 def _downgrade(folder: Path, studies: Studies) -> None:
-    """Restore what the previous version stored: an absolute path, and a token alone."""
+    """Store what the previous version did: an absolute path, and only a token."""
     root = folder / "tuner-data" / "artifacts"
     studies.rows("UPDATE tuner_studies SET artifacts = :root", root=str(root))
     for token in root.rglob(TOKEN):

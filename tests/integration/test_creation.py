@@ -1,4 +1,4 @@
-"""Creation of studies: repeated, concurrent, half-done, refused, in unusable databases."""
+"""Creation of studies: repeated, concurrent, interrupted, refused, in unusable databases."""
 
 import os
 import subprocess
@@ -60,7 +60,7 @@ def test_a_study_without_trials_is_replaced_by_a_corrected_file(studies: Studies
 
 
 def test_a_half_created_study_is_created_again(studies: Studies) -> None:
-    """The process died before its last step: the baselines must not be queued twice."""
+    """A process died before its last step; the baselines must not be queued twice."""
     studies.create(RANDOM + BASELINES)
     studies.rows("DELETE FROM tuner_studies")
     assert studies.open().study_names() == []
@@ -101,7 +101,7 @@ sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0 for child i
 def test_concurrent_processes_create_one_study(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """The tables don't exist yet either."""
+    """The tables do not exist yet either."""
     url = f"sqlite:///{tmp_path}/deep/er/studies.db"
     if kind == "postgres":
         server: Postgres = request.getfixturevalue("postgres")
@@ -123,7 +123,7 @@ def test_concurrent_processes_create_one_study(
     studies.close()
 
 
-def test_unusable_paths_are_one_line(tmp_path: Path) -> None:
+def test_unusable_paths_are_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "corrupt.db").write_bytes(b"not a database at all " * 300)
     (tmp_path / "folder.db").mkdir()

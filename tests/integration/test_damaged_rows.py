@@ -1,4 +1,4 @@
-"""Random changes to the rows of a study: readers and workers continue or report one line."""
+"""Readers and workers survive random changes to a study's rows, or report one line."""
 
 import io
 import os
@@ -209,7 +209,7 @@ ACTIONS: list[Callable[[StudyStore], None]] = [
 
 
 def work(store: StudyStore) -> None:
-    """Claim up to four trials, report an epoch of each and end it."""
+    """Claim up to four trials; report an epoch of each, then end it."""
     with WorkerSession(store, MACHINE, lambda text: None, retry_seconds=0.0).joined() as session:
         for _ in range(4):
             claimed = session.claim(DATASET)

@@ -102,7 +102,7 @@ def test_a_users_note_on_the_study_stays(studies: Studies) -> None:
 
 
 def test_concurrent_publishers_leave_the_newest_plots(studies: Studies) -> None:
-    """While other trials begin and end with notes."""
+    """Other trials begin and end with notes meanwhile."""
     studies.create(trials=8)
     stores: list[StudyStore] = [studies.store() for _ in range(4)]
     turns = itertools.count(1)

@@ -27,12 +27,12 @@ def delete_as_tuner(studies: Studies) -> None:
 
 
 def delete_as_optuna(studies: Studies) -> None:
-    """Delete the study but not tuner's rows: Optuna's connections enforce no foreign keys."""
+    """Delete the study but not tuner's rows, as Optuna's connections enforce no foreign keys."""
     optuna.delete_study(study_name="s", storage=studies.optuna_storage)
 
 
 def all_rows(studies: Studies, ours: bool = True) -> Any:
-    """Every row; without ``ours`` except those of workers and leases that Optuna left behind."""
+    """Every row; without ``ours``, not those of workers and leases, which Optuna leaves behind."""
     tables = ["tuner_studies", "study_system_attributes", *(["tuner_workers"] if ours else [])]
     found = studies.all_rows()
     if not ours:
@@ -41,7 +41,7 @@ def all_rows(studies: Studies, ours: bool = True) -> Any:
 
 
 def work_on(session: WorkerSession, claimed: Claim) -> None:
-    """Try all that a worker does; each attempt may raise that the study or trial is gone."""
+    """Try everything that a worker does; any of it may fail because the study or trial is gone."""
     attempts: list[Callable[[], Any]] = [
         lambda: session.report(claimed, epoch(2, 1.0), [epoch(1, 30.0)]),
         lambda: session.finish(claimed, Complete(), note="ours"),
@@ -127,7 +127,7 @@ def test_actions_on_a_deleted_study_do_not_reach_the_next(
 
 
 def test_delete_applies_only_to_the_study_that_was_opened(studies: Studies) -> None:
-    """On Postgres too, which never reuses ids."""
+    """This holds on Postgres too, which never reuses ids."""
     studies.create(RANDOM)
     old = studies.store()
     steering.delete(studies.store())

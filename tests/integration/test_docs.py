@@ -44,7 +44,7 @@ def test_index_lists_every_page() -> None:
 
 
 def test_diffs_of_contributing_apply() -> None:
-    """What a diff keeps or removes stands once in the file that was named last before it."""
+    """The lines that a diff keeps or removes occur once in the file last named before it."""
     text, hunks = (ROOT / "docs" / "contributing.md").read_text(), 0
     for match in re.finditer(r"```diff\n(.*?)```", text, re.DOTALL):
         file = re.findall(r"`(tuner/\S+\.py)`", text[: match.start()])[-1]

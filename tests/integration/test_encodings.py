@@ -1,4 +1,4 @@
-"""Databases in other encodings than UTF-8, and client encodings."""
+"""Databases in encodings other than UTF-8, and client encodings."""
 
 from collections.abc import Callable
 from pathlib import Path

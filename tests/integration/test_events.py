@@ -66,7 +66,7 @@ def test_events_are_replayed_unchanged(capsys: pytest.CaptureFixture[str]) -> No
         getattr(writer, name)(*values)
     lines = capsys.readouterr().out.split("\n")
     assert lines.pop() == ""
-    assert len(lines) == len(EVENTS)  # one line an event
+    assert len(lines) == len(EVENTS)  # one line per event
     log = Log()
     for line in lines:
         replay(line, log)
@@ -76,7 +76,7 @@ def test_events_are_replayed_unchanged(capsys: pytest.CaptureFixture[str]) -> No
     claim = log.received[1][1]
     assert isinstance(claim.config.program.image_shape, tuple)
     assert isinstance(claim.history[0], EpochReport)
-    hash(claim.config)  # tuples again, not lists
+    hash(claim.config)  # raises if tuples were replayed as lists
 
 
 def test_missing_and_infinite_numbers_survive(capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,7 +125,7 @@ print(len(calls), file=sys.stderr)
 
 
 def test_the_loss_of_the_parent_is_reported_once() -> None:
-    """The pipe is broken; Python itself must not warn about it either."""
+    """Python itself must not warn about the broken pipe either."""
     with subprocess.Popen(
         [sys.executable, "-W", "error", "-c", WRITE],
         stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Writes of a worker that lost its trial are refused, and no write is done by half."""
+"""Writes of a worker that lost its trial are refused, and every write is atomic."""
 
 import inspect
 import threading
@@ -121,7 +121,7 @@ def test_a_worker_writes_only_to_its_own_trials(studies: Studies) -> None:
     assert studies.all_rows() == before
 
 
-# The last method of Optuna's that each write calls before it commits.
+# The last method of Optuna that each write calls before it commits.
 LAST_OPTUNA_CALL = {
     "report": "_set_trial_intermediate_value_without_commit",
     "tuner's attribute": "_set_trial_attr_without_commit",
@@ -162,7 +162,7 @@ def test_a_failing_optuna_write_leaves_the_lease_unchanged(
 def test_a_trial_is_created_with_its_lease_or_not_at_all(
     studies: Studies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Queued trials as well as new ones."""
+    """This holds for queued trials and for new ones."""
     studies.create(RANGES + "[[baseline]]\nbeta1 = 0.5")
     session = studies.join()
     before = studies.all_rows()
@@ -184,7 +184,7 @@ def test_a_trial_is_created_with_its_lease_or_not_at_all(
     assert claim(studies.join()).number == 1
 
 
-def test_the_storage_enforces_membership_and_the_total(studies: Studies) -> None:
+def test_only_joined_workers_begin_trials_and_never_beyond_the_total(studies: Studies) -> None:
     store = studies.create(trials=1)
     with pytest.raises(AssertionError, match="needs a lease"):
         store.study.ask()
@@ -257,7 +257,7 @@ def test_a_deleted_study_is_reported_in_one_line(studies: Studies) -> None:
 
 
 def test_a_study_is_deleted_while_its_worker_reports(studies: Studies) -> None:
-    """The report comes after the rows to delete were read, before they are deleted."""
+    """The report comes after the rows to delete are read and before they are deleted."""
     studies.create()
     session = studies.join()
     claimed = claim(session)
@@ -329,7 +329,7 @@ def test_nested_optuna_transactions_join_the_outer_one(studies: Studies) -> None
     ):
         assert inner is outer
     claimed = claim(session)
-    rdb.held[claimed.trial_id] = Lease(session.worker, 9, 60.0)  # a token it does not have
+    rdb.held[claimed.trial_id] = Lease(session.worker, 9, 60.0)  # a token that it does not hold
     with pytest.raises(LeaseLostError):
         rdb.set_trial_user_attr(claimed.trial_id, "x", 1)
     assert "x" not in studies.trials()[0].user_attrs

@@ -1,4 +1,4 @@
-"""Trials that other Optuna clients queue, run and add: refused with a reason, or left out."""
+"""Trials that other Optuna clients queue, run or add are refused with a reason, or left out."""
 
 import json
 from typing import Any
@@ -49,7 +49,7 @@ OUTSIDE: list[tuple[dict[str, Any], str]] = [
 
 
 def test_queued_points_outside_the_space_fail_with_the_reason(studies: Studies) -> None:
-    """The worker skips any number of them."""
+    """The worker skips any number of such trials."""
     studies.create(space(), trials=1)
     for queued, _ in OUTSIDE:
         studies.optuna_study().enqueue_trial(queued)
@@ -90,7 +90,7 @@ OTHER_DISTRIBUTIONS = [
 
 @pytest.mark.parametrize("sampler", ["tpe", "qmc"])
 def test_samplers_ignore_trials_of_other_distributions(sqlite: Studies, sampler: str) -> None:
-    """Optuna requires later trials to have the distributions of the first ones."""
+    """Optuna requires later trials to have the distributions of the first."""
     for study, (name, other, value) in enumerate(OTHER_DISTRIBUTIONS):
         sqlite.create(space(sampler), trials=5, name=f"s{study}")
         params, kinds = POINT | {name: value}, OURS | {name: other}

@@ -91,7 +91,7 @@ def test_second_derivatives_agree_with_finite_differences(
 def test_between_interpolates_real_and_fake_images() -> None:
     real, fake = jnp.zeros((500, 2, 2, 1)), jnp.ones((500, 2, 2, 1))
     points = np.asarray(between(real, fake, jax.random.key(0)))
-    assert (points == points[:, :1, :1]).all()  # one interpolation weight an image
+    assert (points == points[:, :1, :1]).all()  # one interpolation weight per image
     assert (points.min(), points.max()) == (pytest.approx(0, abs=0.02), pytest.approx(1, abs=0.02))
     assert points.mean() == pytest.approx(0.5, abs=0.05)
 

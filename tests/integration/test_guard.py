@@ -1,4 +1,4 @@
-"""The guard's default limits against real training runs."""
+"""The guard's default limits in real training runs."""
 
 from pathlib import Path
 from typing import Any

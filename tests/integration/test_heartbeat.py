@@ -1,4 +1,4 @@
-"""The heartbeat thread: renewed leases, stop requests, the right to prepare, errors."""
+"""The heartbeat thread: lease renewals, stop requests, the right to prepare, errors."""
 
 import time
 
@@ -23,7 +23,7 @@ def expiry(studies: Studies) -> float:
 
 
 def test_a_worker_that_trains_long_keeps_its_trial(studies: Studies) -> None:
-    """During an epoch longer than the lease only the heartbeat writes."""
+    """During an epoch longer than the lease, only the heartbeat writes."""
     studies.create(lease_seconds=2, trials=1)
     session = studies.join()
     claimed = claim(session)
@@ -102,11 +102,11 @@ def test_the_heartbeat_continues_after_an_error_and_remembers_it(studies: Studie
 
 
 def test_the_heartbeat_counts_renewals(studies: Studies) -> None:
-    studies.create(lease_seconds=600)  # no heartbeat but this test's
+    studies.create(lease_seconds=600)  # so long that only the test's heartbeats run
     session = studies.join()
     heart = session._heart
     assert session.stats() == WorkerStats(0, {"renewed": 0, "refused": 0, "failed": 0}, None)
-    heart.beat()  # it owns nothing yet
+    heart.beat()  # the worker owns no trial yet
     began = time.time()
     claim(session)
     heart.beat()

@@ -115,7 +115,7 @@ def test_the_report_shows_the_gain_over_the_best_baseline(sqlite: Studies) -> No
 
 
 def test_a_section_of_the_report_has_every_plot_that_names_it(sqlite: Studies) -> None:
-    """The template must have a place for each section that plots name."""
+    """The template must have a place for every section that a plot names."""
     store = sqlite.create(trials=1)
     report(session := sqlite.join(), claim(session), [epoch(1).fid or 0.0])
     page = page_of(store)

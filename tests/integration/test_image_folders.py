@@ -103,7 +103,9 @@ def test_links_that_lead_back_are_followed_once(folder: Path) -> None:
 
 def test_one_colour_image_makes_the_set_colour(folder: Path) -> None:
     colour = np.stack([grey_image(n) for n in (10, 20, 30)], axis=-1)
-    save(colour, folder / "cats" / "zzz.png")  # the last one: all others were decoded as grey
+    save(
+        colour, folder / "cats" / "zzz.png"
+    )  # last by name, so all others are decoded as grey first
     found = load(folder)
     assert found.images.shape == (121, 32, 32, 3)
     np.testing.assert_array_equal(found.images[120], colour)
@@ -130,7 +132,7 @@ def test_a_few_unreadable_images_are_left_out_and_named(folder: Path) -> None:
     message = "119 images in 3 classes; left out 1 unreadable: ants/000.png (not an image)"
     assert announced == [message]
     load(folder, announced)
-    assert announced[-1] == message  # from the cache, too
+    assert announced[-1] == message  # also from the cache
 
 
 def test_unprintable_file_names_are_escaped(folder: Path) -> None:
@@ -153,7 +155,7 @@ def test_too_many_unreadable_images_are_an_error(folder: Path) -> None:
     )
     assert len(load(folder, unreadable=0.05).images) == 116
     with pytest.raises(InputError, match="4 of 120 images can't be read"):
-        load(folder)  # from the cache, too
+        load(folder)  # also from the cache
 
 
 @pytest.mark.parametrize(
@@ -216,7 +218,7 @@ def test_check_reads_the_given_path(
 def test_a_second_load_reads_the_cache(folder: Path) -> None:
     first = load(folder)
     for path in folder.rglob("*.png"):
-        write(path, bytes(path.stat().st_size))  # same size and time, but not an image
+        write(path, bytes(path.stat().st_size))  # the same size and time, but no image
     announced = Announced()
     again = load(folder, announced)
     assert announced[0].startswith("using images that were decoded before: ")
@@ -288,7 +290,7 @@ def test_an_unwritable_cache_does_not_prevent_loading(
 def test_a_full_disk_does_not_prevent_loading(
     after: int, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last image is in colour, so the grey ones are written again if there is room."""
+    """The last image is in colour, so grey ones written before are rewritten if there is room."""
     save(np.full((32, 32, 3), 7, np.uint8), folder / "cats" / "zzz.png")
     first = load(folder)
     real = Rows._write
@@ -327,7 +329,7 @@ def test_concurrent_processes_share_one_cache_entry(folder: Path, cache: Path) -
 
 
 def test_a_second_process_waits_for_the_lock(folder: Path, cache: Path) -> None:
-    """The process that holds the lock dies without having decoded anything."""
+    """The process that holds the lock dies before it has decoded anything."""
     load(folder)
     [kept] = [path for path in cache.iterdir() if path.is_dir()]
     (kept / "about.json").unlink()

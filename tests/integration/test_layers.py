@@ -35,7 +35,7 @@ def literal_transpose(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def with_gradients(function: Callable[..., Any], arguments: Any, dy: Any) -> list[Array]:
-    """The function's values, then its gradients for the cotangents ``dy``; compiled as one."""
+    """The function's values and its gradients for the cotangents ``dy``, compiled together."""
 
     def both(arguments: Any, dy: Any) -> list[Array]:
         values, pull = jax.vjp(function, *arguments)
@@ -76,7 +76,9 @@ def test_transposed_convolution_is_a_dilated_convolution(
 
 
 @pytest.mark.parametrize(("height", "inputs", "outputs"), [(6, 3, 5), (1, 4, 1)])
-def test_transposed_convolution_of_size_4_is_jaxs(height: int, inputs: int, outputs: int) -> None:
+def test_transposed_convolution_of_size_4_matches_jax(
+    height: int, inputs: int, outputs: int
+) -> None:
     layer = ConvTranspose(inputs, outputs, size=4, stride=2, rngs=nnx.Rngs(0))
     graph, params = nnx.split(layer)
     rng = np.random.default_rng(0)
@@ -100,7 +102,7 @@ def test_transposed_convolution_of_size_4_is_jaxs(height: int, inputs: int, outp
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5)
 
 
-def test_transposed_convolution_of_one_pixel() -> None:
+def test_transposed_convolution_spreads_a_pixel_over_its_taps() -> None:
     layer = ConvTranspose(1, 1, stride=2, rngs=nnx.Rngs(0))
     taps = jnp.arange(1.0, 6)
     layer.kernel.set_value(jnp.outer(taps, taps)[:, :, None, None])
@@ -125,7 +127,7 @@ def test_grouped_convolution_convolves_each_group() -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_convolution_pads_as_tensorflow() -> None:
+def test_convolution_pads_like_tensorflow() -> None:
     layer: Any = Conv(1, 1, size=5, stride=2, rngs=nnx.Rngs(0))
     layer.kernel.set_value(jnp.outer(jnp.arange(1.0, 6), jnp.ones(5))[:, :, None, None])
     layer.bias.set_value(jnp.array([0.5]))
@@ -154,7 +156,7 @@ def plain_batch_norm(x: Array, scale: Array, bias: Array) -> Array:
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (4, 3, 2, 5)])
-def test_batch_norms_gradient_agrees_with_the_formula(shape: tuple[int, ...]) -> None:
+def test_batch_norm_gradient_agrees_with_the_formula(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(1)
     with jax.enable_x64(True):
         x, dy = jnp.asarray(rng.normal(2.0, 3.0, shape)), jnp.asarray(rng.normal(size=shape))
@@ -183,7 +185,7 @@ def test_batch_norm_uses_the_statistics_recorded_last() -> None:
     np.testing.assert_allclose(layer.mean[...], np.mean(second, 0), rtol=1e-5)
 
 
-def test_leaky_relu() -> None:
+def test_leaky_relu_has_a_slope_of_0_3_below_zero() -> None:
     x = jnp.array([-2.0, -0.5, 0.0, 3.0])
     np.testing.assert_allclose(leaky_relu(x), [-0.6, -0.15, 0.0, 3.0], rtol=1e-6)
     slopes = jax.vmap(jax.grad(leaky_relu))(x[jnp.array([0, 1, 3])])

@@ -1,4 +1,4 @@
-"""Ownership of trials: when a trial is taken over, from which worker, and with what history."""
+"""Ownership of trials: when a trial is taken over, from whom, and with which history."""
 
 import os
 import socket
@@ -37,7 +37,7 @@ def test_a_takeover_keeps_the_trials_point_and_history(studies: Studies) -> None
     taken = claim(session)
     assert taken == first._replace(
         token=2,
-        history=(epoch(1, 30.0), _lost_epoch(2)),
+        history=(epoch(1, 30.0), epoch(2, None, finite=False)),
         predecessor=f"worker {lost.worker} on {socket.gethostname()}",
     )
     report(session, taken, [20.0])
@@ -46,10 +46,6 @@ def test_a_takeover_keeps_the_trials_point_and_history(studies: Studies) -> None
     assert studies.trials()[0].intermediate_values == {1: 30.0, 3: 20.0}
     tokens = studies.rows("SELECT worker, token FROM tuner_epochs ORDER BY epoch")
     assert tokens == [(lost.worker, 1), (lost.worker, 1), (session.worker, 2)]
-
-
-def _lost_epoch(number: int) -> Any:
-    return epoch(number, None, finite=False)
 
 
 def test_the_trial_that_expired_first_is_taken_first(studies: Studies) -> None:
@@ -175,7 +171,7 @@ def test_trials_of_a_dead_local_process_are_taken_at_once(
 
 
 def test_after_an_outage_no_worker_is_taken_for_lost(studies: Studies) -> None:
-    """No worker could renew its lease during an outage. Released trials are free all the same."""
+    """No worker could renew its lease during the outage. Released trials stay free to claim."""
     studies.create(trials=3)
     stopped, released = studies.join(), studies.join()
     first, second = claim(stopped), claim(released)
@@ -195,7 +191,7 @@ def test_after_an_outage_no_worker_is_taken_for_lost(studies: Studies) -> None:
     assert claim(session).number == first.number
 
 
-def test_an_outage_seen_by_the_heartbeat_alone_counts_too(studies: Studies) -> None:
+def test_an_outage_noticed_only_by_the_heartbeat_counts_too(studies: Studies) -> None:
     studies.create()
     claim(studies.join())
     studies.rows(EXPIRE_LEASES)
@@ -226,7 +222,7 @@ def test_parameters_missing_after_a_takeover_are_suggested(studies: Studies) -> 
 
 
 def test_a_trial_begun_by_optuna_gets_a_lease(studies: Studies) -> None:
-    """Another program began it, and may still run it or be dead."""
+    """The program that began it may still be running it, or may have died."""
     studies.create(trials=2)
     study = studies.optuna_study()
     orphan = study.ask()
@@ -252,7 +248,7 @@ def test_a_trial_begun_by_optuna_gets_a_lease(studies: Studies) -> None:
 
 
 def test_a_running_trial_whose_lease_is_gone_keeps_its_reports(studies: Studies) -> None:
-    """As after a database was restored table by table."""
+    """For example, after a database was restored table by table."""
     studies.create(trials=1)
     lost, session = studies.join(), studies.join()
     claimed = claim(lost)
@@ -348,19 +344,19 @@ def test_a_trial_lost_during_sampling_is_left_to_its_owner(
     sampler = type(session._study.sampler)
     draw = sampler.sample_independent
 
-    def sleep(*args: Any) -> Any:
+    def draw_after_losing_the_trial(*args: Any) -> Any:
         monkeypatch.setattr(sampler, "sample_independent", draw)
         studies.rows(EXPIRE_LEASES)
         assert claim(other).number == 0
         return draw(*args)
 
-    monkeypatch.setattr(sampler, "sample_independent", sleep)
+    monkeypatch.setattr(sampler, "sample_independent", draw_after_losing_the_trial)
     assert claim(session).number == 1
     assert [worker for _, _, worker, *_ in studies.leases()] == [other.worker, session.worker]
 
 
 def test_concurrent_workers_take_different_trials(studies: Studies) -> None:
-    """On Postgres each skips rows that another has locked."""
+    """On Postgres, each skips rows that another has locked."""
     studies.create(trials=4)
     for _ in range(4):
         claim(studies.join())

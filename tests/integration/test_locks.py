@@ -1,4 +1,4 @@
-"""Row locks on Postgres: claims and reports must not wait for each other."""
+"""Row locks on Postgres: claims and reports do not wait for each other."""
 
 import contextlib
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ TOML = RANGES + "[[baseline]]\nbeta1 = 0.5\n[pruner]\nname = 'successive_halving
 
 @pytest.fixture(autouse=True)
 def short_lock_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let statements that would wait fail."""
+    """Make statements fail that would have to wait."""
     monkeypatch.setitem(connections.POSTGRES_LIMITS, "lock_timeout", "500ms")
 
 
@@ -50,7 +50,7 @@ def test_claiming_does_not_block_reports_of_other_trials(studies: Studies) -> No
 
 
 def test_taking_from_the_queue_skips_locked_trials(studies: Studies) -> None:
-    """Another worker has taken the trial and is about to report on it."""
+    """Another worker has taken the trial, and is about to report on it."""
     studies.create(TOML)
     other, session = studies.join(retry_seconds=0), studies.join(retry_seconds=0)
     taken = claim(other)

@@ -1,4 +1,4 @@
-"""Connections lost at any COMMIT, before or after it takes effect: retries repeat nothing."""
+"""Connections lost at any COMMIT, before or after it takes effect; retries repeat nothing."""
 
 import random
 
@@ -22,7 +22,7 @@ POINT = {"beta1": 0.5, "learning_rate": 1e-3}
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the pauses between attempts, Optuna's and tuner's."""
+    """Shorten the pauses between attempts by Optuna and tuner."""
     short = random.Random()
     monkeypatch.setattr(short, "random", lambda: 0.001)
     monkeypatch.setattr(short, "uniform", lambda low, high: 0.01)
@@ -31,7 +31,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def worker(studies: Studies, toml: str = RANDOM) -> WorkerSession:
-    """A worker of a study with trials left for every COMMIT."""
+    """A worker of a study with more trials than COMMITs to lose."""
     studies.create(toml, trials=200)
     return studies.join()
 

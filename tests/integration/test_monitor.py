@@ -59,7 +59,7 @@ def test_only_the_trial_in_training_is_shown(monitor: Monitor) -> None:
 def test_unmeasured_values_keep_the_last_or_are_absent(
     monitor: Monitor,
 ) -> None:
-    """A loss without a loss ratio, with a FID every other epoch."""
+    """With a loss that has no loss ratio, and an FID every other epoch."""
     monitor.started(claim(0))
     monitor.epoch(claim(0), epoch(1, None, d_auc=None, loss_ratio=None))
     assert set(scraped(monitor, "tuner_trial_")) == {

@@ -1,4 +1,4 @@
-"""The DCGAN against PyTorch's numbers, its layer sizes and its initial weights."""
+"""The DCGAN: agreement with PyTorch, layer sizes and initial weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ PROGRAM = Program(
 )
 
 
-def close(found: Any, expected: Any) -> None:
+def assert_close(found: Any, expected: Any) -> None:
     """Compare to 1e-5 of each value, or of the array's largest one."""
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
@@ -86,24 +86,24 @@ def fake(split: Split) -> Array:
     return images
 
 
-def test_generator_with_batch_statistics_is_pytorchs(fake: Array) -> None:
-    close(fake[:4], GOLDEN["fake"])
+def test_generator_with_batch_statistics_matches_pytorch(fake: Array) -> None:
+    assert_close(fake[:4], GOLDEN["fake"])
 
 
-def test_generator_with_recorded_statistics_is_pytorchs(split: Split) -> None:
+def test_generator_with_recorded_statistics_matches_pytorch(split: Split) -> None:
     generate = jax.jit(split.generate)
     _, recorded = generate(split.g_params, INPUTS.other_z)
-    close(generate(split.g_params, INPUTS.z, recorded)[0][:2], GOLDEN["fake_recorded"])
+    assert_close(generate(split.g_params, INPUTS.z, recorded)[0][:2], GOLDEN["fake_recorded"])
     for layer in ("norm1", "norm2", "norm3"):
         for kind in ("mean", "variance"):
-            close(array_of(recorded, layer, kind), GOLDEN[f"recorded/{layer}.{kind}"])
+            assert_close(array_of(recorded, layer, kind), GOLDEN[f"recorded/{layer}.{kind}"])
 
 
-def test_discriminator_is_pytorchs(split: Split, fake: Array) -> None:
+def test_discriminator_matches_pytorch(split: Split, fake: Array) -> None:
     discriminate = jax.jit(split.discriminate)
-    close(discriminate(split.d_params, jnp.float32(INPUTS.reals)), GOLDEN["real_logits"])
+    assert_close(discriminate(split.d_params, jnp.float32(INPUTS.reals)), GOLDEN["real_logits"])
     with_key = discriminate(split.d_params, fake, jax.random.key(0))  # dropout at rate 0
-    close(with_key, GOLDEN["fake_logits"])
+    assert_close(with_key, GOLDEN["fake_logits"])
 
 
 def array_of(params: Any, layer: str, kind: str) -> np.ndarray:
@@ -113,11 +113,11 @@ def array_of(params: Any, layer: str, kind: str) -> np.ndarray:
 def compare_gradients(prefix: str, found: Any, names: Mapping[str, Any]) -> None:
     for name in names:
         gradient = array_of(found, *name.split("."))
-        close(sample(gradient), GOLDEN[f"{prefix}/{name}"])
-        close(np.linalg.norm(gradient), GOLDEN[f"{prefix}/{name}/norm"])
+        assert_close(sample(gradient), GOLDEN[f"{prefix}/{name}"])
+        assert_close(np.linalg.norm(gradient), GOLDEN[f"{prefix}/{name}/norm"])
 
 
-def test_discriminators_loss_and_gradient_are_pytorchs(split: Split, fake: Array) -> None:
+def test_discriminator_loss_and_gradient_match_pytorch(split: Split, fake: Array) -> None:
     @jax.jit
     @jax.value_and_grad
     def loss(d_params: Any) -> Array:
@@ -125,13 +125,13 @@ def test_discriminators_loss_and_gradient_are_pytorchs(split: Split, fake: Array
         return LOSSES["minimax"].discriminator(real, split.discriminate(d_params, fake), 0.0)
 
     value, gradient = loss(split.d_params)
-    close(value, GOLDEN["d_loss"])
+    assert_close(value, GOLDEN["d_loss"])
     compare_gradients("d_grad", gradient, weights()[1])
     assert LOSSES["minimax"].discriminator is LOSSES["non_saturating"].discriminator
 
 
 @pytest.mark.parametrize("kind", ["minimax", "non_saturating"])
-def test_generators_loss_and_gradient_are_pytorchs(kind: str, split: Split) -> None:
+def test_generator_loss_and_gradient_match_pytorch(kind: str, split: Split) -> None:
     @jax.jit
     @jax.value_and_grad
     def loss(g_params: Any) -> Array:
@@ -140,7 +140,7 @@ def test_generators_loss_and_gradient_are_pytorchs(kind: str, split: Split) -> N
         return LOSSES[kind].generator(logits, logits)
 
     value, gradient = loss(split.g_params)
-    close(value, GOLDEN[f"g_loss/{kind}"])
+    assert_close(value, GOLDEN[f"g_loss/{kind}"])
     compare_gradients(f"g_grad/{kind}", gradient, weights()[0])
 
 
@@ -153,7 +153,7 @@ def sizes(params: Any) -> dict[str, int]:
     return found
 
 
-def test_parameter_counts_at_the_tutorials_width() -> None:
+def test_parameter_counts_match_the_tutorial() -> None:
     tutorials = abstract_state(PROGRAM._replace(width=64))
     norms = {"norm1": 16_384, "norm2": 128, "norm3": 64}
     assert sizes(tutorials.generator) == {
@@ -189,7 +189,7 @@ FANS = {
 }
 
 
-def test_first_weights_are_glorot_uniform_and_biases_zero(fresh: GanState) -> None:
+def test_initial_weights_are_glorot_uniform_and_biases_zero(fresh: GanState) -> None:
     for (network, layer), fans in FANS.items():
         kernel = array_of(getattr(fresh, network), layer, "kernel")
         limit = np.sqrt(6 / fans)

@@ -1,7 +1,7 @@
 """No data from a database or an artifact store is run as code.
 
-One half of the tests plants payloads in everything that samplers, pruners and workers read from the
-database; the other half scans the source of every module that a worker imports.
+Some tests plant payloads in everything that samplers, pruners and workers read from the database.
+Others scan the source of every module that a worker imports.
 """
 
 import ast
@@ -298,12 +298,12 @@ def test_no_module_uses_optunas_own_picklers() -> None:
         *("np.load(x)", "np.load(x, allow_pickle=True)", "from runpy import run_path; run_path(x)"),
     ],
 )
-def test_the_search_finds_code_that_runs_code(source: str) -> None:
+def test_the_scan_finds_code_that_runs_code(source: str) -> None:
     assert [*runs_code(ast.parse(source))]
 
 
 def test_compiled_programs_are_closed_to_other_users(tmp_path: Path) -> None:
-    """JAX executes the files of its compilation cache."""
+    """JAX executes the files in its compilation cache."""
     folder = tmp_path / "cache" / "compiled"
     assert keep_private(folder)
     folder.chmod(0o777)

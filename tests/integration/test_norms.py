@@ -35,7 +35,7 @@ def with_affine(norm: Any) -> Any:
     return norm
 
 
-def test_layer_norm_is_numpys() -> None:
+def test_layer_norm_matches_numpy() -> None:
     norm, x = with_affine(LayerNorm(5)), gaussian(*SHAPE)
     x[1] *= 10  # each image is normalised separately
     mean, variance = (f((1, 2, 3), keepdims=True) for f in (x.mean, x.var))
@@ -44,7 +44,7 @@ def test_layer_norm_is_numpys() -> None:
     np.testing.assert_allclose(norm(jnp.asarray(x), train=True), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_conditional_batch_norm_is_numpys() -> None:
+def test_conditional_batch_norm_matches_numpy() -> None:
     norm, x, other = (
         with_affine(ConditionalBatchNorm(5, 3)),
         gaussian(*SHAPE),
@@ -111,7 +111,7 @@ def test_spectral_norm_finds_the_largest_singular_value() -> None:
     assert layer.norm.u[...].dtype == jnp.float32
 
 
-def test_spectral_norms_gradient_takes_u_and_v_for_constants() -> None:
+def test_spectral_norm_gradient_treats_u_and_v_as_constants() -> None:
     """One iteration from u gives v = Wu / |Wu|, u' = W'v / |W'v| and sigma = v'Wu'. The gradient of
     <C, W / sigma> is C / sigma - <C, W> / sigma^2 vu' (Miyato et al. 2018, eq. 12)."""
     matrix, c = gaussian(6, 4), gaussian(6, 4, seed=1)
@@ -135,7 +135,7 @@ def test_spectral_norms_gradient_takes_u_and_v_for_constants() -> None:
 
 
 @pytest.mark.parametrize("classes", [0, 3])
-def test_projection_is_numpys(classes: int) -> None:
+def test_projection_matches_numpy(classes: int) -> None:
     """Linear map plus inner product with the class embedding (Miyato and Koyama 2018, eq. 6)."""
     dense: Any = Dense(4, 1, rngs=nnx.Rngs(0))
     embedding: Any = Dense(3, 4, use_bias=False, rngs=nnx.Rngs(1)) if classes else None

@@ -77,7 +77,7 @@ def mixed_study(studies: Studies) -> Study:
     return open_study(studies)
 
 
-def test_a_row_for_each_trial(studies: Studies) -> None:
+def test_the_trials_frame_has_a_row_for_each_trial(studies: Studies) -> None:
     trials = mixed_study(studies).trials
     assert (trials.index.name, list(trials.index)) == ("trial", [0, 1, 2, 3, 4])
     assert list(trials.state) == ["COMPLETE", "COMPLETE", "FAIL", "PRUNED", "RUNNING"]
@@ -139,7 +139,7 @@ def test_setting_names_clash_with_no_other_column() -> None:
     assert [name for name in setting_names() if hasattr(pandas.DataFrame, name)] == []
 
 
-def test_a_row_for_each_epoch(studies: Studies) -> None:
+def test_the_epochs_frame_has_a_row_for_each_epoch(studies: Studies) -> None:
     epochs = mixed_study(studies).epochs
     assert epochs.trial.tolist() == [0, 0, 0, 0, 1, 1, 3, 4, 4]
     assert epochs.epoch.tolist() == [1, 2, 3, 4, 1, 2, 1, 1, 2]
@@ -149,7 +149,7 @@ def test_a_row_for_each_epoch(studies: Studies) -> None:
     assert epochs.finite.all()
 
 
-def test_an_epoch_without_numbers(sqlite: Studies) -> None:
+def test_missing_numbers_of_an_epoch_are_na(sqlite: Studies) -> None:
     sqlite.create()
     session = sqlite.join()
     found = claim(session)
@@ -159,7 +159,7 @@ def test_an_epoch_without_numbers(sqlite: Studies) -> None:
     assert (epochs.finite.tolist(), epochs.loss_ratio.tolist()) == ([False], [np.inf])
 
 
-def test_attributes_of_a_trial(studies: Studies) -> None:
+def test_a_trial_has_its_number_value_params_and_epochs(studies: Studies) -> None:
     study = mixed_study(studies)
     best, failed = study.best, study.trial(2)
     assert (best.number, best.value, best.state) == (0, 20.0, "COMPLETE")
@@ -239,7 +239,7 @@ def test_repr_works_while_the_database_is_unreachable(sqlite: Studies) -> None:
     assert not path.exists()
 
 
-def test_samples_of_a_generator_that_was_not_kept(sqlite: Studies) -> None:
+def test_samples_need_a_kept_generator(sqlite: Studies) -> None:
     sqlite.create()
     run(sqlite.join(), [20.0], Complete())
     best = open_study(sqlite).best
@@ -280,7 +280,7 @@ def test_every_kind_of_plot_is_a_method(studies: Studies) -> None:
     assert list(study.plot.trial(4).data[0].y) == [50, 45.5]
 
 
-def test_the_card_of_a_study(studies: Studies) -> None:
+def test_a_study_card_summarises_the_study(studies: Studies) -> None:
     study = mixed_study(studies)
     studies.store().bind({"data": "abc", "samples": "300"})
     card = study._repr_html_()
@@ -298,7 +298,7 @@ def test_the_card_of_a_study(studies: Studies) -> None:
 
 
 def test_a_password_is_not_shown(studies: Studies) -> None:
-    """Also not in the traceback of a failure, which a notebook shows with its causes."""
+    """Not even in the traceback of a failure, which a notebook shows with its causes."""
     url = sqlalchemy.make_url(studies.url)
     if url.password is None:
         pytest.skip("SQLite has none")
@@ -314,7 +314,7 @@ def test_a_password_is_not_shown(studies: Studies) -> None:
 
 
 def test_hostile_text_is_escaped(sqlite: Studies, browser: Browser, tmp_path: Path) -> None:
-    """In a real browser. Exception messages and file names reach the cards."""
+    """Exception messages and file names reach the cards, which a real browser shows here."""
     study = mixed_study(sqlite)
     with study._opened() as store:
         trials = store.trials()
@@ -356,7 +356,7 @@ def _show(page: Any, path: Path, body: str, style: str = "") -> None:
 
 
 def test_only_data_frames_need_pandas(sqlite: Studies) -> None:
-    """In a process without pandas, only the data frames fail."""
+    """Without pandas, everything else still works."""
     sqlite.create(trials=6)
     session = sqlite.join()
     for fid in range(5):

@@ -36,7 +36,7 @@ def sparse(path: Path) -> None:
         file.truncate(LARGE)
 
 
-def listening(path: Path) -> None:
+def socket_file(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as here:
         before = os.getcwd()  # the path of a socket has at most 107 characters
         os.chdir(path.parent)
@@ -52,7 +52,7 @@ def linked_pipe(path: Path) -> None:
 EPOCHS: list[Any] = [None, "4", 4.0, [4], {}]
 IRREGULAR: dict[str, Create] = {
     "a pipe": os.mkfifo,
-    "a socket": listening,
+    "a socket": socket_file,
     "an endless device": lambda path: path.symlink_to("/dev/zero"),
     "a terminal": lambda path: path.symlink_to("/dev/tty"),
     "a pipe behind a link": linked_pipe,
@@ -62,8 +62,8 @@ IRREGULAR: dict[str, Create] = {
 
 
 @pytest.fixture(autouse=True)
-def little_memory() -> Iterator[None]:
-    """Limit memory, so that reading a huge file fails without filling the machine."""
+def limited_memory() -> Iterator[None]:
+    """Limit memory, so that reading a huge file fails before it exhausts the machine."""
     limits = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (8 * 10**9, limits[1]))
     yield
@@ -207,7 +207,7 @@ def test_a_hostile_program_is_one_line(files: StudyFiles, change: dict[str, Any]
 
 
 @pytest.mark.parametrize("program", [None, [], "dcgan", 3, [1, 2], {}, {"a": {}}], ids=repr)
-def test_an_invalid_program_is_one_line(files: StudyFiles, program: Any) -> None:
+def test_an_invalid_program_is_refused_in_one_line(files: StudyFiles, program: Any) -> None:
     files.write("g", encode(pack(artifacts.generator()), {"program": program}))
     problem = "(not a generator file|this generator was written by another version) of tuner"
     with pytest.raises(InputError, match=f"^{files.locate('g')}: {problem}") as caught:

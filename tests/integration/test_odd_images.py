@@ -127,7 +127,7 @@ def test_circular_links_do_not_recurse(folder: Path) -> None:
 
 
 def test_deeply_nested_folders_are_read(folder: Path) -> None:
-    """Deeper than Python's recursion limit, which also stops pytest from removing the folders."""
+    """Deeper than Python's recursion limit; pytest can't remove such folders, so the test does."""
     deep = str(folder / "bees")
     for _ in range(1500):
         deep += "/d"
@@ -203,7 +203,7 @@ JPEG_METADATA = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # as decode_batch does
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # decode_batch ignores it as well
 @pytest.mark.parametrize("kind", JPEG_METADATA)
 def test_a_jpeg_is_not_refused_for_its_metadata(kind: str) -> None:
     jpeg = encoded(Image.fromarray(noise(32, 32, 3)), "JPEG")

@@ -2,8 +2,8 @@
 
 ``golden/study-0.1.tar.xz`` holds the ``tuner-data`` folder of an earlier version, from another
 machine: a study of three trials of three epochs on scikit-learn's digits. Trial 0 is complete;
-trial 1 was released after two epochs, with a checkpoint. EXPECTED are the FIDs with which that
-version itself finished the study.
+trial 1 was released after two epochs, with a checkpoint. EXPECTED holds the FIDs with which that
+version finished the study.
 """
 
 import csv

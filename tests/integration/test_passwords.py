@@ -4,19 +4,19 @@ import contextlib
 import io
 import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 from urllib.parse import quote
 
+import command_line
 import pytest
 import typer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tuner.cli import app, main
+from tuner.cli import app
 
 PASSWORD = "Zq7xW9vK2mRt"
 FRAGMENTS = {PASSWORD[i : i + 4].lower() for i in range(len(PASSWORD) - 3)}
@@ -118,17 +118,15 @@ COMMAND_LINES = list(command_lines())
 
 
 def run_command(words: Sequence[str], folder: Path) -> tuple[int, str]:
-    """Run a command; its exit code and output."""
+    """Run a command in the folder; its exit code and output."""
     output = io.StringIO()
     with (
         contextlib.chdir(folder),
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(output),
-        mock.patch.object(sys, "argv", ["tuner", *words]),
-        pytest.raises(SystemExit) as ended,
     ):
-        main()
-    return int(ended.value.code or 0), output.getvalue()
+        code = command_line.call(*words)
+    return code, output.getvalue()
 
 
 def assert_not_shown(words: Sequence[str], folder: Path) -> None:

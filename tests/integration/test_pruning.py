@@ -26,7 +26,7 @@ HALVING = RANDOM + "name = 'successive_halving'\nreduction_factor = 2\n"
 
 
 def decisions(session: WorkerSession, claimed: Claim, fids: list[float]) -> list[bool]:
-    """Report these FIDs; the pruner's decision after each epoch."""
+    """Report these FIDs; whether the pruner stops the trial after each epoch."""
     found = []
     for number, fid in enumerate(fids, 1):
         earlier = [epoch(n, f) for n, f in enumerate(fids[: number - 1], 1)]
@@ -87,7 +87,7 @@ def test_a_trial_ends_with_its_rungs_or_not_at_all(
 def test_the_pruner_decides_the_same_after_a_crash(
     toml: str, stops: bool, studies: Studies
 ) -> None:
-    for crash in ("before", "after"):  # the decision
+    for crash in ("before", "after"):  # the pruner decides
         studies.create(toml, name=crash)
         lost, session = studies.join(crash), studies.join(crash)
         claimed = claim(lost)
@@ -129,5 +129,5 @@ def test_the_pruner_decides_as_it_does_in_optunas_own_loop(pruner: str, sqlite: 
     ours, theirs = sqlite.trials(), plain.trials
     assert [t.system_attrs for t in ours] == [t.system_attrs for t in theirs]
     assert [t.value for t in ours] == [t.value for t in theirs]
-    # Some trials were pruned, some were not.
+    # Some trials were pruned, others were not.
     assert {len(t.intermediate_values) for t in theirs} > {9}

@@ -1,4 +1,4 @@
-"""Redrawing of a study's dashboard plots, seldom enough to cost nothing."""
+"""Redrawing of a study's dashboard plots, at intervals that keep its cost low."""
 
 import json
 
@@ -23,7 +23,7 @@ def published_plots(studies: Studies) -> dict[str, str]:
     return found
 
 
-def test_the_note_comes_at_once_and_the_plots_later(
+def test_the_note_is_published_at_once_and_the_plots_later(
     studies: Studies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = studies.create()

@@ -25,7 +25,7 @@ def test_progress_is_printed_unless_switched_off(
         sink.announce("training")
 
     monkeypatch.setattr("tuner.api.run_worker", run)
-    monkeypatch.setenv("FORCE_COLOR", "1")  # as kernels of notebooks do
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as notebook kernels do
     file, url = tmp_path / "s.toml", f"sqlite:///{tmp_path}/s.db"
     file.write_text(STUDY)
     tuner.sweep(file, storage=url, artifacts=tmp_path / "a")

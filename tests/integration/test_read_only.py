@@ -53,7 +53,7 @@ def folder() -> Iterator[Path]:
 
 @contextmanager
 def reader_of(folder: Path) -> Iterator[None]:
-    """Run as a user who may read the folder but not write to it."""
+    """Run as a user who may read but not write the folder."""
     for file in folder.iterdir():
         file.chmod(0o444)
     folder.chmod(0o555)
@@ -77,7 +77,7 @@ def invoke(words: list[str], url: str) -> Any:
 
 
 def test_read_only_users_can_read_a_study(folder: Path) -> None:
-    """With SQLite's write-ahead log, and after its removal when the last worker has left."""
+    """With SQLite's write-ahead log, and after the last worker has left and the log is removed."""
     url = f"sqlite:///{folder}/studies.db"
     worker = sqlite3.connect(folder / "studies.db")
     worker.execute("SELECT * FROM trials").fetchall()
@@ -131,7 +131,7 @@ def test_opening_a_missing_database_does_not_create_it(words: list[str], tmp_pat
     assert list((tmp_path / "nothere").iterdir()) == []
 
 
-def test_files_that_are_no_databases_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_databases_are_refused(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "empty").touch()

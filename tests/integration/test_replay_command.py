@@ -2,16 +2,15 @@
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import command_line
 import pytest
 import study_databases
 from study_databases import RANDOM, Studies, run
 
-from tuner.cli import main
 from tuner.study.replay import Correlation, Curve, Outcome
 from tuner.study.verdict import Complete, Prune
 from tuner.views.replay import caution, correlation_table, outcome_line, outcome_table
@@ -30,12 +29,9 @@ def replay(
     """Run ``tuner replay`` on study s: exit code, output, errors."""
 
     def call(*words: str) -> tuple[int, str, str]:
-        command = ["tuner", "replay", "s", "--storage", sqlite.url, *words]
-        monkeypatch.setattr(sys, "argv", command)
         monkeypatch.setenv("COLUMNS", "160")  # not the width of the terminal that runs the tests
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return (int(ended.value.code or 0), *capsys.readouterr())
+        code = command_line.call("replay", "s", "--storage", sqlite.url, *words)
+        return (code, *capsys.readouterr())
 
     return call
 
@@ -47,7 +43,7 @@ def record_study(sqlite: Studies, toml: str = RANDOM, **study: Any) -> None:
         run(session, fids, Complete())
 
 
-def test_json(sqlite: Studies, replay: Command) -> None:
+def test_json_holds_correlations_and_outcomes(sqlite: Studies, replay: Command) -> None:
     record_study(sqlite)
     code, text, errors = replay("--pruner", MEDIAN, "--shuffles", "0", "--json")
     assert (code, errors) == (0, "")
@@ -72,7 +68,7 @@ def test_json(sqlite: Studies, replay: Command) -> None:
     }
 
 
-def test_tables(sqlite: Studies, replay: Command) -> None:
+def test_tables_show_correlations_and_outcomes(sqlite: Studies, replay: Command) -> None:
     record_study(sqlite, value="last")
     code, text, errors = replay("--pruner", MEDIAN, "--pruner", "none", "--shuffles", "0")
     lines = [line.split() for line in text.splitlines()]
@@ -136,9 +132,8 @@ def test_warnings_about_pruned_and_few_trials() -> None:
     whole = [Curve(i, "COMPLETE", {1: 1.0}, {1: 1.0}) for i in range(10)]
     pruned = whole[0]._replace(state="PRUNED")
     assert caution(whole, "median") is None
-    assert (
-        caution([*whole, pruned], "none") is None
-    )  # pruned by the guard, which would prune it again
+    # The guard pruned this trial, and would prune it again.
+    assert caution([*whole, pruned], "none") is None
     found = caution([*whole, pruned], "median")
     assert found is not None
     assert found.startswith("warning: 1 of 11 trials were pruned during recording")
@@ -152,7 +147,7 @@ def test_warnings_about_pruned_and_few_trials() -> None:
 OUTCOME = Outcome(MEDIAN, 21, 100, 57.0, 0.43, 0.4, 3.5, 2, 0, 0.8, 0.016)
 
 
-def test_outcome_line() -> None:
+def test_an_outcome_line_names_savings_losses_and_regret() -> None:
     saved = "would have saved 43% of the epochs, 40% of the time"
     assert outcome_line(OUTCOME) == f"{saved}; the winner lost in 2 of 21 orders; regret 0.8 (1.6%)"
     nobody = OUTCOME._replace(nobody_survived=2, regret=None, relative_regret=None)

@@ -1,4 +1,4 @@
-"""Artifact stores in a folder and in an S3 bucket, and buckets whose server fails."""
+"""Artifact stores in folders and S3 buckets, and failures of an S3 server."""
 
 import os
 import shutil
@@ -35,7 +35,7 @@ SECRET = "not-to-be-seen"
 
 
 class Server:
-    """Serves a WSGI application over HTTP; keeps its port when stopped and started again."""
+    """Serves a WSGI application over HTTP; a restart keeps its port."""
 
     def __init__(self, application: "WSGIApplication") -> None:
         self._application, self._port = application, 0
@@ -153,7 +153,7 @@ def test_threads_sharing_a_store_read_whole_files(store: ArtifactStore) -> None:
         list(pool.map(work, contents))
 
 
-def test_locate_returns_a_url_for_people(s3: Server) -> None:
+def test_locate_returns_an_s3_url(s3: Server) -> None:
     store = open_store("s3://bucket/some/where/")
     assert store.url == "s3://bucket/some/where"
     assert store.locate("study/a.png") == "s3://bucket/some/where/study/a.png"
@@ -249,11 +249,11 @@ def assert_permanent_error(store: ArtifactStore, message: str) -> None:
         assert SECRET not in str(e.value)
 
 
-def test_a_missing_bucket_is_not_waited_for(s3: Server) -> None:
+def test_a_missing_bucket_is_not_retried(s3: Server) -> None:
     assert_permanent_error(open_store("s3://nowhere/x"), "no such bucket$")
 
 
-def test_refused_credentials_are_not_tried_again(s3: Server) -> None:
+def test_refused_credentials_are_not_retried(s3: Server) -> None:
     s3.request("POST", "/moto-api/reset-auth", b"0")
     try:
         assert_permanent_error(
@@ -356,7 +356,7 @@ def test_a_silent_server_times_out(
 @pytest.mark.parametrize(
     ("first", "expected"),
     [
-        (b"", b"whole"),  # closed without a response, as idle connections are: retried
+        (b"", b"whole"),  # closed without a response, like an idle connection; retried
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", None),
     ],
 )

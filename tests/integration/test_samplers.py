@@ -1,4 +1,4 @@
-"""Samplers and pruners of a study file, driven as the store drives them."""
+"""Samplers and pruners of a study file, used as the store uses them."""
 
 import itertools
 import math
@@ -40,7 +40,7 @@ def fid(params: dict[str, Any]) -> float:
 def drive(
     spec: StudySpec, path: Path, trials: int, *, restart: bool = False
 ) -> list[dict[str, Any]]:
-    """Points of ``trials`` trials; ``restart`` makes a new sampler for each."""
+    """The points of ``trials`` trials; with ``restart``, each has a new sampler."""
     rdb = optuna.storages.RDBStorage(new_database(path))
     optuna.create_study(storage=rdb, study_name="s")
     study: optuna.Study | None = None
@@ -90,7 +90,7 @@ def test_another_seed_gives_other_points(sampler: str) -> None:
             study.tell(trial, fid(trial.params))
 
 
-def test_qmc_is_one_sequence() -> None:
+def test_qmc_points_form_one_sequence() -> None:
     """After the first, random trial, each eighth of a range gets one of the next eight points."""
     spec = study_of(RANGES, "name = 'qmc'\nscramble = true")
     study = optuna.create_study(sampler=make_sampler(spec))
@@ -110,7 +110,7 @@ def test_qmc_is_one_sequence() -> None:
         "name = 'cmaes'\nwith_margin = true\npopsize = 9",
     ],
 )
-def test_sampler_takes_its_options(options: str) -> None:
+def test_a_sampler_accepts_its_options(options: str) -> None:
     spec = study_of(MIXED, options)
     study = optuna.create_study(sampler=make_sampler(spec))
     for _ in range(12):
@@ -130,7 +130,7 @@ def test_later_trials_are_better(sampler: str) -> None:
     assert sum(values[30:]) < sum(values[:10])
 
 
-def test_gp(tmp_path: Path) -> None:
+def test_gp_draws_distinct_valid_points(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     spec = study_of(MIXED, "name = 'gp'\nn_startup_trials = 1")
     points = drive(spec, tmp_path / "gp.db", 3, restart=True)
@@ -177,10 +177,8 @@ def test_grid_visits_failed_points_when_queued_again() -> None:
     assert keys(points) == keys(GRID_POINTS)
 
 
-def pruned_at(
-    study: optuna.Study, values: list[float], params: dict[str, Any] | None = None
-) -> int | None:
-    """Epoch at which a trial with these values is pruned_after, or None."""
+def pruned_at(study: optuna.Study, values: list[float]) -> int | None:
+    """The epoch at which a trial with these values is pruned, or None."""
     trial = study.ask()
     for epoch, value in enumerate(values, 1):
         trial.report(value, epoch)
@@ -194,14 +192,14 @@ def pruned_at(
 def pruned_after(
     pruner: str, values: list[float], *, before: list[float], epochs: int = 8
 ) -> int | None:
-    """Like ``pruned_at``, after complete trials with the constant values ``before``."""
+    """Like ``pruned_at``, after one complete trial with each constant value of ``before``."""
     spec = spec_of(f"[study]\nvalue = 'last'\nepochs = {epochs}\ntrials = 50\n[pruner]\n{pruner}")
     study = optuna.create_study(pruner=make_pruner(spec))
     for value in before:
         trial = study.ask()
         for epoch in range(1, epochs + 1):
             trial.report(value, epoch)
-            trial.should_prune()  # successive halving records the rungs that a trial passes
+            trial.should_prune()  # makes successive halving record the rungs
         study.tell(trial, value)
     return pruned_at(study, values)
 
@@ -274,7 +272,7 @@ PEERS = [10.0, 20.0, 30.0, 40.0, 50.0]
         ),
     ],
 )
-def test_pruner(
+def test_a_pruner_prunes_at_the_expected_epoch(
     pruner: str, values: list[float], before: list[float], expected: int | None
 ) -> None:
     assert pruned_after(pruner, values, before=before) == expected
@@ -297,8 +295,8 @@ def test_hyperband_spreads_its_brackets_over_the_epochs(
     assert rungs - {None} <= ends
 
 
-def test_grid_larger_than_memory() -> None:
-    """10**35 points: five distinct ones, the same for the same seed."""
+def test_a_grid_larger_than_memory_is_sampled() -> None:
+    """Of 10**35 points, it gives five distinct ones, the same for the same seed."""
     names = ("r1", "r2", "gradient_penalty", "instance_noise", "clip_norm")
     steps = "{ low = 0.0, high = 1.0, step = 1e-7 }"
     toml = "[trial]\n" + "\n".join(f"{name} = {steps}" for name in names)
@@ -313,7 +311,7 @@ def test_grid_larger_than_memory() -> None:
 
 
 def test_concurrent_workers_visit_each_grid_point_once() -> None:
-    """Concurrent workers store their points in any order: each point is visited exactly once."""
+    """Whatever the order in which they store their points."""
     spec = study_of(GRID, "name = 'grid'", seed=3)
     for order in itertools.permutations(range(3)):
         study = optuna.create_study(sampler=make_sampler(spec))

@@ -1,4 +1,4 @@
-"""Sampling from a generator: statistics, chunks and averaged weights; discriminator logits."""
+"""Sampling from a generator (statistics, chunks, averaged weights) and discriminator logits."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ def images_of(generator: Generator, latents: Latents) -> np.ndarray:
     return np.concatenate(list(generate(PROGRAM, generator, latents)))
 
 
-def test_fixed_latents_are_fixed() -> None:
+def test_fixed_latents_follow_from_the_seed() -> None:
     z = np.asarray(fixed_latents(3, 5000, 8).z)
     np.testing.assert_array_equal(z, fixed_latents(3, 5000, 8).z)
     assert not np.array_equal(z, fixed_latents(4, 5000, 8).z)
@@ -68,7 +68,7 @@ def test_statistics_are_those_of_the_fixed_latents(state: GanState, generator: G
         strict=True,
     ):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
-    # So the fixed latents give the same images in train mode and in evaluation.
+    # The fixed latents therefore give the same images in train mode and in evaluation.
     batch = network(z, train=True)
     np.testing.assert_allclose(images_of(generator, latents), batch, rtol=1e-4, atol=1e-5)
 
@@ -96,7 +96,7 @@ def test_chunks_change_nothing(
     np.testing.assert_allclose(np.concatenate(chunks), expected[:count], rtol=1e-5, atol=1e-6)
 
 
-def test_chunks_of_another_size(
+def test_the_chunk_size_changes_nothing(
     generator: Generator,
     many: Latents,
     expected: np.ndarray,
@@ -107,7 +107,7 @@ def test_chunks_of_another_size(
     np.testing.assert_allclose(found, expected[:100], rtol=1e-5, atol=1e-6)
 
 
-def test_draw_gives_bytes(generator: Generator) -> None:
+def test_draw_returns_bytes(generator: Generator) -> None:
     z = fixed_latents(0, CHUNK + 5, LATENTS)
     images, exact = draw(PROGRAM, generator, z), images_of(generator, z)
     assert images.shape == (CHUNK + 5, 32, 32, 1)
@@ -148,7 +148,7 @@ def normed() -> GanState:
 
 
 def dark_to_bright(count: int) -> Any:
-    """Like images sorted by class."""
+    """Images of rising brightness, which differ along the set like images sorted by class."""
     noise = np.random.default_rng(1).normal(scale=0.1, size=(count, 32, 32, 1))
     return jnp.float32(noise + np.linspace(-1, 1, count).reshape(-1, 1, 1, 1))
 
@@ -176,7 +176,7 @@ def test_batch_norm_in_d_uses_batches_of_equal_size(
 
 
 def test_d_logits_do_not_depend_on_recorded_statistics(normed: GanState) -> None:
-    """These are of the last generated batch; real images may differ from it."""
+    """They are those of the last generated batch, from which real images may differ."""
     images = dark_to_bright(6)
     logits = discriminate(NORMED, normed, images)
     recorded = jax.tree.map(lambda x: 100 + 50 * x, normed.discriminator_statistics)

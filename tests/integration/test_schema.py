@@ -30,7 +30,7 @@ url, studies = study_databases.url, study_databases.studies
 def empty(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a database without tables."""
     if request.param == "sqlite":
-        (tmp_path / "studies.db").touch()  # opening creates no file
+        (tmp_path / "studies.db").touch()  # opening does not create the file
         return f"sqlite:///{tmp_path}/studies.db"
     server: Postgres = request.getfixturevalue("postgres")
     return server.new_database()
@@ -43,6 +43,10 @@ def scripts() -> ScriptDirectory:
 
 
 def test_migrations_create_the_declared_tables(studies: Studies) -> None:
+    assert_declared_tables(studies)
+
+
+def assert_declared_tables(studies: Studies) -> None:
     with studies.open().address.connected() as connection:
         context = MigrationContext.configure(connection, opts=schema.COMPARISON)
         assert compare_metadata(context, tables.metadata) == []
@@ -53,13 +57,12 @@ def test_migrations_create_the_declared_tables(studies: Studies) -> None:
             assert {key["options"].get("ondelete") for key in keys} == {"CASCADE"}
 
 
-def test_the_newest_migration_is_the_one_expected(studies: Studies) -> None:
+def test_the_newest_migration_is_the_expected_one(studies: Studies) -> None:
     assert scripts().get_heads() == [schema.HEAD]
     assert scripts().get_bases() == [schema.UNVERSIONED]
     numbers = [str(script.revision) for script in scripts().walk_revisions()]
-    assert all(
-        len(number) == 4 and number.isdigit() for number in numbers
-    )  # versions are compared as strings
+    # Versions are compared as strings.
+    assert all(len(number) == 4 and number.isdigit() for number in numbers)
     with studies.open().address.connected() as connection:
         assert schema.version(connection) == schema.HEAD
 
@@ -149,7 +152,8 @@ def test_an_old_database_is_refused_until_it_is_upgraded(empty: str) -> None:
 def test_an_upgraded_database_equals_a_new_one(empty: str) -> None:
     create_old(empty)
     database.upgrade(empty)
-    test_migrations_create_the_declared_tables(studies := Studies(empty))
+    studies = Studies(empty)
+    assert_declared_tables(studies)
     studies.close()
 
 

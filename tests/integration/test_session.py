@@ -137,7 +137,7 @@ def test_the_total_is_exact(studies: Studies) -> None:
 
 
 def test_queued_points_wait_for_room(studies: Studies) -> None:
-    """Baselines count towards the total, too."""
+    """Baselines count towards the total like other trials."""
     store = studies.create(RANDOM + BASELINES, trials=1)
     session = studies.join()
     first = claim(session)
@@ -165,8 +165,8 @@ def test_points_depend_on_the_trial_number_not_on_the_worker(studies: Studies) -
     toml = RANGES + "[sampler]\nname = 'tpe'\nn_startup_trials = 1\n[pruner]\nname = 'none'\n"
     for name, workers in (("one", 1), ("many", 3)):
         studies.create(toml, name=name, seed=5)
-        members = [studies.join(name) for _ in range(workers)] * 3
-        points.append([run(session, [50.0], Complete()).params for session in members[:3]])
+        sessions = [studies.join(name) for _ in range(workers)] * 3
+        points.append([run(session, [50.0], Complete()).params for session in sessions[:3]])
     one, many = points
     assert one == many
     assert len({point["beta1"] for point in one}) == 3

@@ -1,4 +1,4 @@
-"""Feature extractor and reference statistics: prepared by one worker, identical for all."""
+"""Feature extractor and reference statistics, prepared by one worker for all."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +44,7 @@ IMAGES = image_set()
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Shorten training; one element per training."""
+    """Shorten training; the list gets an element for each training."""
     count: list[int] = []
 
     def train(*args: np.ndarray) -> Extractor:
@@ -127,7 +127,7 @@ def test_a_classifier_that_is_damaged_everywhere_is_trained_again(
     files.store.write(copy, b"torn")
     files.write(EXTRACTOR, b"torn")
     measures(files)
-    assert content(files) == made  # on the same machine
+    assert content(files) == made  # equal, as it is the same machine
     assert len(trained) == 2
 
 
@@ -168,7 +168,7 @@ def test_workers_that_begin_at_once_train_once(
     studies: Studies, tmp_path: Path, trained: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     studies.create()
-    members = [studies.join() for _ in range(3)]
+    sessions = [studies.join() for _ in range(3)]
     messages: list[str] = []
     waiting = threading.Event()
 
@@ -179,17 +179,17 @@ def test_workers_that_begin_at_once_train_once(
 
     make = sharing._make
 
-    def slowly(*args: Any) -> None:
+    def make_late(*args: Any) -> None:
         assert waiting.wait(20)  # until the other workers have announced their wait
         make(*args)
 
-    monkeypatch.setattr(sharing, "_make", slowly)
+    monkeypatch.setattr(sharing, "_make", make_late)
 
     def join(session: WorkerSession) -> Measures:
         return shared_measures(spec_of("classifier"), IMAGES, files_of(tmp_path), session, announce)
 
     with ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(join, members))
+        found = list(pool.map(join, sessions))
     assert len({measure.extractor.digest for measure in found}) == 1
     assert len(trained) == 1
     wait = "waiting for another worker to prepare the feature extractor"
@@ -200,7 +200,7 @@ def test_workers_that_begin_at_once_train_once(
     ]
 
 
-def test_files_made_meanwhile_are_used(
+def test_files_prepared_meanwhile_are_used(
     studies: Studies, tmp_path: Path, trained: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another worker prepares the files between this worker's check and its turn.

@@ -33,7 +33,7 @@ from tuner.run.signals import FINISHING, LEFT, SIGNALS, Stop, stop_on_ctrl_c
         ("090s", 90),
     ],
 )
-def test_durations(text: str, seconds: float) -> None:
+def test_durations_are_parsed(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
@@ -41,13 +41,13 @@ def test_durations(text: str, seconds: float) -> None:
     "text",
     ["", " ", "s", "-1", "1.5h", "1e3", "30m1h", "1h 30m", "90 s", "1w", "1h30x", "h", "1hh"],
 )
-def test_invalid_durations(text: str) -> None:
+def test_invalid_durations_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="write it like 90s, 30m or 1h30m") as caught:
         parse_duration(text)
     assert repr(text) in str(caught.value)
 
 
-def test_stop_is_requested_by_a_person_or_by_time() -> None:
+def test_a_stop_is_requested_by_a_call_or_by_time() -> None:
     stop = Stop()
     assert not stop.requested
     stop.request()
@@ -96,7 +96,7 @@ def test_a_stop_request_ends_waiting() -> None:
 
 @pytest.fixture
 def notebook() -> Iterator[None]:
-    """Undo what commands of other tests left: a wake-up thread that exits the process."""
+    """Disable the wake-up thread that commands of other tests left: it would exit the process."""
     before = signal.set_wakeup_fd(-1)
     yield
     signal.set_wakeup_fd(before, warn_on_full_buffer=False)
@@ -104,16 +104,16 @@ def notebook() -> Iterator[None]:
 
 @pytest.mark.usefixtures("notebook")
 def test_ctrl_c_requests_a_stop_and_the_second_interrupts() -> None:
-    stop, said = Stop(), list[str]()
+    stop, announced = Stop(), list[str]()
     before = [signal.getsignal(number) for number in SIGNALS]
     stop.has_something_to_finish = True
 
     def interrupted() -> None:
-        with stop_on_ctrl_c(stop, said.append):
+        with stop_on_ctrl_c(stop, announced.append):
             signal.raise_signal(signal.SIGTERM)
             assert stop.requested
             assert stop.by_signal
-            assert said == [FINISHING]
+            assert announced == [FINISHING]
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
@@ -160,7 +160,7 @@ def test_handlers_are_unchanged_outside_the_main_thread() -> None:
     assert found == [before]
 
 
-# In a command's process, whatever its main thread is doing
+# In the process of a command, whatever its main thread does
 
 PRELUDE = """
 import atexit, contextlib, ctypes, re, sys, threading, time
@@ -172,7 +172,7 @@ def release():
     show("released")
     time.sleep(float(sys.argv[1]))
 def block():
-    "Blocks in C for ever: no Python signal handler runs in this thread."
+    "Blocks in C forever: no Python signal handler runs in this thread."
     show("blocked")
     mutex, library = ctypes.create_string_buffer(64), ctypes.CDLL(None)
     for _ in range(2):
@@ -282,7 +282,7 @@ def test_a_command_exits_although_its_error_pipe_is_full() -> None:
 
 
 def test_commands_end_on_a_signal() -> None:
-    """Such as ``status --watch`` and ``dashboard``, which only a signal ends."""
+    """``status --watch`` and ``dashboard``, for example, end only on a signal."""
     code = "with contextlib.suppress(KeyboardInterrupt), interrupting():\n    block_in_lock()\n"
     code += "show('left')"
     for number in SIGNALS:
@@ -311,7 +311,7 @@ def test_nohup_is_respected() -> None:
 
 
 def test_ctrl_c_during_imports_prints_no_traceback() -> None:
-    """From the first imported module on; before that, Python itself is starting."""
+    """From the first imported module on: before it, Python itself is still starting."""
     words = [sys.executable, "-X", "importtime", "-m", "tuner.cli", "list"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     for module in ("optuna.distributions", "typer", "tuner.cli.best", "tuner.cli"):

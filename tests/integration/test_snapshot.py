@@ -24,7 +24,7 @@ from tuner.study.workers import WorkerRecord
 url, studies = study_databases.url, study_databases.studies
 
 
-def test_snapshot_of_two_workers(studies: Studies) -> None:
+def test_a_snapshot_has_trials_epochs_workers_and_the_best(studies: Studies) -> None:
     store = studies.create(RANDOM + "[[baseline]]\nbeta1 = 0.5\n" * 6, trials=7)
     poller = StudyPoller(store)
     empty = poller.look()
@@ -81,7 +81,7 @@ def test_a_trial_of_a_lost_worker_is_left_behind(studies: Studies) -> None:
     assert poller.look().left_behind == [number]
 
 
-def test_the_pace_is_of_recent_epochs(studies: Studies) -> None:
+def test_the_pace_is_that_of_recent_epochs(studies: Studies) -> None:
     poller = StudyPoller(studies.create(epochs=40))
     session = studies.join()
     claimed = claim(session)
@@ -150,7 +150,7 @@ def trial(epochs: int = 0, seconds: float = 5.0) -> TrialRecord:
 
 
 def snapshot(total: int = 4, **changes: Any) -> StudySnapshot:
-    """Four trials, none finished; two are running, at 10 and 5 seconds an epoch."""
+    """Four trials, none finished; two are running, at 10 and 5 seconds per epoch."""
     made = StudySnapshot(
         total=total,
         trials={"RUNNING": 2},
@@ -165,7 +165,7 @@ def snapshot(total: int = 4, **changes: Any) -> StudySnapshot:
 @pytest.mark.parametrize(
     ("now", "seconds"),
     [
-        # 4 + 3 epochs of running trials and 2 x 6 of new ones, at 0.3 epochs a second.
+        # 4 + 3 epochs of running trials and 2 x 6 of new ones, at 0.3 epochs per second.
         (snapshot(), 19 / 0.3),
         # Finished trials took 2 epochs on average; failed ones do not count.
         (
@@ -192,25 +192,25 @@ def snapshot(total: int = 4, **changes: Any) -> StudySnapshot:
         (snapshot(total=1), 40.0),
     ],
 )
-def test_time_left(now: StudySnapshot, seconds: float | None) -> None:
+def test_time_left_follows_from_the_pace(now: StudySnapshot, seconds: float | None) -> None:
     assert seconds_left(now, epochs=6) == (None if seconds is None else pytest.approx(seconds))
 
 
-def test_ownership_of_epochs(studies: Studies) -> None:
+def test_the_history_names_the_owners_of_epochs(studies: Studies) -> None:
     store = studies.create()
     assert store.ownership_history(0) == []
     lost = studies.join()
     report(lost, claim(lost), [30.0, 20.0])
     studies.rows(EXPIRE_LEASES)
-    heir = studies.join()
-    claimed = claim(heir)
-    report(heir, claimed, [10.0])
+    successor = studies.join()
+    claimed = claim(successor)
+    report(successor, claimed, [10.0])
     first, second = store.ownership_history(claimed.number)
     assert (first.worker, first.device, first.first_epoch, first.last_epoch) == (
         *(lost.worker, "cpu"),
         *(1, 2),
     )
-    assert (second.worker, second.first_epoch, second.last_epoch) == (heir.worker, 3, 3)
+    assert (second.worker, second.first_epoch, second.last_epoch) == (successor.worker, 3, 3)
     assert first.first_reported_at <= first.last_reported_at <= second.first_reported_at
     studies.rows("DELETE FROM tuner_workers WHERE worker = :w", w=lost.worker)
     assert store.ownership_history(claimed.number)[0][:3] == (None, None, lost.worker)

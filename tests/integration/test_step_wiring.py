@@ -1,6 +1,6 @@
 """Losses, penalties, labels, regularisers, rates and precision of a training step.
 
-Networks learn by plain gradient descent, so the change of their weights shows what they minimised.
+The networks learn by plain gradient descent, so their weights' changes show what they minimised.
 """
 
 import functools
@@ -34,7 +34,7 @@ PLAIN = Program(
     *("linear", "two_layers", 5, 6, (4, 4, 3), BATCH, "non_saturating", "sgd", "sgd", 1, False),
     classes=CLASSES,
 )
-# Few programs for all cases: each takes a second or more to compile.
+# The cases share few programs, because each takes a second or more to compile.
 REGULARISED = PLAIN._replace(
     penalties=("r1", "r2"), flips=True, instance_noise=True, schedule="linear"
 )
@@ -96,7 +96,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_a_step(case: Case) -> None:
+def test_a_step_matches_the_step_by_hand(case: Case) -> None:
     program, h = case.program, traced(**case.numbers)
     state = initial_state()._replace(step=jnp.int32(case.step))
     batches = REALS[: program.d_steps], LABELS[: program.d_steps]
@@ -114,7 +114,7 @@ def traced(**changes: float) -> Hyperparameters:
 
 
 def assert_moved(before: Any, after: Any, expected: Weights) -> None:
-    """Compare weights to a thousandth of the largest change in their layer."""
+    """Compare weights to within a thousandth of the largest change in their layer."""
     changes = zip(jax.tree.leaves(before), jax.tree.leaves(after), expected, strict=True)
     for was, found, target in changes:
         longest = np.abs(np.asarray(target) - was).max()
@@ -123,7 +123,7 @@ def assert_moved(before: Any, after: Any, expected: Weights) -> None:
 
 
 def test_real_and_fake_images_are_augmented_independently() -> None:
-    """A relativistic loss of equal images is ln 2, unless they are augmented differently."""
+    """The relativistic loss of equal images is ln 2, unless they are augmented differently."""
     key, state = jax.random.key(0), initial_state()
     for program, equal in ((PAIRED._replace(augment=()), True), (PAIRED, False)):
         game = _Game(program, traced(), jnp.int32(0))

@@ -35,7 +35,7 @@ def test_the_total_is_raised_but_never_lowered(studies: Studies) -> None:
     assert other.total == 6
 
 
-def test_best_trial_and_summary(studies: Studies) -> None:
+def test_only_a_complete_trial_is_the_best(studies: Studies) -> None:
     store = studies.create(RANDOM + "[[baseline]]\nbeta1 = 0.5\n" * 5, trials=7)
     with pytest.raises(InputError, match="no complete trial yet"):
         store.best()
@@ -67,10 +67,10 @@ def test_reports_are_returned_with_their_trials(studies: Studies) -> None:
     store = studies.create()
     studies.create(name="other")
     run(studies.join("other"), [99.0, 98.0], Complete())
-    members = [studies.join(), studies.join()]
-    claims = [claim(session) for session in members]
+    sessions = [studies.join(), studies.join()]
+    claims = [claim(session) for session in sessions]
     for number in (1, 2):
-        for session, found in zip(members, claims, strict=True):
+        for session, found in zip(sessions, claims, strict=True):
             session.report(found, epoch(number, 10.0 * number + found.number), [])
     fids = [[found.fid for found in trial.reports] for trial in store.trials()]
     assert fids == [[10.0, 20.0], [11.0, 21.0]]
@@ -162,7 +162,7 @@ def test_a_study_is_bound_to_its_metric_fingerprint(studies: Studies) -> None:
 
 
 def test_binding_a_bound_study_writes_nothing(studies: Studies) -> None:
-    """So a read-only role can evaluate the best trial again."""
+    """A read-only role can therefore evaluate the best trial again."""
     store, parts = studies.create(), {"data": "abc"}
     store.bind(parts)
     statements: list[str] = []
@@ -240,11 +240,11 @@ def test_trials_of_another_tuner_version_are_read_but_not_resumed(studies: Studi
     run(studies.join(), [30.0], Complete())
 
 
-@pytest.mark.parametrize("by", ["us", "plain Optuna"])
+@pytest.mark.parametrize("by", ["tuner", "plain Optuna"])
 def test_a_deleted_study_leaves_nothing_behind(by: str, studies: Studies) -> None:
     """SQLite reuses ids, and Optuna's connections do not enforce foreign keys."""
     run_and_leave(studies)
-    if by == "us":
+    if by == "tuner":
         steering.delete(studies.store())
     else:
         optuna.delete_study(storage=studies.optuna_storage, study_name="s")
@@ -262,7 +262,7 @@ def run_and_leave(studies: Studies) -> None:
 
 
 def run_again(studies: Studies) -> None:
-    """Run a study of the same name, which must contain nothing of the first one."""
+    """Run a study of the same name; nothing of the first one may be left in it."""
     store = studies.create(epochs=9)
     assert store.spec.study.epochs == 9
     assert (store.total, store.trials(), store.workers()) == (3, [], [])

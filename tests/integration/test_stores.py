@@ -1,4 +1,4 @@
-"""Store URLs, and folder stores when the disk or the process fails."""
+"""Store URLs, and folder stores under failures of the disk or the process."""
 
 import errno
 import os
@@ -23,7 +23,7 @@ LARGE = 64_000_000  # bytes; large enough to be killed while writing
 
 
 def files_in(folder: Path) -> list[str]:
-    """Every file, hidden ones too."""
+    """All files, hidden ones included."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
@@ -79,7 +79,7 @@ def test_an_invalid_store_is_refused_without_showing_passwords(url: str, message
 
 
 @pytest.mark.parametrize(("scheme", "package"), [("s3", "s3fs"), ("gs", "gcsfs")])
-def test_a_package_that_is_missing_is_named(
+def test_a_missing_package_is_named(
     monkeypatch: pytest.MonkeyPatch, scheme: str, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)  # Python treats this as not installed
@@ -191,7 +191,7 @@ def kill_a_writer(folder: Path) -> None:
 
 
 def check_failed_write(store: ArtifactStore, name: str, data: bytes, message: str) -> None:
-    """The write fails permanently, in one line with the reason."""
+    """Check that the write fails permanently, in one line with the reason."""
     with pytest.raises(TunerError) as caught:
         store.write(name, data)
     assert str(caught.value) == f"{store.locate(name)}: can't be written: {message}"

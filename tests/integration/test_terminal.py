@@ -10,17 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import command_line
 import pytest
 import study_databases
 from builders import epoch
 from PIL import Image
 from postgres import Postgres
 from processes import Running
-from rich.console import Console, RenderableType
 from screens import Screen
 from study_databases import MACHINE, Studies, claim, report, run, spec
+from trials import rendered
 
-from tuner.cli import main
 from tuner.cli.trials import newest_picture
 from tuner.files.study_files import open_files
 from tuner.study.database import Database
@@ -42,29 +42,18 @@ ENTER_SCREEN, LEAVE_SCREEN = "\x1b[?1049h", "\x1b[?1049l"  # the alternate scree
 # A terminal's answers to queries: its attributes (4 means sixels), kitty's protocol, cell size.
 SIXELS, NO_SIXELS, KITTY = "\x1b[?62;4c", "\x1b[?62;22c", "\x1b_Gi=1;OK\x1b\\"
 CELLS = "\x1b[6;20;10t"
-SIXEL, KITTYS = "\x1bP", "\x1b_G.*,f=100,"  # how pictures begin
+SIXEL_START, KITTY_START = "\x1bP", "\x1b_G.*,f=100,"  # of a picture
 
 
 @pytest.fixture
-def tuner(
-    sqlite: Studies, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
+def tuner(sqlite: Studies, capsys: pytest.CaptureFixture[str]) -> Command:
     """Run a command on the database: exit code, output, errors."""
 
     def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tuner", *words, "--storage", sqlite.url])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return (int(ended.value.code or 0), *capsys.readouterr())
+        code = command_line.call(*words, "--storage", sqlite.url)
+        return (code, *capsys.readouterr())
 
     return call
-
-
-def render(view: RenderableType, width: int) -> list[str]:
-    console = Console(file=io.StringIO(), width=width)
-    with console.capture() as capture:
-        console.print(view)
-    return capture.get().splitlines()
 
 
 def png() -> bytes:
@@ -115,8 +104,8 @@ SNAPSHOT = StudySnapshot(
 )
 
 
-def test_eighty_columns_cut_names_and_no_number() -> None:
-    lines = render(status_view(SNAPSHOT, spec(epochs=50)), 80)
+def test_eighty_columns_cut_names_but_no_number() -> None:
+    lines = rendered(status_view(SNAPSHOT, spec(epochs=50)), 80)
     assert max(map(len, lines)) <= 80
     assert lines[1].split() == ["100", "30", "40", "3", "1", "1,943", "1", "h", "08", "min"]
     assert lines[2] == "Best: trial 4, FID 25.5, width=8"
@@ -133,26 +122,26 @@ def test_eighty_columns_cut_names_and_no_number() -> None:
 
 
 def test_wide_terminals_show_names_in_full() -> None:
-    text = "\n".join(render(status_view(SNAPSHOT, spec(epochs=50)), 140))
+    text = "\n".join(rendered(status_view(SNAPSHOT, spec(epochs=50)), 140))
     for name in ("abcdef123456", "a-machine-with-a-long-name", "NVIDIA H100 80GB HBM3"):
         assert name in text
 
 
 def test_ages_grow_without_new_data() -> None:
-    text = "\n".join(render(status_view(SNAPSHOT, spec(epochs=50), age=60.0), 140))
+    text = "\n".join(rendered(status_view(SNAPSHOT, spec(epochs=50), age=60.0), 140))
     assert " 1 min 03 s" in text
     assert " lost 59 min 20 s" in text
 
 
 def test_workers_that_do_not_fit_are_counted() -> None:
-    lines = render(status_view(SNAPSHOT, spec(epochs=50), most=1), 140)
+    lines = rendered(status_view(SNAPSHOT, spec(epochs=50), most=1), 140)
     assert sum(line.startswith("abcdef") for line in lines) == 1
     assert "… and 3 more" in lines
 
 
-def test_status_of_a_study_without_trials() -> None:
+def test_a_study_without_trials_has_a_status() -> None:
     empty = StudySnapshot(3, {}, {}, {}, [], None)
-    assert render(status_view(empty, spec()), 80)[1:] == [
+    assert rendered(status_view(empty, spec()), 80)[1:] == [
         "    3         0       0        0       0            0          -",
         "No trial is complete yet.",
     ]
@@ -191,7 +180,7 @@ def test_invalid_watch_options_are_refused(
     assert problem in errors
 
 
-def test_a_log_has_a_snapshot_after_the_other(
+def test_a_log_gets_one_snapshot_after_another(
     sqlite: Studies, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     sqlite.create(trials=1)
@@ -214,22 +203,22 @@ def test_a_terminal_shows_workers_until_the_last_has_left(
     sqlite: Studies, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     sqlite.create(trials=2)
-    members = [sqlite.join(), sqlite.join()]
-    claims = [claim(session) for session in members]
-    report(members[0], claims[0], [40.0])
+    sessions = [sqlite.join(), sqlite.join()]
+    claims = [claim(session) for session in sessions]
+    report(sessions[0], claims[0], [40.0])
     words = ("status", "s", "--watch", "--every", "0.2", "--storage", sqlite.url)
     with Screen(tmp_path, environment, *words) as screen:
-        first = rf"{members[0].worker} .* 0 +1/4 +40 +1.5 +16,000 "
-        second = rf"{members[1].worker} .* 1 +0/4 +- +- +- "
+        first = rf"{sessions[0].worker} .* 0 +1/4 +40 +1.5 +16,000 "
+        second = rf"{sessions[1].worker} .* 1 +0/4 +- +- +- "
         text = screen.frame(first, second, r"refreshed every 0.2 s; press Ctrl-C to leave")
         assert max(len(line) for line in text.splitlines()) == 120  # the screen is filled
         screen.resize(20, 70)
         text = screen.frame(r"1/4 +40 ", r"0/4 +- ", r"^.{1,70}\r?\n")
         assert max(len(line) for line in text.splitlines()) == 70
         screen.resize(20, 100)
-        report(members[1], claims[1], [35.0])
+        report(sessions[1], claims[1], [35.0])
         text = screen.frame(r" 0 +1/4 +40 ", r" 1 +1/4 +35 ")
-        for session, claimed in zip(members, claims, strict=True):
+        for session, claimed in zip(sessions, claims, strict=True):
             session.finish(claimed, Complete())
             session.leave_at_once()
         assert screen.wait() == 0
@@ -305,8 +294,8 @@ def record(**changes: Any) -> TrialRecord:
 OWNERSHIP = Ownership("here", "cpu", "abc", 1, 29, 1e9, 1e9 + 60)
 
 
-def test_trial_view() -> None:
-    lines = render(trial_view(spec(epochs=30), record(), [OWNERSHIP], None, 80), 80)
+def test_a_trial_view_has_settings_curve_epochs_and_owners() -> None:
+    lines = rendered(trial_view(spec(epochs=30), record(), [OWNERSHIP], None, 80), 80)
     assert max(map(len, lines)) <= 80
     words = [line.split() for line in lines]
     assert lines[0] == (
@@ -318,20 +307,20 @@ def test_trial_view() -> None:
     [line] = [line for line in lines if line.startswith("FID ")]
     assert line.rstrip() == f"FID          {' '.join('█▆▅▄▄▃▃▂▂▂▁▁▁▁▁')}  6.667 to 100, logarithmic"
     rows = [line for line in words if line[:1] and line[0].isdigit() and line[-2:] == ["5", "s"]]
-    assert len(rows) == 20  # of 30
+    assert len(rows) == 20  # of the 30 epochs
     assert (rows[0][:2], rows[-1][:2]) == (["1", "-"], ["30", "6.667"])
-    [stint] = [line for line in words if line[:3] == ["1", "to", "29"]]
-    assert stint[3:6] + stint[-5:] == ["abc", "here", "cpu", "1", "min", "00", "s", "later"]
+    [owner] = [line for line in words if line[:3] == ["1", "to", "29"]]
+    assert owner[3:6] + owner[-5:] == ["abc", "here", "cpu", "1", "min", "00", "s", "later"]
 
 
-def test_a_trial_that_failed_before_its_first_epoch() -> None:
+def test_a_trial_without_epochs_shows_its_failure() -> None:
     failed = record(state="FAIL", value=None, reports=(), reason="a [bug]", machine={})
-    lines = render(trial_view(spec(), failed, [], "Traceback:\n  in f\n", 80), 80)
+    lines = rendered(trial_view(spec(), failed, [], "Traceback:\n  in f\n", 80), 80)
     assert lines[0] == "Trial 3 of s, fail: a [bug]"
     assert [line.rstrip() for line in lines[-2:]] == ["Traceback:", "  in f"]
 
 
-def test_show(sqlite: Studies, tuner: Command) -> None:
+def test_show_prints_the_trial(sqlite: Studies, tuner: Command) -> None:
     ended_study(sqlite)
     code, text, errors = tuner("show", "s", "0")
     assert (code, errors) == (0, "")
@@ -340,15 +329,15 @@ def test_show(sqlite: Studies, tuner: Command) -> None:
     assert not any(word in text.lower() for word in ("samples", "traceback", "\x1b"))
 
 
-def test_show_as_json(sqlite: Studies, tmp_path: Path, tuner: Command) -> None:
+def test_show_prints_json(sqlite: Studies, tmp_path: Path, tuner: Command) -> None:
     store = ended_study(sqlite)
     code, text, errors = tuner("show", "s", "1", "--json")
     assert (code, errors) == (0, "")
     found = json.loads(text)
     assert (found["number"], found["value"], found["epochs"]) == (1, 27.0, 4)
     assert [report["fid"] for report in found["reports"]] == [300.0, 27.0]
-    [stint] = found["stints"]
-    assert (stint["first_epoch"], stint["last_epoch"], stint["device"]) == (1, 2, "cpu")
+    [owner] = found["stints"]
+    assert (owner["first_epoch"], owner["last_epoch"], owner["device"]) == (1, 2, "cpu")
     assert (found["picture"], found["traceback"]) == (None, None)
     files = open_files(store, str(tmp_path / "files"))
     files.write("pictures/trial-00001/samples-epoch-0003.png", png())
@@ -459,9 +448,9 @@ def test_a_report_counts_the_trials_without_samples(
 @pytest.mark.parametrize(
     ("answers", "data", "drawn"),
     [
-        (SIXELS + CELLS, png(), SIXEL),
-        (SIXELS, png(), SIXEL),  # with the default cell size
-        (NO_SIXELS + KITTY + CELLS, png(), KITTYS),
+        (SIXELS + CELLS, png(), SIXEL_START),
+        (SIXELS, png(), SIXEL_START),  # with the default cell size
+        (NO_SIXELS + KITTY + CELLS, png(), KITTY_START),
         (SIXELS + CELLS, png()[:60], None),
         (NO_SIXELS, png(), None),
     ],
@@ -481,13 +470,13 @@ def test_terminals_with_graphics_draw_the_samples(
     with Screen(tmp_path, environment, *words, typed=answers) as screen:
         assert screen.wait() == 0
     after = screen.shown.split("Trial 0 of s")[1]  # the terminal echoes its answers first
-    found = [start for start in (SIXEL, KITTYS) if re.search(start, after)]
+    found = [start for start in (SIXEL_START, KITTY_START) if re.search(start, after)]
     assert found == ([] if drawn is None else [drawn])
     assert "samples-epoch-0003.png" in after
     assert "Traceback" not in screen.shown
 
 
-def test_samples_are_drawn_as_png_alone(sqlite: Studies, tmp_path: Path, tuner: Command) -> None:
+def test_samples_are_written_only_as_png(tmp_path: Path, tuner: Command) -> None:
     code, text, errors = tuner("sample", "s", "--out", str(tmp_path / "s2.jpg"))
     assert (code, text) == (2, "")
     assert errors == f"tuner: --out: {tmp_path}/s2.jpg: found '.jpg', expected .png\n"

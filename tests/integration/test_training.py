@@ -21,11 +21,11 @@ from tuner.trial import Hyperparameters, Program, TrialConfig
 
 COUNT = 40
 IMAGES = jax.device_put(np.random.default_rng(0).integers(0, 256, (COUNT, 32, 32, 1), np.uint8))
-# Two programs for all tests, each of 5 iterations an epoch, to compile little. No other file has
-# latents of 9 numbers, so these programs compile here.
+# All tests share two programs, to compile little. No other file has latents of 9 numbers, so these
+# programs compile here.
 PLAIN = Program("dcgan", "dcgan", 2, 9, (32, 32, 1), 8, "minimax", "sgd", "sgd", 1, False)
 FULL = Program("dcgan", "dcgan", 2, 9, (32, 32, 1), 4, "non_saturating", "adam", "adam", 2, True)
-ITERATIONS = 5
+ITERATIONS = 5  # per epoch, of either program
 NUMBERS = hyperparameters(
     generator_learning_rate=2e-3,
     discriminator_learning_rate=1e-3,
@@ -99,14 +99,16 @@ def first_runs() -> None:
     ("images", "batch_size", "d_steps", "expected"),
     [(40, 8, 1, 5), (40, 4, 2, 5), (60_000, 64, 1, 938), (5000, 64, 5, 16), (10, 64, 1, 1)],
 )
-def test_iterations(images: int, batch_size: int, d_steps: int, expected: int) -> None:
+def test_iterations_of_an_epoch_are_rounded_up(
+    images: int, batch_size: int, d_steps: int, expected: int
+) -> None:
     assert PLAIN._replace(batch_size=batch_size, d_steps=d_steps).iterations(images) == expected
 
 
 @pytest.mark.parametrize(
     ("batch_size", "d_steps", "count"), [(8, 1, 40), (4, 2, 40), (7, 1, 40), (6, 3, 41), (16, 1, 5)]
 )
-def test_epochs_cut_an_endless_sequence_of_passes(
+def test_epochs_partition_an_endless_sequence_of_passes(
     batch_size: int, d_steps: int, count: int
 ) -> None:
     program = PLAIN._replace(batch_size=batch_size, d_steps=d_steps)
@@ -183,9 +185,8 @@ def test_resuming_equals_uninterrupted_training() -> None:
         state = trained(program)[0]
         packed = pack_state(state)
         before = {name: x.copy() for name, x in packed.items()}
-        straight, losses = train_epoch(
-            program, state, NUMBERS, IMAGES, None, 1
-        )  # donates the state
+        # train_epoch donates the state.
+        straight, losses = train_epoch(program, state, NUMBERS, IMAGES, None, 1)
         assert equal(packed, before)
         data = encode_checkpoint(config, Checkpoint(1, packed, None))
         found = decode_checkpoint(config, data, "here")
@@ -240,7 +241,7 @@ def test_a_learning_rate_of_0_leaves_its_network_and_no_other(program: Program, 
     assert not equal(getattr(start, busy), getattr(end, busy))
 
 
-def test_dropout_and_clipping_only_on_request() -> None:
+def test_dropout_and_clipping_apply_only_on_request() -> None:
     plain, _ = trained(PLAIN, NUMBERS._replace(dropout=0.0))
     assert not equal(weights(plain), weights(first_run(PLAIN).state))
     loose, _ = trained(PLAIN, NUMBERS._replace(clip_norm=1e9))
@@ -283,7 +284,7 @@ def plain_adam(
     return params, mean
 
 
-def test_a_step_by_hand() -> None:
+def test_a_step_matches_one_computed_by_hand() -> None:
     """Without dropout: two D updates on fakes of the old G, then a G update against the new D."""
     h = NUMBERS._replace(dropout=0.0)
     state = init_state(FULL, h, 3)
@@ -349,8 +350,11 @@ def test_a_step_by_hand() -> None:
 
 
 def compare(start: Any, found: Any, expected: list[np.ndarray], rate: float) -> None:
-    """Adam's steps are about as large as the rate, even where rounding affects gradients near 0:
-    1% of the parameters may be off by more than a thousandth of the rate."""
+    """Compare parameters after a step of Adam.
+
+    A step is about as large as the rate even where the gradient is little more than rounding error,
+    so 1% of the parameters may be off by more than a thousandth of the rate.
+    """
     pairs = zip(leaves(found), expected, strict=True)
     off = np.concatenate([np.abs(a - b).ravel() for a, b in pairs]) / rate
     moves = zip(leaves(found), leaves(start), strict=True)

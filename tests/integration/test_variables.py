@@ -88,7 +88,7 @@ def test_urls_in_variables_are_refused_without_showing_them(
     assert "s3cret" not in str(caught.value)
 
 
-def test_settings_of_jax_that_change_numbers_are_dropped() -> None:
+def test_jax_settings_that_change_numbers_are_dropped() -> None:
     kept = {"JAX_PLATFORMS": "cpu", "A": ""}
     found = kept | {"JAX_ENABLE_X64": "1", "JAX_COMPILATION_CACHE_DIR": ""}
     drop_settings(found)

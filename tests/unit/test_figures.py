@@ -51,7 +51,7 @@ def traces(figure: Any, mode: str) -> dict[str, Any]:
     return {trace.legendgroup or trace.name: trace for trace in figure.data if trace.mode == mode}
 
 
-def test_values_against_epochs() -> None:
+def test_values_are_drawn_against_epochs() -> None:
     lines = traces(figure := curves.value_against_epoch(SPEC, TRIALS), "lines")
     assert set(lines) == {"complete", "pruned", "running", "best (trial 0)"}
     complete = lines["complete"]
@@ -81,7 +81,7 @@ def test_epochs_without_a_finite_value_are_left_out() -> None:
     assert list(curves.value_against_epoch(SPEC, [odd]).data[0].x) == [1, 4, None]
 
 
-def test_the_guards_bounds() -> None:
+def test_bounds_are_drawn_while_the_guard_is_enabled() -> None:
     figure = curves.loss_ratio_against_epoch(SPEC, TRIALS)
     bounds = [list(t.y) for t in figure.data if t.name == "bounds of the guard"]
     assert bounds == [[0.001, 0.001], [100, 100]]
@@ -100,7 +100,7 @@ def test_few_epochs_have_a_tick_each() -> None:
     assert curves.value_against_epoch(many, TRIALS).layout.xaxis.dtick is None
 
 
-def test_time_by_outcome() -> None:
+def test_time_is_summed_by_outcome() -> None:
     training, evaluating = curves.time_by_outcome(SPEC, TRIALS).data
     names = ["complete (2)", "running (1)", "failed (1)", "pruned (1)"]
     assert list(training.x) == list(evaluating.x) == names
@@ -128,7 +128,7 @@ def test_the_map_shows_the_best_of_each_cell() -> None:
     assert [round(y) for y in points["complete"]] == [1, 0]
 
 
-def test_the_map_of_fewer_than_two_ranges() -> None:
+def test_the_map_adapts_to_fewer_than_two_ranges() -> None:
     one = spec_of("[trial]\nbeta1 = { low = 0.0, high = 0.9 }")
     figure = parameters.best_value_map(one, [trial(0, "COMPLETE", [9.0], params={"beta1": 0.3})])
     assert [(list(t.x), list(t.y)) for t in figure.data] == [([0.3], [9.0])]
@@ -139,7 +139,7 @@ def test_the_map_of_fewer_than_two_ranges() -> None:
     assert figure.layout.title.text == "Best FID by d steps and beta1"
 
 
-def test_marginals_of_a_conditional_parameter() -> None:
+def test_marginals_cover_conditional_parameters() -> None:
     figure = parameters.marginal(SPEC, TRIALS, "momentum")
     assert [(t.name, list(t.x), list(t.y)) for t in figure.data] == [("complete", [0.5], [35.0])]
     names = list(parameter_axes(SPEC))
@@ -150,14 +150,14 @@ def test_marginals_of_a_conditional_parameter() -> None:
     assert sum(bool(trace.showlegend) for trace in everything.data) == 3  # once for each outcome
 
 
-def test_one_trials_curves() -> None:
+def test_a_trials_curves_are_value_loss_ratio_and_auc() -> None:
     figure = curves.trial_curves(SPEC, TRIALS[0])
     assert [list(t.y) for t in figure.data] == [
         *([40, 30, 20, 25], [0.1, 0.2, 0.3, 0.4], [0.75, 0.75, 0.75, 0.75]),
     ]
 
 
-def test_importances_of_a_single_relevant_parameter() -> None:
+def test_importances_find_the_only_relevant_parameter() -> None:
     spec = spec_of(
         "[trial]\nbeta1 = { low = 0.0, high = 0.9 }\ndropout = { low = 0.0, high = 0.9 }"
     )
@@ -212,7 +212,7 @@ def test_importances_rank_a_known_function() -> None:
         assert count < 100 or found == list(names)
 
 
-def test_a_study_without_trials() -> None:
+def test_every_plot_is_empty_without_trials() -> None:
     for plot in PLOTS.values():
         figure = plot.draw(SPEC, [])
         assert [t for t in figure.data if t.x or t.y] == []

@@ -19,7 +19,7 @@ from tuner.views.formatting import date_time, duration, evenly_spaced, number, s
         (100.0, "100"),
     ],
 )
-def test_number(value: float | None, text: str) -> None:
+def test_a_number_as_text(value: float | None, text: str) -> None:
     assert number(value) == text
 
 
@@ -35,7 +35,7 @@ def test_number(value: float | None, text: str) -> None:
         (360_000, "100 h 00 min"),
     ],
 )
-def test_duration(seconds: float, text: str) -> None:
+def test_a_duration_as_text(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
@@ -50,7 +50,7 @@ def test_duration(seconds: float, text: str) -> None:
         (1.5e9, "1.5 GB"),
     ],
 )
-def test_size(count: float, text: str) -> None:
+def test_a_size_as_text(count: float, text: str) -> None:
     assert size(count) == text
 
 
@@ -64,11 +64,11 @@ def test_size(count: float, text: str) -> None:
         (101, 5, [0, 25, 50, 75, 100]),
     ],
 )
-def test_evenly_spaced(count: int, most: int, found: list[int]) -> None:
+def test_evenly_spaced_keeps_both_ends(count: int, most: int, found: list[int]) -> None:
     assert evenly_spaced(count, most) == found
 
 
-def test_date_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_date_is_in_local_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "UTC-5:30")  # POSIX sign: east of Greenwich
     try:
         time.tzset()

@@ -19,7 +19,9 @@ from tuner.views.images import grid, grid_png
         (9, 1, 1, 1, (28, 22, 1)),
     ],
 )
-def test_grid(count: int, channels: int, gap: int, scale: int, shape: tuple[int, ...]) -> None:
+def test_a_grid_places_each_image(
+    count: int, channels: int, gap: int, scale: int, shape: tuple[int, ...]
+) -> None:
     height, width = 8, 6
     numbers = np.arange(count, dtype=np.uint8)[:, None, None, None]
     images = numbers + np.full((1, height, width, channels), 100, np.uint8)
@@ -39,7 +41,7 @@ def test_grid(count: int, channels: int, gap: int, scale: int, shape: tuple[int,
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
-def test_a_grid_as_a_png(channels: int, mode: str) -> None:
+def test_a_png_holds_the_grid(channels: int, mode: str) -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, channels), np.uint8)
     with Image.open(io.BytesIO(grid_png(images))) as picture:
         assert (picture.format, picture.mode) == ("PNG", mode)

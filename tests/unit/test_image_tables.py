@@ -183,7 +183,7 @@ def test_missing_data_sets(datasets: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["faces [v2]", "what?", "run[1]", "50% #1", "*"])
 def test_names_are_not_glob_patterns(name: str, datasets: Any, tmp_path: Path) -> None:
-    """Neighbouring folders whose names a glob pattern would match are not read."""
+    """Neighbouring folders that a glob pattern would match are not read."""
     rows, other = declared(datasets), declared(datasets).select(range(9))
     for folder, found in ((name, rows), ("run1", other), ("whatX", other)):
         found.to_parquet(tmp_path / folder / "train.parquet")

@@ -113,7 +113,7 @@ def test_packages_without_jax(package: str) -> None:
 
 
 def test_import_checks_find_violations() -> None:
-    """Without any imports found, the rules above would hold trivially."""
+    """If no imports were found, the rules above would hold trivially."""
     found = imports(modules()["tuner.study.study_row"])
     assert {"optuna", "sqlalchemy.select", "tuner.study.database.Database"} <= found
     assert any(within(name, ("jax",)) for name in imports(modules()["tuner.run.worker"]))

@@ -20,7 +20,7 @@ COUNT = 48
 PROGRAM = Program(
     *("linear", "two_layers", 2, 9, (32, 32, 1), 4, "non_saturating", "adam", "adam", 1, False),
     classes=3,
-)  # 12 iterations an epoch, 4 KiB each
+)  # 12 iterations per epoch, of 4 KiB each
 
 
 @pytest.fixture

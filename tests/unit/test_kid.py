@@ -13,7 +13,7 @@ def kernel(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def by_formula(x: np.ndarray, y: np.ndarray) -> float:
-    """Bińkowski et al. 2018, eq. 4, as sums over pairs."""
+    """KID by Bińkowski et al. 2018, eq. 4, as sums over pairs."""
     m, n = len(x), len(y)
     first = sum(kernel(x[i], x[j]) for i, j in itertools.permutations(range(m), 2))
     second = sum(kernel(y[i], y[j]) for i, j in itertools.permutations(range(n), 2))
@@ -21,7 +21,7 @@ def by_formula(x: np.ndarray, y: np.ndarray) -> float:
     return first / (m * (m - 1)) + second / (n * (n - 1)) - 2 * across / (m * n)
 
 
-def test_is_the_papers_formula() -> None:
+def test_kid_matches_the_papers_formula() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(7, 4)), rng.normal(size=(5, 4)) + 0.3
     assert squared_mmd(x, y) == pytest.approx(by_formula(x, y), rel=1e-12)
@@ -44,7 +44,7 @@ def test_the_estimate_is_unbiased() -> None:
     assert min(found) < 0  # an unbiased estimate may be negative
 
 
-def test_means_over_subsets() -> None:
+def test_kid_is_a_mean_over_subsets() -> None:
     rng = np.random.default_rng(1)
     real, near, far = (rng.normal(size=(300, 8)).astype(np.float32) + s for s in (0, 0.1, 1))
     found = kernel_distance(real, near, subsets=50, size=100)
@@ -66,11 +66,11 @@ def test_means_over_subsets() -> None:
         (np.full((5, 3), np.nan), np.zeros((5, 3)), "expected a finite number"),
     ],
 )
-def test_kid_of_too_few_samples(real: np.ndarray, fake: np.ndarray, message: str) -> None:
+def test_too_few_samples_are_refused(real: np.ndarray, fake: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         kernel_distance(real, fake)
 
 
-def test_distance_of_constant_features() -> None:
+def test_kid_of_constant_features_is_zero() -> None:
     same = np.ones((9, 4))
     assert kernel_distance(same, same).mean == pytest.approx(0, abs=1e-12)

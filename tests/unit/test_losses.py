@@ -110,10 +110,10 @@ def test_the_generators_measure_does_not_saturate(kind: str) -> None:
         ("relativistic", 3.0, LN2, LN2),  # for any equal logits
     ],
 )
-def test_losses_at_equilibrium(
+def test_losses_at_equilibrium_are_known(
     kind: str, undecided: float, d_loss: float, g_measure: float
 ) -> None:
-    """Real and fake logits have the same distribution, for which the best D is known."""
+    """Real and fake logits have the same distribution, for which the optimal D is known."""
     loss, logits = LOSSES[kind], jnp.full(4, undecided)
     assert loss.indifference == pytest.approx((d_loss, g_measure), rel=1e-12)
     value, (real, fake) = jax.value_and_grad(loss.discriminator, (0, 1))(logits, logits, 0.0)
@@ -123,12 +123,12 @@ def test_losses_at_equilibrium(
 
 
 @pytest.mark.parametrize("kind", ["hinge", "wasserstein", "wasserstein_gp"])
-def test_losses_without_an_equilibrium_value(kind: str) -> None:
+def test_some_losses_have_no_equilibrium_value(kind: str) -> None:
     assert LOSSES[kind].indifference is None
 
 
 @pytest.mark.parametrize("kind", SMOOTHED)
-def test_smoothed_labels(kind: str) -> None:
+def test_label_smoothing_moves_the_target_to_0_9(kind: str) -> None:
     """The cross-entropy or the squared error to a target of 0.9."""
     real, fake = jnp.float32(REAL), jnp.float32(FAKE)
     p = sigmoid(REAL)
@@ -139,7 +139,7 @@ def test_smoothed_labels(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(set(LOSSES) - set(SMOOTHED)))
-def test_losses_without_labels_to_smooth(kind: str) -> None:
+def test_other_losses_ignore_label_smoothing(kind: str) -> None:
     real, fake = jnp.float32(REAL), jnp.float32(FAKE)
     plain, smoothed = (LOSSES[kind].discriminator(real, fake, s) for s in (0.0, 0.1))
     assert float(plain) == float(smoothed)
@@ -153,7 +153,7 @@ def test_losses_without_labels_to_smooth(kind: str) -> None:
         (-1000.0, 1000.0, 2000.0, -1000.0, 0.0),  # D is wrong
     ],
 )
-def test_extreme_logits(
+def test_extreme_logits_give_exact_losses_and_finite_gradients(
     kind: str, real: float, fake: float, d_loss: float, saturating: float, non_saturating: float
 ) -> None:
     loss, reals, fakes = LOSSES[kind], jnp.full(3, real), jnp.full(3, fake)
@@ -175,7 +175,7 @@ def test_extreme_logits(
     ],
 )
 @pytest.mark.parametrize("logit", [-30.0, -5.0, 0.0, 5.0, 30.0])
-def test_gradient_for_the_generator(
+def test_the_generators_gradient_matches_its_closed_form(
     kind: str, slope: Callable[[float], float], logit: float
 ) -> None:
     found = jax.grad(LOSSES[kind].generator)(jnp.full(1, logit), jnp.zeros(1))

@@ -128,7 +128,9 @@ def test_every_optimizer_that_a_study_can_name_is_tested() -> None:
     ],
 )
 @pytest.mark.parametrize("rate", [0.01, 1.0])
-def test_three_steps(kind: str, rule: Rule, h: Hyperparameters, rate: float) -> None:
+def test_three_steps_follow_the_published_rule(
+    kind: str, rule: Rule, h: Hyperparameters, rate: float
+) -> None:
     found = run(kind, rate, h, GRADIENTS)
     for name, start in START.items():
         expected = rule(start, [g[name] for g in GRADIENTS], rate, h)
@@ -186,7 +188,7 @@ def test_clipping_does_not_hide_divergence() -> None:
 
 PROGRAM = Program(
     *("dcgan", "dcgan", 2, 9, (32, 32, 1), 10, "minimax", "sgd", "sgd"), d_steps=2, ema=False
-)  # 20 images an update
+)  # 20 images per update
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -243,7 +245,7 @@ def test_cosine_with_warm_up_step_by_step() -> None:
 
 def test_rates_hold_beyond_32_bits_of_images() -> None:
     """32-bit counts of images would overflow at update 2**25."""
-    program = PROGRAM._replace(batch_size=32)  # 64 images an update
+    program = PROGRAM._replace(batch_size=32)  # 64 images per update
     steps = [2**25 - 1, 2**25, 2**25 + 1, 2**27, 2**31 - 1]
     for warm_up in (0.0, 1000.0):
         assert (factor("constant", steps, program, warmup_images=warm_up) == 1).all()

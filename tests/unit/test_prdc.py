@@ -10,7 +10,7 @@ from tuner.metrics.prdc import PRDC, compute_prdc, radii
 
 
 def by_formula(real: np.ndarray, fake: np.ndarray) -> PRDC:
-    """Kynkäänniemi et al. 2019 (eq. 1 to 3) and Naeem et al. 2020 (eq. 4, 6)."""
+    """PRDC by Kynkäänniemi et al. 2019 (eq. 1 to 3) and Naeem et al. 2020 (eq. 4, 6)."""
 
     def ball(points: np.ndarray, i: int, k: int) -> float:
         return float(
@@ -31,7 +31,7 @@ def by_formula(real: np.ndarray, fake: np.ndarray) -> PRDC:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(6, 25), st.integers(6, 25))
-def test_are_the_papers_formulas(seed: int, d: int, m: int, n: int) -> None:
+def test_prdc_matches_the_papers_formulas(seed: int, d: int, m: int, n: int) -> None:
     rng = np.random.default_rng(seed)
     real, fake = rng.normal(size=(m, d)), 0.7 * rng.normal(size=(n, d)) + rng.normal(size=d)
     assert compute_prdc(real, radii(real), fake) == pytest.approx(by_formula(real, fake))
@@ -80,7 +80,7 @@ def test_duplicates_are_at_distance_zero() -> None:
         (np.full((9, 3), np.nan), "finite"),
     ],
 )
-def test_prdc_of_too_few_samples(features: np.ndarray, message: str) -> None:
+def test_too_few_samples_are_refused(features: np.ndarray, message: str) -> None:
     real = np.random.default_rng(0).normal(size=(9, 3))
     with pytest.raises(ValueError, match=message):
         radii(features)

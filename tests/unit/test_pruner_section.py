@@ -70,7 +70,7 @@ LATE = "but trials end at epoch 10, so none could be pruned; lower it"
         ),
     ],
 )
-def test_pruner_that_can_never_prune_is_refused(
+def test_a_pruner_that_can_never_prune_is_refused(
     pruner: str, key: str, problem: str, remedy: str
 ) -> None:
     toml = f"[study]\nepochs = 10\ntrials = 6\nvalue = 'last'\n[pruner]\n{pruner}"
@@ -101,7 +101,7 @@ def test_the_default_pruner_refuses_no_study() -> None:
         "name = 'none'",
     ],
 )
-def test_pruner_that_can_prune_once_is_accepted(pruner: str) -> None:
+def test_a_pruner_that_can_prune_once_is_accepted(pruner: str) -> None:
     assert problems(f"[study]\nepochs = 10\ntrials = 6\nvalue = 'last'\n[pruner]\n{pruner}") == []
 
 

@@ -76,8 +76,8 @@ def test_the_winner_is_complete_and_the_first_of_equals() -> None:
     assert winner_of(curves) == curves[1]
 
 
-def test_rank_correlations() -> None:
-    """By hand; in epoch 2, two equal values share a rank."""
+def test_rank_correlations_match_those_by_hand() -> None:
+    """In epoch 2, two equal values share a rank."""
     curves = [
         curve(0, 1, 1, 7, 10),
         curve(1, 2, 1, 7, 30),
@@ -110,7 +110,7 @@ def test_ranks_use_the_trials_measured_at_an_epoch() -> None:
 MEDIAN = search.MedianPruner(n_startup_trials=2)
 
 
-def test_a_median_pruner_by_hand() -> None:
+def test_a_median_pruner_prunes_as_by_hand() -> None:
     curves = [
         curve(0, 4, 3, 2),
         curve(1, 8, 6, 4),
@@ -234,7 +234,7 @@ def test_replay_prunes_like_optunas_own_loop(pruner: PrunerSpec) -> None:
         ),
     ],
 )
-def test_pruner_arguments(text: str, pruner: PrunerSpec) -> None:
+def test_pruner_arguments_round_trip(text: str, pruner: PrunerSpec) -> None:
     assert parse_pruner(text, study_of(20, value="last")) == pruner
     assert pruner_text(pruner) == text
 

@@ -71,7 +71,7 @@ def test_retries_stop_at_the_limit() -> None:
 
 
 def test_changes_of_the_clock_do_not_stop_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wall clock jumps by a day in alternate directions."""
+    """The wall clock jumps a day forward and back."""
     jumps = iter([86_400.0 * (-1) ** i for i in range(1000)])
     monkeypatch.setattr(time, "time", lambda: next(jumps))
     retrier = Retrier(lambda text: None, limit=60)

@@ -79,7 +79,7 @@ def test_suggested_values_lie_in_range_and_reach_the_trial(trial: dict[str, Any]
         ("{ low = 8, high = 30, step = 10 }", IntDistribution(8, 28, step=10)),
     ],
 )
-def test_whole_numbers(setting: str, expected: object) -> None:
+def test_whole_numbers_have_integer_distributions(setting: str, expected: object) -> None:
     assert distributions(spec_of(f"[trial]\nwidth = {setting}")) == {"width": expected}
 
 
@@ -92,11 +92,11 @@ def test_whole_numbers(setting: str, expected: object) -> None:
         ("{ low = 0.1, high = 0.5, step = 0.2 }", FloatDistribution(0.1, 0.5, step=0.2)),
     ],
 )
-def test_numbers(setting: str, expected: object) -> None:
+def test_numbers_have_float_distributions(setting: str, expected: object) -> None:
     assert distributions(spec_of(f"[trial]\ndropout = {setting}")) == {"dropout": expected}
 
 
-def test_names() -> None:
+def test_names_have_a_categorical_distribution() -> None:
     found = distributions(spec_of("[trial]\noptimizer = ['adam', 'sgd']"))
     assert found == {"optimizer": CategoricalDistribution(("adam", "sgd"))}
 
@@ -123,7 +123,7 @@ def test_every_field_of_a_trial_is_a_setting() -> None:
     assert fields - derived == set(setting_names()) - shared
 
 
-def test_derived_settings() -> None:
+def test_derived_settings_follow_from_others() -> None:
     """64,000 images in batches of 64, 20 epochs."""
     config = trial_config(spec_of("[trial]\nwarmup_images = 80_000"), {}, 0, DATASET)
     assert config.hyperparameters.total_images == 1_280_000

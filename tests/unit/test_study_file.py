@@ -23,7 +23,7 @@ def test_differences_name_the_key_that_differs() -> None:
     assert line == "guard.d_auc.enabled: False in the database, True in the file"
 
 
-def test_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "none.toml"
     with pytest.raises(InputError) as caught:
         load_spec(path)
@@ -39,7 +39,7 @@ def test_missing_file(tmp_path: Path) -> None:
         (b"[study]\nname = '\xff\xfe'", "can't be read"),
     ],
 )
-def test_unreadable_file(tmp_path: Path, content: bytes, message: str) -> None:
+def test_an_unreadable_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "bad.toml"
     path.write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
@@ -85,7 +85,7 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.toml")), ids=lambda path: path.stem)
-def test_shipped_study_loads(path: Path) -> None:
+def test_shipped_studies_load(path: Path) -> None:
     spec = load_spec(path)
     assert spec.study.name == path.stem
     assert spec.trial.searched()
@@ -197,7 +197,7 @@ def test_a_spec_survives_the_database(trial: dict[str, Any], rest: dict[str, Any
         ),
     ],
 )
-def test_differences(changed: str, keys: list[str]) -> None:
+def test_differences_list_every_changed_key(changed: str, keys: list[str]) -> None:
     found = differences(spec_of(RANGES), spec_of(changed))
     assert set(keys) <= set(found), found
     if not changed.endswith("objective = true"):
@@ -213,7 +213,7 @@ def test_inception_is_evaluated_every_5_epochs_by_default() -> None:
     assert StudySpec.model_validate_json(stored) == spec_of(inception)
 
 
-def test_measurement_schedule() -> None:
+def test_metrics_follow_their_schedule() -> None:
     metrics = spec_of(
         "[metrics]\nevery = 3\nkid = 'every'\nneighbours = 'end'\nobjective = 'fid_infinity'"
         "\n[pruner]\nname = 'none'"

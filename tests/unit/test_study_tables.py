@@ -23,7 +23,7 @@ from tuner.views.studies import (
 )
 
 
-def test_trial_table() -> None:
+def test_the_trial_table_has_a_row_per_trial() -> None:
     trials = [
         record(0),
         record(1, "PRUNED", value=None, params={"width": 8}, reason="guard: x below 1", reports=()),
@@ -49,11 +49,11 @@ def test_a_long_reason_is_wrapped() -> None:
     assert text.count("x") == 150
 
 
-def test_no_trials() -> None:
+def test_the_trial_table_may_be_empty() -> None:
     assert shown(trial_table([], "kid")) == ["trial  state  epochs  KID  loss ratio  time  reason"]
 
 
-def test_study_table() -> None:
+def test_the_study_table_counts_trials_by_state() -> None:
     states = {"COMPLETE": 3, "PRUNED": 2, "FAIL": 1, "WAITING": 7}
     found = [
         StudySummary("one", 9, states, 12.345, "FID", "abcdef"),
@@ -64,7 +64,7 @@ def test_study_table() -> None:
     assert lines[2] == ["two", "4", "0", "0", "0", "0", "-", "FID", "infinity", "-"]
 
 
-def test_worker_table() -> None:
+def test_the_worker_table_marks_lost_workers() -> None:
     found = [
         WorkerRecord("abc", "here", 12, "cpu", True, 3.2, 7, 4),
         WorkerRecord("def", "there", 34, "NVIDIA H100", True, 0.4, None, None),
@@ -85,7 +85,7 @@ def test_space_table_lists_searched_settings_first() -> None:
     assert not any("generator_learning_rate" in line for line in lines)
 
 
-def test_csv_round_trip() -> None:
+def test_csv_round_trips() -> None:
     fid = 20.123456789012345
     trials = [
         record(0, reports=(epoch(1, 30.0), epoch(2, fid)), reason='a "b", c\nd'),
@@ -107,11 +107,11 @@ def test_csv_round_trip() -> None:
     assert (rows[3]["epoch"], rows[3]["batch_size"]) == ("", "64")
 
 
-def test_csv_of_no_trials() -> None:
+def test_csv_without_trials_is_the_header() -> None:
     assert epochs_csv([]) == ",".join(["trial", "state", "reason", *EpochReport._fields]) + "\n"
 
 
-def test_json_values() -> None:
+def test_json_has_no_nan() -> None:
     trial = record(3, reports=(epoch(1, 30.5), epoch(2, None, finite=False, d_loss=None)))
     found = json.loads(json.dumps(trial_values(trial), allow_nan=False))
     assert found["params"] == PARAMS
@@ -120,7 +120,7 @@ def test_json_values() -> None:
     assert found["reports"][1]["fid"] is None
 
 
-def test_a_comparison() -> None:
+def test_a_comparison_has_a_row_per_study() -> None:
     found = [("one", record(0)), ("two", record(3, value=21.0))]
     lines = [line.split() for line in shown(comparison_table(found, "fid"))]
     assert lines[1][:7] == ["one", "0", "20.5", "2", "128,000", "10", "s"]

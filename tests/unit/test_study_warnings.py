@@ -39,7 +39,9 @@ def test_a_huge_space_is_checked_at_once() -> None:
         ("batch_size = { low = 10, high = 30, step = 10 }", 20, ["found 30, expected at most 20"]),
     ],
 )
-def test_data_problems(trial: str, images: int, expected: list[str]) -> None:
+def test_batch_sizes_that_do_not_suit_the_images_are_reported(
+    trial: str, images: int, expected: list[str]
+) -> None:
     found = data_problems(spec_of(f"[trial]\n{trial}"), images)
     assert len(found) == len(expected), found
     for line, part in zip(found, expected, strict=True):
@@ -68,7 +70,7 @@ def test_data_problems(trial: str, images: int, expected: list[str]) -> None:
         ),
     ],
 )
-def test_warnings(toml: str, expected: list[str]) -> None:
+def test_questionable_studies_are_warned_about(toml: str, expected: list[str]) -> None:
     found = list(warnings(spec_of(toml)))
     assert len(found) == len(expected), found
     for line, part in zip(found, expected, strict=True):

@@ -19,7 +19,7 @@ from tuner.views.formatting import params_text
         ([record(0, value=3.0), record(4, value=0.0)], 4),
     ],
 )
-def test_best_of(trials: list[TrialRecord], best: int | None) -> None:
+def test_the_best_trial_has_the_lowest_value(trials: list[TrialRecord], best: int | None) -> None:
     found = best_of(trials)
     assert (found and found.number) == best
     line = summaries.best_line(trials, "fid")
@@ -82,7 +82,7 @@ def test_appraisal() -> None:
     assert line in summaries.appraisal(short, "fid").splitlines()
 
 
-def test_cost() -> None:
+def test_the_cost_of_evaluation_is_a_share_of_the_time() -> None:
     parts = {"generate_seconds": 0.25, "extract_seconds": 0.5, "score_seconds": 0.1}
     trials = [record(0, reports=(epoch(1, **parts), epoch(2, None, evaluate_seconds=0.0)))]
     text = summaries.evaluation_cost(summaries.durations(trials))
@@ -90,7 +90,7 @@ def test_cost() -> None:
     assert summaries.evaluation_cost(summaries.durations([record(0, reports=())])) == ""
 
 
-def test_fingerprint_line() -> None:
+def test_the_fingerprint_line_lists_its_parts() -> None:
     assert summaries.measured_as({}, "None") == "Nothing has been measured yet."
     found = summaries.measured_as({"data": "abc", "samples": "9"}, "1234")
     assert found == "Measured as 1234: data abc, samples 9"

@@ -1,4 +1,4 @@
-"""Best generator of a trial, also when a resumed trial repeats epochs."""
+"""The best generator of a trial, even if it resumes and repeats epochs."""
 
 import numpy as np
 import pytest

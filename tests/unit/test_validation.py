@@ -96,7 +96,7 @@ def keys_of(lines: list[str]) -> list[str]:
         ),
     ],
 )
-def test_contradictions(toml: str, key: str, problem: str, remedy: str) -> None:
+def test_contradictions_are_refused(toml: str, key: str, problem: str, remedy: str) -> None:
     assert_problem(toml, key, f"{key}: {problem}", remedy)
 
 
@@ -110,7 +110,7 @@ def test_contradictions(toml: str, key: str, problem: str, remedy: str) -> None:
         "[data]\nsource = 'idx'\npath = '/x'",
     ],
 )
-def test_no_contradiction(toml: str) -> None:
+def test_consistent_keys_are_accepted(toml: str) -> None:
     assert problems(toml) == []
 
 
@@ -124,13 +124,13 @@ def test_no_contradiction(toml: str) -> None:
         ("beta1 = 'x'", "beta1", "'x' is not a number"),
     ],
 )
-def test_wrong_baseline(baseline: str, key: str, text: str) -> None:
+def test_a_wrong_baseline_is_refused(baseline: str, key: str, text: str) -> None:
     trial = RANGES + "batch_size = [32, 64]\n"
     toml = f"{trial}[[baseline]]\nbeta1 = 0.5\n[[baseline]]\n{baseline}"
     assert_problem(toml, f"baseline.2.{key}", f"baseline.2.{key}: {text}")
 
 
-def test_baselines_at_the_ends_of_a_range() -> None:
+def test_baselines_may_lie_at_the_ends_of_a_range() -> None:
     ends = [(low, high) for low in ("1e-4", "1e-2") for high in ("0.0", "0.9")]
     text = "".join(f"[[baseline]]\nlearning_rate = {a}\nbeta1 = {b}\n" for a, b in ends)
     assert problems(RANGES + text) == []

@@ -68,7 +68,9 @@ LOW = "guard: loss_ratio 0.05 below 0.1 for 2 epochs in a row"
         ({}, ratios(20, first=EPOCHS), Complete()),
     ],
 )
-def test_loss_ratio(options: dict[str, Any], history: list[EpochReport], expected: Verdict) -> None:
+def test_the_loss_ratio_is_guarded(
+    options: dict[str, Any], history: list[EpochReport], expected: Verdict
+) -> None:
     assert verdict(guard(**options), history, EPOCHS, pruner=None) == expected
 
 
@@ -94,7 +96,7 @@ def test_loss_ratio(options: dict[str, Any], history: list[EpochReport], expecte
         ),
     ],
 )
-def test_every_guarded_quantity(
+def test_every_quantity_is_guarded(
     limits: dict[str, Any], values: dict[str, Any], expected: Verdict
 ) -> None:
     history = [epoch(n, **values) for n in (1, 2)]
@@ -148,7 +150,7 @@ def test_the_guard_comes_before_the_pruner() -> None:
     assert verdict(guard(), ratios(20, 30), EPOCHS, pruner="median") == Prune(HIGH)
 
 
-def test_a_study_of_one_epoch() -> None:
+def test_a_trial_of_one_epoch_completes() -> None:
     assert verdict(GuardSection(), [epoch(1)], 1, pruner="median") == Complete()
 
 
@@ -203,7 +205,7 @@ def test_a_limit_of_0_disables_the_guard() -> None:
     assert verdict(limits, history, 9, pruner=None, classes=3) == Continue()
 
 
-def test_signs_of_collapse() -> None:
+def test_signs_of_collapse_are_named() -> None:
     healthy = {"class_coverage": 1.0, "class_entropy": 0.9, "recall": 0.4, "variance_ratio": 0.9}
     assert collapse_signs(healthy, 3) == collapse_signs(epoch(1)._asdict()) == []
     assert collapse_signs(healthy | {"class_coverage": 1 / 3, "recall": 0.0}, 3) == [

@@ -31,7 +31,7 @@ from builders import RANGES, assert_problem, problems, spec_of
         ("[metrics]\nsample = 10", "metrics.sample", "samples"),
     ],
 )
-def test_unknown_key_suggests_the_nearest(toml: str, key: str, meant: str) -> None:
+def test_an_unknown_key_suggests_the_nearest(toml: str, key: str, meant: str) -> None:
     assert_problem(toml, key, "unknown key", f"did you mean '{meant}'?")
 
 
@@ -43,7 +43,7 @@ def test_unknown_key_suggests_the_nearest(toml: str, key: str, meant: str) -> No
         ("[guard]\nzzz = 1", "guard.zzz", "expected one of loss_ratio, variance_ratio, d_auc"),
     ],
 )
-def test_unknown_key_lists_the_allowed_ones(toml: str, key: str, expected: str) -> None:
+def test_an_unknown_key_lists_the_allowed_ones(toml: str, key: str, expected: str) -> None:
     assert_problem(toml, key, "unknown key", expected)
 
 
@@ -100,7 +100,7 @@ def test_unknown_key_lists_the_allowed_ones(toml: str, key: str, expected: str) 
         ("[trial]\nbeta1 = [0, 0.0]", "trial.beta1", "[0, 0.0]", "choices that differ"),
     ],
 )
-def test_wrong_value(toml: str, key: str, found: str, expected: str) -> None:
+def test_a_wrong_value_is_refused(toml: str, key: str, found: str, expected: str) -> None:
     assert_problem(toml, key, f"{key}: found {found}, expected {expected}")
 
 
@@ -138,7 +138,7 @@ def test_wrong_value(toml: str, key: str, found: str, expected: str) -> None:
         ),
     ],
 )
-def test_wrong_type(toml: str, key: str, text: str) -> None:
+def test_a_wrong_type_is_refused(toml: str, key: str, text: str) -> None:
     assert problems(toml) == [f"study.toml: {key}: {text}"]
 
 
@@ -168,11 +168,11 @@ def test_wrong_type(toml: str, key: str, text: str) -> None:
         ("[{ low = 0.1, high = 0.5 }]", "{'low': 0.1, 'high': 0.5} is not a number"),
     ],
 )
-def test_wrong_range(setting: str, text: str) -> None:
+def test_a_wrong_range_is_refused(setting: str, text: str) -> None:
     assert problems(f"[trial]\ndropout = {setting}") == [f"study.toml: trial.dropout: {text}"]
 
 
-def test_name_has_no_range() -> None:
+def test_a_name_has_no_range() -> None:
     toml = "[trial]\nloss = { low = 1, high = 2 }"
     assert_problem(toml, "trial.loss", "found a table", "expected one of minimax, non_saturating")
 
@@ -216,7 +216,9 @@ def test_name_has_no_range() -> None:
         ),
     ],
 )
-def test_wrong_sampler_or_pruner(toml: str, key: str, found: str, expected: str) -> None:
+def test_a_wrong_sampler_or_pruner_is_refused(
+    toml: str, key: str, found: str, expected: str
+) -> None:
     assert_problem(toml, key, f"found {found}", expected)
 
 
