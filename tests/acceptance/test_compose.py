@@ -37,8 +37,8 @@ from postgres import BINARIES, free_port
 from processes import STUDY
 
 FOLDERS = ("/run/secrets", "/artifacts", "/data", "/tmp", "/deploy/proxy")
-# One batch size and no classifier, for little compilation; enough epochs to stop midway. TUNER_DATA
-# names the images.
+# One batch size and no classifier keep compilation short; nine epochs leave time to stop midway.
+# TUNER_DATA names the images.
 TINY = STUDY.format(digits="/nowhere").replace("epochs = 3", "epochs = 9")
 TINY = TINY.replace("[32, 64]", "[64]").replace("samples", 'features = "random"\nsamples')
 
@@ -198,7 +198,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], st
 
 @pytest.fixture(scope="module")
 def stack(checkout: Path, environment: dict[str, str], digits: Path) -> Iterator[Stack]:
-    """A stack whose database is set up as by the postgres image, and running."""
+    """A stack with a running database, set up as the postgres image does."""
     stack = Stack(checkout, environment, digits)
     try:
         start_database(stack)
@@ -341,7 +341,7 @@ def require_nginx() -> None:
         pytest.skip("nginx is not installed; on Debian: apt-get install nginx")
 
 
-def test_the_proxy_shows_the_dashboard_to_those_with_a_login(stack: Stack, proxy: Request) -> None:
+def test_the_proxy_requires_a_login(stack: Stack, proxy: Request) -> None:
     login = stack.secret("dashboard_login")
     name, password = login.split(":")
     for path in ("/", "/dashboard", "/api/studies", "/nothing"):

@@ -23,7 +23,7 @@ def fill(filler: Path) -> None:
             file.write(bytes(4096))
 
 
-def test_a_full_disk_ends_the_worker_and_no_trial(
+def test_a_full_disk_ends_the_worker_but_not_its_trial(
     small_disk: Path, tmp_path: Path, environment: dict[str, str], digits: Path
 ) -> None:
     with machines(tmp_path, environment, "here") as [here]:
@@ -34,7 +34,7 @@ def test_a_full_disk_ends_the_worker_and_no_trial(
         worker.wait_for("trial 0 epoch 2/")
 
         def has_exited() -> bool:
-            fill(small_disk / "filler")  # again, since removed checkpoints free space
+            fill(small_disk / "filler")  # repeatedly, because removing checkpoints frees space
             return not worker.alive
 
         wait_until(has_exited, "the worker exits")

@@ -51,7 +51,7 @@ samples = 300
 
 
 class Interrupted:
-    """A sweep that was ended by signals, and the leases it left."""
+    """A sweep that signals ended, and the leases that it left."""
 
     def __init__(self, sweep: Running, code: int, leases: dict[int, Lease]) -> None:
         self.sweep, self.code, self.leases = sweep, code, leases
@@ -137,7 +137,7 @@ def test_a_second_signal_leaves_at_once(sweeps: Sweeps) -> None:
 
 
 def test_a_killed_sweeps_trial_resumes_at_once(sweeps: Sweeps) -> None:
-    """It does not wait for the lease of ten minutes to expire."""
+    """It does not wait until the lease of ten minutes expires."""
     for killed, after in (
         (sweeps.killed, sweeps.stopped),
         (sweeps.killed_again, sweeps.signalled_twice),

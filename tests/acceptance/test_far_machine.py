@@ -92,7 +92,7 @@ def network(postgres: Postgres) -> Iterator[Network]:
 def test_a_worker_cut_off_from_the_network_loses_its_trial(
     network: Network, tmp_path: Path, environment: dict[str, str], postgres: Postgres, digits: Path
 ) -> None:
-    """A worker whose clock is seven hours fast takes it over, only after the lease has expired."""
+    """A worker whose clock is seven hours fast takes it over, but only after the lease expires."""
     url = postgres.new_database()
     rows = Rows(url)
     faketime = shutil.which("faketime")

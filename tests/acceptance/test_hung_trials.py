@@ -1,4 +1,4 @@
-"""Hung epochs: the worker exits, the trial is taken over and failed after too many takeovers."""
+"""Hung epochs: the worker exits; the trial is taken over, and fails after too many takeovers."""
 
 import json
 import signal
@@ -140,7 +140,7 @@ def test_a_stop_request_ends_a_hung_epoch(here: Machine) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_signals_in_an_epoch_that_does_not_end(here: Machine, number: signal.Signals) -> None:
+def test_signals_end_a_hung_epoch(here: Machine, number: signal.Signals) -> None:
     """The first signal allows the grace period; the second stops at once."""
     here.succeeds("create", "s.toml")
     worker = start_hanging(here, "worker", "s", "--grace", "3")

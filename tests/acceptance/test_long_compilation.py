@@ -10,8 +10,8 @@ import pytest
 from processes import Machine, Running, machines, wait_until
 from rows import Rows
 
-# A deep network with second derivatives, unrolled steps and bfloat16 compiles for minutes on a CPU.
-# No test waits for the end of it.
+# On a CPU, XLA takes minutes to compile a deep network with second derivatives, unrolled steps and
+# bfloat16. No test waits for the end.
 STUDY = """
 [study]
 trials = 1
@@ -79,14 +79,14 @@ def start_compiling(here: Machine, *words: str) -> Running:
 
 
 def assert_free(here: Machine) -> None:
-    """Check that the trial can be claimed at once, without a takeover to its account."""
+    """Check that the trial can be claimed at once, and that no takeover was counted."""
     lease = rows_of(here).leases()[0]
     actual = (lease.state, lease.status, lease.epoch, lease.takeovers)
     assert actual == ("RUNNING", "free", 0, 0)
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_the_first_signal_gives_the_grace(here: Machine, number: signal.Signals) -> None:
+def test_the_first_signal_allows_the_grace_period(here: Machine, number: signal.Signals) -> None:
     worker = start_compiling(here, "--grace", f"{GRACE:g}")
     began = time.monotonic()
     worker.signal(number)

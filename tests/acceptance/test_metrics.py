@@ -111,7 +111,7 @@ def test_the_metric_settings_are_shown(
     }
 
 
-def test_studies_are_compared_only_where_they_mean_the_same(
+def test_only_studies_measured_alike_are_compared(
     folder: Path, environment: dict[str, str], swept: dict[str, str]
 ) -> None:
     found = run_json(folder, environment, "compare", "two", "one")
@@ -128,7 +128,9 @@ def test_studies_are_compared_only_where_they_mean_the_same(
     assert "at least two studies" in run(folder, environment, "compare", "one", "one").stderr
 
 
-def test_inception_from_file_to_best(folder: Path, environment: dict[str, str]) -> None:
+def test_an_inception_study_needs_its_own_weights(
+    folder: Path, environment: dict[str, str]
+) -> None:
     weights = folder / "weights.safetensors"
     missing = run(folder, environment, "check", "inception.toml")
     assert missing.returncode == 2

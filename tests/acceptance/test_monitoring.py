@@ -59,7 +59,7 @@ class Scrape:
 
     @property
     def names(self) -> set[str]:
-        """The names of the metrics: one per histogram, without ``_created``."""
+        """The names of the metrics, one per histogram, without ``_created``."""
         names = {re.sub(r"_(bucket|count|sum)$", "", sample.name) for sample in self.samples}
         return {name for name in names if not name.endswith("_created")}
 
@@ -110,7 +110,7 @@ def test_counters_grow_while_it_trains(site: Site) -> None:
     assert before["tuner_images_total"] == before["tuner_epochs_total"] * 384
 
 
-def test_the_trial_s_numbers_are_the_database_s(site: Site) -> None:
+def test_trial_metrics_match_the_database(site: Site) -> None:
     seen = site.scrape()
     number, epoch = int(seen["tuner_trial_number"]), int(seen["tuner_trial_epoch"])
     [row] = [row for row in site.rows.epochs(number) if row[0] == epoch]
@@ -124,9 +124,9 @@ def test_the_trial_s_numbers_are_the_database_s(site: Site) -> None:
     assert seen["tuner_trial_images_per_second"] == pytest.approx(images_per_second)
 
 
-def test_counters_equal_sums_over_the_database(site: Site) -> None:
+def test_counters_match_sums_over_the_database(site: Site) -> None:
     def agree() -> bool:
-        """Whether they agree; an epoch may end between the query and the scrape."""
+        """Compare them; False if an epoch ended between the query and the scrape."""
         query = "SELECT count(*) AS epochs, sum(train_seconds) AS train, sum(evaluate_seconds) AS e"
         [row] = site.rows.read(f"{query} FROM tuner_epochs")
         seen = site.scrape()
@@ -357,7 +357,7 @@ def test_each_worker_of_a_sweep_has_its_own_port(
 
 
 def trial_number(port: int) -> float | None:
-    """The trial in training according to the worker at a port, if any."""
+    """The number of the trial that the worker at a port trains, if any."""
     try:
         return next(iter(Scrape(port).all("tuner_trial_number").values()), None)
     except OSError:

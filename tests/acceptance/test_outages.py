@@ -1,4 +1,4 @@
-"""Two workers through outages of the database, the network and their own process."""
+"""Two workers during outages of the database, the network and their own process."""
 
 import signal
 import time
@@ -60,7 +60,7 @@ def test_workers_survive_a_server_crash_and_keep_their_trials(
     try:
         for worker in (pair.near, pair.far):
             worker.wait_for("the database failed.*; trying again for up to 600 s")
-        time.sleep(4)  # longer than a lease
+        time.sleep(LEASE + 1)
     finally:
         postgres.start()
     for worker in (pair.near, pair.far):

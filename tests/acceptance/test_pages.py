@@ -129,7 +129,7 @@ def test_the_dashboard_shows_a_trial_with_its_pictures(
             assert page.problems == []
 
 
-def test_the_study_s_note_contains_its_file(swept: Swept, dashboard: str, browser: Browser) -> None:
+def test_the_studys_note_contains_its_file(swept: Swept, dashboard: str, browser: Browser) -> None:
     with browser.page() as page:
         page.goto(f"{dashboard}/dashboard/studies/{swept.store().study_id}/note")
         page.get_by_text("A GAN hyperparameter search by tuner").wait_for()

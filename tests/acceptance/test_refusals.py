@@ -35,13 +35,14 @@ def site(
 
 @pytest.fixture(autouse=True)
 def no_trial_is_claimed(site: Site) -> Iterator[None]:
+    """Assert that the test changes no lease and leaves no worker."""
     before = site.rows.leases()
     yield
     assert site.rows.leases() == before
     assert site.rows.read("SELECT * FROM tuner_workers WHERE left_at IS NULL") == []
 
 
-def test_other_images(site: Site, digits: Path, tmp_path: Path) -> None:
+def test_other_images_are_refused(site: Site, digits: Path, tmp_path: Path) -> None:
     for path in digits.iterdir():
         shutil.copy(path, tmp_path)
     file = tmp_path / "train-images-idx3-ubyte.gz"
@@ -53,7 +54,7 @@ def test_other_images(site: Site, digits: Path, tmp_path: Path) -> None:
     assert "with which its trials were measured" in line
 
 
-def test_another_version_of_tuner(site: Site) -> None:
+def test_another_version_of_tuner_is_refused(site: Site) -> None:
     [row] = site.rows.read("SELECT tuner_version FROM tuner_studies")
     site.rows.write("UPDATE tuner_studies SET tuner_version = '0.0.7'")
     try:
@@ -63,31 +64,31 @@ def test_another_version_of_tuner(site: Site) -> None:
     assert "was made by tuner 0.0.7" in line
 
 
-def test_another_artifact_store(site: Site, tmp_path: Path) -> None:
+def test_another_artifact_store_is_refused(site: Site, tmp_path: Path) -> None:
     line = site.here.fails_with(3, "worker", "s", "--artifacts", str(tmp_path / "elsewhere"))
     folder = site.here.folder / "tuner-data/artifacts"
     assert f"no files of study 's' at {tmp_path}/elsewhere, but at {folder};" in line
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_no_such_study(site: Site) -> None:
+def test_a_missing_study_is_refused(site: Site) -> None:
     assert "found no study 't', expected one of: s" in site.here.fails_with(2, "worker", "t")
 
 
-def test_no_such_database(site: Site, postgres: Postgres) -> None:
+def test_a_missing_database_is_refused(site: Site, postgres: Postgres) -> None:
     line = site.here.fails_with(3, "worker", "s", "--storage", postgres.url("nowhere"))
     assert 'database "nowhere" does not exist' in line
     assert PASSWORD not in line
 
 
-def test_no_server(site: Site, postgres: Postgres) -> None:
+def test_an_unreachable_server_is_reported(site: Site, postgres: Postgres) -> None:
     url = site.url.replace(f":{postgres.port}/", ":9/")
     line = site.here.fails_with(3, "worker", "s", "--storage", url)
     assert "owner@127.0.0.1:9/" in line
     assert "Connection refused" in line
 
 
-def test_a_wrong_password(site: Site, postgres: Postgres) -> None:
+def test_a_wrong_password_is_refused(site: Site, postgres: Postgres) -> None:
     name = site.url.rpartition("/")[2]
     url = postgres.url(name, password="not/it")
     line = site.here.fails_with(3, "worker", "s", "--storage", url)
@@ -96,7 +97,7 @@ def test_a_wrong_password(site: Site, postgres: Postgres) -> None:
     assert "not%2Fit" not in line
 
 
-def test_an_unsupported_storage_url(site: Site) -> None:
+def test_an_unsupported_storage_url_is_refused(site: Site) -> None:
     line = site.here.fails_with(2, "worker", "s", "--storage", "mysql://me:secret@host/x")
     assert "expected sqlite:///FILE or postgresql://USER@HOST/DATABASE" in line
     assert "secret" not in line

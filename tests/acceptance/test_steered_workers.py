@@ -18,9 +18,8 @@ class Desk:
 
     def __init__(self, here: Machine) -> None:
         self.here, self.path = here, here.folder / "tuner-data/studies.db"
-        self.sweeps = [
-            here.start("sweep", "s.toml") for _ in range(2)
-        ]  # one of them creates the study
+        # One of them creates the study.
+        self.sweeps = [here.start("sweep", "s.toml") for _ in range(2)]
         for sweep in self.sweeps:
             sweep.wait_for(r"trial [01] epoch 1/")
         self.rows = Rows(f"sqlite:///{self.path}")
@@ -45,11 +44,11 @@ def test_two_sweeps_share_a_study(desk: Desk) -> None:
     assert desk.sweep_of(0) is not desk.sweep_of(1)
 
 
-def test_a_locked_file_is_waited_for(desk: Desk) -> None:
+def test_sweeps_wait_for_a_locked_file(desk: Desk) -> None:
     with closing(sqlite3.connect(desk.path, timeout=30, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         before = desk.rows.leases()
-        time.sleep(5)  # longer than a lease
+        time.sleep(LEASE + 2)
         assert desk.rows.leases() == before
         other.execute("COMMIT")
     for sweep in desk.sweeps:
@@ -71,7 +70,7 @@ def test_a_queued_point_runs_next_and_a_pruned_trial_has_a_reason(desk: Desk) ->
     assert desk.rows.reasons() == {0: '"seen it"'}
 
 
-def test_a_trial_is_tried_again_as_a_new_one(desk: Desk) -> None:
+def test_a_retried_trial_gets_a_new_number(desk: Desk) -> None:
     output = desk.here.succeeds("retry", "s", "0")
     total = "Total of study 's': 4 trials, raised from 3."
     assert output == f"Queued the parameters of trial 0. {total}\n"
@@ -124,7 +123,7 @@ def test_all_workers_stop_and_a_later_one_continues(desk: Desk) -> None:
     desk.rows.assert_finished(total=4)
 
 
-def test_a_study_is_deleted_with_its_files_only_after_a_yes(desk: Desk) -> None:
+def test_a_study_is_deleted_with_its_files_only_after_confirmation(desk: Desk) -> None:
     [folder] = (desk.here.folder / "tuner-data/artifacts").glob("s-*")
     count = sum(path.is_file() for path in folder.rglob("*"))
     done = desk.here.run("delete", "s", answer="n\n")

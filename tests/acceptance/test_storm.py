@@ -101,7 +101,7 @@ def test_a_study_survives_a_storm_on_sqlite(on_sqlite: Outcome) -> None:
 def test_a_study_survives_a_storm_and_crashes_of_postgres(
     undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    server = Postgres()  # of its own, as it is stopped
+    server = Postgres()  # not the shared one, because the storm stops it
     try:
         outcome = storm(undisturbed, "postgres", tmp_path, server)
     finally:
@@ -127,7 +127,7 @@ def test_a_storm_without_the_fence_shows_violations(
         leases=(1.3, 1.5),
         steps=0.0,
     )
-    for seed in range(3):  # the second may have finished the trial already
+    for seed in range(3):  # the second worker may finish the trial too early
         folder = tmp_path / f"{seed}"
         folder.mkdir()
         plan = replace(plan, seed=seed)
@@ -187,16 +187,18 @@ def test_checks_find_faults_in_the_database(
         assert altered.execute(statement).rowcount > 0
     source.close()
     altered.close()
-    assert_found(look_again(on_sqlite.found, f"sqlite:///{copy}"), words)
+    found = look_again(on_sqlite.found, f"sqlite:///{copy}", folder / "artifacts")
+    assert_found(found, words)
 
 
 def folder_of(outcome: Outcome) -> Path:
+    """The storm's folder; skips the test if its study is not intact."""
     if outcome.violations:
         pytest.skip("the study has violations already")
     return outcome.found.logs[0].path.parent
 
 
-def look_again(found: Found, url: str) -> Found:
+def look_again(found: Found, url: str, artifacts: Path) -> Found:
     return storm_checks.find(
         url,
         NAME,
@@ -204,7 +206,7 @@ def look_again(found: Found, url: str) -> Found:
         found.outages,
         found.expected_params,
         found.reference,
-        artifacts=str(found.logs[0].path.parent / "artifacts"),
+        artifacts=str(artifacts),
     )
 
 
@@ -227,7 +229,7 @@ def damaged_generator(found: Found, folder: Path) -> Found:
 
 
 def generator_of(found: Found, folder: Path) -> Path:
-    """Return the file that a trial names; a worker killed while saving may leave others."""
+    """A generator that a trial names; a worker killed while saving may leave others."""
     names = (trial.user_attrs.get(ARTIFACT) for trial in found.trials)
     return next(folder.rglob(next(filter(None, names))))
 
@@ -289,20 +291,13 @@ def test_checks_find_faults_in_files_and_logs(
 ) -> None:
     folder = folder_of(on_sqlite)
     shutil.copytree(folder / "artifacts", tmp_path / "artifacts")
-    found = storm_checks.find(
-        f"sqlite:///{folder}/studies.db",
-        NAME,
-        on_sqlite.found.logs,
-        on_sqlite.found.outages,
-        on_sqlite.found.expected_params,
-        on_sqlite.found.reference,
-        artifacts=str(tmp_path / "artifacts"),
-    )
+    url = f"sqlite:///{folder}/studies.db"
+    found = look_again(on_sqlite.found, url, tmp_path / "artifacts")
     assert_found(damage(found, tmp_path), words)
 
 
 def test_the_journal_is_complete(on_sqlite: Outcome) -> None:
-    """It holds every report and every end; the logs hold every epoch."""
+    """It holds every report and every end of a trial; the logs hold every epoch."""
     found = on_sqlite.found
     reports = [note for note in found.journal if note.what == "epoch"]
     assert len(reports) == sum(map(len, found.epochs.values()))

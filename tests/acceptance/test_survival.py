@@ -1,4 +1,4 @@
-"""A study stays consistent when its workers are killed, fail or cannot write."""
+"""A study stays consistent when its workers are killed, fail or can't write."""
 
 import signal
 from pathlib import Path

@@ -62,7 +62,7 @@ def test_sweep_reports_its_trials(swept: tuple[Path, str]) -> None:
     assert pixels(picture).shape == (548, 548)
 
 
-def test_total_is_exact_and_baseline_came_first(swept: tuple[Path, str]) -> None:
+def test_the_total_is_exact_and_the_baseline_comes_first(swept: tuple[Path, str]) -> None:
     trials = store_of(swept[0]).trials()
     assert [trial.number for trial in trials] == [0, 1, 2, 3]
     assert trials[0].params == {"learning_rate": 2e-4, "batch_size": 64}
@@ -84,7 +84,7 @@ def test_optuna_stores_the_best_so_far_and_our_table_each_epoch(swept: tuple[Pat
     assert study.direction == optuna.study.StudyDirection.MINIMIZE
 
 
-def test_json_of_every_command(swept: tuple[Path, str], environment: dict[str, str]) -> None:
+def test_every_command_prints_json(swept: tuple[Path, str], environment: dict[str, str]) -> None:
     folder = swept[0]
     [listed] = run_json(folder, environment, "list")
     assert (listed["name"], listed["total"]) == ("tiny", 4)
@@ -240,7 +240,7 @@ def test_another_file_of_the_same_name_is_refused(
         (("sweep", "tiny.toml", "--storage", "sqlite:////proc/x/y.db"), 3, "/proc/x/y.db"),
     ],
 )
-def test_wrong_arguments(
+def test_wrong_arguments_are_refused_in_one_line(
     swept: tuple[Path, str],
     environment: dict[str, str],
     words: tuple[str, ...],
@@ -306,7 +306,7 @@ def test_a_damaged_generator_is_one_line(
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_python_interface(tmp_path: Path, digits: Path) -> None:
+def test_python_sweeps_run_a_study_to_its_end(tmp_path: Path, digits: Path) -> None:
     file = tmp_path / "tiny.toml"
     file.write_text(STUDY.format(digits=digits).replace("epochs = 3", "epochs = 2"))
     url = f"sqlite:///{tmp_path}/s.db"
