@@ -59,7 +59,7 @@ def test_hints_outside_the_working_folder_use_full_paths(
 
 
 @pytest.mark.parametrize("started", ["/x/tuner/cli/__main__.py", "-c", "", "script.py"])
-def test_other_ways_to_start_tuner(
+def test_hints_do_not_depend_on_how_tuner_was_started(
     environment: Path, monkeypatch: pytest.MonkeyPatch, started: str
 ) -> None:
     monkeypatch.setattr(sys, "argv", [started])

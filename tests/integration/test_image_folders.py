@@ -9,14 +9,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import image_cache
 import numpy as np
 import pytest
 from builders import spec_of
+from image_cache import LONG_AGO
 from numpy.typing import NDArray
 from PIL import Image
 
 from tuner.cli.main import main
-from tuner.data import DATA_VARIABLE, ImageSet, load_images
+from tuner.data import ImageSet, load_images
 from tuner.data.images import fingerprint
 from tuner.data.rows import Rows
 from tuner.environment import IMAGES_VARIABLE
@@ -24,15 +26,7 @@ from tuner.errors import InputError
 from tuner.run.startup import check_data
 from tuner.spec.data import DataSpec
 
-OLD_MTIME = 1_700_000_000
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder for decoded images."""
-    monkeypatch.delenv(DATA_VARIABLE, raising=False)
-    monkeypatch.setenv(IMAGES_VARIABLE, str(tmp_path / "cache"))
-    return tmp_path / "cache"
+cache = image_cache.cache
 
 
 class Announced(list[str]):
@@ -50,12 +44,12 @@ def grey_image(grey: int, size: int = 32) -> NDArray[np.uint8]:
 def save(pixels: NDArray[np.uint8], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
-    os.utime(path, (OLD_MTIME, OLD_MTIME))
+    os.utime(path, (LONG_AGO, LONG_AGO))
 
 
 def write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    os.utime(path, (OLD_MTIME, OLD_MTIME))
+    os.utime(path, (LONG_AGO, LONG_AGO))
 
 
 @pytest.fixture
@@ -234,7 +228,7 @@ def test_changed_files_are_decoded_again(change: str, folder: Path) -> None:
     path = folder / "ants" / "000.png"
     match change:
         case "time":
-            os.utime(path, (OLD_MTIME + 1, OLD_MTIME + 1))
+            os.utime(path, (LONG_AGO + 1, LONG_AGO + 1))
         case "name":
             path.rename(folder / "ants" / "new.png")
         case "size":
@@ -352,7 +346,7 @@ def test_a_second_process_waits_for_the_lock(folder: Path, cache: Path) -> None:
 
 def saved_arrays(path: Path, **arrays: Any) -> Path:
     np.savez(path, **arrays)
-    os.utime(path, (OLD_MTIME, OLD_MTIME))
+    os.utime(path, (LONG_AGO, LONG_AGO))
     return path
 
 
@@ -367,7 +361,7 @@ def test_arrays_become_an_image_set(tmp_path: Path) -> None:
     assert found.labels.tolist() == [n % 4 for n in range(50)]
     assert load(path, source="npz", images="x").images.shape == (50, 32, 32, 1)
     np.save(tmp_path / "b.npy", images)
-    os.utime(tmp_path / "b.npy", (OLD_MTIME, OLD_MTIME))
+    os.utime(tmp_path / "b.npy", (LONG_AGO, LONG_AGO))
     alone = load(tmp_path / "b.npy", source="npz")
     np.testing.assert_array_equal(alone.images, found.images)
     assert alone.labels is None

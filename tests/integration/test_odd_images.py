@@ -15,30 +15,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import image_cache
 import numpy as np
 import pytest
+from image_cache import LONG_AGO
 from numpy.typing import NDArray
 from PIL import Image
 
-from tuner.data import DATA_VARIABLE, ImageSet, load_images
+from tuner.data import ImageSet, load_images
 from tuner.data.decoding import MOST_PIXELS, Recipe, _Budget, decode_all, decode_batch, decode_image
 from tuner.data.folders import image_folder
 from tuner.data.images import Item
-from tuner.environment import IMAGES_VARIABLE
 from tuner.errors import InputError
 from tuner.spec.data import DataSpec
 
-LONG_AGO = 1_700_000_000
+cache = image_cache.cache
 NATIVE = Recipe(32, "crop", None)
 RANDOM = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder for decoded images."""
-    monkeypatch.delenv(DATA_VARIABLE, raising=False)
-    monkeypatch.setenv(IMAGES_VARIABLE, str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 @pytest.fixture

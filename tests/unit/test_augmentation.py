@@ -43,9 +43,8 @@ def test_cutout_blanks_a_square_of_half_the_size() -> None:
         heights.add(len(rows))
         widths.add(len(columns))
     assert max(heights) == max(widths) == SIZE // 2
-    assert (
-        min(heights) == min(widths) == SIZE // 4
-    )  # centred on an edge, the square is half outside
+    # Centred on an edge, the square is half outside.
+    assert min(heights) == min(widths) == SIZE // 4
 
 
 def test_colour_transforms_each_image_separately() -> None:

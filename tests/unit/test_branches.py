@@ -79,7 +79,7 @@ def test_branches_are_searches_without_conditions() -> None:
     assert [branch.trial.d_steps for branch in found] == [1, 5, 1, 5]
 
 
-def test_names_for_optuna_and_back() -> None:
+def test_optuna_names_round_trip() -> None:
     trial = spec_of(CONDITIONAL).trial
     point: dict[str, Any] = {"optimizer": "sgd", "loss": "hinge", "learning_rate": 0.05}
     assert optuna_params(trial, point) == point  # no branch has this loss
@@ -91,14 +91,14 @@ def test_names_for_optuna_and_back() -> None:
     assert optuna_params(trial, usual) == usual
 
 
-def test_decider_of_a_setting() -> None:
+def test_the_decider_of_a_setting_is_its_condition() -> None:
     trial = spec_of(CONDITIONAL).trial
     names = ("learning_rate", "momentum", "weight_clip", "d_steps", "beta1", "optimizer")
     deciders = ["optimizer", "optimizer", "loss", "loss", None, None]
     assert [decider_of(trial, name) for name in names] == deciders
 
 
-def test_at_most_a_thousand_branches() -> None:
+def test_more_than_a_thousand_branches_are_refused() -> None:
     tens = list(range(2, 12))
     deciding = {"width": "r1", "latent_dim": "r2", "d_steps": "beta1"}
     table: dict[str, Any] = dict.fromkeys(deciding, tens)
@@ -180,7 +180,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("tables", "key", "reason"), WRONG)
-def test_problems_under_when(tables: str, key: str, reason: str) -> None:
+def test_problems_under_when_are_reported(tables: str, key: str, reason: str) -> None:
     choices = "optimizer = ['adam', 'sgd']\nloss = ['hinge', 'minimax']\n"
     text = f"[trial]\n{choices}beta1 = {{ low = 0.0, high = 0.9 }}\n{tables}"
     assert_problem(text, f"trial.{key}", reason)
@@ -205,7 +205,7 @@ def test_a_condition_separates_conflicting_settings() -> None:
     spec_of(searched + f"[trial.when.loss.non_saturating]\n{norm}")
 
 
-def test_unused_only_if_unused_in_every_branch() -> None:
+def test_a_setting_is_unused_only_if_unused_in_every_branch() -> None:
     text = "[trial]\noptimizer = ['adam', 'sgd']\n[trial.when.optimizer.{}]\nmomentum = [0.5, 0.9]"
     spec_of(text.format("sgd"))
     with pytest.raises(InputError, match='momentum is searched, but optimizer = "adam" ignores it'):

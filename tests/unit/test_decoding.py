@@ -40,7 +40,7 @@ def lanczos(values: NDArray[Any], size: int, start: int, side: int) -> NDArray[A
         *(("stretch", 70, 101), ("stretch", 20, 90)),
     ],
 )
-def test_resizing_is_lanczos(fit: Fit, height: int, width: int) -> None:
+def test_resizing_uses_a_lanczos_filter(fit: Fit, height: int, width: int) -> None:
     values = noise(height, width, 3)
     side = min(height, width)
     spans = [(0, n) if fit == "stretch" else ((n - side) // 2, side) for n in (height, width)]
@@ -133,13 +133,13 @@ def test_orientation_is_honoured(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[..., 0], np.rot90(values, -1))
 
 
-def test_the_first_frame_of_an_animation(tmp_path: Path) -> None:
+def test_the_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
     frames = [Image.new("L", (32, 32), grey) for grey in (50, 100, 150)]
     found = saved(frames[0], tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert (found == 50).all()
 
 
-@pytest.mark.filterwarnings("ignore:Image size")  # as the decoder does
+@pytest.mark.filterwarnings("ignore:Image size")  # the decoder ignores it as well
 def test_a_batch_leaves_out_unreadable_files(tmp_path: Path) -> None:
     Image.fromarray(noise(40, 40, 3)).save(tmp_path / "good.jpg")
     data = (tmp_path / "good.jpg").read_bytes()
@@ -166,6 +166,6 @@ def test_a_batch_leaves_out_unreadable_files(tmp_path: Path) -> None:
     assert found.unreadable[6] == "gone.png (No such file or directory)"
 
 
-def test_recognised_image_files() -> None:
+def test_only_image_files_are_recognised() -> None:
     assert {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif"} <= image_suffixes()
     assert not {".eps", ".pdf", ".txt", ".mpg", ".h5"} & image_suffixes()

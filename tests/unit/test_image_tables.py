@@ -10,27 +10,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import image_cache
 import pytest
+from image_cache import LONG_AGO
 from PIL import Image
 
-from tuner.data import DATA_VARIABLE, ImageSet, load_images
-from tuner.environment import IMAGES_VARIABLE
+from tuner.data import ImageSet, load_images
 from tuner.errors import InputError
 from tuner.spec.data import DataSpec
 
-LONG_AGO = 1_700_000_000
+cache = image_cache.cache
 COUNT = 300
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(DATA_VARIABLE, raising=False)
-    monkeypatch.setenv(IMAGES_VARIABLE, str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The package datasets, with its files in a temporary folder."""
+    """The package ``datasets``, with its cache in a temporary folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("home")))
         patch.setenv("HF_HUB_OFFLINE", "1")
@@ -64,7 +59,7 @@ def load(path: Path | str, **options: Any) -> ImageSet:
     return load_images(spec)
 
 
-def check(found: ImageSet, names: tuple[str, ...]) -> None:
+def assert_images_and_labels(found: ImageSet, names: tuple[str, ...]) -> None:
     assert found.images[:, 0, 0, 0].tolist() == [number % 200 for number in range(COUNT)]
     assert found.names == names
     assert found.labels is not None
@@ -82,9 +77,9 @@ def test_parquet_files_and_data_sets(datasets: Any, tmp_path: Path) -> None:
     datasets.DatasetDict(train=rows, test=other).save_to_disk(tmp_path / "two")
     names = ("shoe", "bag", "coat")
     for found in (load(tmp_path / "p"), load(tmp_path / "one"), load(tmp_path / "two")):
-        check(found, names)
+        assert_images_and_labels(found, names)
         assert found.shape == (32, 32, 1)
-    check(load(tmp_path / "p", source="parquet"), names)
+    assert_images_and_labels(load(tmp_path / "p", source="parquet"), names)
     for folder in ("p", "two"):
         assert len(load(tmp_path / folder, split="test").images) == 9
         with pytest.raises(InputError, match=r"can't be opened: .*test"):
@@ -122,7 +117,7 @@ def test_plain_columns_of_bytes_and_paths(datasets: Any, tmp_path: Path) -> None
     parquet.write_table(arrow.table(table), path)
     os.utime(path, (LONG_AGO, LONG_AGO))
     first = load(path, source="parquet")
-    check(first, ("bag", "coat", "shoe"))
+    assert_images_and_labels(first, ("bag", "coat", "shoe"))
     named = load(path, source="parquet", images="thumb", labels="id")
     assert named.classes == COUNT
     for key in ("images", "labels"):
@@ -192,10 +187,10 @@ def test_names_are_not_glob_patterns(name: str, datasets: Any, tmp_path: Path) -
         path.parent.mkdir(parents=True)
         path.write_bytes(PICTURES[7])
     names = ("shoe", "bag", "coat")
-    check(load(tmp_path / name / "train.parquet", source="parquet"), names)
-    check(load(tmp_path / name, source="parquet"), names)
-    check(load(tmp_path / name), names)
-    check(load(tmp_path / "saved" / name), names)
+    assert_images_and_labels(load(tmp_path / name / "train.parquet", source="parquet"), names)
+    assert_images_and_labels(load(tmp_path / name, source="parquet"), names)
+    assert_images_and_labels(load(tmp_path / name), names)
+    assert_images_and_labels(load(tmp_path / "saved" / name), names)
     assert load(tmp_path / "images" / name).images[:, 0, 0, 0].tolist() == [7]
 
 

@@ -103,7 +103,7 @@ def test_there_are_no_import_cycles() -> None:
 
 
 @pytest.mark.parametrize("package", ["spec", "data", "study", "views"])
-def test_packages_without_jax(package: str) -> None:
+def test_some_packages_do_not_import_jax(package: str) -> None:
     files = {name: path for name, path in modules().items() if within(name, (f"tuner.{package}",))}
     assert files
     found = {

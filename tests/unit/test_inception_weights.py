@@ -27,8 +27,8 @@ def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def weights() -> dict[str, np.ndarray]:
-    numbers = np.random.default_rng(0)
-    return {name: numbers.normal(size=shape).astype("f4") for name, shape in SHAPES.items()}
+    rng = np.random.default_rng(0)
+    return {name: rng.normal(size=shape).astype("f4") for name, shape in SHAPES.items()}
 
 
 def digest(path: Path) -> str:
@@ -36,7 +36,7 @@ def digest(path: Path) -> str:
 
 
 def write_copy(path: Path, **changed: Any) -> Path:
-    """Write the small network's weights as the converter would."""
+    """Write the small network's weights as the converter does."""
     path.write_bytes(encode(weights(), {"kind": "inception", "source_sha256": SOURCE} | changed))
     return path
 

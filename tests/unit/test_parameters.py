@@ -136,7 +136,7 @@ def test_resnet_conditions_its_blocks_but_not_the_last_norm(size: int, widths: l
     assert more == 9 * sum(2 * i + 2 * o for i, o in itertools.pairwise(widths))
 
 
-def test_parameters_of_class_conditional_r3gan() -> None:
+def test_class_conditional_r3gan_has_its_authors_parameter_counts() -> None:
     """Counted in the authors' code with their settings for CIFAR-10 with classes."""
     at = program("r3gan", 32, classes=10)
     assert count(GENERATORS["r3gan"], at) == 20_781_952

@@ -12,6 +12,10 @@ from tuner.study.verdict import Complete, Fail, Prune
 from tuner.views.progress import LiveProgress, PlainProgress, outcome
 
 
+def shown_text(view: LiveProgress) -> str:
+    return "\n".join(shown(view._render()))
+
+
 @pytest.mark.parametrize(
     ("ending", "text"),
     [
@@ -21,7 +25,7 @@ from tuner.views.progress import LiveProgress, PlainProgress, outcome
         (Fail("a bug"), "failed: a bug"),
     ],
 )
-def test_outcome(ending: Ending, text: str) -> None:
+def test_an_outcome_as_text(ending: Ending, text: str) -> None:
     assert outcome(ending) == text
 
 
@@ -40,7 +44,7 @@ def test_plain_progress_prints_a_line_per_event() -> None:
     assert lines[2] == "trial 7 pruned: bad [1,2]"
 
 
-def test_plain_progress_of_a_resumed_trial() -> None:
+def test_plain_progress_names_the_predecessor_of_a_resumed_trial() -> None:
     console = Console(file=(file := io.StringIO()), width=200)
     history = (epoch(1, 30.0), epoch(2, 20.0))
     claim = claim_of(7)._replace(history=history, predecessor="worker a on b")
@@ -54,7 +58,7 @@ def test_plain_progress_of_a_resumed_trial() -> None:
     assert lines[1] == "trial 7 released, to be resumed"
 
 
-def test_live_progress_of_a_resumed_trial() -> None:
+def test_live_progress_shows_the_epochs_of_a_resumed_trial() -> None:
     console = Console(file=io.StringIO(), width=160, force_terminal=True)
     claim = claim_of(7)._replace(history=(epoch(1, 30.0), epoch(2, 20.0)))
     view = LiveProgress(console, finished=0, total=5, objective="fid")
@@ -64,17 +68,13 @@ def test_live_progress_of_a_resumed_trial() -> None:
         assert line[:3] == ["7", "2/4", "20"]
         view.ended(claim, Released("lost to another worker"))
         view.epoch(claim, epoch(3, 10.0))  # arrives late
-        text = "\n".join(shown(view._render()))
+        text = shown_text(view)
     assert "trial 7 lost to another worker" in text
     assert "0/5 trials" in text
     assert "2/4" not in text
 
 
-def shown_text(view: LiveProgress) -> str:
-    return "\n".join(shown(view._render()))
-
-
-def test_live_progress() -> None:
+def test_live_progress_shows_running_trials_and_totals() -> None:
     console = Console(file=io.StringIO(), width=160, force_terminal=True)
     claim, other = claim_of(7), claim_of(8)
     view = LiveProgress(console, finished=2, total=5, objective="fid")
@@ -94,7 +94,7 @@ def test_live_progress() -> None:
         assert " ".join(lines[3]).endswith("2/5 trials, best FID here 30 (trial 7)")
         view.ended(claim, Complete())
         view.ended(other, Fail("a bug"))
-        text = "\n".join(shown(view._render()))
+        text = shown_text(view)
     assert "3/5 trials" in text
     assert "learning_rate" not in text
 
