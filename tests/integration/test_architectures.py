@@ -49,7 +49,7 @@ def logits_of(program: Program, network: Any, labels: Array | None = None) -> Ar
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("size", [32, 64, 128])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_shapes(name: str, size: int, channels: int) -> None:
+def test_images_and_logits_have_their_shapes(name: str, size: int, channels: int) -> None:
     at = program(name, size, channels, classes=3 if name in CONDITIONAL else 0)
     labels = LABELS if at.classes else None
     images = nnx.eval_shape(lambda: generated(at, built(GENERATORS[name], at), labels))
@@ -189,7 +189,7 @@ def test_bfloat16_stays_bfloat16(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)
-def test_labels_matter(name: str) -> None:
+def test_labels_change_images_and_logits(name: str) -> None:
     at = labelled_program(name)
     networks = Networks(at)
     params = networks.perturbed(np.random.default_rng(0))
@@ -201,9 +201,8 @@ def test_labels_matter(name: str) -> None:
         x = jnp.ones((BATCH, *at.image_shape))
         return images, pair["d"](x, labels, rate=jnp.float32(0), key=None, train=False)
 
-    for found in map(
-        np.asarray, evaluate(params, LABELS)
-    ):  # for the same latents, and the same images
+    # The latents and the images are the same for every label.
+    for found in map(np.asarray, evaluate(params, LABELS)):
         np.testing.assert_allclose(found[0], found[3], rtol=1e-3, atol=1e-5)
         assert np.abs(found[0] - found[1]).max() > 1e-4
 

@@ -48,7 +48,7 @@ def optuna_study(seed: int, **options: Any) -> optuna.Study:
     return optuna.create_study(sampler=TrialSeededSampler(build, seed))
 
 
-def numbers(params: dict[str, Any]) -> np.ndarray:
+def numeric_values(params: dict[str, Any]) -> np.ndarray:
     return np.array([value for value in params.values() if not isinstance(value, str)])
 
 
@@ -69,7 +69,7 @@ def optimise(study: optuna.Study, space: Space, trials: int, function: Any = ros
     """Run trials and return the best value."""
     for _ in range(trials):
         trial = study.ask(fixed_distributions=space)
-        study.tell(trial, function(numbers(trial.params)))
+        study.tell(trial, function(numeric_values(trial.params)))
     return study.best_value
 
 
@@ -114,7 +114,7 @@ def test_the_search_continues_after_failed_pruned_and_queued_trials() -> None:
     study.enqueue_trial({"x0": 1.0, "x1": 1.0, "x2": 1.0})
     for number in range(40):
         trial = study.ask(fixed_distributions=CUBE)
-        value = rosenbrock(numbers(trial.params))
+        value = rosenbrock(numeric_values(trial.params))
         if number % 5 == 4:
             study.tell(trial, state=TrialState.FAIL)
         elif value > 1000:

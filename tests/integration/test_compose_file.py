@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 WORKERS = ("worker", "worker-gpu")
 
 
-def test_follows_the_published_schema(tmp_path: Path) -> None:
+def test_the_file_follows_the_published_schema(tmp_path: Path) -> None:
     """The schema of compose-spec, from the package check-jsonschema."""
     file = tmp_path / "compose.yml"
     YAML(typ="safe", pure=True).dump(compose(), file)
@@ -104,7 +104,7 @@ def test_the_compile_cache_outlives_containers() -> None:
     assert all("cache:/home/tuner/.cache/tuner" in services[n]["volumes"] for n in WORKERS)
 
 
-def test_the_dashboard_has_time_on_slow_machines() -> None:
+def test_the_dashboard_has_time_to_start_on_slow_machines() -> None:
     """Imports take half a minute when many containers start at once."""
     dashboard = compose()["services"]["dashboard"]
     assert dashboard["healthcheck"]["start_period"] == "120s"

@@ -82,7 +82,7 @@ def copy(tmp_path: Path) -> Copy:
     return Copy(tmp_path)
 
 
-def test_add_a_metric(copy: Copy, tmp_path: Path) -> None:
+def test_the_steps_to_add_a_metric_work(copy: Copy, tmp_path: Path) -> None:
     old = new_database(tmp_path / "old.db")
     copy.apply("Add a metric")
     copy.python("-m", "tuner.study.migrations", "Mean shift")
@@ -93,7 +93,7 @@ def test_add_a_metric(copy: Copy, tmp_path: Path) -> None:
     assert copy.python("-c", MEASURE_AND_UPGRADE, old) == ["mean shift 2", "1", "mean_shift"]
 
 
-def test_add_a_data_source(copy: Copy, tmp_path: Path) -> None:
+def test_the_steps_to_add_a_data_source_work(copy: Copy, tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text("[data]\nsource = 'stripes'\n")
     copy.apply("Add a data source")
     assert copy.python("-c", LOAD) == ["(1000, 32, 32, 1) 2", "500"]

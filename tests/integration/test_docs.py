@@ -87,10 +87,13 @@ def test_site_has_no_broken_links(site: Path, target: str) -> None:
 def test_security_names_tests_that_exist() -> None:
     text = (ROOT / "docs" / "security.md").read_text()
     file = ""
-    for name, function in re.findall(r"`((?:unit|integration)/\w+\.py)?(?:::(\w+))?`", text):
+    for name, function in re.findall(
+        r"`((?:unit|integration|acceptance)/\w+\.py)?(?:::(\w+))?`", text
+    ):
         file = name or file
         source = (ROOT / "tests" / file).read_text()
         assert not function or f"def {function}(" in source, f"{file}::{function}"
+    assert file, "no test is named"
 
 
 def _commands(text: str) -> set[str]:

@@ -44,7 +44,7 @@ def test_a_classifier_learns_and_is_deterministic(monkeypatch: pytest.MonkeyPatc
     assert first.accuracy > 0.95
     assert equal(first, second)
     assert (first.kind, first.accuracy) == ("classifier", second.accuracy)
-    fresh, fresh_labels = corners(900)[0][600:], corners(900)[1][600:]
+    fresh, fresh_labels = (part[600:] for part in corners(900))
     found = first.classes(first(fresh))
     assert found is not None
     assert (found == fresh_labels).mean() > 0.95

@@ -24,7 +24,7 @@ def by_pillow(channel: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("height", "width"), rule.SIZES)
-def test_clean_is_pillows_bicubic_filter(height: int, width: int) -> None:
+def test_clean_matches_pillows_bicubic_filter(height: int, width: int) -> None:
     images = rule.noise(2, height, width, 3)
     found = prepared(jnp.asarray(images), "clean")
     assert (found.shape, found.dtype) == ((2, 299, 299, 3), np.float32)
@@ -46,7 +46,7 @@ def test_linear_interpolation_equals_the_packages(convention: str, height: int, 
 
 
 @pytest.mark.parametrize(("size", "target"), [(1, 5), (5, 5), (9, 4), (40, 7), (7, 40)])
-def test_other_targets(size: int, target: int) -> None:
+def test_resizing_to_other_sizes_matches_pillow(size: int, target: int) -> None:
     line = rule.noise(1, 1, size, 1)[0, :, :, 0]
     found = resize_matrix("clean", size, target) @ line[0].astype(np.float32)
     np.testing.assert_allclose(found, by_pillow(line, target, 1)[0], rtol=0, atol=1e-4)
