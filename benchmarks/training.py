@@ -21,6 +21,8 @@ from tuner.spec.study import StudySpec
 from tuner.study.space import trial_config
 from tuner.trial import DatasetInfo, EpochReport, Hyperparameters
 
+LONG = 1000  # epochs, of a trial that is worth the best program
+
 
 def alternate(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Time the runs in alternation; seconds without the first round, which compiles."""
@@ -44,7 +46,7 @@ def epoch_of(images: Images, width: int, batch_size: int = 64) -> Callable[[], N
 
     def run() -> None:
         nonlocal state, epoch
-        state, losses = train_epoch(program, state, hyperparameters, images, None, epoch)
+        state, losses = train_epoch(program, state, hyperparameters, images, None, epoch, LONG)
         jax.device_get(losses)
         epoch += 1
 

@@ -178,6 +178,20 @@ def test_numbers_never_recompile_and_programs_compile_once() -> None:
         assert names == []
 
 
+def test_long_trials_unroll_iterations_and_compute_the_same() -> None:
+    program = PLAIN._replace(batch_size=10)
+    assert program.iterations(COUNT) == 4
+    runs = []
+    for epochs in (249, 250):
+        with compiled() as names:
+            state = init_state(program, NUMBERS, 0)
+            state, losses = train_epoch(program, state, NUMBERS, IMAGES, None, 0, epochs)
+        runs.append((weights(state), losses))
+        assert sum("train" in name for name in names) == 1, "each has a program of its own"
+    for short, long in zip(*map(leaves, runs), strict=True):
+        np.testing.assert_allclose(long, short, rtol=1e-4, atol=1e-6)
+
+
 def test_resuming_equals_uninterrupted_training() -> None:
     """Bitwise, and without recompilation."""
     for program in (PLAIN, FULL):

@@ -59,6 +59,7 @@ class Trainer:
             evaluator.images,
             evaluator.labels if program.classes else None,
             self.epoch,
+            config.epochs,
         )
         losses = jax.device_get(device_losses)
         trained = running_time()
