@@ -392,7 +392,7 @@ def prepare(url: str) -> None:
     """Create a study of each kind with the same history."""
     database = Database(url, create=True)
     store = create_study(database, spec("ours"))
-    store.keep_artifacts_at("none")
+    store.record_artifacts("none")
     optuna.create_study(study_name="bare", storage=optuna_url(url), direction="minimize")
     fill(url, "bare", TRIALS)
     with psycopg.connect(url, autocommit=True) as connection:

@@ -275,7 +275,7 @@ def test_an_unreachable_database_leaves_gaps_and_blocks_nothing(
         )
     finally:
         postgres.start()
-    site.worker.wait_for("it answers again")
+    site.worker.wait_for("recovered; continuing")
     site.wait_until(
         lambda seen: seen["tuner_database_up"] == 1 and seen.trials["running"] == 1,
         "the recovery shows",

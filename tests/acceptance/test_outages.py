@@ -64,7 +64,7 @@ def test_workers_survive_a_server_crash_and_keep_their_trials(
     finally:
         postgres.start()
     for worker in (pair.near, pair.far):
-        worker.wait_for("it answers again")
+        worker.wait_for("recovered; continuing")
         worker.wait_for("epoch")
     after = pair.rows.leases()
     assert set(after) == set(before) == {0, 1}
@@ -127,7 +127,7 @@ def test_a_stopped_worker_leaves_during_an_outage(pair: Pair, postgres: Postgres
     finally:
         postgres.start()
     assert pair.near.errors == ""
-    pair.far.wait_for("it answers again")
+    pair.far.wait_for("recovered; continuing")
     pair.rows.request_prune(pair.trial_of("far"))
     pair.far.wait_for(f"trial {held} continues after epoch")  # once its lease has expired
 

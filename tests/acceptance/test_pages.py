@@ -307,7 +307,7 @@ def test_plots_are_written_as_images(swept: Swept, browser: Browser, tmp_path: P
         (("plot", "tiny", "--kind", "value", "--out", "a.jpg"), "--out: a.jpg: found '.jpg', "),
         (("report", "tiny", "--out", "a"), "--out: a: found no suffix, expected .html"),
         (("report", "tiny", "--out", "no/a.html"), "--out: no/a.html can't be written: No such"),
-        (("report", "none", "--out", "a.html"), "found no study 'none', expected one of: tiny"),
+        (("report", "none", "--out", "a.html"), "no study 'none', expected one of: tiny"),
         (
             ("plot", "tiny", "--kind", "trial", "--trial", "9", "--out", "a.html"),
             "has no trial 9",

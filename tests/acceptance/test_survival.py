@@ -145,7 +145,7 @@ def test_divergence_is_pruned_and_reported_without_nan(
     study_file.write_text(study_file.read_text().replace('"successive_halving"', '"none"'))
     study_file.write_text(study_file.read_text().replace("reduction_factor = 2", ""))
     for trial in sweep(study_file, Log()).trials():
-        assert (trial.state, trial.reason) == ("PRUNED", "not finite in epoch 2")
+        assert (trial.state, trial.reason) == ("PRUNED", "non-finite values in epoch 2")
         assert [report.finite for report in trial.reports] == [True, False]
         assert trial.reports[1].fid is None
         assert trial.value == trial.reports[0].fid

@@ -234,7 +234,7 @@ def test_another_file_of_the_same_name_is_refused(
     ("words", "code", "message"),
     [
         (("sweep", "missing.toml"), 2, "missing.toml: no such file"),
-        (("status", "nothing"), 2, "found no study 'nothing', expected one of: tiny"),
+        (("status", "nothing"), 2, "no study 'nothing', expected one of: tiny"),
         (("sample", "tiny", "--trial", "99", "--out", "x.png"), 2, "has no trial 99"),
         (("list", "--storage", "sqlite:///nowhere/x.db"), 3, "no such database"),
         (("sweep", "tiny.toml", "--storage", "sqlite:////proc/x/y.db"), 3, "/proc/x/y.db"),

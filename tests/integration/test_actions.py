@@ -38,7 +38,7 @@ class Site:
 
     def __init__(self, studies: Studies, folder: Path) -> None:
         self.store: StudyStore = studies.create(trials=5)
-        self.store.keep_artifacts_at(str(folder))
+        self.store.record_artifacts(str(folder))
         self.session = studies.join()
         done = run(self.session, [9.0, 8.0], Complete())
         self.live = live = claim(self.session)
@@ -249,7 +249,7 @@ def test_a_running_or_waiting_trial_can_be_failed(site: Site, studies: Studies) 
         response = site.request(f"POST /api/trials/{{{name}}}/tell", {"state": "Fail"})
         assert response.status == 204, response
     assert [trial.state.name for trial in studies.trials()] == ["COMPLETE", "FAIL", "FAIL"]
-    with pytest.raises(LeaseLostError, match="ended from elsewhere"):
+    with pytest.raises(LeaseLostError, match="another process has ended the trial"):
         site.session.finish(site.live, Complete())
     assert claim(site.session).number == 3
 

@@ -129,7 +129,7 @@ def test_too_many_connections_are_retried(crowded: Address) -> None:
         'too many connections for role "crowd" (raise its max_connections or run fewer workers); '
         "trying again for up to 600 s"
     )
-    assert messages[1:] == ["it answers again"]
+    assert messages[1:] == ["recovered; continuing"]
 
 
 def test_the_first_connection_retries_only_a_busy_server(postgres: Postgres) -> None:
@@ -301,7 +301,7 @@ def test_alone_admits_one_process_at_a_time(studies: Studies) -> None:
     lock = threading.Lock()
 
     def enter(_: int) -> None:
-        with Address(studies.url).alone():
+        with Address(studies.url).exclusive():
             with lock:
                 inside[0] += 1
                 most[0] = max(most[0], inside[0])
@@ -317,7 +317,7 @@ def test_alone_admits_one_process_at_a_time(studies: Studies) -> None:
 def test_an_exception_releases_the_lock_of_alone(studies: Studies) -> None:
     address = Address(studies.url)
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), address.alone():
+        with pytest.raises(ZeroDivisionError), address.exclusive():
             raise ZeroDivisionError
 
 

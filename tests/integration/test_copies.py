@@ -81,12 +81,12 @@ def test_a_copied_project_has_its_own_files(
     assert_reads_and_writes(open_files(store))
     again = open_files(store)
     assert again.read("generator") == b"its own"
-    assert again.stays is None
+    assert again.keep_reason is None
     assert_unchanged(original, before)
     again.remove_all()
     assert_unchanged(original, before)
     own = open_files(open_at(original / "tuner-data" / "studies.db").store())
-    assert (own.read("generator"), own.stays, own.notice) == (b"original", None, None)
+    assert (own.read("generator"), own.keep_reason, own.notice) == (b"original", None, None)
 
 
 def _moved(folder: Path) -> Path:
@@ -123,7 +123,7 @@ def test_a_project_that_is_moved_or_linked_keeps_its_files(
     database = change(original)
     for _ in range(2):
         files = open_files(open_at(database).store())
-        assert (files.notice, files.stays) == (None, None)
+        assert (files.notice, files.keep_reason) == (None, None)
         files.write("more", b"its own")
     assert_reads_and_writes(files)
     root = database.resolve().parent / "artifacts"
@@ -193,9 +193,9 @@ def test_a_restored_dump_leaves_the_originals_files_alone(
 
     restored = open_at(postgres.url(second)).store()
     copy = open_files(restored)
-    assert copy.stays is not None
-    assert postgres.url(name).rpartition("@")[2] in copy.stays
-    assert "p4ss" not in copy.stays + str(copy.notice)
+    assert copy.keep_reason is not None
+    assert postgres.url(name).rpartition("@")[2] in copy.keep_reason
+    assert "p4ss" not in copy.keep_reason + str(copy.notice)
     assert_reads_and_writes(copy)
     after = contents_of(tmp_path / "files")
     assert {path: after[path] for path in before} == before
@@ -203,7 +203,7 @@ def test_a_restored_dump_leaves_the_originals_files_alone(
     open_again = open_files(open_at(url).store())
     copy.remove_all()
     assert contents_of(tmp_path / "files") == before
-    assert open_again.stays is None
+    assert open_again.keep_reason is None
     open_again.write("generator", b"changed")
     assert open_again.notice is None
 
@@ -243,7 +243,7 @@ def test_a_study_of_the_previous_version_keeps_its_files(
     assert contents(original) == before
     original.rename(moved)
     files = open_files(open_at(moved / database).store())
-    assert files.stays is None
+    assert files.keep_reason is None
     assert_reads_and_writes(files)
 
 
@@ -256,10 +256,10 @@ def test_files_without_proof_of_ownership_are_kept(
     copy = original.with_name("copy.db")
     shutil.copy(database, copy)
     files = open_files(open_at(copy).store())
-    assert files.stays is not None
-    assert f"--artifacts {original}/tuner-data/artifacts" in files.stays
+    assert files.keep_reason is not None
+    assert f"--artifacts {original}/tuner-data/artifacts" in files.keep_reason
     root = str(original / "tuner-data" / "artifacts")
-    assert open_files(open_at(copy).store(), root).stays is None
+    assert open_files(open_at(copy).store(), root).keep_reason is None
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def rank_curves(store: StudyStore) -> None:
 
 def show_in_dashboard(store: StudyStore) -> None:
     refresh_plots(store, last=True)
-    others = store.database.open_to_others()
+    others = store.database.open_unfenced()
     for study in others.get_all_studies():
         others.get_all_trials(study._study_id)
 

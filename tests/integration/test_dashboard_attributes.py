@@ -132,7 +132,7 @@ def test_concurrent_publishers_leave_the_newest_plots(studies: Studies) -> None:
 def test_dashboard_data_is_deleted_with_the_study(studies: Studies) -> None:
     store = studies.create()
     publish(store, 1, 0.1, {"value": "{}"}, "ours")
-    others = store.database.open_to_others()
+    others = store.database.open_unfenced()
     others.delete_study(store.study_id)
     others.engine.dispose()
     assert studies.rows("SELECT * FROM study_system_attributes") == []

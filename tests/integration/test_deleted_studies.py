@@ -110,7 +110,7 @@ def test_actions_on_a_deleted_study_do_not_reach_the_next(
         lambda store: steering.enqueue(store, {"beta1": 0.5}, {}),
         lambda store: steering.request_prune(store, 0, "mistaken"),
         lambda store: store.raise_total(99),
-        lambda store: store.keep_artifacts_at("elsewhere"),
+        lambda store: store.record_artifacts("elsewhere"),
         lambda store: store.bind({"data": "another"}),
         steering.delete,
     ]

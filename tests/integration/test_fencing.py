@@ -209,7 +209,7 @@ def test_a_report_on_a_trial_ended_elsewhere_is_not_kept(studies: Studies) -> No
         report(session, claimed, [30.0])
         end_elsewhere(studies, number)
         before = studies.all_rows()
-        with pytest.raises(LeaseLostError, match="ended from elsewhere"):
+        with pytest.raises(LeaseLostError, match="another process has ended the trial"):
             session.report(claimed, epoch(2, fid), [epoch(1, 30.0)])
         now = studies.all_rows()
         for table in ("trials", "trial_intermediate_values", "tuner_epochs"):
@@ -224,7 +224,7 @@ def test_a_trial_finished_elsewhere_is_lost_and_the_study_continues(studies: Stu
         report(session, claimed, [30.0 - number])  # the best so far: the pruner would mark it
         end_elsewhere(studies, number)
         ended = studies.trials()[number]
-        with pytest.raises(LeaseLostError, match="ended from elsewhere"):
+        with pytest.raises(LeaseLostError, match="another process has ended the trial"):
             WRITES[write](session, claimed)
         assert studies.trials()[number] == ended
     assert run(session, [20.0], Complete()).number == 3

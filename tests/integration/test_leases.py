@@ -184,7 +184,7 @@ def test_after_an_outage_no_worker_is_taken_for_lost(studies: Studies) -> None:
     assert session.claim(DATASET) is Idle.WAIT
     assert [message.rpartition(": ")[2] for message in studies.messages] == [
         f"{study_databases.CONNECTION_ERROR}; trying again for up to 20 s",
-        "it answers again",
+        "recovered; continuing",
     ]
     assert session._retrier.last_trouble is not None
     session._retrier.last_trouble -= 60  # the length of a lease

@@ -187,7 +187,7 @@ def test_every_access_reads_the_current_study(studies: Studies) -> None:
     assert repr(study) == "<Study 's': 1 of 7 trials finished: 1 complete, best FID 50 by trial 0>"
     assert (len(study.trials), len(study.epochs)) == (1, 1)
     steering.delete(store)
-    assert "found no study 's'" in repr(study)
+    assert "no study 's'" in repr(study)
     create_study(studies.open(), spec(CONDITIONAL, trials=2))
     assert repr(study) == "<Study 's': 0 of 2 trials finished>"
     assert "momentum" in study.trials.columns
@@ -221,7 +221,7 @@ def test_missing_studies_and_trials_are_reported(sqlite: Studies, tmp_path: Path
         study.plot.trial()
     with pytest.raises(InputError, match="has no trial 3; none has begun"):
         study.trial(3)
-    with pytest.raises(InputError, match="found no study 'other', expected one of: s"):
+    with pytest.raises(InputError, match="no study 'other', expected one of: s"):
         tuner.open_study("other", sqlite.url)
     with pytest.raises(StorageError, match="no such database"):
         tuner.open_study("s", f"sqlite:///{tmp_path}/missing.db")
@@ -258,7 +258,7 @@ def test_environment_variables_set_the_defaults(
     run(sqlite.join(), [20.0], Complete(), "trial-0.safetensors")
     monkeypatch.setenv("TUNER_STORAGE", sqlite.url)
     assert len(tuner.open_study("s").trials) == 1
-    sqlite.store().keep_artifacts_at(str(tmp_path / "there"))
+    sqlite.store().record_artifacts(str(tmp_path / "there"))
     monkeypatch.setenv("TUNER_ARTIFACTS", str(tmp_path / "here"))
     with pytest.raises(StorageError, match=rf"no files of study 's' at \S*{tmp_path}/here"):
         tuner.open_study("s").best.samples(1)

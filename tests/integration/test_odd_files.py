@@ -275,10 +275,10 @@ def test_irregular_lock_files_are_refused_in_one_line(sqlite: Studies, tmp_path:
     address, lock = sqlite.open().address, tmp_path / ".studies.db.lock"
     lock.unlink(missing_ok=True)
     os.mkfifo(lock)
-    with pytest.raises(StorageError, match=f"^{tmp_path}/studies.db: "), address.alone():
+    with pytest.raises(StorageError, match=f"^{tmp_path}/studies.db: "), address.exclusive():
         raise AssertionError("the lock was acquired")
     lock.unlink()
     (tmp_path / "another").write_text("kept")
     lock.symlink_to(tmp_path / "another")
-    with address.alone():
+    with address.exclusive():
         assert (tmp_path / "another").read_text() == "kept"

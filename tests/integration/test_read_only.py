@@ -139,7 +139,7 @@ def test_files_that_are_not_databases_are_refused(tmp_path: Path) -> None:
     for name, why in {
         "folder": "not a database file",
         "pipe": "not a database file",
-        "empty": "no tables of tuner",
+        "empty": "has no tuner tables",
         "text": "file is not a database",
     }.items():
         for opened in (database.Database, database.upgrade):

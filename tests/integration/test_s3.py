@@ -177,7 +177,7 @@ def test_a_copied_database_leaves_its_originals_files_in_the_bucket(
     shutil.copy(tmp_path / "studies.db", tmp_path / "copy.db")
     copied = StudyStore(Database(f"sqlite:///{tmp_path}/copy.db"), "s")
     copy = open_files(copied)
-    assert copy.stays is not None
+    assert copy.keep_reason is not None
     assert copy.read("generator") == b"original"
     copy.write("generator", b"its own")
     assert open_files(copied).read("generator") == b"its own"

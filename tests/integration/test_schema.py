@@ -115,7 +115,7 @@ def test_an_old_database_is_refused_until_it_is_upgraded(empty: str) -> None:
     create_old(empty)
     place = Address(empty).place
     line = (
-        f"{place}: schema 0001 of an older tuner; this tuner needs schema {schema.HEAD}: "
+        f"{place}: schema 0001 of an older tuner; this tuner needs schema {schema.HEAD}; "
         f"stop all workers, then run: {hints.command('db', 'upgrade')}"
     )
     for create in (False, True):
@@ -174,7 +174,7 @@ def test_a_failing_upgrade_changes_nothing(empty: str, monkeypatch: pytest.Monke
 def test_a_database_of_a_newer_tuner_is_refused(studies: Studies) -> None:
     studies.rows(f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'")
     place = Address(studies.url).place
-    line = f"{place}: schema 9999 of a newer tuner; this tuner needs schema {schema.HEAD}: upgrade"
+    line = f"{place}: schema 9999 of a newer tuner; this tuner needs schema {schema.HEAD}; upgrade"
     for act in (studies.open, lambda: database.upgrade(studies.url)):
         with pytest.raises(StorageError, match=line):
             act()
@@ -203,7 +203,7 @@ def test_a_database_without_tables_is_refused_unless_created(empty: str) -> None
     place = Address(empty).place
     if place.endswith(".db"):
         Path(place).touch()
-    line = f"^{place}: no tables of tuner; to create them, run: .*tuner create STUDY.toml$"
+    line = f"^{place}: has no tuner tables; to create them, run: .*tuner create STUDY.toml$"
     for act in (lambda: Database(empty), lambda: database.upgrade(empty)):
         with pytest.raises(StorageError, match=line):
             act()

@@ -217,7 +217,7 @@ def test_a_trial_without_a_lease_cannot_be_pruned_by_request(studies: Studies) -
     """A trial of another program, which does not read requests."""
     store = studies.create()
     studies.optuna_study().ask()
-    with pytest.raises(InputError, match="trial 0 runs in another program"):
+    with pytest.raises(InputError, match="trial 0 is run by another program"):
         steering.request_prune(store, 0, "enough")
 
 

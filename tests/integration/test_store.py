@@ -139,8 +139,8 @@ def test_stop_requests_reach_the_named_workers(studies: Studies) -> None:
 def test_the_first_artifact_store_is_kept(studies: Studies) -> None:
     store, other = studies.create(), studies.store()
     assert not store.artifacts
-    store.keep_artifacts_at("/one")
-    other.keep_artifacts_at("/other")
+    store.record_artifacts("/one")
+    other.record_artifacts("/other")
     for found in (store, other, studies.store()):
         assert found.artifacts == "/one"
 
@@ -212,7 +212,7 @@ def test_a_missing_study_is_refused_with_the_existing_names(studies: Studies) ->
     studies.create()
     optuna.create_study(storage=studies.optuna_storage, study_name="foreign")
     for name, why in {
-        "t": "found no study 't',",
+        "t": "no study 't',",
         "foreign": "'foreign' was made, .* files;",
     }.items():
         with pytest.raises(InputError, match=f"{why} expected one of: s$"):

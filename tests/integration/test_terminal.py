@@ -168,7 +168,7 @@ def test_a_study_that_has_ended_is_shown_once(sqlite: Studies, tuner: Command) -
         (["s", "--watch", "--every", "-1"], "--every: found -1, expected 0.2 to 3600 seconds"),
         (["s", "--watch", "--every", "nan"], "--every: found nan, expected 0.2 to 3600 seconds"),
         (["s", "--watch", "--every", "1e9"], "--every: found 1e+09, expected 0.2 to 3600 seconds"),
-        (["t", "--watch"], "studies.db: found no study 't', expected one of: s"),
+        (["t", "--watch"], "studies.db: no study 't', expected one of: s"),
     ],
 )
 def test_invalid_watch_options_are_refused(

@@ -33,7 +33,7 @@ def test_transient_errors_are_retried_until_success(monkeypatch: pytest.MonkeyPa
     retrier = Retrier(messages.append)
     assert retrier(attempt) == "done"
     assert attempt.calls == 10
-    assert messages == ["db: it is away; trying again for up to 600 s", "it answers again"]
+    assert messages == ["db: it is away; trying again for up to 600 s", "recovered; continuing"]
     assert all(0.05 <= pause <= 2.0 for pause in pauses)
     assert pauses[0] <= 0.1
     assert all(pause >= 1.0 for pause in pauses[5:])  # they grow to at most two seconds

@@ -112,7 +112,7 @@ def test_values_that_are_not_finite_prune_at_once(number: int, pruner: str | Non
     history = [epoch(n) for n in range(1, number)]
     history.append(epoch(number, None, finite=False, loss_ratio=math.nan, g_loss=None))
     found = verdict(lenient, history, EPOCHS, pruner)
-    assert found == Prune(f"not finite in epoch {number}")
+    assert found == Prune(f"non-finite values in epoch {number}")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_prune_request_comes_first_unless_values_are_not_finite() -> None:
         for pruner in ("median", None):
             assert verdict(guard(), history, EPOCHS, pruner, "enough") == Prune("enough")
     lost = [epoch(1, None, finite=False)]
-    assert verdict(guard(), lost, EPOCHS, None, "enough") == Prune("not finite in epoch 1")
+    assert verdict(guard(), lost, EPOCHS, None, "enough") == Prune("non-finite values in epoch 1")
 
 
 def test_the_guard_comes_before_the_pruner() -> None:
@@ -213,7 +213,10 @@ def test_signs_of_collapse_are_named() -> None:
         "recall 0",
     ]
     assert collapse_signs(healthy | {"class_coverage": 1 / 3, "class_entropy": 0.0}) == [
-        "33% of the classes generated"
+        "33% of the classes generated, entropy 0"
+    ]
+    assert collapse_signs(healthy | {"class_entropy": 0.125}, 3) == [
+        "3 of 3 classes generated, entropy 0.12"
     ]
     assert collapse_signs(healthy | {"variance_ratio": 0.01}) == ["variance ratio 0.01"]
 

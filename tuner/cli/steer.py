@@ -145,8 +145,8 @@ def _files_of(store: StudyStore, artifacts: str | None) -> tuple["StudyFiles | N
         return None, "no files"
     try:
         files = open_files(store, artifacts)
-        if files.stays is None:
+        if files.keep_reason is None:
             return files, f"the {len(files.own_names())} files in {files.place}"
-        return None, f"no files: {files.stays}"
+        return None, f"no files: {files.keep_reason}"
     except TunerError as error:
         return None, f"no files: {error}"

@@ -102,7 +102,7 @@ def dashboard_server(
 
 def make_application(database: Database, artifacts: str | None) -> Any:
     """The dashboard with the rules of ``actions``."""
-    storage = database.open_to_others()
+    storage = database.open_unfenced()
     application = wsgi(storage, artifact_store=Artifacts(database, artifacts))
     actions.install(application, database, storage)
     application.catchall = False

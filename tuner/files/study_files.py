@@ -54,7 +54,7 @@ class StudyFiles:
         self._exists, self._copied_from = exists, list(copied_from)
         self._claim, self._claiming = claim, threading.Lock()
         self.is_known = True  # to belong to this database
-        self.stays: str | None = None  # why the folder is not removed with the study
+        self.keep_reason: str | None = None  # why the folder is not removed with the study
         self.notice: str | None = None  # announced by workers
 
     @property
@@ -175,11 +175,11 @@ def open_files(store: StudyStore, url: str | None = None) -> StudyFiles:
     can't be reached, or is not the one that the study's other workers use.
     """
     if store.artifacts is None:
-        with store.database.address.alone():
+        with store.database.address.exclusive():
             if not store.has_artifacts():  # another worker may have created them meanwhile
                 artifacts = open_store(url or default_artifacts())
                 _own(store, artifacts, store.folder)
-                store.keep_artifacts_at(artifacts.url)
+                store.record_artifacts(artifacts.url)
     places = [url] if url else store.artifact_places()
     here = store.database.location()
     found = [files for place in places if (files := _look(store, place, here, named=bool(url)))]
@@ -211,13 +211,13 @@ def _look(store: StudyStore, url: str, here: Place, *, named: bool) -> StudyFile
     files.is_known = owner is not None and not copied
     if owner and copied:
         place = artifacts.locate(folders[1])
-        files.stays = f"those in {place} belong to {owner.shown}"
+        files.keep_reason = f"those in {place} belong to {owner.shown}"
         files.notice = (
             f"{store.database.place} is a copy of {owner.shown}: the files in {place} are only "
             "read, new files go to a separate folder"
         )
-    elif not (owner or named or store.has_beside(url)):
-        files.stays = (
+    elif not (owner or named or store.moves_with_database(url)):
+        files.keep_reason = (
             f"{files.place} is not known to belong to {store.database.place}; to delete it, "
             f"add --artifacts {artifacts.url}"
         )
@@ -238,7 +238,7 @@ def _owner_of(artifacts: ArtifactStore, folder: str) -> Owner | None:
 
 def _claim(store: StudyStore, artifacts: ArtifactStore) -> list[str]:
     """Make sure that this database owns the first of the study's folders; return all of them."""
-    with store.database.address.alone():
+    with store.database.address.exclusive():
         folders = store.folders()
         StudyFiles(artifacts, folders[0]).check()
         owner = _owner_of(artifacts, folders[0])
@@ -247,7 +247,7 @@ def _claim(store: StudyStore, artifacts: ArtifactStore) -> list[str]:
             return folders
         folders = [_new_folder(store), *folders]
         _own(store, artifacts, folders[0])
-        store.keep_folders(folders)
+        store.record_folders(folders)
         return folders
 
 

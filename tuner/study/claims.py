@@ -1,4 +1,4 @@
-"""A claim on a trial, and what is decided when one is made: its parameters, or a refusal."""
+"""A claim on a trial, and how one is made: parameters are chosen, or the trial is refused."""
 
 import enum
 from collections.abc import Mapping, Sequence
@@ -26,11 +26,11 @@ class Claim(NamedTuple):
     config: TrialConfig
     token: int = 1  # of its lease
     history: tuple[EpochReport, ...] = ()
-    predecessor: str | None = None  # the worker that made the last of these reports, with its host
+    predecessor: str | None = None  # the worker and host that made the last of these reports
 
 
 class Refusal(NamedTuple):
-    """Why a trial can't be begun. With a traceback if the cause is unknown."""
+    """Why a trial can't be begun; with a traceback if the cause is unknown."""
 
     reason: str
     traceback: str | None = None
@@ -48,7 +48,7 @@ def problem_of(
 ) -> str | None:
     """Why a trial, which another program may have written, can't be run; None if it can.
 
-    ``epochs`` are those whose reports can be read, ``last_epoch`` is the last one reported.
+    ``epochs`` are those with readable reports; ``last_epoch`` is the last one reported.
     """
     if UNREADABLE in trial.user_attrs:
         return f"its {trial.user_attrs[UNREADABLE]} can't be read"
@@ -59,7 +59,7 @@ def problem_of(
         return problem
     seed_of = trial.user_attrs.get(SEED_OF, trial.number)
     if rows.whole(seed_of) is None:
-        return f"it repeats trial {str(seed_of)[:80]!r}, which is no trial's number"
+        return f"it repeats trial {str(seed_of)[:80]!r}, which is not a trial number"
     if list(epochs) != list(range(1, len(epochs) + 1)) or len(epochs) != last_epoch:
         return f"of its {last_epoch} epochs, {len(epochs)} can be read"
     return None
@@ -68,12 +68,12 @@ def problem_of(
 def choose_params(
     study: optuna.Study, storage: FencedStorage, spec: StudySpec, trial: FrozenTrial
 ) -> list[Choice]:
-    """Let the study's sampler, or the point that the trial was queued with, choose the parameters
-    that the trial lacks. Nothing is stored."""
+    """Choose the parameters that the trial lacks: from the point it was queued with, or by the
+    study's sampler. Nothing is stored."""
     params = dict(trial.params)
     if not _missing(spec, params):
         return []
-    # As Study.ask does: samplers read the trials again, this one included.
+    # As Study.ask does: samplers then see this trial among the others.
     study._thread_local.cached_all_trials = None
     study.get_trials(deepcopy=False)
     suggesting = optuna.Trial(study, trial._trial_id)

@@ -20,35 +20,35 @@ from tuner import hints
 from tuner.errors import InputError, LeaseLostError, StorageError
 from tuner.study.urls import masked, parse_url, shown
 
-# A worker that is stopped in the middle of a transaction must not hold up the others, and a
-# connection that was cut must be noticed while its trial's lease still runs.
+# A worker that is suspended in a transaction must not hold up the others. A broken connection must
+# be noticed before the lease of its trial expires.
 POSTGRES_LIMITS = {
     "lock_timeout": "30s",
     "statement_timeout": "60s",
     "idle_in_transaction_session_timeout": "5s",
 }
 POSTGRES_ARGUMENTS = {
-    "connect_timeout": 10,  # seconds, in which about seven messages are exchanged
+    "connect_timeout": 10,  # seconds, for about seven messages
     "tcp_user_timeout": 10_000,  # milliseconds
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "application_name": "tuner",
     "prepare_threshold": None,  # PgBouncer may hand each transaction another connection
-    "client_encoding": "utf8",  # despite PGCLIENTENCODING, the URL or the server's default
+    "client_encoding": "utf8",  # overrides PGCLIENTENCODING, the URL and the server's default
 }
 # Creating tables or a study may take this long over a slow network.
 PATIENT = dict.fromkeys(POSTGRES_LIMITS, "600s")
 
-LOCK = 7_482_517  # an arbitrary number that means tuner among a server's advisory locks
+LOCK = 7_482_517  # an arbitrary number for tuner's advisory lock
 
 # SQLSTATEs, or their classes (the first two characters), of failures after which the same statement
 # may succeed: connection, rollback, resources, operator intervention, input and output, a standby
 # that takes no writes, time limits, an object or a lock in use.
-PASSING_STATES = ("08", "40", "53", "57", "58030", "25006", "25P03", "25P04", "55006", "55P03")
+TRANSIENT_STATES = ("08", "40", "53", "57", "58030", "25006", "25P03", "25P04", "55006", "55P03")
 DAMAGED = ("XX001", "XX002")  # data, an index
-# Failures to connect have no SQLSTATE, only a text, usually in English. Without a match in either
-# table, the failure may pass.
+# Failures to connect have no SQLSTATE, only a text, usually in English. A text that matches neither
+# pattern counts as transient.
 BUSY = re.compile(
     r"too many (clients|connections)|connection slots are reserved|starting up|shutting down"
     r"|not yet accepting connections|in recovery mode|no more connections allowed"
@@ -58,24 +58,24 @@ REFUSED = re.compile(
     r"authentication failed|no password supplied|no pg_hba\.conf entry|not permitted to log in"
     r"|role .* does not exist|permission denied for database|certificate verify failed"
 )
-# A full disk can show as an I/O error, when SQLite enlarges its shared memory.
-SQLITE_PASSES = (
+# A full disk can appear as an I/O error, when SQLite enlarges its shared memory.
+SQLITE_TRANSIENT = (
     *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_SCHEMA, sqlite3.SQLITE_PROTOCOL),
     *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR),
 )
 
-# What a person can do, by the failure's SQLSTATE or SQLite's code.
+# Causes and remedies, by SQLSTATE or SQLite's code.
 REMEDIES = {
     "53100": "free some of its disk",
     "53300": "raise its max_connections or run fewer workers",
     "25006": "it is a standby until it is promoted",
-    "25P03": "it waits {idle_in_transaction_session_timeout} between two statements, but the "
+    "25P03": "it allows {idle_in_transaction_session_timeout} between two statements, but the "
     "network or this machine is slower",
     "57014": "a statement may take {statement_timeout}",
     "55P03": "another transaction has kept its lock for {lock_timeout}",
-    "42501": "docs/operations.md says, under Roles, which rights owners, workers and readers need, "
-    "and how to grant them",
-    "22P05": "its encoding lacks the character; one with encoding UTF8 has them all",
+    "42501": "see Roles in docs/operations.md for the rights that owners, workers and readers "
+    "need, and how to grant them",
+    "22P05": "its encoding lacks the character; use a database with encoding UTF8",
     sqlite3.SQLITE_FULL: "free some of its disk",
     sqlite3.SQLITE_READONLY: "this user may only read it",
 }
@@ -85,7 +85,7 @@ class Address:
     """The address of a database: connects to it, and describes its failures."""
 
     def __init__(self, url: str) -> None:
-        """InputError unless it is the URL of a SQLite file or a Postgres database."""
+        """InputError unless ``url`` is of a SQLite file or a Postgres database."""
         self.url = parse_url(url)
         self.place = shown(self.url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
@@ -103,7 +103,7 @@ class Address:
 
     @property
     def file(self) -> Path:
-        """A SQLite database's."""
+        """The file of a SQLite database."""
         return Path(str(self.url.database))
 
     def check_exists(self) -> None:
@@ -115,8 +115,11 @@ class Address:
                 raise StorageError(f"{self.place}: {what}; to create one, run: {sweep}")
 
     def engine_options(self, *, patient: bool = False) -> dict[str, Any]:
-        """Options of SQLAlchemy's engines: few connections, and dead ones are noticed. ``patient``:
-        for creating tables, where a transaction waits while Optuna opens another connection."""
+        """Options for SQLAlchemy engines: few connections, and detection of dead ones.
+
+        ``patient`` is for creating tables, where a transaction waits while Optuna opens another
+        connection.
+        """
         if self.is_sqlite:
             # One connection per use: opening a file is cheap, and nothing is left open.
             return {
@@ -130,19 +133,19 @@ class Address:
             "pool_pre_ping": True,
             "pool_recycle": 1800,
             "connect_args": POSTGRES_ARGUMENTS,
-            "use_native_hstore": False,  # looking for it takes three messages
+            "use_native_hstore": False,  # its detection takes three messages
             "pool_events": [
                 (self._postgres_setup(PATIENT if patient else POSTGRES_LIMITS), "connect")
             ],
         }
 
     def engine(self) -> Engine:
-        """An engine with connections of its own."""
+        """Create an engine with connections of its own."""
         return sqlalchemy.create_engine(self.url, **self.engine_options())
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[Connection]:
-        """One connection for a short use."""
+        """A short-lived connection of its own."""
         engine = self.engine()
         try:
             with self.errors(), engine.connect() as connection:
@@ -151,12 +154,12 @@ class Address:
             engine.dispose()
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Hold a lock that one process at a time has, to create what must exist only once. The
-        lock ends with the process."""
+    def exclusive(self) -> Iterator[None]:
+        """Hold a lock against other processes, to create what must exist only once. The lock is
+        released if the process dies."""
         if self.is_sqlite:
             path = self.file.with_name(f".{self.file.name}.lock")
-            with self.errors():  # a pipe of that name is an error, and a file is not truncated
+            with self.errors():  # opening a pipe of that name fails; a file is not truncated
                 flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK
                 lock = os.fdopen(os.open(path, flags, 0o666), "w")
             with lock:
@@ -175,11 +178,11 @@ class Address:
         """Turn exceptions of Optuna and the database driver into errors that name the database."""
         try:
             yield
-        except KeyError as error:  # which Optuna raises for a missing study or trial
+        except KeyError as error:  # raised by Optuna for a missing study or trial
             line = f"{self.place}: a study or trial is gone: {error.args[0]}"
             raise StorageError(line) from error
         except optuna.exceptions.UpdateFinishedTrialError as error:
-            raise LeaseLostError("the trial has been ended from elsewhere") from error
+            raise LeaseLostError("another process has ended the trial") from error
         except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
             wrapped = isinstance(error, optuna.exceptions.StorageInternalError)
             cause = (error.__cause__ if wrapped else None) or error
@@ -197,14 +200,14 @@ class Address:
         remedy = f" ({remedy.format(**POSTGRES_LIMITS)})" if remedy else ""
         line = f"{self.place}: the database failed: {self.masked(words)}{remedy}"
         busy = not self.is_sqlite and BUSY.search(words) is not None
-        return StorageError(line, transient=busy or self._may_pass(error, code), busy=busy)
+        return StorageError(line, transient=busy or self._is_transient(error, code), busy=busy)
 
-    def _may_pass(self, error: BaseException, code: str | int | None) -> bool:
+    def _is_transient(self, error: BaseException, code: str | int | None) -> bool:
         """Whether the same statement may succeed later: the server restarts, a lock is held."""
         if self.is_sqlite:
-            return isinstance(code, int) and code & 0xFF in SQLITE_PASSES
+            return isinstance(code, int) and code & 0xFF in SQLITE_TRANSIENT
         if isinstance(code, str) and not code.startswith("XX"):
-            return code.startswith(PASSING_STATES)
+            return code.startswith(TRANSIENT_STATES)
         kinds = (
             sqlalchemy.exc.OperationalError,
             sqlalchemy.exc.InterfaceError,
@@ -215,16 +218,16 @@ class Address:
         return isinstance(error, kinds) and code not in DAMAGED and not REFUSED.search(str(error))
 
     def _postgres_setup(self, limits: dict[str, str]) -> Callable[[Any, Any], None]:
-        """What is done with every new connection."""
+        """Return the function that sets up every new connection."""
 
         def set_up(connection: Any, record: Any) -> None:
             if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
                 raise InputError(
-                    f"{self.place}: its encoding is SQL_ASCII, in which neither Optuna nor "
-                    "SQLAlchemy can read text; create a database of encoding UTF8 with: "
+                    f"{self.place}: its encoding is SQL_ASCII, from which neither Optuna nor "
+                    "SQLAlchemy can read text; create a database with encoding UTF8: "
                     "CREATE DATABASE name TEMPLATE template0 ENCODING 'UTF8'"
                 )
-            # By statements, as PgBouncer refuses start-up options; in one message, which commits.
+            # PgBouncer refuses start-up options. All statements share one message, which commits.
             connection.autocommit = True
             connection.execute(_settings("SET", limits))
             connection.autocommit = False
@@ -237,14 +240,13 @@ def _settings(verb: str, limits: dict[str, str]) -> str:
 
 
 def _open_sqlite(path: str) -> sqlite3.Connection:
-    """Connect to a file, which must exist; read-only if the user may not write to the file or to
-    its folder."""
+    """Connect to an existing file; read-only if the user may not write to it or to its folder."""
     real = os.path.realpath(path)
     if os.access(real, os.W_OK) and os.access(os.path.dirname(real), os.W_OK):
         return _connect_sqlite(path, "rw")
     for _ in range(50):
-        # Without a log there is no writer, and SQLite, which could not create the log, may take the
-        # file as immutable. A writer may come or go meanwhile: then try again.
+        # Without a write-ahead log there is no writer. SQLite could not create the log, but can
+        # open the file as immutable. If a writer comes or goes meanwhile, try again.
         logged = not _is_wal(real) or os.path.exists(f"{real}-wal")
         connection = _connect_sqlite(path, "ro" if logged else "ro&immutable=1")
         try:
@@ -257,7 +259,7 @@ def _open_sqlite(path: str) -> sqlite3.Connection:
             time.sleep(0.01)
         else:
             return connection
-    raise sqlite3.OperationalError("its log can't be read by this user")
+    raise sqlite3.OperationalError("this user can't read its write-ahead log")
 
 
 def _connect_sqlite(path: str, mode: str) -> sqlite3.Connection:
@@ -269,7 +271,7 @@ def _connect_sqlite(path: str, mode: str) -> sqlite3.Connection:
 
 
 def _is_wal(path: str) -> bool:
-    """Whether the database's header says that it has a write-ahead log."""
+    """Whether the database's header declares a write-ahead log."""
     try:
         with open(path, "rb") as file:
             return file.read(20)[18:] == b"\2\2"

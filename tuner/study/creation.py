@@ -25,10 +25,10 @@ from tuner.version import __version__
 def create_study(database: Database, spec: StudySpec) -> StudyStore:
     """Create a study with its baselines queued, unless the database has an equal one.
 
-    A different study of that name is replaced if no trial has begun, since its file may have been
-    wrong; InputError otherwise.
+    A different study of that name is replaced if none of its trials has begun: its file may have
+    been wrong. InputError otherwise.
     """
-    with database.address.alone():
+    with database.address.exclusive():
         return _create(database, spec)
 
 
@@ -42,7 +42,7 @@ def _create(database: Database, spec: StudySpec) -> StudyStore:
         if begun:
             raise InputError(
                 f"study {name!r} is in {database.place} already, with a different study file; "
-                "choose another name, or delete the study:\n  " + "\n  ".join(lines)
+                "choose another name, or delete the study; differences:\n  " + "\n  ".join(lines)
             )
     with database.errors():
         token = uuid.uuid4().hex
@@ -50,10 +50,10 @@ def _create(database: Database, spec: StudySpec) -> StudyStore:
         for baseline in spec.baseline:
             point = {key: kind_of(key).check(value) for key, value in baseline.items()}
             study.enqueue_trial(optuna_params(spec.trial, point), user_attrs={BASELINE: True})
-        # Our row comes last: without it the study counts as incomplete and is created again.
+        # Our row comes last: a study without it counts as incomplete and is created again.
         with database.rdb.engine.begin() as connection:
             ours = tables.studies
-            # SQLite reuses ids of deleted studies; another program may have left our rows.
+            # SQLite reuses ids: another program may have deleted a study without our rows.
             for table in (tables.leases, tables.workers, ours):
                 connection.execute(delete(table).where(table.c.study_id == study._study_id))
             connection.execute(
@@ -70,7 +70,7 @@ def _create(database: Database, spec: StudySpec) -> StudyStore:
 
 
 def _new_optuna_study(database: Database, spec: StudySpec, token: str) -> optuna.Study:
-    """Create an empty study with our token; InputError if another program's has the name."""
+    """Create an empty study with our token; InputError if the name is another program's."""
     name = spec.study.name
     try:
         study = optuna.create_study(storage=database.rdb, study_name=name, direction="minimize")
@@ -89,12 +89,12 @@ def _new_optuna_study(database: Database, spec: StudySpec, token: str) -> optuna
     return study
 
 
-def study_summaries(database: Database, tell: Callable[[str], None]) -> list[StudySummary]:
-    """Summarise every study made by tuner; ``tell`` gets a message per unreadable one."""
+def study_summaries(database: Database, announce: Callable[[str], None]) -> list[StudySummary]:
+    """Summarise every study made by tuner; ``announce`` gets a message per unreadable one."""
     found = []
     for name in database.study_names():
         try:
             found.append(StudyStore(database, name).summary())
         except InputError as error:
-            tell(str(error))
+            announce(str(error))
     return found

@@ -17,18 +17,18 @@ from tuner.study.storage import FencedStorage
 from tuner.study.unfenced_storage import UnfencedStorage
 
 _SERVER = "SELECT system_identifier FROM pg_control_system()"
-_MAY_ASK = "SELECT has_function_privilege('pg_control_system()', 'execute')"
-_PORT = "SELECT current_setting('port')"  # some providers keep the function from their users
-_NUMBER = "SELECT oid FROM pg_database WHERE datname = current_database()"
+_MAY_CALL = "SELECT has_function_privilege('pg_control_system()', 'execute')"
+_PORT = "SELECT current_setting('port')"  # some providers deny their users the function
+_OID = "SELECT oid FROM pg_database WHERE datname = current_database()"
 
 
 class Database:
     """A database of studies, opened: Optuna's tables and ours."""
 
     def __init__(self, url: str, *, create: bool = False) -> None:
-        """Open the database; ``create`` makes a SQLite file, and tables, that are missing.
+        """Open the database; ``create`` adds a missing SQLite file and missing tables.
 
-        StorageError if it can't be opened.
+        InputError for an unusable URL; StorageError if the database can't be opened.
         """
         self.address = Address(url)
         self.place = self.address.place
@@ -38,13 +38,13 @@ class Database:
         with self.address.connected() as connection:
             schema.check(connection, self.place)
             if self.address.is_sqlite:
-                # A write-ahead log lets others read during a write. Only now is it known that the
-                # database is one of ours.
+                # A write-ahead log lets others read during a write. Set only after the check: the
+                # file might be another program's.
                 read_only = connection.exec_driver_sql("PRAGMA query_only").scalar_one()
                 if not read_only:
                     connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         self.rdb = _open(self.address)
-        weakref.finalize(self.rdb, self.rdb.engine.dispose)  # at the latest when Python exits
+        weakref.finalize(self.rdb, self.rdb.engine.dispose)  # at exit at the latest
 
     def errors(self) -> AbstractContextManager[None]:
         """See ``Address.errors``."""
@@ -52,7 +52,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A connection whose failures name the database."""
+        """A connection; its errors name the database."""
         with self.errors(), self.rdb.engine.connect() as connection:
             yield connection
 
@@ -62,44 +62,44 @@ class Database:
             connection.execute(statement)
 
     def location(self) -> Place:
-        """What tells the database from its copies, which hold the same studies and tokens.
+        """Identify the database among its copies, which hold the same studies and tokens.
 
-        A SQLite file's path and inode; a Postgres server's identifier and the database's number
-        there. StorageError if the database is away.
+        The path and inode of a SQLite file; for Postgres, the server's identifier and the
+        database's OID. StorageError if the database is away.
         """
         if self.address.is_sqlite:
             with self.errors():
                 return place_of_file(self.address.file)
         with self.address.connected() as connection:
-            server = _SERVER if connection.execute(text(_MAY_ASK)).scalar_one() else _PORT
-            found = [connection.execute(text(query)).scalar_one() for query in (server, _NUMBER)]
+            server = _SERVER if connection.execute(text(_MAY_CALL)).scalar_one() else _PORT
+            found = [connection.execute(text(query)).scalar_one() for query in (server, _OID)]
         return Place("postgresql", "/".join(map(str, found)))
 
-    def open_to_others(self) -> UnfencedStorage:
-        """The same database for a program that knows nothing of leases. For any thread."""
+    def open_unfenced(self) -> UnfencedStorage:
+        """Open the database for a program without leases: the dashboard. Thread-safe."""
         with self.errors():
             storage = UnfencedStorage(*_arguments(self.address), skip_table_creation=True)
         weakref.finalize(storage, storage.engine.dispose)
         return storage
 
-    def watch(self, tell: Callable[[float], None]) -> None:
-        """From now on, call ``tell`` with the seconds that each transaction took.
+    def watch(self, observe: Callable[[float], None]) -> None:
+        """Call ``observe`` after every transaction from now on, with its duration in seconds.
 
-        That is as long as it had its connection, which is given back right after the commit.
+        Measured from the checkout of its connection to the checkin, right after the commit.
         """
 
-        def taken(connection: Any, record: Any, proxy: Any) -> None:
-            record.info["taken"] = time.perf_counter()
+        def checked_out(connection: Any, record: Any, proxy: Any) -> None:
+            record.info["checked_out"] = time.perf_counter()
 
-        def given_back(connection: Any, record: Any) -> None:
-            if (began := record.info.pop("taken", None)) is not None:
-                tell(time.perf_counter() - began)
+        def checked_in(connection: Any, record: Any) -> None:
+            if (began := record.info.pop("checked_out", None)) is not None:
+                observe(time.perf_counter() - began)
 
-        event.listen(self.rdb.engine, "checkout", taken)
-        event.listen(self.rdb.engine, "checkin", given_back)
+        event.listen(self.rdb.engine, "checkout", checked_out)
+        event.listen(self.rdb.engine, "checkin", checked_in)
 
     def study_names(self) -> list[str]:
-        """The studies made by tuner."""
+        """The names of the studies made by tuner, oldest first."""
         ours, theirs = tables.studies.c, tables.optuna_studies.c
         marks = tables.study_user_attributes.c
         query = (
@@ -111,7 +111,7 @@ class Database:
         )
         with self.reading() as connection:
             found = connection.execute(query).all()
-        # By the token, since SQLite gives the ids of deleted studies to new ones.
+        # Matched by token, since SQLite gives the ids of deleted studies to new ones.
         return [str(name) for name, token, mark in found if token and rows.attribute(mark) == token]
 
 
@@ -145,7 +145,7 @@ def _make_tables(address: Address) -> None:
     if address.is_sqlite:
         with address.errors():
             address.file.parent.mkdir(parents=True, exist_ok=True)
-    with address.alone():
+    with address.exclusive():
         if address.is_sqlite:
             with address.errors():
                 address.file.touch(mode=0o644)
@@ -161,7 +161,7 @@ def _make_tables(address: Address) -> None:
 def upgrade(url: str) -> tuple[str, str]:
     """Upgrade Optuna's tables and ours; returns the versions of ours before and after.
 
-    StorageError if there are none, or newer ones.
+    StorageError if there are no tables, or if they are newer than this tuner or its Optuna.
     """
     address = Address(url)
     address.check_exists()

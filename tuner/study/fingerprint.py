@@ -1,7 +1,7 @@
 """The fingerprint of a study: studies are comparable if their fingerprints are equal.
 
-It consists of the inputs of measurements. Their results differ slightly between devices, so results
-that are shared are computed once and stored as files.
+It consists of the inputs of measurements, because their results differ slightly between devices.
+Results that are shared are computed once and stored as files.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ def disagreements(found: Parts, expected: Parts) -> list[str]:
 
 
 def incomparable(named: Sequence[tuple[str, Parts]]) -> str | None:
-    """Why these studies' numbers can't be compared: the first difference; None if they can."""
+    """The first difference that makes the studies' numbers incomparable; None if there is none."""
     for name, parts in named:
         if "data" not in parts:
             return f"study {name!r} has measured nothing yet"

@@ -14,9 +14,9 @@ from tuner.study.store import StudyStore
 
 
 class Heartbeat:
-    """Beats four times per lease, until stopped.
+    """Beats four times per lease period, until stopped.
 
-    Shares the storage's few connections with the worker's own thread, since a server may have none
+    Shares the storage's few connections with the worker's main thread, since a server may have none
     to spare.
     """
 
@@ -32,7 +32,7 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self.hung: set[int] = set()  # trials whose leases are no longer renewed
         self.preparing = False  # whether to renew the right to prepare as well
-        self.stop_before: float | None = None  # the last request to stop when the worker joined
+        self.stop_before: float | None = None  # time of a stop request from before it joined
         self.stop_requested = False  # since the worker joined
         self.last_trouble: float | None = None  # time.monotonic() of the last failure
         self.last_beat: float | None = None  # time.time() of the last one that was stored
@@ -58,7 +58,7 @@ class Heartbeat:
         try:
             with self._address.errors():
                 with self._engine.begin() as connection:
-                    known = self._show_life(connection)
+                    known = self._record_beat(connection)
                     kept = leases.renew(connection, held) if known else set()
                 if not known:
                     self._register()
@@ -69,7 +69,7 @@ class Heartbeat:
         self.last_beat = time.time()
         self.renewals.update(renewed=len(kept), refused=len(held) - len(kept))
 
-    def _show_life(self, connection: Connection) -> bool:
+    def _record_beat(self, connection: Connection) -> bool:
         """Store the time; returns whether the database has the worker and its study."""
         who, studies = tables.workers, tables.studies
         seen_at = connection.execute(
@@ -85,19 +85,19 @@ class Heartbeat:
         self.compare_clocks(seen_at)
         query = select(studies.c.stop_at).where(self._study.row())
         stop_at = connection.execute(query).scalar_one_or_none()
-        # Compared for equality only: the database's clock may have been set since.
+        # Compared only for equality: the database's clock may have been changed since.
         if stop_at is not None and stop_at != self.stop_before:
             self.stop_requested = True
         return True
 
     def compare_clocks(self, now: float) -> None:
-        """Note the database's time. If its clock was set, expired leases can't be told from others
-        until their owners have had time to renew them."""
+        """Record the database's time. After a clock change, expired leases mean nothing until
+        their owners have had time to renew them."""
         here = time.monotonic()
-        if self._clock is not None and abs(now - self._clock[0] - here + self._clock[1]) > (
-            self._seconds / 4
-        ):
-            self.last_trouble = here
+        if self._clock is not None:
+            then, then_here = self._clock
+            if abs((now - then) - (here - then_here)) > self._seconds / 4:
+                self.last_trouble = here
         self._clock = now, here
 
     @property

@@ -1,7 +1,7 @@
 """Leases, which state the worker that owns each trial: created, taken over, renewed, given back.
 
-One worker at a time also has the right to prepare what all workers of a study share: a lease on the
-study's own row.
+A lease on the study's own row gives one worker at a time the right to prepare the files that all
+workers of the study share.
 """
 
 from collections.abc import Collection
@@ -28,7 +28,7 @@ from tuner.study.tables import StudyKey
 from tuner.study.workers import dead_among
 
 MAX_REMAINING = 2 * 86_400.0  # seconds; a lease lasts a day at most
-ORPHAN_SECONDS = 600.0  # for which a running trial that another program began is left to it
+ORPHAN_SECONDS = 600.0  # that another program has to end a trial that it began
 
 _leases, _studies = tables.leases.c, tables.studies.c
 
@@ -65,8 +65,8 @@ _TAKEN = (_leases.trial_id, _leases.token, _leases.epoch, _leases.takeovers)
 def create(session: Session, study_id: int, trial_id: int, lease: Lease) -> None:
     """Lease a trial that is being created in this transaction."""
     if session.get_bind().dialect.name == "sqlite":
-        # SQLite reuses the ids of deleted trials, and other programs delete trials without the
-        # rows of ours that belong to them.
+        # SQLite reuses the ids of deleted trials, and other programs delete trials without our
+        # rows.
         for table in (tables.leases, tables.epochs):
             session.execute(delete(table).where(table.c.trial_id == trial_id))
     session.execute(
@@ -86,7 +86,7 @@ def create(session: Session, study_id: int, trial_id: int, lease: Lease) -> None
 def held_unknown(
     session: Session, study_id: int, worker: str, known: Collection[int]
 ) -> Taken | None:
-    """Find a trial leased to the worker that it does not know of: the answer was lost."""
+    """Find a lease that the worker does not know it holds, because the answer was lost."""
     query = select(*_TAKEN).where(
         _leases.study_id == study_id,
         _leases.worker == worker,
@@ -102,12 +102,13 @@ def take(
 ) -> Taken | None:
     """Take over a trial that was given back, whose worker is ``dead``, or whose lease has expired.
 
-    The token is raised by one, which fences off the previous owner. A status or an expiry that no
-    worker writes, and that would last for ever, counts as given back or expired.
+    The token is raised by one, which fences off the previous owner. Values that no worker writes
+    would block a trial forever: an unknown status counts as given back, an expiry too far ahead as
+    expired.
 
-    ``latest`` is the latest time that the database's clock can show. No lease counts as expired
-    if it is None, or if the clock is ahead of it: then the clock was set forward, and the owners
-    have not had time to renew their leases.
+    ``latest`` is the latest time that the database's clock can show. No lease counts as expired if
+    ``latest`` is None, or if the clock is ahead of it: then the clock was set forward, and the
+    owners have not had time to renew their leases.
     """
     free = _leases.status.not_in(("held", "done"))
     now = tables.db_now()
@@ -138,16 +139,16 @@ def take(
 
 
 def dead_workers(session: Session, study_id: int, me: str) -> list[str]:
-    """The workers that hold leases and were processes of this machine, but have died."""
+    """The workers that hold leases but were processes of this machine and have died."""
     held = (_leases.study_id == study_id, _leases.status == "held", _leases.worker != me)
     return dead_among(session, _leases.worker, *held)
 
 
 def lease_orphans(session: Session, study: StudyKey) -> None:
-    """Lease running trials that have no lease to nobody, so that they can be taken over.
+    """Create leases without a worker for running trials that have none, for a later takeover.
 
     Another program began them, and has ``ORPHAN_SECONDS`` to end them. A running trial whose lease
-    is done was begun again by another program, and is free at once.
+    is done was restarted by another program, and is free at once.
     """
     trials, epochs = tables.optuna_trials.c, tables.epochs.c
     running = select(trials.trial_id).where(
@@ -176,7 +177,7 @@ def lease_orphans(session: Session, study: StudyKey) -> None:
 
 
 def shorten(session: Session, study: StudyKey, seconds: float) -> None:
-    """Cut leases to the longest that any worker takes; a living owner renews its own in time.
+    """Shorten leases to the longest that a worker can take; living owners renew theirs in time.
 
     Longer ones were written before the database's clock was set back.
     """
@@ -190,7 +191,7 @@ def shorten(session: Session, study: StudyKey, seconds: float) -> None:
 
 
 def renew(connection: Connection, leases: dict[int, Lease]) -> set[int]:
-    """Prolong the leases; returns the trials that are still held under them."""
+    """Extend the leases; returns the trials that are still held under them."""
     kept = set[int]()
     for trial_id, lease in leases.items():
         later = update(tables.leases).values(expires_at=tables.db_now() + lease.seconds)
@@ -203,7 +204,7 @@ def give_back(
     connection: Connection, trial_id: int, lease: Lease, *, hung: bool = False
 ) -> int | None:
     """Let another worker take the trial at once; returns the last epoch reported, or None if the
-    lease is not held any more. ``hung`` counts as a takeover, as if the worker had died."""
+    lease is no longer held. ``hung`` counts as a takeover, as if the worker had died."""
     row = connection.execute(
         update(tables.leases)
         .where(*lease.matches(trial_id))
@@ -219,7 +220,7 @@ def give_back(
 
 
 def status(session: Session, trial_id: int, lease: Lease) -> str | None:
-    """The status of a lease, held or done; None if it is another worker's by now."""
+    """The status of a lease, held or done; None if another worker has it now."""
     query = select(_leases.status).where(
         _leases.trial_id == trial_id, _leases.worker == lease.worker, _leases.token == lease.token
     )
@@ -228,7 +229,10 @@ def status(session: Session, trial_id: int, lease: Lease) -> str | None:
 
 
 def acquire_preparation(session: Session, study: StudyKey, worker: str, seconds: float) -> bool:
-    """Take the right for ``seconds``, if it is free, expired, this worker's or a dead one's."""
+    """Take the right to prepare for ``seconds``; returns whether the worker has it now.
+
+    It can be taken if it is free, expired, this worker's own, or a dead worker's.
+    """
     until = tables.db_now() + seconds
     free = or_(
         _studies.preparer.is_(None),
@@ -245,12 +249,12 @@ def acquire_preparation(session: Session, study: StudyKey, worker: str, seconds:
 
 
 def renew_preparation(connection: Connection, study: StudyKey, worker: str, seconds: float) -> None:
-    """Keep the right for another ``seconds``, if the worker still has it."""
+    """Keep the right to prepare for another ``seconds``, if the worker still has it."""
     mine = update(tables.studies).where(study.row(), _studies.preparer == worker)
     connection.execute(mine.values(preparer_until=tables.db_now() + seconds))
 
 
 def release_preparation(connection: Session | Connection, study: StudyKey, worker: str) -> None:
-    """Give the right up, if the worker still has it."""
+    """Give up the right to prepare, if the worker still has it."""
     mine = update(tables.studies).where(study.row(), _studies.preparer == worker)
     connection.execute(mine.values(preparer=None, preparer_until=None))

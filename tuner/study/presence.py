@@ -1,4 +1,4 @@
-"""``WorkerPresence``: a worker in a study, from joining to leaving, apart from its trials."""
+"""``WorkerPresence``: a worker's membership of a study, apart from its trials."""
 
 import contextlib
 import functools
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class WorkerStats(NamedTuple):
-    """A worker's dealings with the database so far, for monitoring."""
+    """Statistics of a worker's use of the database, for monitoring."""
 
     retries: int  # after transient failures
     renewals: dict[str, int]  # of leases, by outcome: see Heartbeat
@@ -33,7 +33,7 @@ class WorkerStats(NamedTuple):
 
 
 def persistent(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
-    """Let a method of ``WorkerPresence`` start over while the database is away."""
+    """Repeat a method of ``WorkerPresence`` while the database is away."""
 
     @functools.wraps(method)
     def persisting(self: S, /, *args: P.args, **options: P.kwargs) -> T:
@@ -52,8 +52,8 @@ class WorkerPresence:
         announce: Callable[[str], None],
         retry_seconds: float = LIMIT,
     ) -> None:
-        """``machine`` describes what the numbers are computed with. ``retry_seconds``: how long to
-        wait for a database that is away. InputError if another version of tuner made the study."""
+        """``machine`` describes the hardware and libraries; ``retry_seconds`` is how long to wait
+        for a database that is away. InputError if another version of tuner made the study."""
         store.check_version()
         self.store, self.spec = store, store.spec
         self.worker = uuid.uuid4().hex[:12]
@@ -66,7 +66,7 @@ class WorkerPresence:
 
     @contextlib.contextmanager
     def joined(self) -> Iterator[Self]:
-        """Join the study until the block ends. Trials still owned then are given back if the
+        """Join the study until the block ends. Trials still held then are given back if the
         database can be reached."""
         self._persist(self._register)
         self._storage.new_lease = Lease(self.worker, 1, self._seconds)
@@ -80,9 +80,9 @@ class WorkerPresence:
             self._storage.new_lease = None
 
     def _register(self) -> None:
-        """Add the worker to the database, unless it is there. From this thread or the heartbeat's.
+        """Add the worker to the database, unless it is there.
 
-        KeyError if the study is gone.
+        Runs on the main thread or the heartbeat's. KeyError if the study is gone.
         """
         who = tables.workers
         with self._storage.transaction() as session:
@@ -125,7 +125,7 @@ class WorkerPresence:
                 leases.release_preparation(connection, self.store.key, self.worker)
 
     def give_up_hung(self, claim: Claim, what: str, stacks: str) -> None:
-        """Stop renewing the lease of a trial that hung, give the trial back, and note where it
+        """Stop renewing the lease of a trial that hung, give the trial back, and store where it
         hung, in one attempt. Thread-safe."""
         trial_id, study = claim.trial_id, self.store.key
         lease, masked = self._storage.held[trial_id], self._database.address.masked(stacks)
@@ -142,13 +142,13 @@ class WorkerPresence:
                 tables.write_attributes(connection, trials, trial_id, {HUNG: hang})
 
     def described(self, error: BaseException) -> tuple[str, str]:
-        """The reason and the traceback of an unexpected error, without the database's passwords."""
+        """Describe an unexpected error: one line and its traceback, with passwords masked."""
         masked = self._database.address.masked
         trace = "".join(traceback.format_exception(error))
         return one_line(error, masked), masked(trace)
 
     def _persist(self, attempt: Callable[[], T]) -> T:
-        """Repeat the attempt while the database is away; failures are raised as StorageError."""
+        """Repeat the attempt while the database is away; raises its failures as StorageError."""
 
         def once() -> T:
             with self._database.errors():
@@ -160,8 +160,10 @@ class WorkerPresence:
 
     @persistent
     def may_prepare(self) -> bool:
-        """Whether this worker is the one to make what the study's workers share. It stays so while
-        the worker lives, until ``prepared``."""
+        """Whether this worker may make what the study's workers share.
+
+        It keeps the right as long as it is alive, until it calls ``prepared``.
+        """
         with self._storage.transaction() as session:
             mine = leases.acquire_preparation(session, self.store.key, self.worker, self._seconds)
         self._heart.preparing = mine
@@ -169,7 +171,7 @@ class WorkerPresence:
 
     @persistent
     def prepared(self) -> None:
-        """Let the other workers read what was made, or make it if that failed."""
+        """Give up the right: other workers read what was made, or make it if that failed."""
         self._heart.preparing = False
         with self._storage.transaction() as session:
             leases.release_preparation(session, self.store.key, self.worker)

@@ -11,7 +11,7 @@ from tuner.study import rows
 from tuner.study.rows import UNREADABLE, printable
 from tuner.trial import EpochReport, History
 
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # these count towards a study's total
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # trials that count towards a study's total
 MAX_REASON = 4000  # characters
 
 # Attributes of Optuna's trials.
@@ -21,7 +21,7 @@ SEED_OF = "tuner:seed_of"  # the trial whose random numbers are drawn again
 
 
 class TrialRecord(NamedTuple):
-    """A trial as stored. ``value`` is the one Optuna compares: None if never measured."""
+    """A trial as stored. ``value`` is the one that Optuna compares; None if never measured."""
 
     number: int
     state: str  # RUNNING, COMPLETE, PRUNED, FAIL
@@ -43,8 +43,9 @@ class TrialRecord(NamedTuple):
 
     def best_epoch(self, objective: str) -> int | None:
         """The epoch that the trial's value comes from; None if it has no value."""
-        found = [r.epoch for r in self.reports if r.value(objective) == self.value is not None]
-        return found[0] if found else None
+        if self.value is None:
+            return None
+        return next((r.epoch for r in self.reports if r.value(objective) == self.value), None)
 
 
 class StudySummary(NamedTuple):
@@ -59,9 +60,9 @@ class StudySummary(NamedTuple):
 
 
 class Hang(NamedTuple):
-    """The last time that a trial hung."""
+    """The last hang of a trial."""
 
-    reported: int  # epochs reported before
+    reported: int  # epochs before it
     what: str  # such as "epoch 2 hung"
     stacks: str  # of all threads
 
@@ -116,7 +117,7 @@ def _minute(moment: datetime | None) -> str | None:
 
 
 def hang_of(attributes: Mapping[str, Any]) -> Hang | None:
-    """The last hang noted in a trial's attributes; None if there is none that can be read."""
+    """The last hang in a trial's attributes; None if there is none that can be read."""
     match attributes.get(HUNG):
         case {"reported": int(reported), "what": str(what), "stacks": str(stacks)}:
             return Hang(reported, rows.printable(what), rows.printable(stacks))

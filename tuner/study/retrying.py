@@ -9,8 +9,8 @@ from tuner.errors import StorageError
 
 T = TypeVar("T")
 
-LIMIT = 600.0  # seconds for which a worker outlives its database
-LONGEST_PAUSE = 2.0
+LIMIT = 600.0  # seconds for which a worker waits for its database
+LONGEST_PAUSE = 2.0  # seconds
 
 
 class Retrier:
@@ -20,7 +20,7 @@ class Retrier:
         self, announce: Callable[[str], None], limit: float = LIMIT, *, busy_only: bool = False
     ) -> None:
         """``limit`` is in seconds. ``busy_only`` is for a first connection, whose address may be
-        wrong: it retries only if the server answers that it is starting or has no connection free.
+        wrong: retries only if the server answers that it is starting or has no free connection.
         """
         self._announce, self._limit, self._busy_only = announce, limit, busy_only
         self.last_trouble: float | None = None  # time.monotonic() of the last failure
@@ -29,7 +29,7 @@ class Retrier:
     def __call__(self, attempt: Callable[[], T]) -> T:
         """Return the result of ``attempt``, which must be safe to repeat.
 
-        StorageError if it fails permanently, or still fails after the limit.
+        StorageError if it fails permanently, or still fails once the limit has passed.
         """
         began = time.monotonic()
         failures = 0
@@ -49,5 +49,5 @@ class Retrier:
                 self.retries += 1
             else:
                 if failures:
-                    self._announce("it answers again")
+                    self._announce("recovered; continuing")
                 return result

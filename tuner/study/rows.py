@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tuner.trial import FIELDS, EpochReport
 
-UNREADABLE = "tuner:unreadable"  # added to a trial's attributes: which of its rows are left out
+UNREADABLE = "tuner:unreadable"  # attribute added on reading: which rows of the trial are left out
 
 
 class UnreadableTrialError(ValueError):
@@ -83,8 +83,8 @@ def attributes(pairs: Iterable[Any]) -> dict[str, Any]:
 
 
 def is_sound(trial: FrozenTrial) -> bool:
-    """Whether a trial that Optuna could read has the types that Optuna promises: SQLite keeps
-    text in a column of numbers."""
+    """Whether a trial that Optuna could read has the types that Optuna promises: SQLite allows
+    text in numeric columns."""
     numbers = [*(trial.values or ()), *trial.intermediate_values.values()]
     keys = [*trial.params, *trial.user_attrs, *trial.system_attrs]
     return (
@@ -96,21 +96,23 @@ def is_sound(trial: FrozenTrial) -> bool:
 
 
 @contextmanager
-def unless_unreadable(what: str, lost: dict[str, None]) -> Iterator[None]:
-    """Read ``what`` from Optuna's rows; note it in ``lost`` if it can't be read."""
+def skipping_unreadable(what: str, lost: dict[str, None]) -> Iterator[None]:
+    """Skip the rest of the block if it can't read Optuna's rows, and add ``what`` to ``lost``."""
     try:
         yield
     except SQLAlchemyError:
         raise
-    # Optuna's parsers, and SQLAlchemy's conversion of columns, promise nothing about what they
-    # raise for values that neither of them writes.
+    # Optuna's parsers and SQLAlchemy's column types may raise anything for values that they never
+    # write.
     except Exception:
         lost[what] = None
 
 
 def readable(model: Any) -> FrozenTrial:
-    """As much of Optuna's ``model`` of a trial as can be read, ``UNREADABLE`` among its
-    attributes. UnreadableTrialError if that is nothing."""
+    """The readable part of Optuna's ``model`` of a trial, with the attribute ``UNREADABLE``.
+
+    UnreadableTrialError if the trial has no number.
+    """
     if whole(model.number) is None:
         raise UnreadableTrialError(f"trial {model.trial_id} has no number")
     lost: dict[str, None] = {}
@@ -119,21 +121,21 @@ def readable(model: Any) -> FrozenTrial:
         what: str, rows: Callable[[], Iterable[Any]], pair: Callable[[Any], tuple[Any, Any]]
     ) -> dict[Any, Any]:
         found = {}
-        with unless_unreadable(what, lost):
+        with skipping_unreadable(what, lost):
             for row in rows():
-                with unless_unreadable(what, lost):
+                with skipping_unreadable(what, lost):
                     key, value = pair(row)
                     found[key] = value
         return found
 
     params = read("parameters", lambda: sorted(model.params, key=lambda p: p.param_id), _param)
     values = read("values", lambda: model.values, _value)
-    whole_values = [values[i] for i in range(len(values)) if i in values]
+    in_order = [values[i] for i in range(len(values)) if i in values]
     return FrozenTrial(
         number=model.number,
         state=model.state,
         value=None,
-        values=whole_values if whole_values and len(whole_values) == len(values) else None,
+        values=in_order if in_order and len(in_order) == len(values) else None,
         datetime_start=model.datetime_start,
         datetime_complete=model.datetime_complete,
         params={name: value for name, (_, value) in params.items()},

@@ -1,4 +1,4 @@
-"""The schema version of our tables: checked when a database is opened, raised by Alembic."""
+"""The schema version of our tables: checked on opening a database, upgraded by Alembic."""
 
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from tuner.errors import StorageError
 VERSION_TABLE = "tuner_schema"
 MIGRATIONS = Path(__file__).parent / "migrations"
 HEAD = max(path.name[:4] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))  # the newest
-UNVERSIONED = "0001"  # databases from before versions were written down
+UNVERSIONED = "0001"  # the schema of databases without a version table
 
 
 def _is_ours(thing: Any, name: str | None, kind: str, reflected: bool, other: Any) -> bool:
-    """Whether a table is neither Optuna's nor the one that holds the version."""
+    """Whether Alembic compares an object: not Optuna's tables, nor the version table."""
     return kind != "table" or (str(name).startswith("tuner_") and name != VERSION_TABLE)
 
 
@@ -44,24 +44,24 @@ def check(connection: Connection, place: str) -> None:
     found = version(connection)
     if found is None:
         raise StorageError(
-            f"{place}: no tables of tuner; to create them, run: "
+            f"{place}: has no tuner tables; to create them, run: "
             f"{hints.command('create', 'STUDY.toml')}"
         )
     needs = f"this tuner needs schema {HEAD}"
     if found > HEAD:
-        raise StorageError(f"{place}: schema {found} of a newer tuner; {needs}: upgrade tuner")
+        raise StorageError(f"{place}: schema {found} of a newer tuner; {needs}; upgrade tuner")
     if found < HEAD:
         upgrade = hints.command("db", "upgrade")
         raise StorageError(
-            f"{place}: schema {found} of an older tuner; {needs}: stop all workers, "
+            f"{place}: schema {found} of an older tuner; {needs}; stop all workers, "
             f"then run: {upgrade}"
         )
 
 
 def upgrade(engine: Engine) -> None:
-    """Create our tables, or bring them to HEAD, in one transaction. Optuna's must exist."""
+    """Create our tables, or upgrade them to HEAD, in one transaction. Optuna's must exist."""
     with engine.begin() as connection:
-        if engine.dialect.name == "sqlite":  # its driver would commit each statement by itself
+        if engine.dialect.name == "sqlite":  # its driver would commit each statement separately
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         config = alembic_config(connection)
         found = version(connection)

@@ -1,7 +1,7 @@
 """``WorkerSession``: a worker's part in a study. Claims trials, reports on them, ends them.
 
-Every RUNNING trial has a lease. ``claim`` takes over trials that others gave back or left behind
-before it begins new ones; such a trial keeps its number and its reports. All methods can be
+Every RUNNING trial has a lease. Before ``claim`` begins new trials, it takes over those that other
+workers gave back or left behind; such a trial keeps its number and its reports. All methods can be
 repeated after a database failure with unknown outcome: a lease this worker already holds is
 reused, a stored report is not stored again, and so on.
 """
@@ -56,7 +56,7 @@ class WorkerSession(WorkerPresence):
     # Claiming
 
     def claim(self, dataset: DatasetInfo) -> Claim | Idle:
-        """Claim a trial: one left behind, else the next of the queue, else one from the sampler.
+        """Claim a trial: one left behind, else the next in the queue, else one from the sampler.
 
         A trial that can't be begun, such as a queued point outside the search space, fails with the
         reason. TunerError if several in a row can't be begun for an unknown reason.
@@ -64,7 +64,7 @@ class WorkerSession(WorkerPresence):
         while True:
             self._storage.held.clear()
             self._marks = {}
-            # A lease lost here means that this process was suspended meanwhile: take the next.
+            # A lease is lost here if this process was suspended: take the next trial.
             with contextlib.suppress(LeaseLostError):
                 taken = self._next()
                 if isinstance(taken, Idle):
@@ -87,7 +87,7 @@ class WorkerSession(WorkerPresence):
             if taken is None:
                 lease = Lease(self.worker, 0, self._seconds)
                 dead = leases.dead_workers(session, key.study_id, self.worker)
-                latest = self._heart.latest_now if self._may_judge() else None
+                latest = self._heart.latest_now if self._can_expire() else None
                 taken = leases.take(session, key, lease, dead, latest)
         if taken is not None:
             held[taken.trial_id] = Lease(self.worker, taken.token, self._seconds)
@@ -96,15 +96,15 @@ class WorkerSession(WorkerPresence):
         return self._idle() if trial_id is None else Taken(trial_id, 1, 0, 0)
 
     def _idle(self) -> Idle:
-        """Prepare for leases to be taken over later, as there is no trial to claim now."""
+        """Without a trial to claim now, prepare leases for a later takeover."""
         with self._storage.transaction() as session:
             leases.lease_orphans(session, self.store.key)
             leases.shorten(session, self.store.key, self._seconds)
         return Idle.ENDED if self.store.remaining() <= 0 else Idle.WAIT
 
-    def _may_judge(self) -> bool:
-        """Whether an expired lease means a lost worker: not right after the database was away,
-        when no worker could renew its leases."""
+    def _can_expire(self) -> bool:
+        """Whether an expired lease means a lost worker: not right after a database outage, in which
+        no worker could renew its leases."""
         troubles = (self._retrier.last_trouble, self._heart.last_trouble)
         ages = [time.monotonic() - moment for moment in troubles if moment is not None]
         return min(ages, default=self._seconds) >= self._seconds
@@ -116,7 +116,7 @@ class WorkerSession(WorkerPresence):
             return self._claim(taken, dataset)
         except (TunerError, SQLAlchemyError, StorageInternalError, UpdateFinishedTrialError):
             raise
-        except Exception as error:  # mostly from a sampler: it must not end the worker
+        except Exception as error:  # mostly a sampler's, which must not end the worker
             if isinstance(error, KeyError) and not self.store.exists():
                 raise
             return Refusal(*self.described(error))
@@ -182,9 +182,9 @@ class WorkerSession(WorkerPresence):
         """Store an epoch's report, and ``attributes`` for Optuna's trial; returns the reason of a
         request to prune the trial, if any.
 
-        Optuna gets the best value so far or the last one, by the study's ``value``; never NaN. An
-        epoch without a value is stored in our table alone. LeaseLostError if another worker owns
-        the trial by now.
+        Optuna gets the best value so far or the last one, depending on the study's ``value``; never
+        NaN. An epoch without a value is stored only in our table. LeaseLostError if another worker
+        owns the trial now.
         """
         objective = self.spec.metrics.objective
         value = report.value(objective)
@@ -199,8 +199,8 @@ class WorkerSession(WorkerPresence):
         """Whether the pruner would end the trial after the last reported epoch.
 
         Attributes that the pruner sets (successive halving does) are stored at once if the trial
-        goes on, else in the transaction that ends it. So the question can be repeated after a
-        crash between the two.
+        continues, else in the transaction that ends it. So after a crash in between, the next
+        owner's pruner decides from the same attributes.
         """
         trial = self._storage.get_trial(claim.trial_id)
         trial = comparable(self.spec, trial) or trial
@@ -224,8 +224,10 @@ class WorkerSession(WorkerPresence):
         attributes: Mapping[str, Any] = NOTHING,
         note: str | None = None,
     ) -> None:
-        """Store how the trial ended and why, with ``attributes``, and a ``note`` for the dashboard.
-        LeaseLostError if another worker owns the trial by now."""
+        """Store the verdict on the trial with ``attributes``, and a ``note`` for the dashboard.
+
+        LeaseLostError if another worker owns the trial now.
+        """
         assert not isinstance(verdict, Continue)
         trial_id, held = claim.trial_id, self._storage.held
         with self._storage.transaction() as session:
@@ -234,7 +236,7 @@ class WorkerSession(WorkerPresence):
             trial = self._storage.get_trial(trial_id)
             if trial.state.is_finished():
                 self._close(trial_id)
-                raise LeaseLostError("the trial has been ended from elsewhere")
+                raise LeaseLostError("another process has ended the trial")
             ours = {REASON: verdict.reason, ARTIFACT: artifact, TRACEBACK: traceback}
             ours = {k: v for k, v in ours.items() if v is not None} | self._marks | dict(attributes)
             study_id, also = self.store.study_id, None
@@ -255,7 +257,7 @@ class WorkerSession(WorkerPresence):
 
 
 def _final_state(trial: FrozenTrial, verdict: Verdict) -> tuple[TrialState, list[float] | None]:
-    """State and values for Optuna. A trial that was never measured can't be COMPLETE there."""
+    """State and values for Optuna, where a trial that was never measured can't be COMPLETE."""
     if isinstance(verdict, Fail):
         return TrialState.FAIL, None
     if trial.last_step is None:

@@ -1,4 +1,4 @@
-"""Interfaces that a worker calls while it runs trials: sinks, and a publisher of pictures."""
+"""Interfaces that a worker calls while it runs trials: sinks, and a dashboard publisher."""
 
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
@@ -24,7 +24,7 @@ class TrialSink(Protocol):
     """An observer of a worker's trials: terminal, log, metrics. Called from the worker's thread."""
 
     def started(self, claim: Claim) -> None:
-        """The worker owns the trial; ``claim.history`` is not empty if it resumes it."""
+        """The worker owns the trial; if it resumes it, ``claim.history`` is not empty."""
 
     def epoch(self, claim: Claim, report: EpochReport) -> None:
         """The report is stored in the database."""
@@ -60,7 +60,7 @@ class Sinks:
 
 
 class Publication(NamedTuple):
-    """The part of a trial's last transaction that is meant for the dashboard."""
+    """The part of a trial's last transaction that the dashboard shows."""
 
     attributes: Mapping[str, str] = {}
     note: str | None = None  # Markdown
@@ -69,15 +69,15 @@ class Publication(NamedTuple):
 class Publisher:
     """Publishes nothing. A subclass publishes trials in the dashboard.
 
-    Not a ``TrialSink``: what it returns is stored in the trial's own transactions, so that a
-    worker that has lost the trial publishes nothing of it.
+    Not a ``TrialSink``: what it returns is stored in the trial's own transactions, so a worker that
+    has lost a trial publishes nothing about it.
     """
 
     def study(self, *, ended: bool = False) -> None:
         """Refresh the plots of the study; ``ended`` if no trial is left to run."""
 
     def begin(self, claim: Claim) -> None:
-        """The trial that the following calls are about."""
+        """Start a trial, which the following calls are about."""
 
     def samples(self, epoch: int, samples: np.ndarray | None) -> None:
         """Images (n, h, w, c), uint8, generated after ``epoch``; None if it was not evaluated."""
@@ -91,4 +91,4 @@ class Publisher:
         return Publication()
 
     def close(self) -> None:
-        """The worker no longer runs the trial: drop anything not published yet."""
+        """Drop anything not published yet: the worker no longer runs the trial."""

@@ -45,7 +45,7 @@ def parse_point(store: StudyStore, words: Sequence[str]) -> dict[str, Value]:
 
 
 def _value(text: str) -> Any:
-    """The value as TOML reads it, else the text itself."""
+    """Parse the text as a TOML value; if it is none, return the text."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
@@ -56,7 +56,7 @@ def enqueue(store: StudyStore, point: dict[str, Value], attributes: dict[str, An
     """Queue a trial at ``point`` with these ``attributes``; returns the study's total, which is
     raised if it leaves no room for the whole queue."""
     with store.database.errors():
-        with store.database.rdb.transaction() as session:  # which Optuna's own ends
+        with store.database.rdb.transaction() as session:  # ended by Optuna's within it
             store.key.lock(session)
             store.study.enqueue_trial(optuna_params(store.spec.trial, point), user_attrs=attributes)
         trials = tables.optuna_trials.c
@@ -71,7 +71,7 @@ def enqueue(store: StudyStore, point: dict[str, Value], attributes: dict[str, An
 
 
 def check_new(store: StudyStore, point: dict[str, Value]) -> None:
-    """InputError if a trial with these parameters is queued, runs or has ended without failing."""
+    """InputError if a trial with these parameters is queued, running, complete or pruned."""
     with store.database.errors():
         trials = store.study.get_trials(deepcopy=False)
     for trial in trials:
@@ -81,13 +81,13 @@ def check_new(store: StudyStore, point: dict[str, Value]) -> None:
             how = "queued" if waits else trial.state.name.lower()
             raise InputError(
                 f"study {store.name!r}: trial {trial.number} has these parameters and is {how}; "
-                "queue them once more with --again"
+                "to queue them again, add --again"
             )
 
 
 def retry(store: StudyStore, number: int, *, exactly: bool = False) -> int:
-    """Queue a trial that has ended again, as a new trial; ``exactly``: with the same random numbers
-    too. Returns the study's total.
+    """Queue an ended trial again, as a new trial; ``exactly``: also with the same random numbers.
+    Returns the study's total.
 
     InputError if there is no such trial or it has not ended.
     """
@@ -106,12 +106,12 @@ def retry(store: StudyStore, number: int, *, exactly: bool = False) -> int:
 
 
 def request_prune(store: StudyStore, number: int, reason: str) -> None:
-    """Request that a running trial is pruned at its next epoch. InputError if it is not running."""
+    """Request that a running trial be pruned at its next epoch; InputError if it is not running."""
     state = store.trial(number).state
     ours, trials = tables.leases, tables.optuna_trials.c
     mine = select(trials.trial_id).where(trials.study_id == store.study_id, trials.number == number)
     with store.database.errors(), store.database.rdb.engine.begin() as connection:
-        asked = connection.execute(
+        requested = connection.execute(
             update(ours)
             .where(
                 ours.c.trial_id == mine.scalar_subquery(),
@@ -121,10 +121,10 @@ def request_prune(store: StudyStore, number: int, reason: str) -> None:
             .values(prune_reason=printable(reason))
             .returning(ours.c.trial_id)
         ).one_or_none()
-    if asked is None:
+    if requested is None:
         why = f"trial {number} is {state}; only running trials can be pruned"
         if state == "RUNNING":
-            why = f"trial {number} runs in another program, which prunes it itself"
+            why = f"trial {number} is run by another program; only that program can prune it"
         raise InputError(f"study {store.name!r}: {why}")
 
 

@@ -3,9 +3,9 @@
 A lease (a row of ``tuner_leases``) states which worker owns a trial, until when, and with which
 token; every new owner gets a higher token. Each of Optuna's writes to a trial shares a transaction
 with an UPDATE of the lease, which matches no row unless worker and token are still right. So a
-worker that was stopped or cut off, and whose trial has been taken over, can't write to it any more,
-and no trial can be created without a lease. This overrides private methods of Optuna's storage; a
-test checks that they are there and still called.
+worker that was suspended or cut off can't write to a trial that has been taken over, and no trial
+can be created without a lease. This overrides private methods of Optuna's storage; a test checks
+that they exist and are still called.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,7 +48,7 @@ class FencedStorage(UnfencedStorage):
     def __init__(self, url: str, engine_kwargs: dict[str, Any], **options: Any) -> None:
         self.held: dict[int, Lease] = {}
         self.new_lease: Lease | None = None  # set while a worker is joined
-        self.study: tables.StudyKey | None = None  # the one that the worker works on
+        self.study: tables.StudyKey | None = None  # the worker's
         self._deferred: dict[str, Any] | None = None
         self._collected: list[Choice] | None = None
         super().__init__(url, engine_kwargs, **options)
@@ -57,13 +57,14 @@ class FencedStorage(UnfencedStorage):
 
     def begin_trial(self) -> int | None:
         """Start the first queued trial, or a new one, under ``new_lease``; returns its id, or None
-        if the study's total is reached. If the answer is lost, the lease shows what happened."""
+        if the study's total is reached. If the answer is lost, the lease shows which trial began.
+        """
         study, lease = self.study, self.new_lease
         assert lease is not None, "only a worker that has joined begins trials"
         assert study is not None
         study_id = study.study_id
         with self.transaction() as session:
-            # Optuna's enqueue locks this row first, too: another order could deadlock.
+            # Locked first, as by Optuna's enqueue: another order could deadlock.
             models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
             if not has_room(session, study):
                 return None
@@ -83,7 +84,7 @@ class FencedStorage(UnfencedStorage):
         return super()._create_new_trial(study_id, template_trial)
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        # Written by samplers that count in the study's attributes.
+        # For samplers that keep counters in the study's attributes.
         with self.transaction() as session:
             if self.study is not None:
                 self.study.lock(session)
@@ -100,7 +101,7 @@ class FencedStorage(UnfencedStorage):
 
     def fence(self, session: Session, trial_id: int, **values: Any) -> Row[Any]:
         """Renew the lease in this transaction and set ``values`` on it; returns its epoch and
-        prune_reason. LeaseLostError if this worker does not hold it any more."""
+        prune_reason. LeaseLostError if this worker no longer holds it."""
         row = self._renew(session, trial_id, values)
         if row is None:
             raise LeaseLostError("the trial's lease ran out and another worker took it over")
@@ -113,8 +114,8 @@ class FencedStorage(UnfencedStorage):
         values: dict[str, Any],
         *conditions: ColumnElement[bool],
     ) -> Row[Any] | None:
-        # At most once per transaction: Postgres checks the foreign keys of a row that is updated
-        # again, which waits for any worker that is beginning a trial of the study.
+        # At most once per transaction: a second update makes Postgres check the row's foreign keys,
+        # which waits for any worker that is beginning a trial of the study.
         lease, columns = self.held.get(trial_id), tables.leases.c
         if self.study is None or lease is None:
             raise LeaseLostError("this worker does not own the trial that it tried to write to")
@@ -127,9 +128,9 @@ class FencedStorage(UnfencedStorage):
         return session.execute(statement).one_or_none()
 
     def check_trial_is_updatable(self, trial_id: int, trial_state: TrialState) -> None:
-        # Optuna's own reads the trial for its message, which would commit what was written so far.
+        # Optuna's own method reads the trial for its message, which would commit the writes so far.
         if trial_state.is_finished():
-            raise UpdateFinishedTrialError("the trial has been ended from elsewhere")
+            raise UpdateFinishedTrialError("another process has ended the trial")
 
     # Writing parameters and attributes
 
@@ -161,8 +162,8 @@ class FencedStorage(UnfencedStorage):
         """Store chosen parameters and attributes in one transaction."""
         with self.fenced(trial_id) as session:
             for choice in choices:
-                # Compared with its own distribution: another program may have stored another one
-                # for this parameter in another trial, which is no reason to refuse this value.
+                # Optuna compares the distribution with the previous one; with itself, so that a
+                # different one in another program's trial is no reason to refuse this value.
                 self._set_trial_param_without_commit(
                     session, trial_id, *choice, previous_distribution=choice.distribution
                 )
@@ -175,8 +176,8 @@ class FencedStorage(UnfencedStorage):
         for key, value in attributes.items():
             ours = key.startswith("tuner:")
             model = models.TrialUserAttributeModel if ours else models.TrialSystemAttributeModel
-            text = rows.storable(value)
-            self._set_trial_attr_without_commit(session, model, trial_id, key, text)
+            stored = rows.storable(value)
+            self._set_trial_attr_without_commit(session, model, trial_id, key, stored)
 
     def _set_trial_param(
         self,
@@ -237,7 +238,7 @@ class FencedStorage(UnfencedStorage):
                         session, trial_id, epoch, value
                     )
                 self._set_attributes(session, trial_id, attributes)
-            else:  # unless the answer to the first attempt was lost, the epoch is not the next
+            else:  # stored already, if the answer to an earlier attempt was lost
                 lease = self.fence(session, trial_id)
                 if lease.epoch != epoch:
                     raise LeaseLostError(
@@ -261,10 +262,10 @@ class FencedStorage(UnfencedStorage):
     ) -> None:
         """End the trial and its lease, with these attributes.
 
-        ``also`` may write to the study in the same transaction; it runs first, since all
-        transactions that lock a study and a lease lock the study first.
+        ``also`` may write to the study in the same transaction. It runs first, because every
+        transaction that locks both locks the study before the lease.
         """
-        assert state.is_finished(), "trials leave the queue by begin_trial"
+        assert state.is_finished(), "queued trials are started by begin_trial"
         with self.transaction() as session:
             if also is not None:
                 also(session)
@@ -274,7 +275,7 @@ class FencedStorage(UnfencedStorage):
                 raise StorageInternalError("the trial's end was not stored")
 
     def fail_trial(self, trial_id: int, reasons: Mapping[str, str]) -> None:
-        """Fail a trial that can't be run, and perhaps not even be read, with these attributes."""
+        """Fail a trial that can't be run, and may not even be readable, with these attributes."""
         trials, now = tables.optuna_trials, utc_now()
         running = (trials.c.trial_id == trial_id) & (trials.c.state == TrialState.RUNNING)
         ended = {"state": TrialState.FAIL, "datetime_start": now, "datetime_complete": now}

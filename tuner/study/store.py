@@ -29,7 +29,7 @@ METRIC_NAMES = "study:metric_names"  # Optuna's
 
 
 class StudyStore(StudyRow):
-    """A study in its database. ``WorkerSession`` alone runs its trials."""
+    """A study in its database. Only ``WorkerSession`` runs its trials."""
 
     def remaining(self) -> int:
         """The number of trials still to finish. Failed trials do not count as finished."""
@@ -51,7 +51,7 @@ class StudyStore(StudyRow):
         query = select(trials.number).where(
             trials.study_id == self.study_id,
             trials.state.in_((*FINISHED, TrialState.FAIL)),
-            # Not those of another study, to which SQLite gave this one's id.
+            # SQLite may have given the id to another study.
             self.key.lives(),
         )
         with self.database.reading() as connection:
@@ -75,20 +75,22 @@ class StudyStore(StudyRow):
         with self.database.errors():
             trials = self.study.get_trials(deepcopy=False)
             begun = [trial for trial in trials if trial.state != TrialState.WAITING]
-            return self._records(begun, many=True)
+            return self._records(begun, whole_study=True)
 
     def running(self) -> list[TrialRecord]:
-        """The running trials, with their reports so far, by number. Reads no others."""
+        """The running trials, with their reports so far, by number. Reads no other trials."""
         with self.database.errors():
             trials = self.database.rdb.get_all_trials(self.study_id, False, (TrialState.RUNNING,))
             return self._records(trials)
 
-    def _records(self, trials: Sequence[FrozenTrial], many: bool = False) -> list[TrialRecord]:
-        """The trials with their reports; ``many``: those of all trials are read at once."""
-        ids = self._trial_ids() if many else [trial._trial_id for trial in trials]
+    def _records(
+        self, trials: Sequence[FrozenTrial], *, whole_study: bool = False
+    ) -> list[TrialRecord]:
+        """The trials with their reports; ``whole_study`` reads the reports without listing ids."""
+        ids = self._trial_ids() if whole_study else [trial._trial_id for trial in trials]
         reports = self._reports(tables.epochs.c.trial_id.in_(ids))
         with self.database.rdb.engine.connect() as connection:
-            # SQLite may have given the id to another study, whose rows were read then.
+            # If SQLite has given the id to another study, its rows were read.
             if not connection.execute(select(self.key.lives())).scalar_one():
                 raise KeyError("the study")
         return [record_of(trial, reports.get(trial._trial_id, [])) for trial in trials]
@@ -140,15 +142,17 @@ class StudyStore(StudyRow):
         return found
 
     def best_kept(self) -> TrialRecord:
-        """The complete trial with the lowest value of those that kept a generator; InputError if
-        there is none. Trials that another program added have none."""
+        """The complete trial with the lowest value among those with a stored generator.
+
+        InputError if there is none. Trials that another program added have no generator.
+        """
         found = self.best_so_far(kept=True)
         if found is None:
-            raise InputError(f"study {self.name!r}: no complete trial has kept a generator")
+            raise InputError(f"study {self.name!r}: no complete trial has a stored generator")
         return found
 
     def best_so_far(self, *, kept: bool = False) -> TrialRecord | None:
-        """The complete trial with the lowest value, if any; ``kept``: only with a generator."""
+        """The complete trial with the lowest value, if any; ``kept``: with a stored generator."""
         with self.database.errors():
             trials = self.study.get_trials(False, (TrialState.COMPLETE,))
             records = [record_of(trial, ()) for trial in trials]
@@ -157,7 +161,7 @@ class StudyStore(StudyRow):
             return next(iter(self._records(found)), None)
 
     def ownership_history(self, number: int) -> list[Ownership]:
-        """The workers that trained a trial, in order: more than one if it was taken over."""
+        """The workers that trained a trial, in order: several if it was taken over."""
         epochs, who, trials = tables.epochs.c, tables.workers.c, tables.optuna_trials.c
         query = (
             select(
@@ -185,7 +189,7 @@ class StudyStore(StudyRow):
         return rows.text(self._attributes(number).get(TRACEBACK))
 
     def hang(self, number: int) -> Hang | None:
-        """The last time that a trial hung; None if it never did."""
+        """The last hang of a trial; None if it never hung."""
         return hang_of(self._attributes(number))
 
     def _attributes(self, number: int) -> Mapping[str, Any]:

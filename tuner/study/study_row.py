@@ -1,4 +1,4 @@
-"""``StudyRow``: what the database holds about a study as a whole, apart from its trials."""
+"""``StudyRow``: a study in the database, apart from its trials."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 import pydantic
 from optuna.study import StudyDirection
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import select, update
 
 from tuner.errors import InputError
 from tuner.spec.study import STUDY_NAME, StudySpec
@@ -25,7 +25,7 @@ FOLDERS = "tuner:folders"  # an attribute of a study in a copied database: see S
 
 
 class StudyRow:
-    """A study's file, total, fingerprint and artifact store, as the database holds them."""
+    """A study's file, total, fingerprint and artifact store, as stored in the database."""
 
     def __init__(self, database: Database, name: str) -> None:
         """InputError if the database has no such study, or its row is damaged."""
@@ -44,16 +44,16 @@ class StudyRow:
         if damaged or directions != [StudyDirection.MINIMIZE]:
             what = f"{', '.join(damaged)} in tuner_studies" if damaged else "study_directions"
             raise InputError(
-                f"study {name!r}: another program has changed {what} in {database.place} to what "
-                "tuner can't read; restore it, or delete the study there"
+                f"study {name!r}: another program has changed {what} in {database.place} to a "
+                "value that tuner can't read; restore it, or delete the study there"
             )
         self._stored_spec: str = row.spec
         self._version: str = row.tuner_version
         self.total: int = row.total
         self.token: str = row.token
         self.key = tables.StudyKey(self.study_id, self.token)
-        self._noted_artifacts: str | None = row.artifacts
-        # Several databases with studies of one name may share an artifact store.
+        self._recorded_artifacts: str | None = row.artifacts
+        # Databases that share an artifact store may have studies of the same name.
         self.folder = f"{name}-{row.token[:8]}"
 
     def _read(self) -> Any:
@@ -64,10 +64,6 @@ class StudyRow:
             if row is None or row.token != getattr(self, "token", row.token):
                 raise KeyError("the study")
         return row
-
-    def mine(self) -> ColumnElement[bool]:
-        """A condition on ``tuner_studies``: this study's row, while the study exists."""
-        return (tables.studies.c.study_id == self.study_id) & self.key.lives()
 
     def exists(self) -> bool:
         """Whether the database still has this study, not another with its id. Thread-safe.
@@ -81,7 +77,7 @@ class StudyRow:
 
     @cached_property
     def spec(self) -> StudySpec:
-        """The study file; InputError if another version's, which this one can't read."""
+        """The study file; InputError if another version wrote it and this one can't read it."""
         try:
             return StudySpec.model_validate_json(self._stored_spec)
         except pydantic.ValidationError:
@@ -95,7 +91,7 @@ class StudyRow:
         if self._version.split(".")[:2] != __version__.split(".")[:2]:
             raise InputError(
                 f"study {self.name!r} in {self.database.place} was made by tuner {self._version}, "
-                f"but this is {__version__}: its numbers could not be compared"
+                f"but this is {__version__}: new numbers would not be comparable"
             )
 
     def raise_total(self, trials: int) -> None:
@@ -105,9 +101,9 @@ class StudyRow:
         self.total = self._read().total
 
     def request_stop(self) -> None:
-        """Ask all workers that have joined so far to leave after their epoch.
+        """Request that all workers that have joined so far leave after their epoch.
 
-        They notice that the time of the request has changed, whatever it was before.
+        They notice any change of the request's time.
         """
         stop = update(tables.studies).where(self.key.row()).values(stop_at=tables.db_now())
         self.database.execute(stop)
@@ -116,33 +112,35 @@ class StudyRow:
 
     @property
     def artifacts(self) -> str | None:
-        """The artifact store noted in the database; None before the study has files."""
-        noted = self._noted_artifacts
-        return None if noted is None else self._folder_of(noted)
+        """The artifact store recorded in the database; None before the study has files."""
+        recorded = self._recorded_artifacts
+        return None if recorded is None else self._folder_of(recorded)
 
     def artifact_places(self) -> list[str]:
-        """All places where the study's files may be, once a store is noted: one, unless an absolute
-        path was noted and the study may have been moved or copied with its files."""
-        noted = str(self._noted_artifacts)
-        return [self._folder_of(noted), *self._folders_beside(noted)]
+        """All places where the study's files may be, once a store is recorded.
 
-    def has_beside(self, url: str) -> bool:
-        """Whether a place of the study's files is moved and copied with the SQLite file."""
-        noted = str(self._noted_artifacts)
-        absolute = noted.startswith("/") or "://" in noted
-        return not absolute or url in self._folders_beside(noted)
+        One, unless the path is absolute: then the study and its files may have been moved.
+        """
+        recorded = str(self._recorded_artifacts)
+        return [self._folder_of(recorded), *self._moved_folders(recorded)]
 
-    def keep_artifacts_at(self, url: str) -> None:
-        """Note the artifact store for workers that join, unless one is noted already."""
-        unknown = self.key.row() & tables.studies.c.artifacts.is_(None)
-        noted = self._stored_folder(url)
-        self.database.execute(update(tables.studies).where(unknown).values(artifacts=noted))
-        self._noted_artifacts = self._read().artifacts
+    def moves_with_database(self, url: str) -> bool:
+        """Whether the files at ``url`` are moved and copied along with the SQLite file."""
+        recorded = str(self._recorded_artifacts)
+        absolute = recorded.startswith("/") or "://" in recorded
+        return not absolute or url in self._moved_folders(recorded)
+
+    def record_artifacts(self, url: str) -> None:
+        """Record the artifact store for workers that join, unless one is recorded already."""
+        unset = self.key.row() & tables.studies.c.artifacts.is_(None)
+        stored = self._stored_folder(url)
+        self.database.execute(update(tables.studies).where(unset).values(artifacts=stored))
+        self._recorded_artifacts = self._read().artifacts
 
     def has_artifacts(self) -> bool:
-        """Read again whether an artifact store is noted."""
-        self._noted_artifacts = self._read().artifacts
-        return self._noted_artifacts is not None
+        """Read again whether an artifact store is recorded."""
+        self._recorded_artifacts = self._read().artifacts
+        return self._recorded_artifacts is not None
 
     @property
     def _home(self) -> str:
@@ -150,8 +148,11 @@ class StudyRow:
         return os.path.dirname(os.path.realpath(self.database.address.file))
 
     def _stored_folder(self, url: str) -> str:
-        """How the database notes a store's place: relative to the SQLite file if the folder lies
-        below the file's folder, or both below the working directory, so that both can be moved."""
+        """The form in which the database stores a location.
+
+        Relative to the SQLite file if the folder lies below the file's folder, or if both lie below
+        the working directory, so that they can be moved together.
+        """
         if not self.database.address.is_sqlite or not url.startswith("/"):
             return url
         home, project = self._home, os.getcwd()
@@ -162,22 +163,22 @@ class StudyRow:
         )
 
     def _folder_of(self, stored: str) -> str:
-        """The place that ``_stored_folder`` noted."""
+        """The location that ``_stored_folder`` returned ``stored`` for."""
         if "://" in stored or not self.database.address.is_sqlite:
             return stored
         return os.path.normpath(os.path.join(self._home, stored))
 
-    def _folders_beside(self, stored: str) -> list[str]:
-        """Other places of files whose place was noted as an absolute path: moved or copied with
-        the SQLite file, they are in its folder, under the same name or the last two."""
+    def _moved_folders(self, stored: str) -> list[str]:
+        """Where files stored at an absolute path would be if moved along with the SQLite file: in
+        its folder, under the last one or two parts of the path."""
         if not self.database.address.is_sqlite or not stored.startswith("/"):
             return []
         parts = Path(stored).parts[1:]
         return [os.path.join(self._home, *parts[-length:]) for length in (1, 2)]
 
     def folders(self) -> list[str]:
-        """The study's folders in its artifact store: the one it writes to, then read-only those of
-        the databases that this one is a copy of."""
+        """The study's folders in its artifact store: the one it writes to, then those of the
+        databases that this one is a copy of, which it only reads."""
         with self.database.errors():
             found = self.database.rdb.get_study_system_attrs(self.study_id).get(FOLDERS)
         names = found if isinstance(found, list) else []
@@ -185,8 +186,8 @@ class StudyRow:
         known = [name for name in names if isinstance(name, str) and pattern.fullmatch(name)]
         return known or [self.folder]
 
-    def keep_folders(self, names: Sequence[str]) -> None:
-        """Note the study's folders in its artifact store."""
+    def record_folders(self, names: Sequence[str]) -> None:
+        """Record the study's folders in its artifact store."""
         with self.database.errors():
             self.database.rdb.set_study_system_attr(self.study_id, FOLDERS, list(names))
 
@@ -204,28 +205,28 @@ class StudyRow:
         problems = disagreements(parts, self.fingerprint())
         if problems:
             raise InputError(
-                f"study {self.name!r}: {'; '.join(problems)}, with which its trials were measured: "
-                "their numbers could not be compared"
+                f"study {self.name!r}: {'; '.join(problems)}; numbers would not be comparable with "
+                "those of its trials"
             )
 
     def bind(self, parts: Parts) -> None:
         """Store the fingerprint if there is none yet; InputError if there is a different one."""
         if not self.fingerprint():  # readers may have no right to write
-            unknown = self.key.row() & tables.studies.c.fingerprint.is_(None)
-            row = update(tables.studies).where(unknown).values(fingerprint=json.dumps(parts))
+            unset = self.key.row() & tables.studies.c.fingerprint.is_(None)
+            row = update(tables.studies).where(unset).values(fingerprint=json.dumps(parts))
             self.database.execute(row)
         self.check_fingerprint(parts)
 
 
 def _why_missing(database: Database, name: str, names: Sequence[str]) -> str:
-    """Why tuner has no study of this name in the database."""
+    """Explain why the database has no study of tuner with this name."""
     known = ", ".join(sorted(names)) or "none"
     # A name that no study can have is not repeated: a pasted URL may hold a password.
     what = f"study {name!r}" if re.fullmatch(STUDY_NAME, name) else "study of that name"
     with database.errors():
         if all(study.study_name != name for study in database.rdb.get_all_studies()):
-            return f"{database.place}: found no {what}, expected one of: {known}"
+            return f"{database.place}: no {what}, expected one of: {known}"
     return (
         f"{database.place}: study {name!r} was made, copied or renamed by a program other than "
-        f"tuner, and has no epochs and files; expected one of: {known}"
+        f"tuner, and has no epochs or files; expected one of: {known}"
     )

@@ -37,7 +37,7 @@ from tuner.trial import FIELDS, ReportField
 
 metadata = MetaData()  # of our tables alone
 
-# Optuna's own tables: ours point to them.
+# Optuna's own tables, which ours reference.
 optuna_studies: Table = models.StudyModel.__table__
 optuna_trials: Table = models.TrialModel.__table__
 study_attributes: Table = models.StudySystemAttributeModel.__table__
@@ -61,10 +61,10 @@ studies = Table(
     Column("tuner_version", String(32), nullable=False),
     Column("created_at", Double, nullable=False),
     Column("artifacts", Text),  # where the study's files are; no credentials
-    Column("stop_at", Double),  # workers that joined before are to leave
-    Column("preparer", String(32)),  # the worker that makes what all share: see leases
+    Column("stop_at", Double),  # workers that joined earlier must leave
+    Column("preparer", String(32)),  # the worker that prepares what all share: see leases
     Column("preparer_until", Double),
-    Column("fingerprint", Text),  # what its numbers depend on, as JSON
+    Column("fingerprint", Text),  # JSON: see the module fingerprint
 )
 
 
@@ -76,7 +76,7 @@ def _report_column(field: ReportField) -> Column[Any]:
 
 
 _report_columns = [_report_column(field) for field in FIELDS.values() if field.name != "epoch"]
-_ORIGINAL = 11  # of these columns, which the first schema had
+_ORIGINAL = 11  # the number of them in the first schema; later ones follow at the end
 
 epochs = Table(
     "tuner_epochs",
@@ -85,8 +85,8 @@ epochs = Table(
     Column("epoch", Integer, primary_key=True),  # from 1
     *_report_columns[:_ORIGINAL],
     Column("reported_at", Double, nullable=False),
-    Column("worker", String(32)),  # that reported it
-    Column("token", Integer),  # under which lease
+    Column("worker", String(32)),  # the one that reported it
+    Column("token", Integer),  # of that worker's lease
     *_report_columns[_ORIGINAL:],
 )
 
@@ -97,11 +97,11 @@ leases = Table(
     Column("study_id", Integer, _belongs_to(optuna_studies.c.study_id), nullable=False),
     Column("status", String(8), nullable=False),  # held, free (to be taken), done
     Column("worker", String(32)),
-    Column("token", Integer, nullable=False),  # grows with every owner: an old one fences nothing
+    Column("token", Integer, nullable=False),  # grows with every owner, to fence off earlier ones
     Column("expires_at", Double, nullable=False),
     Column("epoch", Integer, nullable=False),  # the last one reported
-    Column("takeovers", Integer, nullable=False),  # since that epoch, from workers that were gone
-    Column("prune_reason", Text),  # a person's wish, honoured at the next epoch
+    Column("takeovers", Integer, nullable=False),  # from lost workers, since that epoch
+    Column("prune_reason", Text),  # of a user's request to prune at the next epoch
     Index("tuner_leases_by_study", "study_id", "status", "expires_at"),
 )
 
@@ -113,7 +113,7 @@ workers = Table(
     Column("host", Text, nullable=False),
     Column("place", Text, nullable=False),  # the scope of its process id
     Column("pid", Integer, nullable=False),
-    Column("pid_since", Text, nullable=False),  # tells a process from a later one of its id
+    Column("pid_since", Text, nullable=False),  # differs in a later process with the same id
     Column("device", Text, nullable=False),
     Column("tuner_version", String(32), nullable=False),
     Column("joined_at", Double, nullable=False),
@@ -124,15 +124,15 @@ workers = Table(
 
 
 class StudyKey(NamedTuple):
-    """One study among all that have had its id: SQLite gives a deleted study's id to the next one,
-    and other programs delete a study without our rows."""
+    """Identifies a study by id and token, because ids are reused: SQLite gives a deleted study's id
+    to the next one, and other programs delete a study without our rows."""
 
     study_id: int
     token: str
 
     def lock(self, session: Session | Connection, *also: ColumnElement[Any]) -> Any:
-        """Lock the study's row, so that workers take turns and nobody deletes the study until the
-        transaction ends; returns its total and ``also``. KeyError if the study is gone."""
+        """Lock the study's row until the transaction ends: workers take turns, and the study can't
+        be deleted. Returns its total and ``also``. KeyError if the study is gone."""
         # A write, since only a write locks others out on SQLite.
         locked = update(studies).where(self.row()).values(total=studies.c.total)
         row = session.execute(locked.returning(studies.c.total, *also)).one_or_none()
@@ -141,11 +141,11 @@ class StudyKey(NamedTuple):
         return row
 
     def row(self) -> ColumnElement[bool]:
-        """A condition on ``tuner_studies``: this study's row, while the study is there."""
+        """A condition on ``tuner_studies``: this study's row, while the study exists."""
         return (studies.c.study_id == self.study_id) & self.lives()
 
     def lives(self) -> ColumnElement[bool]:
-        """Whether the study is still there: a condition for every statement that goes by its id."""
+        """A condition for every statement that uses the id: the study still exists."""
         # Aliases, since the statement itself may use these tables.
         ours, theirs = studies.alias().c, study_user_attributes.alias().c
         token = json.dumps(self.token)
@@ -157,7 +157,7 @@ class StudyKey(NamedTuple):
 
 
 def insert_into(connection: Session | Connection, table: Table) -> Any:
-    """An INSERT with an ON CONFLICT clause, which SQLAlchemy has for each database separately."""
+    """An INSERT that supports ON CONFLICT, for which SQLAlchemy has one class per database."""
     bind = connection.get_bind() if isinstance(connection, Session) else connection
     return (postgresql if bind.dialect.name == "postgresql" else sqlite).insert(table)
 
@@ -165,10 +165,10 @@ def insert_into(connection: Session | Connection, table: Table) -> Any:
 def write_attributes(
     connection: Session | Connection, owners: Column[int], owner: int, attributes: Mapping[str, Any]
 ) -> None:
-    """Write attributes over what they were, without reading the study or trial that has them.
+    """Insert or update attributes without reading the study or trial that they belong to.
 
-    ``owners`` is the column of a table of attributes that holds the id ``owner``. Nothing is
-    deleted, which workers may have no right to do.
+    ``owner`` is an id in the column ``owners`` of an attribute table. Nothing is deleted, because
+    workers may lack the right to delete.
     """
     new = insert_into(connection, owners.table)
     values = [

@@ -24,14 +24,14 @@ class TrialLocation(NamedTuple):
 class UnfencedStorage(RDBStorage):
     """Optuna's storage for programs that hold no leases, such as the dashboard.
 
-    Optuna fails at the first value that it can't read. Here that value's trial is read without it,
-    and a trial whose own row can't be read is left out.
+    Optuna fails at the first unreadable value. Here the trial is read without that value, and a
+    trial whose own row is unreadable is left out.
     """
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """Execute statements in one transaction. Optuna's own transactions share the thread's
-        session, so the first of them that ends within this one ends both."""
+        session, so the first one that ends within the block ends both."""
         session = self.scoped_session()
         try:
             yield session
@@ -53,8 +53,8 @@ class UnfencedStorage(RDBStorage):
     def delete_study(self, study_id: int) -> None:
         """Delete a study with all its rows, whatever its workers are doing.
 
-        Optuna's own method silently leaves the study in place if a row appears that it had not
-        seen, so the workers are locked out first.
+        Optuna's own method silently leaves the study in place if a new row appears meanwhile, so
+        the workers are locked out first.
         """
         leases = tables.leases
         with self.transaction() as session:
@@ -65,7 +65,7 @@ class UnfencedStorage(RDBStorage):
             session.delete(study)
 
     def _build_frozen_trial_from_trial_model(self, trial: models.TrialModel) -> FrozenTrial:
-        with rows.unless_unreadable("trial", {}):
+        with rows.skipping_unreadable("trial", {}):
             built = super()._build_frozen_trial_from_trial_model(trial)
             if rows.is_sound(built):
                 return built

@@ -20,8 +20,8 @@ EXPECTED = "expected sqlite:///FILE or postgresql://USER@HOST/DATABASE"
 _PORT = "storage: the port must be a number from 1 to 65535, as in postgresql://HOST:5432/DATABASE"
 _ESCAPES = ": as %3A, / as %2F, ? as %3F, # as %23"
 _SCHEME = re.compile(r"[A-Za-z0-9_+]+(?=://)")
-_UP_TO_THE_HOST = re.compile(r"[\w+]+://(?:[^:/@]*(?::[^@]*)?@)?")  # as SQLAlchemy reads it
-_OCTAL = re.compile(rb"\\([0-7]{3})")  # spaces, among others, in the paths of mount points
+_UP_TO_THE_HOST = re.compile(r"[\w+]+://(?:[^:/@]*(?::[^@]*)?@)?")  # as SQLAlchemy parses it
+_OCTAL = re.compile(rb"\\([0-7]{3})")  # escapes in the paths of mount points, as of spaces
 _SHORT = 4  # shorter passwords occur in words by chance
 # Other characters in a name mean that a delimiter was mistyped: the name may contain a password.
 _USER, _NAME = re.compile(r"[\w.@$+~-]*"), re.compile(r"[\w.$+~-]*")
@@ -34,22 +34,23 @@ _OTHERS = ("mysql", "mariadb", "oracle", "mssql")  # databases that SQLAlchemy k
 
 
 def parse_url(text: str) -> URL:
-    """The URL of a SQLite file or Postgres database, with its driver and password.
+    """Parse the URL of a SQLite file or Postgres database; sets its driver and password.
 
-    InputError, which shows no password, for any other, and if it is unclear where a password ends.
+    InputError for any other URL, or if it is unclear where a password ends; the message shows no
+    password.
     """
     text = _SCHEME.sub(lambda scheme: scheme.group().lower(), text.strip(), count=1)
     before = _UP_TO_THE_HOST.match(text)
     if before and not text.startswith("sqlite") and "@" in text[before.end() :]:
         raise InputError(
-            "storage: the URL has one @ too many; in a user's name or password, write it as %40 "
+            "storage: the URL has one @ too many; in a user name or password, write it as %40 "
             f"(and {_ESCAPES})"
         )
     try:
         url = sqlalchemy.make_url(text)
     except sqlalchemy.exc.ArgumentError:
         raise InputError(f"storage: not a database URL, {EXPECTED}") from None
-    except ValueError:  # not shown: if the host was left out, it is a password
+    except ValueError:  # which may quote a password: the "port" of a URL without a host
         raise InputError(_PORT) from None
     backend, _, driver = url.drivername.partition("+")
     if backend == "sqlite" and driver in ("", "pysqlite"):
@@ -62,9 +63,9 @@ def parse_url(text: str) -> URL:
 
 def _sqlite(url: URL) -> URL:
     if any((url.username, url.password, url.host, url.port, url.query)):
-        raise InputError("storage: a SQLite URL names nothing but a file, expected sqlite:///FILE")
+        raise InputError("storage: a SQLite URL may only name a file, expected sqlite:///FILE")
     if not url.database or url.database == ":memory:":
-        raise InputError("storage: a database in memory can't be used, expected sqlite:///FILE")
+        raise InputError("storage: an in-memory database can't be used, expected sqlite:///FILE")
     url = url.set(database=str(local_path(url.database, "storage")))
     kind = _file_system(Path(str(url.database)).resolve())
     if kind.startswith(NETWORK_FILE_SYSTEMS):
@@ -94,12 +95,12 @@ def _postgres(url: URL) -> URL:
 
 
 def _check_parts(url: URL) -> None:
-    """InputError if a part that the server's own messages show may contain a password."""
+    """InputError if a part that the server's messages repeat may contain a password."""
     options = url.normalized_query
     parts = {
-        "user's name": (_USER, [url.username, *options.get("user", ())]),
+        "user name": (_USER, [url.username, *options.get("user", ())]),
         "host": (_HOST, [url.host]),
-        "database's name": (_NAME, [url.database, *options.get("dbname", ())]),
+        "database name": (_NAME, [url.database, *options.get("dbname", ())]),
     }
     for what, (pattern, texts) in parts.items():
         if not all(pattern.fullmatch(text or "") for text in texts):
@@ -110,8 +111,8 @@ def _check_parts(url: URL) -> None:
     known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
     if not known.issuperset(options):
         raise InputError(
-            "storage: Postgres does not know an option after the ?; use those of libpq, such as "
-            "?sslmode=require, and write a & in a password as %26"
+            "storage: unknown option after the ?; use those of libpq, such as ?sslmode=require, "
+            "and write an & in a password as %26"
         )
 
 
@@ -130,12 +131,12 @@ def _file_system(path: Path) -> str:
 
 
 def shown(url: URL) -> str:
-    """The URL as people may see it: no password, no options. A SQLite file's path."""
+    """The URL for display, without password and options; the path of a SQLite file."""
     return str(url.database) if url.get_backend_name() == "sqlite" else _without_password(url, {})
 
 
 def repeatable(url: URL) -> str:
-    """The URL as it may be given again: without passwords, with the options that hold none."""
+    """The URL for a command to repeat: without passwords, with options that can't hold one."""
     if url.get_backend_name() == "sqlite":
         return url.render_as_string()
     return _without_password(url, {k: v for k, v in url.query.items() if k in _SAFE_OPTIONS})
@@ -149,8 +150,8 @@ def _without_password(url: URL, query: Mapping[str, Any]) -> str:
 def masked(text: str, url: URL) -> str:
     """``text`` without the URL's passwords, plain or as URLs and string literals spell them.
 
-    A short one is masked only where a password stands in a URL: the gaps of masking it everywhere
-    would show its letters.
+    A short password is masked only where a URL or option has one: masked everywhere, the gaps would
+    reveal its letters.
     """
     options = url.normalized_query
     secrets = [
@@ -159,7 +160,7 @@ def masked(text: str, url: URL) -> str:
         *options.get("password", ()),
         *options.get("sslpassword", ()),
     ]
-    # A password that begins with another one is masked first, or its end would be left.
+    # Longest first: if one password begins with another, its end would be left.
     for secret in sorted(map(str, filter(None, secrets)), key=len, reverse=True):
         spelling = "".join(map(_spellings, secret))
         if len(secret) < _SHORT:
@@ -169,8 +170,8 @@ def masked(text: str, url: URL) -> str:
 
 
 def _spellings(character: str) -> str:
-    """A pattern for a character of a password: percent-encoded, in a literal of Python's or JSON's,
-    doubled in a format string, or plain. Each character may be spelled in its own way."""
+    """A pattern for one character of a password: percent-encoded, as in a Python or JSON literal,
+    doubled as in a format string, or plain."""
     encoded = "".join(f"%(?i:{byte:02x})" for byte in character.encode(errors="surrogateescape"))
     plain = {character, ascii(character)[1:-1], repr(character)[1:-1], json.dumps(character)[1:-1]}
     if character in "'\"\\":

@@ -1,4 +1,4 @@
-"""Decide what becomes of a trial after an epoch. Pure: history in, verdict out."""
+"""Decide whether a trial continues after an epoch. Pure: history in, verdict out."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from tuner.spec.guard import GuardLimits, GuardSection
 from tuner.trial import EpochReport
 
-# Below these a generator is announced as collapsed; the guard's defaults are the first two.
+# A generator below these counts as collapsed; the first two are also the guard's defaults.
 FEWEST_CLASSES, LEAST_VARIANCE = 0.25, 0.05
 LEAST_ENTROPY, LEAST_RECALL = 0.3, 0.01
 
@@ -46,15 +46,15 @@ def verdict(
 ) -> Verdict:
     """Judge a trial by all its reports so far, in order, the newest last.
 
-    Numbers that are not finite end a trial at once, and so does a user's ``request`` to prune it,
-    whose reason that is; a guarded quantity once it has been out of bounds for its patience.
-    ``pruner``, the name of a pruner that would prune the trial, comes after them, and counts only
-    before the last epoch: pruning in the last one saves nothing. ``classes`` is the number of
-    classes that the extractor finds in the data, 0 if it knows none.
+    Non-finite numbers prune a trial at once; so does ``request``, the reason of a user's request to
+    prune it. A guarded quantity prunes it once it has been out of bounds for its patience. Last
+    comes ``pruner``, the name of a pruner that would prune the trial; it counts only before the
+    last epoch, in which pruning saves nothing. ``classes`` is the number of classes that the
+    extractor finds in the data, 0 if it knows none.
     """
     last = history[-1]
     if not last.finite:
-        return Prune(f"not finite in epoch {last.epoch}")
+        return Prune(f"non-finite values in epoch {last.epoch}")
     if request is not None:
         return Prune(request)
     for name, limits in guard:
@@ -71,13 +71,13 @@ def verdict(
 def _out_of_bounds(
     name: str, limits: GuardLimits, history: Sequence[EpochReport], classes: int
 ) -> str | None:
-    looked_at = history if name == "loss_ratio" else [r for r in history if r.fid is not None]
-    newest = looked_at[-limits.patience :]
+    relevant = history if name == "loss_ratio" else [r for r in history if r.fid is not None]
+    newest = relevant[-limits.patience :]
     if not limits.enabled or len(newest) < limits.patience or newest[-1] is not history[-1]:
         return None
     least = limits.low
     if name == "class_coverage" and classes > 1 and least:
-        least = max(least, 1.5 / classes)  # with few classes, one alone may exceed the share
+        least = max(least, 1.5 / classes)  # with few classes, a single one may reach the limit
     streak = [_violation(limits, least, r, getattr(r, name)) for r in newest]
     if not all(streak):
         return None
@@ -90,7 +90,7 @@ def _out_of_bounds(
 def _violation(
     limits: GuardLimits, low: float | None, report: EpochReport, value: float | None
 ) -> str | None:
-    """``below 0.05`` or ``above 100``; None within bounds, without a value, in the grace time."""
+    """``below 0.05`` or ``above 100``; None if in bounds, not measured, or in the grace period."""
     if value is None or report.steps < limits.grace_steps:
         return None
     if low is not None and value < low:
@@ -103,8 +103,8 @@ def _violation(
 def collapse_signs(measured: Mapping[str, Any], classes: int = 0) -> list[str]:
     """The measurements that show a collapsed generator, however low its FID; empty if none does.
 
-    ``measured`` holds fields of an epoch report by name. Where the number of ``classes`` is not
-    known, their entropy decides.
+    ``measured`` holds fields of an epoch report by name; ``classes`` is their number in the data, 0
+    if unknown. A low class entropy shows a collapse even if many classes are generated.
     """
     signs = []
     coverage, entropy = measured.get("class_coverage"), measured.get("class_entropy")
@@ -112,7 +112,8 @@ def collapse_signs(measured: Mapping[str, Any], classes: int = 0) -> list[str]:
     least = max(FEWEST_CLASSES, 1.5 / classes if classes > 1 else 0)
     if coverage is not None and (coverage < least or (entropy or 0) < LEAST_ENTROPY):
         share = f"{round(coverage * classes)} of {classes}" if classes else f"{coverage:.0%} of the"
-        signs.append(f"{share} classes generated")
+        uneven = "" if coverage < least or entropy is None else f", entropy {entropy:.2g}"
+        signs.append(f"{share} classes generated{uneven}")
     if variance is not None and variance < LEAST_VARIANCE:
         signs.append(f"variance ratio {variance:.3g}")
     if recall is not None and recall < LEAST_RECALL:

@@ -1,4 +1,4 @@
-"""The workers of a study, as other processes see them, and whether one of this machine has died.
+"""The workers of a study as other processes see them, and the detection of dead ones.
 
 A trial whose worker has died on the same machine is taken over before its lease expires.
 """
@@ -20,7 +20,7 @@ LOST_SHOWN = 600.0  # seconds for which a lost worker without a trial is still l
 
 
 class Process(NamedTuple):
-    """A process, distinct from those in other containers and later ones with the same id."""
+    """Identifies a process, across containers and despite reused process ids."""
 
     host: str  # for display
     place: str  # the scope of ``pid``; '' if unknown
@@ -38,7 +38,7 @@ class WorkerRecord(NamedTuple):
     alive: bool
     seen: float  # seconds since its last heartbeat, by the database's clock
     trial: int | None
-    epoch: int | None  # the last one it reported of that trial
+    epoch: int | None  # the last one reported of that trial
 
 
 _who = tables.workers.c
@@ -52,7 +52,7 @@ def read_workers(connection: Connection, study_id: int, lease_seconds: float) ->
     worker whose process has died on this machine counts as lost at once.
     """
     lease, trials = tables.leases.c, tables.optuna_trials.c
-    # A heartbeat in the future is from before the clock was set back: its age counts, too.
+    # A heartbeat in the future dates from before the clock was set back; it ages all the same.
     age = func.abs(tables.db_now() - _who.seen_at)
     query = (
         select(_who.worker, _who.device, age, trials.number, lease.epoch, *_PROCESS)
@@ -98,7 +98,7 @@ def insert_worker(session: Session, study_id: int, worker: str, device: str) -> 
 
 
 def dead_among(session: Session, column: Column[str], *where: ColumnElement[bool]) -> list[str]:
-    """The workers named in a column that were processes of this machine but have died."""
+    """The workers named in a column that were processes of this machine and have died."""
     query = select(_who.worker, *_PROCESS).join(column.table, column == _who.worker).where(*where)
     found = session.execute(query.distinct())
     return [worker for worker, *process in found if has_died(Process(*process))]
@@ -111,7 +111,7 @@ def this_process() -> Process:
 
 
 def has_died(process: Process) -> bool:
-    """Whether a process of this machine is certainly gone; False if unknown."""
+    """Whether a process of this machine is certainly dead; False if unknown."""
     if not process.place or process.place != _place(variable(MACHINE_VARIABLE)):
         return False
     return _since(process.pid) != process.since
@@ -127,7 +127,7 @@ def _place(name: str | None) -> str:
 
 
 def _since(pid: int) -> str:
-    """The start of the process in ticks since boot; '' if there is none or only a zombie."""
+    """The start of the process in ticks since boot; '' if it is gone or a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
