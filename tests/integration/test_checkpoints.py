@@ -111,7 +111,7 @@ def test_a_state_of_another_program_is_refused() -> None:
     packed = pack_state(random_state(config_of(width=4)))
     with pytest.raises(InputError, match=r"^here: found .*, expected "):
         unpack_state(CONFIG, packed, "here")
-    with pytest.raises(InputError, match=r"^here: found .* None, expected "):
+    with pytest.raises(InputError, match=r"^here: .* is missing, expected "):
         unpack_state(
             config_of(generator_optimizer="adam"), pack_state(random_state(CONFIG)), "here"
         )

@@ -200,7 +200,7 @@ def test_unrelated_files_among_checkpoints_are_kept(files: StudyFiles) -> None:
 def test_a_hostile_program_is_one_line(files: StudyFiles, change: dict[str, Any]) -> None:
     fields = artifacts.PROGRAM._asdict() | change
     files.write("g", encode(pack(artifacts.generator()), {"program": fields}))
-    problem = "(damaged program: |its network |dcgan can't be built for )"
+    problem = "(damaged program: |the network |dcgan can't be built for )"
     with pytest.raises(InputError, match=f"^{files.locate('g')}: {problem}") as caught:
         serialization.load_generator(files, "g")
     assert "\n" not in str(caught.value)
@@ -209,7 +209,7 @@ def test_a_hostile_program_is_one_line(files: StudyFiles, change: dict[str, Any]
 @pytest.mark.parametrize("program", [None, [], "dcgan", 3, [1, 2], {}, {"a": {}}], ids=repr)
 def test_an_invalid_program_is_refused_in_one_line(files: StudyFiles, program: Any) -> None:
     files.write("g", encode(pack(artifacts.generator()), {"program": program}))
-    problem = "(not a generator file|this generator was written by another version) of tuner"
+    problem = "(not a tuner generator file|this generator was written by another version of tuner)"
     with pytest.raises(InputError, match=f"^{files.locate('g')}: {problem}") as caught:
         serialization.load_generator(files, "g")
     assert "\n" not in str(caught.value)

@@ -134,7 +134,7 @@ def test_a_damaged_copy_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"kind": "extractor"}, "this file of tuner does not contain Inception weights"),
+        ({"kind": "extractor"}, "this file contains no Inception weights"),
         ({"source_sha256": "1" * 64}, f"SHA-256 {'1' * 64}, expected one with {SOURCE}"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 
 from tuner.environment import Place
 from tuner.errors import StorageError, TunerError
-from tuner.files.pictures import MOST_WAITING, Picture, PictureUploader, picture_of
+from tuner.files.pictures import MAX_WAITING, Picture, PictureUploader, picture_of
 from tuner.files.stores import open_store
 from tuner.files.study_files import StudyFiles
 
@@ -148,12 +148,12 @@ def test_during_an_outage_the_oldest_pictures_are_dropped(messages: list[str]) -
     uploader = uploader_of(store, messages)
     uploader.add(1, lambda: b"x")
     assert store.attempted.wait(10)  # this upload has started and cannot be dropped
-    last = MOST_WAITING + 4
+    last = MAX_WAITING + 4
     for number in range(2, last + 1):
         uploader.add(number, lambda: b"x")
     store.failure = None
     uploader.take(30)
-    assert sorted(uploader.artifacts()) == [1, *range(last - MOST_WAITING + 1, last + 1)]
+    assert sorted(uploader.artifacts()) == [1, *range(last - MAX_WAITING + 1, last + 1)]
     uploader.close()
 
 

@@ -170,7 +170,7 @@ def test_invalid_generator_files_are_refused(files: StudyFiles) -> None:
     with pytest.raises(InputError, match=f"^{where}: no such file"):
         serialization.load_generator(files, "g")
     files.write("g", encode(pack(generator()), {}))
-    with pytest.raises(InputError, match=f"^{where}: not a generator file of tuner"):
+    with pytest.raises(InputError, match=f"^{where}: not a tuner generator file"):
         serialization.load_generator(files, "g")
     fields = PROGRAM._asdict()
     del fields["ema"]

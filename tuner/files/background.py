@@ -15,8 +15,8 @@ class BackgroundWriter:
 
     At most ``capacity`` files wait; a new one displaces the oldest and, if ``capacity`` is 1, also
     a file that is being retried. Retries are announced once until a write succeeds again. Any other
-    failure, such as a full disk, is raised by the next call; if the files are ``optional`` it is
-    announced, and the file is left out.
+    failure, such as a full disk, is raised by the next call; if the files are ``optional``, it is
+    announced instead and the file is left out.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class BackgroundWriter:
     ) -> None:
         """``what`` names the files in announcements: "the pictures".
 
-        ``written`` is called on the thread, with the name of a file.
+        ``written`` is called on the thread, with the name of each file once it is written.
         """
         self._files, self._what, self._announce = files, what, announce
         self._optional, self._written = optional, written
@@ -64,7 +64,7 @@ class BackgroundWriter:
         return done
 
     def close(self, seconds: float = 0.0) -> bool:
-        """Drop what waits and stop retrying; return whether the thread ends within ``seconds``."""
+        """Drop waiting files and retries; return whether the thread ends within ``seconds``."""
         with self._changed:
             self._closed = True
             self._queue.clear()
@@ -83,14 +83,14 @@ class BackgroundWriter:
                 self._write(self._current, make())
             except TunerError as error:
                 self._fail(error)
-            except Exception as error:  # a bug must not pass for success
+            except Exception as error:  # a bug must not look like success
                 self._fail(TunerError(f"{self._current}: can't be written: {error!r}"))
             with self._changed:
                 self._current = None
                 self._changed.notify_all()
 
     def _write(self, name: str, data: bytes) -> None:
-        """Write until it succeeds, a newer file takes its place or the writer is closed."""
+        """Retry until the write succeeds, a newer file replaces it or the writer is closed."""
         pause = FIRST_PAUSE
         while True:
             try:

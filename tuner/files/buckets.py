@@ -11,17 +11,17 @@ from typing import Any, ClassVar
 
 from tuner.environment import Place
 from tuner.errors import InputError, StorageError, TunerError
-from tuner.files.folders import MOST, NAME, checked
+from tuner.files.folders import MAX_BYTES, NAME, checked
 from tuner.hints import require
 
-# Time limits in seconds: for a connection, for the next bytes of an answer, for a whole call, and
+# Time limits in seconds: for a connection, for the next bytes of a response, for a whole call, and
 # for a call that reads a file. Only the limit of the call applies to a stalled upload.
 CONNECT_S, SILENCE_S, CALL_S, READ_S = 5, 20, 60, 180
 SLOWEST = 1_000_000  # bytes/s, below which an upload counts as stalled
 PARALLEL_REMOVALS = 16  # files
 FRESH = {"skip_instance_cache": True, "use_listings_cache": False}  # for fsspec file systems
 
-# HTTP statuses that may pass, in addition to all from 500 on except "not implemented".
+# Transient HTTP statuses, in addition to all from 500 on except "not implemented".
 BUSY = {408, 409, 425, 429}
 NOT_IMPLEMENTED = 501
 EMPTY = 416  # "range not satisfiable": an empty file has no first byte
@@ -29,7 +29,7 @@ CERTIFICATES = ("SSLCertVerificationError", "FileNotFoundError")  # configured b
 
 
 class BucketStore(ABC):
-    """An artifact store in a bucket, or in a folder of one: a subclass for each service.
+    """An artifact store in a bucket, or in a folder of one; a subclass for each service.
 
     Credentials, endpoint and region come from the usual environment variables and files.
     """
@@ -49,7 +49,7 @@ class BucketStore(ABC):
                 "letters, digits and _.=+-, without credentials"
             )
         require(self.package, self.scheme, f"artifacts: {self.scheme}://")
-        # It also logs what it raises, with tracebacks: shown only if the program sets up logging.
+        # It also logs the errors that it raises; shown only if the program sets up logging.
         logging.getLogger(self.package).addHandler(logging.NullHandler())
         self._by_process: dict[int, Any] = {}
 
@@ -66,19 +66,19 @@ class BucketStore(ABC):
         with self._errors(self._place(name), "written"):
             self._files().pipe_file(self._place(name), data, timeout=limit)
 
-    def read(self, name: str, most: int = MOST) -> bytes | None:
+    def read(self, name: str, max_bytes: int = MAX_BYTES) -> bytes | None:
         data: bytes | None = None
         with self._errors(self._place(name), "read", or_missing=True):
-            options = {"start": 0, "end": most + 1, "timeout": READ_S}
+            options = {"start": 0, "end": max_bytes + 1, "timeout": READ_S}
             try:
                 data = self._files().cat_file(self._place(name), **options)
             except Exception as error:
                 if self._status_in(error) != EMPTY:
                     raise
                 data = b""
-        if data is not None and len(data) > most:
+        if data is not None and len(data) > max_bytes:
             raise TunerError(
-                f"{self.locate(name)}: can't be read: larger than {most / 1e6:,.0f} MB"
+                f"{self.locate(name)}: can't be read: larger than {max_bytes / 1e6:,.0f} MB"
             )
         return data
 
@@ -106,7 +106,7 @@ class BucketStore(ABC):
     def _places(self, prefix: str) -> list[str]:
         """List everything in a folder, including files that names() omits."""
         with self._errors(self._place(prefix), "listed"):
-            # With a prefix this is one listing; for a path fsspec also looks for a file.
+            # With a prefix, this takes one request; for a path, fsspec also looks for a file.
             found = self._files().find(self._root, prefix=f"{prefix}/", timeout=CALL_S)
         return list(found)
 
@@ -135,12 +135,12 @@ class BucketStore(ABC):
                 return
             reason = "no such bucket" if is_missing else _reason(error)
             message = f"{self.scheme}://{place}: can't be {done}: {reason}"
-            if self._may_pass(error):
+            if self._is_transient(error):
                 raise StorageError(message, transient=True) from error
             raise TunerError(message) from error
 
-    def _may_pass(self, error: Exception) -> bool:
-        """Whether to retry later: yes unless the error is known to be permanent."""
+    def _is_transient(self, error: Exception) -> bool:
+        """Whether to retry later: yes, unless the error is known to be permanent."""
         if isinstance(error, TimeoutError):  # also S3's RequestTimeout, which has status 400
             return True
         status = self._status_in(error)
@@ -163,7 +163,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_of_bucket(error: Exception) -> bool:
-    """Whether S3 misses the bucket, not the file."""
+    """Whether S3 reports that the bucket is missing, not the file."""
     response = getattr(error.__cause__, "response", None) or {}
     return bool(response.get("Error", {}).get("Code") == "NoSuchBucket")
 

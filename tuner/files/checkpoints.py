@@ -2,8 +2,8 @@
 
 A checkpoint is one file with a checksum: the whole ``GanState`` and the best generator so far. Its
 name contains the epoch and the lease's token, so a worker that lost its trial can't overwrite the
-files of the new owner. The last two are kept: the older one is used if the newest is damaged or of
-an epoch that was never reported.
+files of the new owner. The last two are kept: the older one is used if the newest is damaged, or if
+its epoch was never reported.
 """
 
 import re
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from tuner.errors import InputError, StorageError, TunerError
 from tuner.files.background import BackgroundWriter
-from tuner.files.folders import ARRAYS
+from tuner.files.folders import MAX_ARRAY_BYTES
 from tuner.files.serialization import Arrays, decode, encode, pack, unpack
 from tuner.files.study_files import StudyFiles
 from tuner.gan.state import GanState, abstract_state
 from tuner.trial import TrialConfig
 
 KEPT = 2
-CHECKPOINTS = "checkpoints"  # the folder with those of all trials
+CHECKPOINTS = "checkpoints"  # the folder with all trials' checkpoints
 _NAME = re.compile(rf"{CHECKPOINTS}/trial-(\d{{5,}})/epoch-\d{{6,}}-\d{{6,}}\.safetensors")
 _STATE, _GENERATOR, _SAMPLES = "state", "generator", "samples"
 
@@ -39,7 +39,7 @@ class KeptGenerator(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """A trial after ``epoch`` epochs; ``state`` is packed to write, a ``GanState`` once read."""
+    """A trial after ``epoch`` epochs; ``state`` is packed for writing, a ``GanState`` when read."""
 
     epoch: int
     state: Any
@@ -119,7 +119,7 @@ def load_latest(
     names = filter(_NAME.fullmatch, files.names(folder_of(number)))
     for name in sorted(names, reverse=True):
         try:
-            if (data := files.read(name, ARRAYS)) is None:
+            if (data := files.read(name, MAX_ARRAY_BYTES)) is None:
                 continue
             checkpoint = decode_checkpoint(config, data, files.locate(name))
         except StorageError:
@@ -133,7 +133,7 @@ def load_latest(
 
 
 class CheckpointWriter(BackgroundWriter):
-    """Writes one trial's checkpoints in the background, always the newest that was offered."""
+    """Writes a trial's checkpoints in the background, always the newest one offered."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class CheckpointWriter(BackgroundWriter):
         )
 
     def offer(self, checkpoint: Checkpoint) -> None:
-        """Write a packed checkpoint soon; it replaces one that still waits."""
+        """Write a packed checkpoint soon; it replaces one that is still waiting."""
         name = f"{self._folder}/epoch-{checkpoint.epoch:06d}-{self._token:06d}.safetensors"
         self.submit(name, partial(encode_checkpoint, self._config, checkpoint))
 

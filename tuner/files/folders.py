@@ -1,4 +1,4 @@
-"""``DirectoryStore``: files in a local or mounted folder; and which file names are valid."""
+"""``DirectoryStore``: files in a local or mounted folder; valid file names."""
 
 import contextlib
 import errno
@@ -18,8 +18,8 @@ from tuner.paths import local_path, open_file
 _PART = "[A-Za-z0-9_][A-Za-z0-9_.=+-]*"
 NAME = re.compile(f"{_PART}(/{_PART})*")
 
-# Errors of a disk or network that may recover; ENOENT, because another process may have removed
-# the folder just before a file was written to it.
+# Errors of a disk or network that may recover. ENOENT is among them because another process may
+# remove the folder just before a file is written to it.
 TRANSIENT = {
     errno.ENOENT,
     *(errno.EIO, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOLCK, errno.ENOTEMPTY),
@@ -28,7 +28,7 @@ TRANSIENT = {
     *(errno.ENOTCONN, errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE),
 }
 
-MOST, ARRAYS = 64 * 2**20, 4 * 2**30  # largest file in bytes: in general, and with arrays
+MAX_BYTES, MAX_ARRAY_BYTES = 64 * 2**20, 4 * 2**30  # largest file: in general, and with arrays
 
 
 def checked(name: str) -> str:
@@ -50,7 +50,8 @@ class DirectoryStore:
 
     def write(self, name: str, data: bytes) -> None:
         path = self._path(name)
-        # Hidden, so names() omits it if this process is killed; random, so no other writes to it.
+        # Hidden, so names() omits it if this process is killed. Random, so that no other process
+        # writes to it.
         part = path.with_name(f".{secrets.token_hex(8)}.part")
         with _disk_errors(path, "written"):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,10 +65,10 @@ class DirectoryStore:
                 part.unlink(missing_ok=True)
             _sync_folder(path.parent)
 
-    def read(self, name: str, most: int = MOST) -> bytes | None:
+    def read(self, name: str, max_bytes: int = MAX_BYTES) -> bytes | None:
         path = self._path(name)
         with _disk_errors(path, "read"), contextlib.suppress(FileNotFoundError):
-            return None if path.is_dir() else read_file(path, most)
+            return None if path.is_dir() else read_file(path, max_bytes)
         return None
 
     def names(self, prefix: str) -> list[str]:
@@ -84,14 +85,14 @@ class DirectoryStore:
         path = self._path(name)
         with _disk_errors(path, "removed"), contextlib.suppress(IsADirectoryError):
             path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # a folder goes with its last file
+        with contextlib.suppress(OSError):  # a folder is removed with its last file
             for folder in list(path.relative_to(self._root).parents)[:-1]:
                 (self._root / folder).rmdir()
 
     def remove_all(self, prefix: str) -> None:
         folder = self._path(prefix)
         with _disk_errors(folder, "removed"):
-            while folder.is_dir():  # again if another process changed something
+            while folder.is_dir():  # again if another process added or removed a file
                 try:
                     shutil.rmtree(folder)
                 except OSError as error:
@@ -110,12 +111,12 @@ class DirectoryStore:
         return self._root / checked(name)
 
 
-def read_file(path: Path, most: int) -> bytes:
-    """Read a regular file of at most ``most`` bytes; OSError for anything else."""
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """Read a regular file of at most ``max_bytes``; OSError for anything else."""
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > most:
-            problem = f"{size / 1e6:,.0f} MB, more than the {most / 1e6:,.0f} MB allowed"
+        if size > max_bytes:
+            problem = f"{size / 1e6:,.0f} MB, more than the {max_bytes / 1e6:,.0f} MB allowed"
             raise OSError(errno.EFBIG, problem, str(path))
         return file.read(max(size, 2**16) + 1)
 
@@ -126,7 +127,7 @@ def _sync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems can't, and need not
+        if error.errno != errno.EINVAL:  # some network file systems can't and need not
             raise
     finally:
         os.close(descriptor)

@@ -29,7 +29,7 @@ Weights = dict[str, NDArray[np.float32]]
 def load_inception(path: str, sha256: str = INCEPTION_SHA256) -> Weights:
     """Load the weights by name, with HWIO kernels, from the PyTorch file or a converted one.
 
-    ``sha256`` is the hash of the PyTorch file, also for a converted file, which records it.
+    ``sha256`` is the hash of the PyTorch file; a converted file records the hash of its source.
     InputError if the file is missing, damaged or a different one, or if it is the PyTorch file and
     PyTorch is not installed.
     """
@@ -39,7 +39,7 @@ def load_inception(path: str, sha256: str = INCEPTION_SHA256) -> Weights:
         return _from_published(data, path, sha256)
     arrays, about = decode(data, path)
     if about.get("kind") != "inception":
-        raise InputError(f"{path}: this file of tuner does not contain Inception weights")
+        raise InputError(f"{path}: this file contains no Inception weights")
     if about.get("source_sha256") != sha256:
         raise InputError(
             f"{path}: found weights converted from a file with SHA-256 "
@@ -85,7 +85,7 @@ def _from_published(data: bytes, origin: str, sha256: str) -> Weights:
     try:
         state = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
         arrays = {str(name): tensor.detach().numpy() for name, tensor in state.items()}
-    # What torch.load raises for a bad file, and what Python raises unless it is a dict of tensors.
+    # torch.load raises these for a bad file, Python for anything but a dict of tensors.
     except (
         *(pickle.UnpicklingError, RuntimeError, ValueError, LookupError, EOFError),
         *(AttributeError, TypeError),

@@ -1,8 +1,8 @@
 """``PictureUploader``: uploads a trial's pictures to the artifact store while it trains.
 
 Pictures are sample grids of some epochs, and the curves of the whole trial. Each becomes an Optuna
-artifact, which the dashboard shows: a file in the store and an attribute of the trial that names
-it. The attribute is stored with an epoch's report, or with the trial's end, after its file exists.
+artifact, which the dashboard shows: a file in the store, and an attribute of the trial that names
+the file. The attribute is stored once the file exists, with an epoch's report or the trial's end.
 """
 
 import json
@@ -16,9 +16,9 @@ from tuner.files.background import BackgroundWriter
 from tuner.files.study_files import StudyFiles
 
 CURVES = 0  # stands for the epoch in the picture of the curves
-PICTURES = "pictures"  # the folder with those of all trials
-MOST_WAITING = 7  # pictures in addition to the one being written; the oldest gives way
-ATTRIBUTE = "artifacts:"  # Optuna's prefix of such attributes
+PICTURES = "pictures"  # the folder with all trials' pictures
+MAX_WAITING = 7  # pictures in addition to the one being written; the oldest is dropped
+ATTRIBUTE = "artifacts:"  # Optuna's prefix for the attributes of artifacts
 _TITLE = re.compile(r"/(?:samples-epoch-(\d+)\.png|curves\.svg)$")
 _ID = re.compile(r"([0-9a-f]{8})-(\d{5,})-(\d{6,})")
 
@@ -31,7 +31,7 @@ class Picture(NamedTuple):
 
     @property
     def title(self) -> str:
-        """Its name in the dashboard; names sort by epoch."""
+        """The name in the dashboard; names sort by epoch."""
         return f"samples-epoch-{self.epoch:06d}.png" if self.epoch else "curves.svg"
 
     @property
@@ -40,14 +40,14 @@ class Picture(NamedTuple):
         return f"{folder_of(self.trial)}/{self.title}"
 
     def artifact(self, token: str) -> str:
-        """Its artifact id in the study with this token.
+        """The artifact id in the study with this token.
 
-        Hexadecimal digits and dashes, from which the dashboard finds the file: see ``picture_of``.
+        Hexadecimal digits and dashes, from which ``picture_of`` finds the file for the dashboard.
         """
         return f"{token[:8]}-{self.trial:05d}-{self.epoch:06d}"
 
     def attribute(self, token: str) -> tuple[str, str]:
-        """The attribute that makes it an artifact of the trial in Optuna."""
+        """The attribute that makes the picture an artifact of the trial in Optuna."""
         mimetype = "image/png" if self.epoch else "image/svg+xml"
         meta = {
             "artifact_id": self.artifact(token),
@@ -85,16 +85,16 @@ class PictureUploader:
         """``token`` is the study's."""
         self._files, self._token, self._trial = files, token, trial
         self._uploaded: list[Picture] = []
-        self._reported = 0  # of those, by ``take``
+        self._taken = 0  # number of them that ``take`` has returned
         self._writer = BackgroundWriter(
-            files, "the pictures", announce, self._note, capacity=MOST_WAITING, optional=True
+            files, "the pictures", announce, self._add_uploaded, capacity=MAX_WAITING, optional=True
         )
 
     def remember(self) -> None:
         """Find the pictures of earlier owners, which may not have stored their attributes."""
         with suppress(TunerError):
             for name in self._files.names(folder_of(self._trial)):
-                self._note(name)
+                self._add_uploaded(name)
 
     def add(self, epoch: int, make: Callable[[], bytes]) -> None:
         """Make and upload a picture soon, once; ``make`` runs on another thread."""
@@ -108,8 +108,8 @@ class PictureUploader:
         Waits up to ``seconds`` for uploads in progress.
         """
         self._writer.flush(seconds)
-        new = self._uploaded[self._reported :]
-        self._reported += len(new)
+        new = self._uploaded[self._taken :]
+        self._taken += len(new)
         return dict(picture.attribute(self._token) for picture in new)
 
     def artifacts(self) -> dict[int, str]:
@@ -120,6 +120,6 @@ class PictureUploader:
         """Stop uploading."""
         self._writer.close()
 
-    def _note(self, name: str) -> None:
+    def _add_uploaded(self, name: str) -> None:
         if found := _TITLE.search(name):
             self._uploaded.append(Picture(self._trial, int(found[1] or CURVES)))

@@ -1,11 +1,11 @@
-"""``S3Store``: artifacts in S3, or in a server with its interface."""
+"""``S3Store``: artifacts in S3 or a compatible service."""
 
 import importlib
 from typing import Any
 
 from tuner.files import buckets
 
-ATTEMPTS = 2  # the second immediately: an idle connection may have been closed
+ATTEMPTS = 2  # the second one at once, because an idle connection may have been closed
 
 
 class S3Store(buckets.BucketStore):

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from tuner.errors import InputError
-from tuner.files.folders import ARRAYS
+from tuner.files.folders import MAX_ARRAY_BYTES
 from tuner.files.study_files import StudyFiles
 from tuner.gan.networks import GENERATORS
 from tuner.gan.sampling import Generator
@@ -36,7 +36,7 @@ _BOUNDED = (
     *("generator_optimizer", "discriminator_optimizer", "generator_norm", "discriminator_norm"),
     *("schedule", "precision"),
 )
-MOST_CLASSES = 100_000
+MAX_CLASSES = 100_000
 
 
 def encode(arrays: Arrays, about: About) -> bytes:
@@ -44,8 +44,8 @@ def encode(arrays: Arrays, about: About) -> bytes:
     words = {key: json.dumps(value) for key, value in about.items()}
     words[_CHECKSUM] = json.dumps(_checksum(arrays, words))
     data = save({name: np.asarray(x, order="C") for name, x in arrays.items()}, words)
-    # safetensors writes metadata in an order that varies by run, but equal contents must give equal
-    # files: sort the header.
+    # safetensors writes metadata in an order that varies by run. Sort the header, so that equal
+    # contents give equal files.
     end = 8 + int.from_bytes(data[:8], "little")
     text = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # so that the arrays are aligned
@@ -53,7 +53,7 @@ def encode(arrays: Arrays, about: About) -> bytes:
 
 
 def decode(data: bytes, origin: str) -> tuple[Arrays, About]:
-    """Read what ``encode`` wrote; InputError, which starts with ``origin``, if it is damaged."""
+    """Read the output of ``encode``; InputError, beginning with ``origin``, if it is damaged."""
     try:
         arrays: Arrays = load(data)
         length = int.from_bytes(data[:8], "little")
@@ -88,15 +88,16 @@ def pack(tree: Any) -> Arrays:
 
 
 def unpack(like: Any, arrays: Arrays, origin: str) -> Any:
-    """Rebuild a pytree; InputError if ``arrays`` lack a leaf, shape or dtype of ``like``."""
+    """Rebuild a pytree; InputError if ``arrays`` lack a leaf of ``like``, or its shape or dtype."""
     paths, structure = jax.tree_util.tree_flatten_with_path(like)
     leaves = []
     for path, leaf in paths:
         name = jax.tree_util.keystr(path)
         array = arrays.get(name)
-        found = None if array is None else f"{array.dtype} {array.shape}"
         expected = f"{leaf.dtype} {leaf.shape}"
-        if found != expected:
+        if array is None:
+            raise InputError(f"{origin}: {name} is missing, expected {expected}")
+        if (found := f"{array.dtype} {array.shape}") != expected:
             raise InputError(f"{origin}: found {name} {found}, expected {expected}")
         leaves.append(array)
     return jax.tree_util.tree_unflatten(structure, leaves)
@@ -113,7 +114,7 @@ def load_generator(files: StudyFiles, name: str) -> tuple[Program, Generator, Ab
     InputError if it is missing, damaged, or of a network that this process has not imported.
     """
     origin = files.locate(name)
-    data = files.read(name, ARRAYS)
+    data = files.read(name, MAX_ARRAY_BYTES)
     if data is None:
         raise InputError(f"{origin}: no such file")
     arrays, about = decode(data, origin)
@@ -130,13 +131,13 @@ def load_generator(files: StudyFiles, name: str) -> tuple[Program, Generator, Ab
 def _program(fields: Any, origin: str) -> Program:
     """Validate the program in a file, within the bounds that hold for study files."""
     if not isinstance(fields, dict):
-        raise InputError(f"{origin}: not a generator file of tuner: it has no program")
+        raise InputError(f"{origin}: not a tuner generator file: it has no program")
     if set(fields) != set(Program._fields):
         raise InputError(f"{origin}: this generator was written by another version of tuner")
     try:
         program = _PROGRAMS.validate_json(json.dumps(fields), strict=True)
         _SHAPES.validate_python(program.image_shape)
-        kinds = {name: kind_of(name) for name in _BOUNDED} | {"classes": Whole(0, MOST_CLASSES)}
+        kinds = {name: kind_of(name) for name in _BOUNDED} | {"classes": Whole(0, MAX_CLASSES)}
         for name, kind in kinds.items():
             kind.check(getattr(program, name))
     except pydantic.ValidationError as error:
@@ -147,7 +148,7 @@ def _program(fields: Any, origin: str) -> Program:
         raise InputError(f"{origin}: damaged program: {name}: {error}") from None
     if program.generator not in GENERATORS:
         raise InputError(
-            f"{origin}: its network {program.generator!r} is not imported; name its package with "
+            f"{origin}: the network {program.generator!r} is not imported; name its package with "
             "--allow"
         )
     return program
@@ -160,11 +161,11 @@ def encode_extractor(extractor: Extractor) -> bytes:
 
 
 def decode_extractor(data: bytes, origin: str, shape: tuple[int, int, int]) -> Extractor:
-    """Read an extractor of images of ``shape`` (h, w, c); InputError for any other file."""
+    """Read an extractor for images of ``shape`` (h, w, c); InputError for any other file."""
     arrays, about = decode(data, origin)
     kind, accuracy = about.get("kind"), about.get("accuracy", "missing")
     if kind not in ("random", "classifier") or not isinstance(accuracy, float | int | None):
-        raise InputError(f"{origin}: not an extractor file of tuner")
+        raise InputError(f"{origin}: not a tuner extractor file")
     classes = arrays["dense2"].shape[-1:] if "dense2" in arrays else ()
     expected = abstract_weights(shape, *classes) if classes else {}
     fits = {name: (x.dtype, x.shape) for name, x in expected.items()}

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 from tuner.environment import Place
 from tuner.errors import InputError
-from tuner.files.folders import MOST, DirectoryStore
+from tuner.files.folders import MAX_BYTES, DirectoryStore
 from tuner.files.gcs import GcsStore
 from tuner.files.s3 import S3Store
 
@@ -15,8 +15,8 @@ from tuner.files.s3 import S3Store
 class ArtifactStore(Protocol):
     """Files that workers share, named by '/'-separated paths such as "study/a.png".
 
-    Every method may be called from any thread. Raises a ``transient`` StorageError while the store
-    can't be reached, TunerError for permanent failures, ValueError for an invalid name.
+    Methods may be called from any thread. They raise a ``transient`` StorageError while the store
+    can't be reached, TunerError for permanent failures, and ValueError for an invalid name.
     """
 
     url: str  # opens the same store again, here or on another machine; contains no credentials
@@ -24,10 +24,10 @@ class ArtifactStore(Protocol):
     def write(self, name: str, data: bytes) -> None:
         """Write a whole file atomically and durably, replacing an existing one."""
 
-    def read(self, name: str, most: int = MOST) -> bytes | None:
+    def read(self, name: str, max_bytes: int = MAX_BYTES) -> bytes | None:
         """Return a file's content; None if there is no such file.
 
-        TunerError for a file of more than ``most`` bytes, or one that is not regular: a pipe.
+        TunerError for a file of more than ``max_bytes``, or one that is not regular, as a pipe.
         """
 
     def names(self, prefix: str) -> list[str]:
@@ -50,14 +50,14 @@ class ArtifactStore(Protocol):
 
 
 def _file_store(place: str) -> DirectoryStore:
-    """Open a folder by its file URL, of which ``place`` follows the scheme."""
+    """Open the folder of a file URL; ``place`` is the URL after the scheme."""
     path = unquote(place.removeprefix("//").removeprefix("localhost"))
     if not place.startswith("//") or not path.startswith("/"):
         raise InputError("artifacts: not a valid file URL; write file:// and an absolute path")
     return DirectoryStore(path)
 
 
-# By scheme, what opens the store at the rest of a URL.
+# Functions that open a store, by scheme; each is passed the URL after the scheme.
 STORES: dict[str, Callable[[str], ArtifactStore]]
 STORES = {"s3": S3Store, "gs": GcsStore, "file": _file_store}
 

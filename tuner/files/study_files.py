@@ -1,9 +1,9 @@
 """``StudyFiles``: the folder of a study in its artifact store, and which database owns it.
 
-A study's folder contains a file ``token`` that identifies the study. A copy of the database has the
-same token, so the file also records its owner: which database the folder belongs to, and the
-identity of the folder itself, which differs in a copied folder. A study in a copied database reads
-the folder of the original and writes to one of its own.
+A study's folder contains a file ``token`` that identifies the study. A copied database has the same
+token, so the file also records the owner: the database that the folder belongs to, and the identity
+of the folder itself, which differs in a copied folder. A study in a copied database reads the
+folder of the original and writes to one of its own.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 
 from tuner.environment import Place, default_artifacts, image_memory
 from tuner.errors import StorageError
-from tuner.files.folders import ARRAYS, MOST
+from tuner.files.folders import MAX_ARRAY_BYTES, MAX_BYTES
 from tuner.files.stores import ArtifactStore, open_store
 from tuner.spec.study import StudySpec
 from tuner.study.creation import create_study
@@ -46,14 +46,14 @@ class StudyFiles:
     ) -> None:
         """``exists`` returns whether the database still has the study.
 
-        Files missing in the folder are read from the folders ``copied_from``. ``claim`` is called
+        Files missing from the folder are read from the folders ``copied_from``. ``claim`` is called
         before the first write: it makes sure that this database owns a folder, and returns all
         folders, its own first.
         """
         self.store, self._folder = store, folder
         self._exists, self._copied_from = exists, list(copied_from)
         self._claim, self._claiming = claim, threading.Lock()
-        self.is_known = True  # to belong to this database
+        self.is_own = True  # whether the folder is known to belong to this database
         self.keep_reason: str | None = None  # why the folder is not removed with the study
         self.notice: str | None = None  # announced by workers
 
@@ -79,7 +79,7 @@ class StudyFiles:
         """Write a whole file atomically.
 
         StorageError if the study was deleted, or if its token is missing: an unmounted folder must
-        not pass for an empty store.
+        not be mistaken for an empty store.
         """
         self.claim()
         self.check()
@@ -106,14 +106,14 @@ class StudyFiles:
             self.remove(written)
         raise StorageError(f"{self._folder}: the study was deleted, and its files with it")
 
-    def read(self, name: str, most: int = MOST) -> bytes | None:
-        """Return a file's content, or None; TunerError for a file of more than ``most`` bytes."""
-        return self._find(name, most)[1]
+    def read(self, name: str, max_bytes: int = MAX_BYTES) -> bytes | None:
+        """Return a file's content, or None; TunerError for a file of more than ``max_bytes``."""
+        return self._find(name, max_bytes)[1]
 
-    def _find(self, name: str, most: int) -> tuple[str, bytes | None]:
+    def _find(self, name: str, max_bytes: int) -> tuple[str, bytes | None]:
         """Return the folder that has the file, and the file's content."""
         for folder in (self._folder, *self._copied_from):
-            if (data := self.store.read(f"{folder}/{name}", most)) is not None:
+            if (data := self.store.read(f"{folder}/{name}", max_bytes)) is not None:
                 return folder, data
         return self._folder, None
 
@@ -123,7 +123,7 @@ class StudyFiles:
         return sorted({name for place in places for name in self._names(place, folder)})
 
     def own_names(self, folder: str = "") -> list[str]:
-        """List files in a folder, without those of the study this one was copied from."""
+        """List files in a folder, except those of the study that this one was copied from."""
         return self._names(self._folder, folder)
 
     def _names(self, place: str, folder: str) -> list[str]:
@@ -136,7 +136,7 @@ class StudyFiles:
     def remove_all(self, folder: str = "") -> None:
         """Remove a folder, or by default all files of a study deleted from the database.
 
-        The token goes first: a worker that is writing a file then asks the database.
+        The token is removed first, so that a worker that is writing a file checks the database.
         """
         if not folder:
             self.remove(TOKEN)
@@ -144,7 +144,7 @@ class StudyFiles:
 
     def locate(self, name: str) -> str:
         """A file's path or URL, for messages."""
-        place = self._find(name, ARRAYS)[0] if self._copied_from else self._folder
+        place = self._find(name, MAX_ARRAY_BYTES)[0] if self._copied_from else self._folder
         return self.store.locate(f"{place}/{name}")
 
 
@@ -153,8 +153,8 @@ def begin_study(
 ) -> tuple[StudyStore, StudyFiles]:
     """Open a study and its files; create the study if the database has none of its name.
 
-    Raises its total to ``trials``. What would fail on this machine fails before the study is
-    created.
+    Raises its total to ``trials``. The image memory setting and the artifact store are tried before
+    a study is created.
     """
     if spec.study.name not in database.study_names():
         image_memory()
@@ -169,7 +169,7 @@ def begin_study(
 
 
 def open_files(store: StudyStore, url: str | None = None) -> StudyFiles:
-    """Open a study's files at the recorded location, or at ``url`` if this machine uses another.
+    """Open a study's files at the recorded location, or at ``url`` if it differs on this machine.
 
     Creates the folder of a new study at ``url`` or the default location. StorageError if the store
     can't be reached, or is not the one that the study's other workers use.
@@ -182,21 +182,21 @@ def open_files(store: StudyStore, url: str | None = None) -> StudyFiles:
                 store.record_artifacts(artifacts.url)
     places = [url] if url else store.artifact_places()
     here = store.database.location()
-    found = [files for place in places if (files := _look(store, place, here, named=bool(url)))]
+    found = [files for place in places if (files := _look(store, place, here, given=bool(url)))]
     if not found:
-        noted = "" if url is None or places == [store.artifacts] else f", but at {store.artifacts}"
+        known = "" if url is None or places == [store.artifacts] else f", but at {store.artifacts}"
         raise StorageError(
-            f"artifacts: no files of study {store.name!r} at {open_store(places[0]).url}{noted}; "
+            f"artifacts: no files of study {store.name!r} at {open_store(places[0]).url}{known}; "
             "mount that store, or give its location on this machine with --artifacts"
         )
     # The folder that records this database as its owner; else the one next to the SQLite file.
-    return next((files for files in found if files.is_known), found[-1])
+    return next((files for files in found if files.is_own), found[-1])
 
 
-def _look(store: StudyStore, url: str, here: Place, *, named: bool) -> StudyFiles | None:
+def _look(store: StudyStore, url: str, here: Place, *, given: bool) -> StudyFiles | None:
     """Open the study's files at ``url``; None if they are not there.
 
-    ``here`` is the location of the database; ``named`` is true if the user gave the ``url``.
+    ``here`` is the location of the database; ``given`` is true if the user gave the ``url``.
     """
     artifacts, folders = open_store(url), store.folders()
     tokens = [artifacts.read(f"{folder}/{TOKEN}") or b"" for folder in folders]
@@ -208,15 +208,15 @@ def _look(store: StudyStore, url: str, here: Place, *, named: bool) -> StudyFile
         folders = [_new_folder(store), *folders]
     claim = None if owner and owner.database == here else partial(_claim, store, artifacts)
     files = StudyFiles(artifacts, folders[0], store.exists, folders[1:], claim)
-    files.is_known = owner is not None and not copied
+    files.is_own = owner is not None and not copied
     if owner and copied:
         place = artifacts.locate(folders[1])
         files.keep_reason = f"those in {place} belong to {owner.shown}"
         files.notice = (
             f"{store.database.place} is a copy of {owner.shown}: the files in {place} are only "
-            "read, new files go to a separate folder"
+            "read; new files go to a separate folder"
         )
-    elif not (owner or named or store.moves_with_database(url)):
+    elif not (owner or given or store.moves_with_database(url)):
         files.keep_reason = (
             f"{files.place} is not known to belong to {store.database.place}; to delete it, "
             f"add --artifacts {artifacts.url}"

@@ -13,7 +13,7 @@ import jax
 from tuner.data import ImageSet
 from tuner.environment import variable
 from tuner.errors import InputError
-from tuner.files.folders import ARRAYS
+from tuner.files.folders import MAX_ARRAY_BYTES
 from tuner.files.inception_weights import PUBLISHED_AT, load_inception
 from tuner.files.serialization import (
     decode_extractor,
@@ -107,8 +107,8 @@ def inception(spec: StudySpec, weights: str | None = None) -> Extractor | None:
 
 def _find(files: StudyFiles, images: ImageSet, published: Extractor | None) -> Measures | None:
     """Read the measures; None if they are missing or damaged and must be made again."""
-    real = files.read(REFERENCE, ARRAYS)
-    data = b"" if published else files.read(EXTRACTOR, ARRAYS)
+    real = files.read(REFERENCE, MAX_ARRAY_BYTES)
+    data = b"" if published else files.read(EXTRACTOR, MAX_ARRAY_BYTES)
     if real is None or data is None:
         return None
     with suppress(InputError):
@@ -142,7 +142,7 @@ def _extractor(spec: StudySpec, images: ImageSet, files: StudyFiles) -> bytes:
     if spec.metrics.features == "random":
         return encode_extractor(random_extractor(images.shape))
     name = f"extractors/classifier-{VERSION}-{images.fingerprint}.safetensors"
-    for data in (files.read(EXTRACTOR, ARRAYS), files.store.read(name, ARRAYS)):
+    for data in (files.read(EXTRACTOR, MAX_ARRAY_BYTES), files.store.read(name, MAX_ARRAY_BYTES)):
         with suppress(InputError):
             if data is not None:
                 decode_extractor(data, name, images.shape)

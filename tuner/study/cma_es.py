@@ -1,9 +1,9 @@
 """CMA-ES whose state is computed from the recorded trials whenever it is needed.
 
 Optuna's own sampler keeps its optimizer as a pickle in the attributes of trials, so anyone with
-write access to the database can make every worker run code. Here a trial's attributes hold only the
-number of its generation, and with margins the point before rounding: numbers, which are checked.
-They have Optuna's names, so a study that Optuna's sampler began continues; its pickles are ignored.
+write access to the database can make every worker run code. Here a trial's attributes hold only
+numbers, which are checked: its generation and, with margins, its point before rounding. They have
+Optuna's names, so a study that Optuna's sampler began continues; its pickles are ignored.
 """
 
 import collections
@@ -23,23 +23,23 @@ from optuna.trial import FrozenTrial, TrialState
 from tuner.spec import search
 from tuner.study.records import FINISHED
 
-_FARTHEST = 1e3  # from the unit cube, of any point that the optimizer can have drawn
+_FARTHEST = 1e3  # largest coordinate of a point that the optimizer can have drawn
 _NEVER = datetime.datetime.min
 
 
 class CmaEsSampler(BaseSampler):
-    """CMA-ES over the numeric parameters of ``space``; others are drawn at random.
+    """CMA-ES over the numeric parameters of ``space``; others are drawn at random. Minimises.
 
     A generation consists of its first ``popsize`` trials that ended with a result, in the order in
-    which they ended, so a straggler does not change later generations. Pruned trials count by their
-    last value, those without any as the worst; failed ones are replaced. A search that has
-    converged starts again elsewhere. Minimizes.
+    which they ended, so a straggler does not change later generations. Pruned trials count with
+    their last value, or as the worst if they have none; failed ones are replaced. A search that
+    has converged restarts from another point.
     """
 
     def __init__(
         self, space: dict[str, BaseDistribution], options: search.CmaEsSampler, seed: int
     ) -> None:
-        """``seed`` is that of the one trial that this sampler is for."""
+        """``seed`` is that of the only trial that this sampler is for."""
         numeric = (FloatDistribution, IntDistribution)
         self._space: dict[str, BaseDistribution] = {
             k: d for k, d in space.items() if isinstance(d, numeric) and not d.single()
@@ -68,8 +68,8 @@ class CmaEsSampler(BaseSampler):
         point = optimizer.ask()
         if isinstance(point, tuple):
             point, before_rounding = point
-            self._note(study, trial, self._point_key, before_rounding.tolist())
-        self._note(study, trial, self._generation_key, generation)
+            self._store(study, trial, self._point_key, before_rounding.tolist())
+        self._store(study, trial, self._generation_key, generation)
         return self._cube.untransform(point)
 
     def sample_independent(
@@ -77,7 +77,7 @@ class CmaEsSampler(BaseSampler):
     ) -> Any:
         return self._random.sample_independent(study, trial, param_name, distribution)
 
-    def _note(self, study: optuna.Study, trial: FrozenTrial, key: str, value: Any) -> None:
+    def _store(self, study: optuna.Study, trial: FrozenTrial, key: str, value: Any) -> None:
         study._storage.set_trial_system_attr(trial._trial_id, key, value)
 
     def counts(self, trial: FrozenTrial) -> bool:
@@ -101,7 +101,7 @@ class CmaEsSampler(BaseSampler):
         return generation, optimizer
 
     def _begin(self, generation: int) -> CMA | CMAwM:
-        """A new optimizer: the first begins in the middle, later ones elsewhere."""
+        """A new optimizer: the first begins in the middle of the cube, later ones at random."""
         dims, popsize = len(self._space), self._options.popsize
         middle = np.full(dims, 0.5)
         if generation:
@@ -115,11 +115,11 @@ class CmaEsSampler(BaseSampler):
 
     def _point(self, trial: FrozenTrial) -> np.ndarray:
         """Where the trial lies in the unit cube; with margins, before rounding."""
-        noted = trial.system_attrs.get(self._point_key) if self._options.with_margin else None
-        if isinstance(noted, list) and len(noted) == len(self._space):
-            sound = [type(x) is float and abs(x) <= _FARTHEST for x in noted]
-            if all(sound):
-                return np.array(noted)
+        stored = trial.system_attrs.get(self._point_key) if self._options.with_margin else None
+        if isinstance(stored, list) and len(stored) == len(self._space):
+            valid = [type(x) is float and abs(x) <= _FARTHEST for x in stored]
+            if all(valid):
+                return np.array(stored)
         point: np.ndarray = self._cube.transform(trial.params)
         return point
 
@@ -130,7 +130,7 @@ def _lies_in(distribution: Any, value: Any) -> bool:
 
 
 def _value(trial: FrozenTrial) -> float:
-    """The value that the trial is ranked by: finite, the largest if it has no value."""
+    """The finite value that the trial is ranked by; a trial without a value ranks last."""
     if trial.state == TrialState.COMPLETE:
         value = trial.values[0] if trial.values else math.nan
     else:
@@ -147,7 +147,7 @@ def _step(distribution: Any) -> float:
 
 
 def _tell(optimizer: CMA | CMAwM, solutions: list[tuple[np.ndarray, float]]) -> bool:
-    """Tell the optimizer a generation; returns whether it has converged, or degenerated."""
+    """Tell the optimizer a generation; returns whether it has converged or degenerated."""
     try:
         with np.errstate(all="ignore"):
             optimizer.tell(solutions)

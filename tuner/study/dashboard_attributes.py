@@ -1,4 +1,4 @@
-"""Notes and plots that the Optuna Dashboard shows of a study in addition to its trials.
+"""Notes and plots that the Optuna Dashboard shows in addition to a study's trials.
 
 The dashboard reads them from attributes of the Optuna study. They are written here directly: in the
 transaction that ends a trial, or in one that never replaces newer plots.
@@ -20,15 +20,15 @@ _ours = tables.study_attributes
 
 
 class Published(NamedTuple):
-    """The plots that the dashboard shows: their number of events, age and cost."""
+    """The plots that the dashboard shows: the events they cover, their age and their cost."""
 
     events: int
     age: float  # seconds, by the database's clock
-    seconds: float  # that it took to make them
+    seconds: float  # taken to make them
 
 
 def add_note(session: Session, study_id: int, trial_id: int, body: str) -> None:
-    """Add ``body`` to a trial's note, below text that a user wrote there."""
+    """Add ``body`` to a trial's note, below any text that a user wrote there."""
     prefix = f"dashboard:{trial_id}:note_"
     found = _read(session.connection(), study_id, prefix)
     pieces = re.compile(re.escape(f"{prefix}str:") + "([0-9]{1,9})")
@@ -37,7 +37,7 @@ def add_note(session: Session, study_id: int, trial_id: int, body: str) -> None:
     version = (rows.whole(found.get(f"{prefix}ver")) or 0) + 1
     text = f"{written}{RULE}{body}" if written else body
     new: dict[str, Any] = {f"{prefix}ver": version, f"{prefix}str:0": text}
-    emptied = dict.fromkeys(filter(pieces.fullmatch, found), "")  # in pieces before
+    emptied = dict.fromkeys(filter(pieces.fullmatch, found), "")  # the pieces of a longer note
     tables.write_attributes(session, _ours.c.study_id, study_id, emptied | new)
 
 
@@ -64,26 +64,24 @@ def _published(value: Any, now: float = 0.0) -> Published | None:
 def publish(
     store: StudyStore, events: int, seconds: float, plots: Mapping[str, str], note: str
 ) -> bool:
-    """Show ``plots``, plotly JSON by name, unless those shown now are of more ``events``;
-    and the study's ``note``, unless it has one. Whether the plots are shown."""
+    """Show ``plots``, plotly JSON by name, unless those shown now cover more ``events``, and the
+    study's ``note``, unless it has one. Returns whether the plots are shown."""
     with store.database.errors(), store.database.rdb.engine.begin() as connection:
-        # One at a time; rows are locked in the same order as by a worker that begins a trial.
+        # One at a time. Rows are locked in the same order as by a worker that begins a trial.
         theirs = tables.optuna_studies.c.study_id
         connection.execute(select(theirs).where(theirs == store.study_id).with_for_update())
         try:
             store.key.lock(connection)
         except KeyError:
-            return False  # it was deleted
-        keys = _read(connection, store.study_id, "dashboard:note_") | _read(
-            connection, store.study_id, PUBLISHED
-        )
-        shown = _published(keys.get(PUBLISHED))
+            return False  # the study was deleted
+        note_keys = _read(connection, store.study_id, "dashboard:note_")
+        shown = _published(_read(connection, store.study_id, PUBLISHED).get(PUBLISHED))
         if shown is not None and shown.events > events:
             return False
         now = connection.execute(select(tables.db_now())).scalar_one()
         new: dict[str, Any] = {f"dashboard:plot_data:{n}:0": text for n, text in plots.items()}
         new[PUBLISHED] = [events, now, seconds]
-        if "dashboard:note_ver" not in keys:
+        if "dashboard:note_ver" not in note_keys:
             new |= {"dashboard:note_ver": 1, "dashboard:note_str:0": note}
         tables.write_attributes(connection, _ours.c.study_id, store.study_id, new)
     return True

@@ -16,11 +16,11 @@ from tuner.study.space import derive_seed
 
 
 class GridSampler(BaseSampler):
-    """Visits every point of a grid once, in an order set by the study's seed; then again.
+    """Visits every point of a grid once, in an order set by the study's seed; then starts over.
 
     A trial draws points from its own random numbers until it draws one that no other trial has, so
-    nothing needs to be stored. The points of lower-numbered trials that other workers are just
-    choosing are derived in the same way, and left to them.
+    nothing needs to be stored. The points that other workers are just choosing for lower-numbered
+    trials are derived in the same way, and avoided.
     """
 
     def __init__(
@@ -58,15 +58,15 @@ class GridSampler(BaseSampler):
         raise AssertionError(f"{param_name} is part of the grid")
 
     def _choose(self, number: int, visits: collections.Counter[int]) -> int:
-        """The point for a trial: of those that were visited least."""
+        """Draw the index of a trial's point from those that were visited least."""
         least = min(visits.values()) if len(visits) == self._size else 0
-        numbers = random.Random(derive_seed(self._seed, number))
-        while visits[index := numbers.randrange(self._size)] > least:
+        draw = random.Random(derive_seed(self._seed, number))
+        while visits[index := draw.randrange(self._size)] > least:
             pass
         return index
 
     def _index(self, trial: FrozenTrial) -> int | None:
-        """The number of a trial's point; None where it has none on the grid."""
+        """The index of a trial's point; None if it has none on the grid."""
         params = trial.params or trial.system_attrs.get("fixed_params")
         if not isinstance(params, dict):
             return None
@@ -80,6 +80,6 @@ class GridSampler(BaseSampler):
     def _point(self, index: int) -> dict[str, Value]:
         point = {}
         for name in reversed(list(self._values)):
-            index, place = divmod(index, len(self._values[name]))
-            point[name] = self._values[name][place]
+            index, position = divmod(index, len(self._values[name]))
+            point[name] = self._values[name][position]
         return point

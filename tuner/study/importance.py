@@ -14,15 +14,15 @@ from tuner.study.records import TrialRecord
 from tuner.study.space import distributions, misfit
 
 FEWEST = 5  # complete trials; importances from fewer are noise
-# The lowest values are compared with all: at least this share and this many trials, at most half.
+# The best trials are compared with all: at least this share and this many of them, at most half.
 TOP_SHARE, TOP_TRIALS = 0.2, 10
 
 
 class Importances(NamedTuple):
-    """Importances that add up to one, the largest first; ``missing`` says why there are none."""
+    """Importances that add up to one, largest first; ``missing`` says why there are none."""
 
     shares: dict[str, float]  # by parameter, as the study file names it
-    trials: int  # that they are computed from
+    trials: int  # the number that they are computed from
     missing: str | None = None
 
 
@@ -30,8 +30,8 @@ def importances(spec: StudySpec, trials: Sequence[TrialRecord]) -> Importances:
     """Compare the distribution of each parameter among the best complete trials with that among
     all of them: the Pearson divergence (Watanabe, Bansal and Hutter 2023).
 
-    A parameter that only some trials have counts by how often they are among the best. Equal trials
-    give equal importances.
+    A parameter that only some trials have counts by how often those are among the best. Equal
+    trials give equal importances.
     """
     usable = [t for t in trials if t.state == "COMPLETE" and t.value is not None]
     complete = [
@@ -56,8 +56,8 @@ def importances(spec: StudySpec, trials: Sequence[TrialRecord]) -> Importances:
 
 
 def _frozen(spec: StudySpec, trial: TrialRecord) -> FrozenTrial:
-    """The trial for Optuna, with the study file's names: a setting that is searched in several
-    branches is one parameter, with another range in each."""
+    """The trial for Optuna, under the study file's names: a setting that is searched in several
+    branches is one parameter, with a different range in each."""
     space = distributions(spec, optuna_params(spec.trial, trial.params))
     space = {setting_name(name): distribution for name, distribution in space.items()}
     params = {name: value for name, value in trial.params.items() if name in space}

@@ -1,4 +1,4 @@
-"""The private names of Optuna that tuner relies on, all in one place."""
+"""Private classes of Optuna's storages and studies, imported only here."""
 
 from optuna.storages import _CachedStorage as CachedStorage
 from optuna.storages._rdb import models

@@ -1,4 +1,4 @@
-"""The queue of a study's trials, and its total: what begins next, and whether anything may."""
+"""A study's queue and total: which trial begins next, and whether one may begin."""
 
 from datetime import UTC, datetime
 
@@ -13,7 +13,7 @@ COUNTED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)  # toward
 
 
 def utc_now() -> datetime:
-    """The present time as Optuna stores it."""
+    """The current time as Optuna stores it."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 

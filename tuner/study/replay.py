@@ -1,8 +1,8 @@
-"""How early trials could have been pruned: rank correlations and pruners on recorded curves.
+"""Replay pruners on recorded curves, and rank correlations: how early trials could be pruned.
 
-Nothing is trained. Limits of a replay: an adaptive sampler would have chosen other trials after
-other prunings; parallel workers see less of each other's trials than sequential ones do; and a
-curve that ended early is known only as far as it goes.
+Nothing is trained. Limits of a replay: after other prunings, an adaptive sampler would have chosen
+other trials; trials of parallel workers see less of each other than trials in sequence; and a curve
+that ended early is known only as far as it goes.
 """
 
 import random
@@ -21,13 +21,13 @@ from tuner.spec.study import StudySpec
 from tuner.study.records import TrialRecord
 from tuner.study.samplers import make_pruner
 
-FEWEST = 3  # trials; two are always in perfect order, one way or the other
+FEWEST = 3  # trials; two always correlate perfectly, one way or the other
 
 
 class Curve(NamedTuple):
     """A recorded trial: the values that Optuna got, and the seconds of training and evaluating.
 
-    Both are by epoch; an epoch that was not measured has only its seconds.
+    Both are by epoch; an epoch that was not measured has no value.
     """
 
     trial: int
@@ -42,14 +42,14 @@ class Curve(NamedTuple):
 
     @property
     def final(self) -> float:
-        """The trial's value, if it ends where the curve does."""
+        """The last value: the trial's, unless it is pruned earlier."""
         return self.values[max(self.values)]
 
 
 class Correlation(NamedTuple):
-    """How well the values after ``epoch`` rank ``trials`` whole trials: 1 is as in the end.
+    """How well the values after ``epoch`` rank ``trials`` whole trials; 1 is the final order.
 
-    None for fewer than three trials, and where all values are the same.
+    None for fewer than three trials, or if all values are the same.
     """
 
     epoch: int
@@ -61,8 +61,8 @@ class Correlation(NamedTuple):
 class Outcome(NamedTuple):
     """The effect of a pruner over ``orders`` orders of the trials; shares are fractions of one.
 
-    Only whole curves survive, unless pruned. In an order in which none does the winner is lost,
-    and there is no regret: the means of it are over the other orders, None where there are none.
+    Survivors are whole curves that are not pruned. An order without a survivor counts as losing the
+    winner and has no regret. Mean regrets are over the other orders; None if there are none.
     """
 
     pruner: str
@@ -73,14 +73,13 @@ class Outcome(NamedTuple):
     seconds_saved: float  # mean share
     trials_pruned: float  # mean, of those whose curves ended early too
     winner_lost: int  # orders in which the best whole trial is pruned
-    nobody_survived: int  # orders
+    nobody_survived: int  # orders without a survivor
     regret: float | None  # mean of the best survivor's value, less the winner's
     relative_regret: float | None  # the same over the winner's value; None where that is 0
 
 
 def curves_of(trials: Sequence[TrialRecord], objective: str, keeps_best: bool) -> list[Curve]:
-    """The learning curves of ``trials``: of the ``objective``, or where ``keeps_best`` of its best
-    value so far."""
+    """The learning curves of ``trials``: the ``objective`` by epoch, or its best value so far."""
     curves = []
     for trial in trials:
         history = trial.history
@@ -97,13 +96,13 @@ def winner_of(curves: Sequence[Curve]) -> Curve | None:
 
 
 def rank_correlations(curves: Sequence[Curve]) -> list[Correlation]:
-    """Each epoch's values against the final ones, over the whole curves."""
+    """Correlate each epoch's values with the final ones, over the whole curves."""
     whole = [curve for curve in curves if curve.whole]
     return [_correlation(whole, e) for e in sorted({e for curve in whole for e in curve.values})]
 
 
 def _correlation(whole: Sequence[Curve], epoch: int) -> Correlation:
-    from scipy import stats  # takes as long to import as all the command line
+    from scipy import stats  # takes as long to import as the whole command line
 
     pairs = [(curve.values[epoch], curve.final) for curve in whole if epoch in curve.values]
     if len(pairs) < FEWEST or any(len(set(side)) == 1 for side in zip(*pairs, strict=True)):
@@ -114,9 +113,9 @@ def _correlation(whole: Sequence[Curve], epoch: int) -> Correlation:
 
 
 def parse_pruner(text: str, spec: StudySpec) -> PrunerSpec:
-    """The pruner that ``NAME`` or ``NAME:key=value,key=value`` names; values as in a study file.
+    """Parse ``NAME`` or ``NAME:key=value,key=value``; values as in a study file.
 
-    InputError lists all that is wrong with it, for the study of ``spec`` too.
+    InputError lists all problems, including those with the study of ``spec``.
     """
     name, _, options = text.partition(":")
     try:
@@ -130,7 +129,7 @@ def parse_pruner(text: str, spec: StudySpec) -> PrunerSpec:
 
 
 def pruner_text(pruner: Any) -> str:
-    """The pruner as ``parse_pruner`` reads it, without options at their defaults."""
+    """The pruner in the form that ``parse_pruner`` reads, without options at their defaults."""
     options = _changed(pruner)
     return f"{pruner.name}:{','.join(options)}" if options else str(pruner.name)
 
@@ -149,7 +148,7 @@ def replay(
     """Apply ``pruner`` to the trials of a study of ``spec``, one after another: in recorded order,
     and in ``orders - 1`` random orders drawn from the study's seed.
 
-    ValueError without a whole curve.
+    ValueError if there is no whole curve.
     """
     winner = winner_of(curves)
     if winner is None:
@@ -162,14 +161,14 @@ def replay(
     regret = statistics.fmean(regrets) if regrets else None
     recorded, trained = _trained(curves, {}), [_trained(curves, end) for end in ends]
     epochs_trained = statistics.fmean(map(len, trained))
-    whole, spent = sum(recorded), statistics.fmean(map(sum, trained))
+    recorded_seconds, spent = sum(recorded), statistics.fmean(map(sum, trained))
     return Outcome(
         pruner=pruner_text(pruner),
         orders=orders,
         epochs_recorded=len(recorded),
         epochs_trained=epochs_trained,
         epochs_saved=1 - epochs_trained / len(recorded),
-        seconds_saved=1 - spent / whole if whole else 0.0,
+        seconds_saved=1 - spent / recorded_seconds if recorded_seconds else 0.0,
         trials_pruned=statistics.fmean(map(len, ends)),
         winner_lost=sum(winner.trial in end for end in ends),
         nobody_survived=orders - len(regrets),
@@ -179,7 +178,7 @@ def replay(
 
 
 def _trained(curves: Sequence[Curve], ends: dict[int, int]) -> list[float]:
-    """The seconds of every epoch that is trained where trials are pruned at ``ends``."""
+    """The seconds of every epoch that is trained if trials are pruned at ``ends``."""
     return [
         seconds
         for curve in curves
@@ -191,8 +190,8 @@ def _trained(curves: Sequence[Curve], ends: dict[int, int]) -> list[float]:
 def prunings(curves: Sequence[Curve], pruner: PrunerSpec, spec: StudySpec) -> dict[int, int]:
     """The epochs after which trials are pruned, by their recorded numbers.
 
-    The trials run one after another, as a worker runs them, in a study in memory that numbers them
-    from 0. It has the recorded study's name, from which Hyperband draws its brackets.
+    The trials run one after another, as on a single worker, in an in-memory study that numbers them
+    from 0. It has the recorded study's name, from which Hyperband derives its brackets.
     """
     storage = optuna.storages.InMemoryStorage()
     study = optuna.create_study(storage=storage, study_name=spec.study.name)
@@ -203,7 +202,7 @@ def prunings(curves: Sequence[Curve], pruner: PrunerSpec, spec: StudySpec) -> di
         value = None
         for epoch, value in curve.values.items():
             storage.set_trial_intermediate_value(trial_id, epoch, value)
-            # The pruner also sees the last epoch, for its notes on the trial, but can't prune then.
+            # The pruner also sees the last epoch, to set its attributes, but can't prune then.
             if study.pruner.prune(study, storage.get_trial(trial_id)) and epoch < spec.study.epochs:
                 ends[curve.trial] = epoch
                 break

@@ -25,8 +25,8 @@ class TrialSeededSampler(samplers.BaseSampler):
     """A sampler built again for every trial, seeded by the study's seed and the trial's number.
 
     A long-lived Optuna sampler draws from one random stream: two workers with the same seed would
-    suggest the same points, and a restarted worker its first ones again. Samplers keep their state
-    in the storage, so rebuilding them loses nothing.
+    suggest the same points, and a restarted worker would repeat its first ones. Samplers keep their
+    state in the storage, so rebuilding them loses nothing.
     """
 
     def __init__(self, build: Callable[[int], samplers.BaseSampler], study_seed: int) -> None:
@@ -69,10 +69,10 @@ def make_sampler(spec: StudySpec) -> samplers.BaseSampler:
 
 def _build_sampler(spec: StudySpec, trial_seed: int) -> Any:
     """Build Optuna's sampler for one trial. Grids and quasi-random sequences are seeded by the
-    study, since all workers must share one."""
+    study, since all workers must share the same one."""
     options, study_seed = spec.sampler, spec.study.seed
     extra = options.model_dump(exclude={"name"})
-    quiet = {"warn_independent_sampling": False}  # the study's check says it once
+    quiet = {"warn_independent_sampling": False}  # spec/warnings.py says it once
     match options:
         case search.RandomSampler():
             return samplers.RandomSampler(trial_seed)
@@ -82,7 +82,7 @@ def _build_sampler(spec: StudySpec, trial_seed: int) -> Any:
         case search.CmaEsSampler():
             return CmaEsSampler(distributions(spec), options, trial_seed)
         case search.TpeSampler():
-            # Without groups, TPE would draw parameters that only some trials have at random.
+            # Without groups, TPE would draw at random the parameters that only some trials have.
             extra["group"] |= bool(spec.trial.when) and options.multivariate
             return quietly(samplers.TPESampler, seed=trial_seed, **extra)
         case search.QmcSampler():
@@ -94,7 +94,7 @@ def _build_sampler(spec: StudySpec, trial_seed: int) -> Any:
 
 
 def make_pruner(spec: StudySpec, section: Any = None) -> Any:
-    """Build the pruner of a ``[pruner]`` section, by default the study's, for its trials."""
+    """Build the pruner of a ``[pruner]`` section, by default the study's own."""
     options = section or spec.pruner
     extra = options.model_dump(exclude={"name", "wrapped"})
     if isinstance(options, search.HalvingPruner):

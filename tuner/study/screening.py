@@ -1,4 +1,4 @@
-"""The trials that samplers and pruners see: those comparable with the study's own."""
+"""Limit what samplers and pruners see to trials comparable with the study's own."""
 
 import copy
 import functools
@@ -19,7 +19,7 @@ from tuner.study.records import FINISHED
 from tuner.study.space import contains, distributions
 
 _RUNG, _CONSTRAINT = "completed_rung_", "constraints"
-_RELATIVE = ":relative_params:"  # a trial's point chosen by TPE or GP, before its parameters
+_RELATIVE = ":relative_params:"  # a point chosen by TPE or GP, stored before the parameters
 
 
 class ScreenedStorage(CachedStorage):
@@ -71,8 +71,8 @@ def screened(study: optuna.Study, spec: StudySpec) -> optuna.Study:
 def comparable(spec: StudySpec, trial: FrozenTrial) -> FrozenTrial | None:
     """Reduce a trial to the parameters and attributes that the study's own trials have.
 
-    None if it has ended without a result or a parameter that all of them have, or with unusable
-    ones. A trial of the study's own is returned unchanged.
+    None if it has ended with a missing or unusable result or parameter. The study's own trials are
+    returned unchanged.
     """
     wanted = distributions(spec, trial.params)
     if trial.state in FINISHED:
@@ -98,7 +98,7 @@ def comparable(spec: StudySpec, trial: FrozenTrial) -> FrozenTrial | None:
 
 
 def _attributes(spec: StudySpec, attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes that samplers and pruners can use: of the right type and search space."""
+    """The attributes that samplers and pruners can use: of the right type, within the space."""
     found = {
         key: value
         for key, value in attributes.items()
@@ -111,7 +111,7 @@ def _attributes(spec: StudySpec, attributes: Mapping[str, Any]) -> dict[str, Any
 
 
 def _is_point(spec: StudySpec, relative: Mapping[str, str]) -> bool:
-    """Whether the JSON fragments under these keys form values of this study's parameters."""
+    """Whether the JSON fragments under these keys form a point of this study's space."""
     if not relative:
         return False
     parts = (distributions(spec, branch.given) for branch in branches(spec.trial))

@@ -1,6 +1,6 @@
-"""A snapshot of a running study, read cheaply, and an estimate of the time it still needs.
+"""Snapshots of a running study, and an estimate of the time it still needs.
 
-Reading one takes a handful of queries, however many trials have ended.
+Reading a snapshot takes a handful of queries, however many trials have ended.
 """
 
 import statistics
@@ -18,7 +18,7 @@ from tuner.study.records import FINISHED, TrialRecord
 from tuner.study.store import StudyStore
 from tuner.study.workers import WorkerRecord
 
-RECENT = 10  # last epochs of a running trial that its mean epoch time is taken over
+RECENT = 10  # epochs of a running trial over which its epoch time is averaged
 MAX_AGE = 5.0  # seconds for which BackgroundPoller returns the same snapshot
 MAX_WAIT = 1.0  # seconds for which BackgroundPoller waits for the database
 
@@ -80,10 +80,10 @@ class StudyPoller:
 
 
 class BackgroundPoller:
-    """Reads snapshots of a study for any thread, without keeping a caller waiting.
+    """Reads snapshots of a study for any thread, without keeping the caller waiting.
 
-    A thread of its own reads over a connection of its own, which it opens only for that: a
-    database that doesn't answer may take long to fail.
+    It reads in its own thread, over a connection opened for each snapshot, because a database that
+    does not answer may take long to fail.
     """
 
     def __init__(self, store: StudyStore) -> None:
@@ -115,7 +115,7 @@ class BackgroundPoller:
 
 
 def _counts(connection: Connection, store: StudyStore) -> StudySnapshot:
-    """Read the totals alone. KeyError if the study is gone."""
+    """Read only the counts. KeyError if the study is gone."""
     # SQLite may have given the id of a deleted study to another one.
     total = select(tables.studies.c.total).where(store.key.row())
     wanted: int | None = connection.execute(total).scalar_one_or_none()
@@ -144,10 +144,10 @@ def recent_seconds(trial: TrialRecord) -> float | None:
 def seconds_left(snapshot: StudySnapshot, epochs: int) -> float | None:
     """Estimate the seconds until a study of ``epochs`` per trial ends; None if there is no basis.
 
-    The estimate takes the speed of the living workers' recent epochs; a worker that has not
-    reported on its trial yet counts as the mean of the others. Running trials are assumed to reach
-    their last epoch, and those to come to take as many epochs as ended ones did on average. A
-    trial runs on one worker, so the longest running trial is a lower bound.
+    The estimate uses the speed of the living workers' recent epochs; a worker that has not reported
+    on its trial yet counts as the mean of the others. Running trials are assumed to reach their
+    last epoch, and future trials to take as many epochs as finished ones did on average. A trial
+    runs on one worker, so the longest time left of a running trial is a lower bound.
     """
     to_come = max(0, snapshot.total - snapshot.finished - len(snapshot.running))
     if not to_come and not snapshot.running:

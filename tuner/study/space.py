@@ -22,8 +22,7 @@ def distributions(
     spec: StudySpec, params: Mapping[str, Any] | None = None
 ) -> dict[str, BaseDistribution]:
     """Optuna's distribution for every setting that is searched, given the ``params`` chosen so
-    far. Where the choice of one decides on others, those come first, and alone until they are
-    known."""
+    far. Settings that decide which others are searched come first, and alone until chosen."""
     deciding: dict[str, Choices | Range] = {**deciders(spec.trial)}
     branch = branch_at(spec.trial, params or {})
     rest = {} if branch is None else branch.searched()
@@ -36,21 +35,21 @@ def _distribution(setting: Choices | Range) -> BaseDistribution:
     low, high, log, step = setting
     values = values_of(setting)
     if values is not None:
-        high = float(values[-1])  # Optuna wants the highest value that steps from low can reach
+        high = float(values[-1])  # Optuna expects the highest value that steps from low can reach
     if isinstance(low, int):
         return IntDistribution(low, int(high), log=log, step=int(step or 1))
     return FloatDistribution(low, high, log=log, step=step)
 
 
 def misfit(spec: StudySpec, params: Mapping[str, Any]) -> str | None:
-    """Why ``params``, by Optuna's names, lie outside the space; None if they fit."""
+    """Why ``params``, under Optuna's names, lie outside the space; None if they fit."""
     wanted = distributions(spec, params)
     for name in sorted(params, key=lambda name: name not in wanted):
         shown = f"{name} = {str(params[name])[:80]!r}"
         if name not in wanted:
             return f"{shown} is not searched by this study"
         if not contains(wanted[name], params[name]):
-            return f"{shown} is outside the search space: {_words(wanted[name])}"
+            return f"{shown} is outside the search space: {_described(wanted[name])}"
     return None
 
 
@@ -62,7 +61,7 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
         return False
 
 
-def _words(distribution: BaseDistribution) -> str:
+def _described(distribution: BaseDistribution) -> str:
     if isinstance(distribution, CategoricalDistribution):
         return f"one of {', '.join(map(str, distribution.choices))}"
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -73,7 +72,7 @@ def _words(distribution: BaseDistribution) -> str:
 def trial_config(
     spec: StudySpec, params: Mapping[str, Any], number: int, dataset: DatasetInfo
 ) -> TrialConfig:
-    """The trial ``number`` of a study, at the point ``params`` of its space."""
+    """Configure a trial at the point ``params`` of a study's space, seeded by its ``number``."""
     branch = branch_at(spec.trial, params)
     assert branch is not None, params
     settings = branch.trial.settings()
@@ -95,7 +94,7 @@ def trial_config(
 
 
 def _defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of settings that follow from others unless they are given."""
+    """The values of settings that, unless given, follow from other settings."""
     defaults = {}
     for side, network in enumerate(("generator", "discriminator")):
         for name in ("optimizer", "learning_rate", "beta1", "beta2"):
@@ -123,5 +122,5 @@ def _program(values: Mapping[str, Any], dataset: DatasetInfo) -> Program:
 
 
 def derive_seed(study_seed: int, number: int) -> int:
-    """A 32-bit seed for trial ``number``: the same on every worker, unlike its neighbours'."""
+    """A 32-bit seed for trial ``number``: the same on every worker, distinct per trial."""
     return int(np.random.SeedSequence((study_seed, number)).generate_state(1)[0])

@@ -1,4 +1,4 @@
-"""Write the migration for changed tables: ``python -m tuner.study.migrations "A new metric"``.
+"""Write a migration for changed tables: ``python -m tuner.study.migrations "A new metric"``.
 
 Compares study/tables.py with a new database of the newest schema.
 """
@@ -14,7 +14,7 @@ from tuner.study.database import Database
 
 
 def write_migration(message: str) -> None:
-    """Add a file to versions/ that brings databases from ``schema.HEAD`` to the present tables."""
+    """Add a file to versions/ that upgrades databases from ``schema.HEAD`` to study/tables.py."""
     with tempfile.TemporaryDirectory() as folder:
         database = Database(f"sqlite:///{folder}/studies.db", create=True)
         with database.rdb.engine.connect() as connection:

@@ -1,4 +1,4 @@
-"""Alembic's environment: runs migrations over the connection in its configuration."""
+"""Alembic's environment: runs migrations over the connection given in its configuration."""
 
 from alembic import context
 

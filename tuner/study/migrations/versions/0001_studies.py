@@ -1,4 +1,4 @@
-"""Studies and their epochs: the schema of databases without a version."""
+"""Studies and their epochs: the schema of databases without a version table."""
 
 from alembic import op
 from sqlalchemy import BigInteger, Boolean, Column, Double, ForeignKey, Integer, String, Text

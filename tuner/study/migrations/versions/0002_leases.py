@@ -5,7 +5,7 @@ from sqlalchemy import Column, Double, ForeignKey, Index, Integer, String, Text
 
 revision, down_revision = "0002", "0001"
 
-# What a dead process left running is free to be taken, with the epochs it had reported.
+# Trials that a dead process left running are free to be taken, with their reported epochs.
 FREE_THE_RUNNING = """
 INSERT INTO tuner_leases (trial_id, study_id, status, token, expires_at, epoch, takeovers)
 SELECT trials.trial_id, trials.study_id, 'free', 0, 0,

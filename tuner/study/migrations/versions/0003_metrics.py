@@ -1,4 +1,4 @@
-"""More numbers per epoch, and what a study's numbers depend on."""
+"""More metrics and timings per epoch, and the study's fingerprint."""
 
 from alembic import op
 from sqlalchemy import Column, Double, Text
@@ -10,8 +10,8 @@ NUMBERS = (
     *("class_coverage", "class_entropy"),
 )
 SECONDS = ("generate_seconds", "extract_seconds", "score_seconds")
-# Until now these alone were kept, among Optuna's attributes, by version 1 of the metrics.
-KEEP_WHAT_IS_KNOWN = """
+# Version 1 of the metrics stored only these parts, as attributes of the Optuna study.
+COPY_KNOWN_PARTS = """
 UPDATE tuner_studies SET fingerprint = (
     SELECT '{"data": ' || data.value_json || ', "weights": ' || weights.value_json
         || ', "version": "1"}'
@@ -25,7 +25,7 @@ UPDATE tuner_studies SET fingerprint = (
 
 def upgrade() -> None:
     op.add_column("tuner_studies", Column("fingerprint", Text))
-    op.execute(KEEP_WHAT_IS_KNOWN)
+    op.execute(COPY_KNOWN_PARTS)
     for name in NUMBERS:
         op.add_column("tuner_epochs", Column(name, Double))
     for name in SECONDS:
