@@ -21,7 +21,7 @@ from storm_workers import HANGS, ON_A_TERMINAL, READER_LEFT, TRAINED, Exit
 from tuner.errors import InputError, StorageError
 from tuner.files.serialization import decode
 from tuner.files.study_files import StudyFiles, open_files
-from tuner.run.watchdog import HUNG
+from tuner.run.watchdog import HUNG_EXIT_CODE
 from tuner.spec.study import StudySpec
 from tuner.study.claims import Claim
 from tuner.study.connections import Address
@@ -363,7 +363,12 @@ def check_logs(found: Found) -> Iterator[str]:
         accepted = accepted_exit(log, found.outages) is not None
         if log.exit is not None and log.exit.code != 0 and not (log.killed or accepted):
             yield f"{where}: left with {log.exit.code}: {lines[-1:]}"
-        if HANGS in lines and log.exit is not None and not log.killed and log.exit.code != HUNG:
+        if (
+            HANGS in lines
+            and log.exit is not None
+            and not log.killed
+            and log.exit.code != HUNG_EXIT_CODE
+        ):
             yield f"{where}: hung, and left with {log.exit.code}"
         ends_with_error = accepted and lines and lines[-1].startswith("tuner: ")
         for line in lines[:-1] if ends_with_error else lines:
@@ -388,7 +393,7 @@ def accepted_exit(log: Log, outages: Sequence[Outage]) -> str | None:
 
     if was_refused(log, outages):
         return "refused"
-    if code == HUNG and says(" hung: unfinished after "):
+    if code == HUNG_EXIT_CODE and says(" hung: unfinished after "):
         return "hangs"
     if code == 1 and says("No space left on device") and _was_full(log.exit.at, outages):
         return "ended by a full disk"

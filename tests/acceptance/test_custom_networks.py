@@ -77,11 +77,11 @@ def test_the_example_runs_where_it_is_allowed_and_nowhere_else(
             "return self.out(x)",
             "returned logits (2, 1) for images (2, 32, 32, 1), expected (2,)",
         ),
-        ("4 * program.width, size", "program.width, size", "trial.generator mypackage.models"),
+        ("4 * program.width, size", "program.width, size", "trial.generator: mypackage.models"),
         (
             "return self.out(x)[:, 0]",
             "return self.out(x)[:, 0] + (key.ndim if train else 0)",  # key may be None
-            "trial.discriminator mypackage.models:Discriminator: AttributeError",
+            "trial.discriminator: mypackage.models:Discriminator: AttributeError",
         ),
         (
             "class Generator(nnx.Module)",

@@ -91,7 +91,7 @@ def test_a_hung_trial_costs_its_worker_and_is_given_up(here: Machine) -> None:
         worker = start_hanging(here, "worker", "s")
         assert worker.wait() == 4, worker
         line = f"tuner: trial 0 epoch 1 hung: unfinished after {TIMEOUT} s; "
-        assert worker.errors == f"{line}where it stood: tuner show s 0\n"
+        assert worker.errors == f"{line}for its stacks: tuner show s 0\n"
         lease = rows.leases()[0]
         assert (lease.state, lease.status, lease.takeovers) == ("RUNNING", "free", takeovers)
     shown = here.succeeds("show", "s", "0")

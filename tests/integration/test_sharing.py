@@ -159,7 +159,7 @@ def test_random_features_need_no_training(tmp_path: Path, trained: list[int]) ->
 def test_identical_images_are_refused(tmp_path: Path, trained: list[int]) -> None:
     black = IMAGES._replace(images=np.zeros((60, 32, 32, 1), np.uint8))
     files = files_of(tmp_path)
-    with pytest.raises(InputError, match="all images look alike"):
+    with pytest.raises(InputError, match="all images have the same features"):
         shared_measures(spec_of("random"), black, files, None, print)
     assert [files.read(name) for name in (EXTRACTOR, REFERENCE)] == [None, None]
 
@@ -233,7 +233,7 @@ def test_a_failing_preparation_lets_other_workers_try(
     black = IMAGES._replace(images=np.zeros((60, 32, 32, 1), np.uint8))
     files = files_of(tmp_path)
     for session in (studies.join(), studies.join()):
-        with pytest.raises(InputError, match="all images look alike"):
+        with pytest.raises(InputError, match="all images have the same features"):
             shared_measures(spec_of("random"), black, files, session, print)
     measures(files, session=studies.join())
     assert len(trained) == 1

@@ -10,7 +10,7 @@ from builders import SHAPE
 
 from tuner.errors import InputError
 from tuner.gan.networks import DISCRIMINATORS, GENERATORS
-from tuner.run.custom_networks import import_allowed, try_shapes
+from tuner.run.custom_networks import check_shapes, import_allowed
 from tuner.trial import Program
 
 PACKAGE = "custom"
@@ -43,7 +43,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
 def try_generator() -> None:
     import_allowed([GENERATOR], [PACKAGE])
     kinds = ("non_saturating", "adam", "adam", 1, True)
-    try_shapes(Program(GENERATOR, "dcgan", 8, 16, SHAPE, 4, *kinds))
+    check_shapes(Program(GENERATOR, "dcgan", 8, 16, SHAPE, 4, *kinds))
 
 
 def refusal() -> str:
@@ -62,7 +62,7 @@ def test_a_network_that_exits_on_import_is_refused(write: Write) -> None:
 
 def test_a_network_that_exits_when_called_is_refused(write: Write) -> None:
     write(MODELS.format(made="pass", called="raise SystemExit(7)"))
-    assert refusal().startswith(f"trial.generator {GENERATOR}: SystemExit: 7")
+    assert refusal().startswith(f"trial.generator: {GENERATOR}: SystemExit: 7")
 
 
 def test_only_allowed_packages_are_imported_from_the_working_folder(
@@ -116,6 +116,6 @@ def test_import_errors_name_the_line(write: Write, text: str, expected: str) -> 
 def test_errors_of_a_network_name_the_line(write: Write, made: str, called: str, line: int) -> None:
     write(MODELS.format(made=made, called=called))
     found = refusal()
-    assert found.startswith(f"trial.generator {GENERATOR}: ")
+    assert found.startswith(f"trial.generator: {GENERATOR}: ")
     assert found.endswith(f", at custom/models.py:{line}")
     assert len(found) < 600

@@ -1,4 +1,4 @@
-"""Load stored generators: measure them on fresh latents, or draw samples."""
+"""Measure stored generators on fresh latents, or draw samples from them."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from tuner.files.serialization import load_generator
 from tuner.files.study_files import StudyFiles
 from tuner.gan.sampling import draw, even_shares, fixed_latents
 from tuner.metrics.evaluate import Scores, real_against_real
-from tuner.run.custom_networks import import_allowed, named_in
+from tuner.run.custom_networks import import_allowed, networks_of
 from tuner.run.evaluator import PICTURES, Evaluator
 from tuner.spec.warnings import can_extrapolate
 from tuner.study.records import TrialRecord
@@ -26,8 +26,8 @@ class Appraisal(NamedTuple):
     fresh: Scores
     real_fid: float
     real_count: int
-    classes: int | None  # in the data; None without a classifier
-    accuracy: float | None
+    classes: int | None  # that the extractor finds in the data; None if it knows none
+    accuracy: float | None  # of a classifier
 
 
 def generator_of(store: StudyStore, trial: TrialRecord) -> str:
@@ -68,7 +68,7 @@ def draw_samples(
     Trials of equal latent size get the same latents for the same ``seed``.
     """
     check_settings()
-    import_allowed(named_in(store.spec), options.allow)
+    import_allowed(networks_of(store.spec), options.allow)
     program, generator, _ = load_generator(files, generator_of(store, trial))
     latent_seed = int(np.random.SeedSequence((seed, PICTURES)).generate_state(1)[0])
     shares = even_shares(program)

@@ -1,7 +1,7 @@
-"""Custom networks: imported if allowed, hashed, and checked for shapes.
+"""Custom networks: imported if allowed, hashed, and their shapes checked.
 
 A study names them ``package.module:Class``. A study in a database must not be able to make a worker
-run code, so only packages that the user of this process allowed are imported.
+run code, so only packages that the user of this process allows are imported.
 """
 
 import hashlib
@@ -31,10 +31,10 @@ from tuner.xla import abstract
 
 Sources = tuple[tuple[str, str], ...]  # names of networks, and hashes of their packages' code
 
-_TRIED = 2  # images in a batch that checks shapes
+_BATCH_SIZE = 2  # for checking shapes
 
 
-def named_in(spec: StudySpec) -> list[str]:
+def networks_of(spec: StudySpec) -> list[str]:
     """List the networks that a study's trials may use."""
     trials = [branch.trial for branch in branches(spec.trial)]
     settings = [s for trial in trials for s in (trial.generator, trial.discriminator)]
@@ -78,9 +78,9 @@ def _import_network(name: str, allowed: Collection[str]) -> str:
 
 
 class _AllowedPackages:
-    """Finds allowed packages in the working directory without installing them.
+    """Finds allowed packages in the working directory, so that they need not be installed.
 
-    Nothing else there is found, which could shadow a library.
+    Finds nothing else there, since it could shadow a library.
     """
 
     names: ClassVar[set[str]] = set()
@@ -108,10 +108,10 @@ def _hash(package: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def try_all(spec: StudySpec, dataset: DatasetInfo) -> None:
+def check_all_shapes(spec: StudySpec, dataset: DatasetInfo) -> None:
     """Check the shapes of every pair of networks that includes a custom one."""
     for branch in branches(spec.trial):
-        there = spec.model_copy(update={"trial": branch.trial})
+        branch_spec = spec.model_copy(update={"trial": branch.trial})
         point = {
             name: setting.low if isinstance(setting, Range) else setting.values[0]
             for name, setting in branch.trial.searched().items()
@@ -120,26 +120,26 @@ def try_all(spec: StudySpec, dataset: DatasetInfo) -> None:
             for discriminator in values_of(branch.trial.discriminator) or []:
                 pair = {"generator": generator, "discriminator": discriminator}
                 if any(map(is_custom_network, pair.values())):
-                    try_shapes(trial_config(there, point | pair, 0, dataset).program)
+                    check_shapes(trial_config(branch_spec, point | pair, 0, dataset).program)
 
 
-def try_shapes(program: Program) -> None:
+def check_shapes(program: Program) -> None:
     """Trace both networks on abstract arrays.
 
     InputError if one fails, or if its images or logits have the wrong shape.
     """
-    batch = (_TRIED, *program.image_shape)
-    labels = abstract((_TRIED,), jnp.int32) if program.classes else None
-    z = abstract((_TRIED, program.latent_dim), jnp.float32)
-    _try_network("generator", program, f"noise {z.shape}", batch, z, labels)
+    batch = (_BATCH_SIZE, *program.image_shape)
+    labels = abstract((_BATCH_SIZE,), jnp.int32) if program.classes else None
+    z = abstract((_BATCH_SIZE, program.latent_dim), jnp.float32)
+    _check_network("generator", program, f"noise {z.shape}", batch, z, labels)
     images, rate = abstract(batch, jnp.float32), abstract((), jnp.float32)
     for key in (jax.eval_shape(lambda: jax.random.key(0)), None):  # in training, in evaluation
         options = {"rate": rate, "key": key}
         given = f"images {batch}"
-        _try_network("discriminator", program, given, (_TRIED,), images, labels, **options)
+        _check_network("discriminator", program, given, (_BATCH_SIZE,), images, labels, **options)
 
 
-def _try_network(
+def _check_network(
     side: Literal["generator", "discriminator"],
     program: Program,
     given: str,
@@ -162,7 +162,7 @@ def _try_network(
         returned = jax.eval_shape(run, arrays, options)
     except (Exception, SystemExit) as error:  # custom code may raise anything
         reason = _described(error, name.partition(".")[0])
-        raise InputError(f"trial.{side} {name}: {reason}") from None
+        raise InputError(f"trial.{side}: {name}: {reason}") from None
     shape = getattr(returned, "shape", type(returned).__name__)
     if shape != expected:
         raise InputError(
@@ -172,8 +172,8 @@ def _try_network(
 
 
 def _described(error: BaseException, package: str) -> str:
-    """The error's type and first paragraph in one line, with the deepest line of the package's code
-    unless there is none or the error names its location itself."""
+    """The error's type and first paragraph in one line, followed by the deepest line of the
+    package's code, if any, unless the error already contains its location."""
     paragraph = " ".join(str(error).split("\n\n")[0].split())
     text = f"{type(error).__name__}: {paragraph}"[:400]
     places = [

@@ -39,9 +39,9 @@ STATISTICS, EVALUATION, FRESH, PICTURES = range(4)
 
 
 class Evaluation(NamedTuple):
-    """The results of an evaluation, empty unless everything was finite.
+    """The results of an evaluation; empty unless everything was finite.
 
-    The seconds for generating images, extracting features and computing scores exclude compilation.
+    The seconds of generating images, extracting features and computing scores exclude compilation.
     """
 
     finite: bool = False
@@ -60,7 +60,7 @@ def dataset_info(images: ImageSet, sources: Sources = ()) -> DatasetInfo:
 
 
 def image_memory() -> float:
-    """Bytes of device memory for images: TUNER_IMAGE_MEMORY, or a share of it by default.
+    """Bytes of device memory for images: TUNER_IMAGE_MEMORY, or by default a share of the memory.
 
     A larger image set is streamed from the host.
     """
@@ -74,7 +74,7 @@ def image_memory() -> float:
 
 
 def latent_seed(spec: StudySpec, purpose: int) -> int:
-    """The seed of the study's fixed latents."""
+    """The seed of the study's fixed latents for one purpose."""
     return int(np.random.SeedSequence((spec.study.seed, purpose, 1)).generate_state(1)[0])
 
 
@@ -95,7 +95,7 @@ class Evaluator:
         real: ReferenceStatistics,
         sources: Sources = (),
     ) -> None:
-        """``real`` comes from ``sharing.shared_measures``; ``sources`` are of custom networks."""
+        """``real`` comes from ``sharing.shared_measures``; ``sources`` are custom networks'."""
         self.spec = spec
         self.dataset = dataset_info(images, sources)
         self.extractor, self.real = extractor, real
@@ -115,11 +115,11 @@ class Evaluator:
 
     @property
     def classes(self) -> int:
-        """Number of classes in the data that the extractor distinguishes; 0 if it does not."""
+        """Number of classes that the extractor finds in the data; 0 if it knows none."""
         return int((self.real.shares > 0).sum())
 
     def generator(self, program: Program, state: GanState) -> Generator:
-        """The trial's generator, with batch statistics of the study's latents."""
+        """The trial's generator, with batch statistics from the study's fixed latents."""
         seed = latent_seed(self.spec, STATISTICS)
         return generator_of(program, state, seed, self._shares_for(program))
 
@@ -177,7 +177,7 @@ class Evaluator:
 
 
 def shown_latents(latents: Latents, count: int) -> np.ndarray:
-    """Indices of the latents to show: the first, or the first of each class."""
+    """Indices of the latents to show: the first ones, or the first ones of each class."""
     if latents.labels is None:
         return np.arange(min(count, len(latents.z)))
     labels = np.asarray(latents.labels)

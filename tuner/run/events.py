@@ -28,10 +28,11 @@ class EventWriter:
         try:
             sys.stdout.write(json.dumps(event) + "\n")
             sys.stdout.flush()
-            if failure := getattr(sys.stdout, "failure", None):  # the command line's drops output
+            # The command line's stdout does not raise: it drops output and stores the failure.
+            if failure := getattr(sys.stdout, "failure", None):
                 raise failure
         except OSError:
-            sys.stdout = sys.stderr  # or Python complains of the pipe when it exits
+            sys.stdout = sys.stderr  # or Python reports the broken pipe at exit
             self._orphaned()
             self._orphaned = None
 

@@ -20,8 +20,8 @@ from tuner.run.signals import AT_ONCE, GRACE, LEFT, briefly, end_process, respon
 from tuner.study.sinks import TrialSink
 
 FINISHING = "the workers finish their epochs, then stop; a second signal stops them at once"
-LATE = 10.0  # seconds after its grace until a worker that has not exited is killed
-LAST_WORDS = 5  # lines kept of a worker's standard error
+LATE = 10.0  # seconds after its grace period until a worker that has not exited is killed
+KEPT_LINES = 5  # of a worker's standard error
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -41,7 +41,7 @@ def accelerators() -> list[str]:
 
 
 def run_fleet(
-    words: Sequence[Sequence[str]],
+    arguments: Sequence[Sequence[str]],
     storage: str,
     respawn: int,
     devices: Sequence[str],
@@ -53,33 +53,33 @@ def run_fleet(
     False if a worker was lost, unless a stop was requested. InputError if every worker reported
     wrong input.
     """
-    fleet = _Fleet(words, storage, devices, sink, respawn)
+    fleet = _Fleet(arguments, storage, devices, sink, respawn)
     with responding(fleet.respond):
         try:
-            for i in range(len(words)):
+            for i in range(len(arguments)):
                 fleet.start(i)
             fleet.wait()
         except BaseException:
             fleet.leave_at_once()
             raise
-    if fleet.refusals == len(words):
+    if fleet.refusals == len(arguments):
         raise InputError("no worker could join the study; see the errors above")
     return fleet.stopping or fleet.lost == 0
 
 
 @dataclass
 class _Fleet:
-    words: Sequence[Sequence[str]]
+    arguments: Sequence[Sequence[str]]
     storage: str  # not in the arguments, where ps would show its password
     devices: Sequence[str]
     sink: TrialSink
     respawn: int
     stopping: bool = False
     refusals: int = 0  # workers that reported wrong input
-    lost: int = 0  # workers that were not replaced
+    lost: int = 0  # dead workers that were not replaced
     processes: dict[int, subprocess.Popen[str]] = field(default_factory=dict)
     threads: list[threading.Thread] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)  # over the sink and these fields
+    lock: threading.Lock = field(default_factory=threading.Lock)  # for the sink and these fields
 
     def start(self, index: int) -> None:
         environment = os.environ | {STORAGE_VARIABLE: self.storage}
@@ -87,7 +87,7 @@ class _Fleet:
             environment[VISIBLE] = self.devices[index % len(self.devices)]
         process = subprocess.Popen(
             # -P: files in the working directory must not shadow libraries.
-            [sys.executable, "-P", "-m", "tuner.cli", "worker", *self.words[index], "--events"],
+            [sys.executable, "-P", "-m", "tuner.cli", "worker", *self.arguments[index], "--events"],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -97,7 +97,7 @@ class _Fleet:
             start_new_session=True,  # Ctrl-C in a terminal then reaches only this process
         )
         self.processes[index] = process
-        if self.stopping:  # while it started
+        if self.stopping:  # requested while the process started
             process.send_signal(signal.SIGTERM)
         thread = threading.Thread(target=self._attend, args=(index, process), daemon=True)
         self.threads.append(thread)
@@ -108,26 +108,26 @@ class _Fleet:
         events, errors = process.stdout, process.stderr
         assert events is not None
         assert errors is not None
-        last = deque[str](maxlen=LAST_WORDS)
-        reader = threading.Thread(target=lambda: last.extend(errors), daemon=True)
+        kept = deque[str](maxlen=KEPT_LINES)
+        reader = threading.Thread(target=lambda: kept.extend(errors), daemon=True)
         reader.start()
         with process:
             for line in events:
                 with self.lock:
                     try:
                         replay(line, self.sink)
-                    except Exception:  # output of a library must not end the loop
+                    except Exception:  # a library's output must not end the loop
                         self.sink.announce(f"worker {index}: {line.strip()}")
             code = process.wait()
             reader.join(timeout=5)
-        # A worker with nothing to finish exits by the signal that it was sent.
+        # A worker with nothing to finish exits with the exit code of the signal.
         if code != 0 and not (self.stopping and code == 128 + signal.SIGTERM):
-            words = [line.strip() for line in last if line.strip()]
-            self._handle_death(index, process.pid, code, words)
+            lines = [line.strip() for line in kept if line.strip()]
+            self._handle_death(index, process.pid, code, lines)
 
-    def _handle_death(self, index: int, pid: int, code: int, words: list[str]) -> None:
+    def _handle_death(self, index: int, pid: int, code: int, errors: list[str]) -> None:
         how = f"killed by {_name_of(-code)}" if code < 0 else f"exit code {code}"
-        last = f"; its last error: {words[-1]}" if words else ""
+        last = f"; its last error: {errors[-1]}" if errors else ""
         with self.lock:
             self.sink.announce(f"worker {index} (process {pid}) died, {how}{last}")
             refused = code == InputError.exit_code
@@ -140,9 +140,9 @@ class _Fleet:
             self.refusals += refused
 
     def wait(self) -> None:
-        for thread in self.threads:  # which grows while workers are replaced
+        for thread in self.threads:  # a list that grows as workers are replaced
             while thread.is_alive():
-                thread.join(timeout=0.2)  # so that signals are seen
+                thread.join(timeout=0.2)  # so that signal handlers run
 
     def signal_all(self, number: int) -> None:
         for process in list(self.processes.values()):
@@ -163,7 +163,7 @@ class _Fleet:
 
     def leave_at_once(self) -> None:
         """Stop the workers at once, and wait as long as that should take."""
-        for number in (signal.SIGTERM, signal.SIGINT):  # two equal signals may be merged
+        for number in (signal.SIGTERM, signal.SIGINT):  # two of the same signal may be merged
             self.signal_all(number)
         until = time.monotonic() + AT_ONCE + 0.2
         while time.monotonic() < until and any(

@@ -52,15 +52,15 @@ MEANINGS = {
     "tuner_study_trials_wanted": "Complete and pruned trials after which the study ends.",
     "tuner_database_up": "1 if the database answered when trials were last counted; if 0, "
     "tuner_study_... are absent.",
-    "tuner_database_transaction_seconds": "Time of a transaction of the training thread, with its "
-    "commit.",
-    "tuner_database_retries_total": "Attempts at the database repeated after a transient failure.",
+    "tuner_database_transaction_seconds": "Duration of a transaction of the training thread, with "
+    "its commit.",
+    "tuner_database_retries_total": "Database operations retried after a transient failure.",
     "tuner_lease_renewals_total": "Renewals of this worker's leases: renewed; failed, without the "
     "database; refused, if the trial is another worker's or has just ended.",
     "tuner_heartbeat_timestamp_seconds": "Time of the last heartbeat that the database stored; "
     "time() minus this is its age.",
 }
-LABELS = {  # those of an info may be more
+LABELS = {  # an info metric may have more
     "tuner_worker_info": ("study", "worker"),
     "tuner_trials_ended_total": ("outcome",),
     "tuner_study_trials": ("study", "state"),
@@ -76,7 +76,7 @@ def kind_of(name: str) -> str:
 
 
 def _family(name: str, values: Mapping[Any, Any]) -> Any:
-    """The metric with its ``values`` by their labels; the value of an info is more labels."""
+    """The metric with ``values`` by label values; the value of an info metric is more labels."""
     families: dict[str, Any] = {
         "counter": CounterMetricFamily,
         "gauge": GaugeMetricFamily,
@@ -138,7 +138,7 @@ class Monitor(Collector):
         self._trial = self._trial | self._measured(report)
 
     def _measured(self, report: EpochReport) -> dict[str, float]:
-        """What the epoch changes in the metrics of its trial."""
+        """The metrics of the trial that the epoch changes."""
         found = {
             "tuner_trial_epoch": report.epoch,
             "tuner_trial_objective": report.value(self._objective),
@@ -186,9 +186,9 @@ def _collect_worker(session: WorkerSession, study: str) -> Iterator[Metric]:
 def monitored(
     store: StudyStore, host: str, port: int, announce: Callable[[str], None]
 ) -> Iterator[Monitor]:
-    """A monitor whose metrics are served at ``http://host:port/metrics``; port 0 is any free one.
+    """Serve a monitor's metrics at ``http://host:port/metrics``; port 0 is any free one.
 
-    Raises InputError if the port is taken or the address is not this machine's.
+    InputError if the port is taken or the address is not this machine's.
     """
     monitor = Monitor(store)
     server = web.server(host, port, make_wsgi_app(monitor.registry), OPTIONS)
@@ -204,7 +204,7 @@ def monitored(
 
 
 def ports(host: str, first: int, count: int) -> list[int]:
-    """Return a port per worker: consecutive ones from ``first``, or 0 (any free port) if it is 0.
+    """Return one port per worker, consecutive from ``first``; all 0 (any free port) if it is 0.
 
     InputError if a port is not available.
     """

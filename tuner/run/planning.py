@@ -16,7 +16,7 @@ from tuner.gan.state import abstract_state
 from tuner.gan.training import iteration_flops, training_memory
 from tuner.metrics.extractors import extraction_flops
 from tuner.run.custom_networks import import_allowed
-from tuner.run.sharing import inception
+from tuner.run.sharing import load_inception_extractor
 from tuner.run.startup import load_checked
 from tuner.spec.branches import branches, program_count
 from tuner.spec.parameters import largest_value, values_of
@@ -26,7 +26,7 @@ from tuner.study.space import trial_config
 from tuner.trial import DatasetInfo, Program
 from tuner.xla import keep_compiled
 
-COMPILING = 45.0  # seconds that measuring memory may take
+TIME_LIMIT = 45.0  # seconds that measuring memory may take
 
 
 def plan(
@@ -39,15 +39,15 @@ def plan(
     """
     make_sampler(spec)
     images, dataset = load_checked(spec, local, announce)
-    inception(spec, local.weights)
+    load_inception_extractor(spec, local.weights)  # to check the file
     program = largest_program(spec, dataset)
     state = abstract_state(program)
-    an_image = generation_flops(program) + extraction_flops(
+    flops_per_image = generation_flops(program) + extraction_flops(
         spec.metrics.features, program.image_shape
     )
     announce(
         "measuring the memory of training the largest program: compiling it takes at most "
-        f"{COMPILING:g} s"
+        f"{TIME_LIMIT:g} s"
     )
     return {
         "programs": program_count(spec.trial),
@@ -63,25 +63,25 @@ def plan(
         ),
         "activation_bytes": measured_memory(program, len(images.images), local.allow),
         "training_flops": iteration_flops(program) * program.iterations(len(images.images)),
-        "evaluation_flops": spec.metrics.samples * an_image,  # the rest of it is negligible
+        "evaluation_flops": spec.metrics.samples * flops_per_image,  # the rest is negligible
         "device": jax.devices()[0].platform,
     }
 
 
 def measured_memory(
-    program: Program, count: int, allow: Sequence[str] = (), seconds: float = COMPILING
+    program: Program, count: int, allow: Sequence[str] = (), seconds: float = TIME_LIMIT
 ) -> int | None:
-    """Return ``training_memory`` in bytes; None if it takes longer than ``seconds``.
+    """Return ``training_memory`` in bytes, for ``count`` images; None after ``seconds``.
 
     Runs in a separate process, because XLA's compiler can't be interrupted.
     """
-    asked = json.dumps([program, count, list(allow)])
+    request = json.dumps([program, count, list(allow)])
     # -P: files in the working directory must not shadow libraries.
     command = [sys.executable, "-P", "-c", f"from {__name__} import _measure; _measure()"]
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     try:
         done = subprocess.run(
-            command, input=asked, env=environment, capture_output=True, text=True, timeout=seconds
+            command, input=request, env=environment, capture_output=True, text=True, timeout=seconds
         )
         return int(done.stdout)
     except (subprocess.TimeoutExpired, ValueError):
@@ -89,7 +89,7 @@ def measured_memory(
 
 
 def _measure() -> None:
-    """Print the memory; runs in the separate process."""
+    """Print the memory in bytes; runs in the separate process."""
     fields, count, allow = json.load(sys.stdin)
     program = Program._make(tuple(v) if isinstance(v, list) else v for v in fields)
     import_allowed([program.generator, program.discriminator], allow)
@@ -106,8 +106,8 @@ def largest_program(spec: StudySpec, dataset: DatasetInfo) -> Program:
         point |= {name: largest_value(getattr(trial, name)) for name in names}
         if "adam" in (values_of(trial.optimizer) or []):  # it stores two moments per weight
             point["optimizer"] = "adam"
-        there = spec.model_copy(update={"trial": trial})
-        programs.append(trial_config(there, point, 0, dataset).program)
+        branch_spec = spec.model_copy(update={"trial": trial})
+        programs.append(trial_config(branch_spec, point, 0, dataset).program)
     return max(programs, key=lambda p: p.width**2 * p.batch_size * p.d_steps)
 
 

@@ -39,7 +39,7 @@ class StoppedError(Exception):
 
 
 class Measures(NamedTuple):
-    """The extractor, and its statistics of the real images."""
+    """The extractor, and the real images' statistics in its features."""
 
     extractor: Extractor
     real: ReferenceStatistics
@@ -60,7 +60,7 @@ def shared_measures(
     of the Inception weights on this machine. InputError if the weights or the images are
     unsuitable; StoppedError if ``stop`` is requested while waiting.
     """
-    published = inception(spec, weights)
+    published = load_inception_extractor(spec, weights)
     waiting = False
     while (found := _find(files, images, published)) is None:
         if session is None or session.may_prepare():
@@ -82,26 +82,26 @@ def shared_measures(
     return found
 
 
-def inception(spec: StudySpec, weights: str | None = None) -> Extractor | None:
-    """Load the Inception network from ``weights``, the environment's path or the study's.
+def load_inception_extractor(spec: StudySpec, weights: str | None = None) -> Extractor | None:
+    """Load the Inception network from ``weights``, else the environment's path, else the study's.
 
     None if the study does not use it; InputError if the file is missing or a different one.
     """
     metrics = spec.metrics
     if metrics.features != "inception":
         return None
-    named = {
+    paths = {
         "--weights": weights,
         WEIGHTS_VARIABLE: variable(WEIGHTS_VARIABLE),
         "metrics.weights": metrics.weights,
     }
-    what, path = next(((key, value) for key, value in named.items() if value), ("", ""))
+    origin, path = next(((key, value) for key, value in paths.items() if value), ("", ""))
     if not path:
         raise InputError(
             f"metrics.weights: not set, and neither is {WEIGHTS_VARIABLE}; give the path of the "
             f"file with SHA-256 {metrics.weights_sha256}, published at {PUBLISHED_AT}"
         )
-    arrays = load_inception(str(local_path(path, what)), metrics.weights_sha256)
+    arrays = load_inception(str(local_path(path, origin)), metrics.weights_sha256)
     return Extractor("inception", dict(jax.device_put(arrays)), None, metrics.input)
 
 
@@ -112,12 +112,12 @@ def _find(files: StudyFiles, images: ImageSet, published: Extractor | None) -> M
     if real is None or data is None:
         return None
     with suppress(InputError):
-        seen = decode_reference_statistics(real, files.locate(REFERENCE))
+        statistics = decode_reference_statistics(real, files.locate(REFERENCE))
         if published:
-            return Measures(published, seen)
+            return Measures(published, statistics)
         extractor = decode_extractor(data, files.locate(EXTRACTOR), images.shape)
-        if len(seen.shares) == extractor.kinds:
-            return Measures(extractor, seen)
+        if len(statistics.shares) == extractor.kinds:
+            return Measures(extractor, statistics)
     return None
 
 
@@ -130,15 +130,15 @@ def _make(
     classes = extractor.classes(features)
     real = reference_statistics(features, classes, extractor.kinds, spec.metrics.samples)
     if real.moments.trace == 0:
-        raise InputError("data: all images look alike to the extractor: FID would be meaningless")
+        raise InputError("data: all images have the same features, so FID would be meaningless")
     if not published:
         files.write(EXTRACTOR, data)
     files.write(REFERENCE, encode_reference_statistics(real))
 
 
 def _extractor(spec: StudySpec, images: ImageSet, files: StudyFiles) -> bytes:
-    """Return an extractor file: this study's, a classifier that another study trained on the same
-    images, or a new one."""
+    """Return the content of an extractor file: this study's, a classifier that another study
+    trained on the same images, or a new one."""
     if spec.metrics.features == "random":
         return encode_extractor(random_extractor(images.shape))
     name = f"extractors/classifier-{VERSION}-{images.fingerprint}.safetensors"

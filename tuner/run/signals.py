@@ -2,7 +2,7 @@
 
 Python runs signal handlers in the main thread, between two bytecode instructions: not while XLA
 compiles, nor while the thread waits for the device, the database or a lock. Therefore every signal
-also wakes a thread (``signal.set_wakeup_fd``), which responds, and ends the process if necessary.
+also wakes a thread (``signal.set_wakeup_fd``), which responds and, if necessary, ends the process.
 The default response is to exit at once.
 """
 
@@ -31,7 +31,7 @@ class Stop:
     """A request to stop after the current epoch, and its time."""
 
     def __init__(self, seconds: float | None = None) -> None:
-        """Stops by itself after ``seconds``, if given."""
+        """The stop is requested automatically after ``seconds``, if given."""
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self._since: float | None = None
         self.by_signal = False
@@ -53,7 +53,7 @@ class Stop:
         self.by_signal |= by_signal
 
     def wait(self, seconds: float) -> None:
-        """Sleep until the time has passed or a stop is requested."""
+        """Sleep until ``seconds`` have passed or a stop is requested."""
         end = time.monotonic() + seconds
         while not self.requested and time.monotonic() < end:
             time.sleep(min(0.1, seconds))
@@ -76,7 +76,7 @@ def briefly(
 def end_process(code: int, line: str = "", reset: str = SHOW_CURSOR) -> NoReturn:
     """End the process whatever its main thread is doing, with a ``line`` on stderr.
 
-    Writes ``reset`` to a terminal first. No clean-up runs: it would wait for threads, and crash
+    Writes ``reset`` to a terminal first. No clean-up runs: it would wait for threads and crash
     inside XLA.
     """
 
@@ -84,7 +84,7 @@ def end_process(code: int, line: str = "", reset: str = SHOW_CURSOR) -> NoReturn
         if os.isatty(1):
             os.write(1, reset.encode())
         if line:
-            new_line = "\n" if os.isatty(2) else ""  # after the ^C, or a live view
+            new_line = "\n" if os.isatty(2) else ""  # after ^C or a live view
             os.write(2, f"{new_line}tuner: {line}\n".encode())
 
     try:
@@ -99,7 +99,7 @@ def leave(number: int) -> NoReturn:
 
 
 class _Sentinel:
-    """The thread that responds to signals."""
+    """Owns the thread that responds to signals."""
 
     def __init__(self) -> None:
         self.respond: Respond = leave
@@ -107,7 +107,7 @@ class _Sentinel:
         nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         self._handled = [n for n in SIGNALS if not (nohup and n == signal.SIGHUP)]
         ends = os.pipe()
-        # Not the number of a closed standard stream, to which other code may write.
+        # From 3 on: a closed standard stream leaves its number free, and other code writes to it.
         self._read, write = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends)
         for end in ends:
             os.close(end)
@@ -149,7 +149,7 @@ def leave_on_signals() -> None:
 def responding(respond: Respond) -> Iterator[None]:
     """Call ``respond`` from a thread for signals in the block.
 
-    Changes nothing unless ``leave_on_signals`` was called: then signals belong to another program.
+    Does nothing unless ``leave_on_signals`` was called: signals then belong to the host program.
     """
     if _sentinel is None:
         yield
@@ -186,7 +186,7 @@ def interrupting(reset: str = "") -> Iterator[None]:
     heard, over, raised = threading.Event(), threading.Event(), threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        heard.wait(0.5)  # or the thread would find the block over, and exit
+        heard.wait(0.5)  # if the block ended first, the thread would end the process
         if not raised.is_set():
             raised.set()
             raise KeyboardInterrupt
@@ -207,9 +207,9 @@ def interrupting(reset: str = "") -> Iterator[None]:
 def stop_on_signals(
     stop: Stop, announce: Callable[[str], None], release: Callable[[], object]
 ) -> AbstractContextManager[None]:
-    """Request a stop at the first signal, release trials and exit with code 1 at the second.
+    """Request a stop at the first signal; release trials and exit with code 1 at the second.
 
-    While there is nothing to finish, the first signal exits with the exit code of the signal. All
+    While there is nothing to finish, the process exits at the first signal, with its exit code. All
     of this happens in a thread, whatever the main thread is doing.
     """
 
@@ -226,7 +226,7 @@ def stop_on_signals(
 
 @contextmanager
 def stop_on_ctrl_c(stop: Stop, announce: Callable[[str], None]) -> Iterator[None]:
-    """Request a stop at the first SIGINT or SIGTERM, raise KeyboardInterrupt at the second.
+    """Request a stop at the first SIGINT or SIGTERM; raise KeyboardInterrupt at the second.
 
     For a process that must not end, such as a notebook's kernel. While there is nothing to finish,
     the first signal raises. Does nothing outside the main thread, where Python delivers no signals.

@@ -1,4 +1,4 @@
-"""Prepare a worker, then run it: images, custom networks, extractor, fingerprint."""
+"""Prepare and run a worker: images, custom networks, extractor, fingerprint."""
 
 import platform
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from tuner.environment import DEFAULT_OPTIONS, MachineOptions, compiled_programs
 from tuner.errors import InputError
 from tuner.files.study_files import StudyFiles
 from tuner.metrics import evaluate
-from tuner.run.custom_networks import Sources, import_allowed, named_in, try_all
+from tuner.run.custom_networks import Sources, check_all_shapes, import_allowed, networks_of
 from tuner.run.evaluator import Evaluator, dataset_info, latents_digest
 from tuner.run.sharing import StoppedError, shared_measures
 from tuner.run.signals import Stop, stop_on_ctrl_c, stop_on_signals
@@ -37,7 +37,7 @@ FEWEST_IMAGES, FEWEST_LABELLED = 20, 50
 
 
 def check_data(spec: StudySpec, images: ImageSet) -> None:
-    """Raise InputError if the study can't be run on these images."""
+    """InputError if the study can't be run on these images."""
     if len(images.images) < FEWEST_IMAGES:
         found = counted(len(images.images), "image")
         raise InputError(f"data: found {found}, expected at least {FEWEST_IMAGES}")
@@ -52,7 +52,7 @@ def check_data(spec: StudySpec, images: ImageSet) -> None:
 
 
 def _classifier_problems(spec: StudySpec, images: ImageSet) -> list[str]:
-    """Problems of training a classifier on these images, and of measuring with it."""
+    """Problems with training a classifier on these images, or with measuring by it."""
     count, samples = len(images.images), spec.metrics.samples
     if images.labels is None:
         return [
@@ -62,7 +62,7 @@ def _classifier_problems(spec: StudySpec, images: ImageSet) -> list[str]:
         needed = f"at least {FEWEST_LABELLED} images"
         return [f"metrics.features: 'classifier' needs {needed}, not {count}; use 'random'"]
     kinds = len(np.unique(images.labels))
-    if spec.guard.class_coverage.enabled and samples < kinds:  # it would look like collapse
+    if spec.guard.class_coverage.enabled and samples < kinds:  # would look like collapse
         expected = "expected at least as many, or guard.class_coverage off"
         return [f"metrics.samples: found {samples} with {kinds} classes, {expected}"]
     return []
@@ -72,11 +72,11 @@ def load_checked(
     spec: StudySpec, options: MachineOptions, announce: Announce
 ) -> tuple[ImageSet, DatasetInfo]:
     """Load the images and import the custom networks; InputError if the study can't be run."""
-    sources = import_allowed(named_in(spec), options.allow)
+    sources = import_allowed(networks_of(spec), options.allow)
     images = load_images(spec.data, options.data, announce)
     check_data(spec, images)
     dataset = dataset_info(images, sources)
-    try_all(spec, dataset)
+    check_all_shapes(spec, dataset)
     return images, dataset
 
 
@@ -145,12 +145,12 @@ def _code_parts(sources: Sources) -> Parts:
 def other_code(store: StudyStore, options: MachineOptions) -> str | None:
     """A one-line warning if custom network code differs from the code that trained the trials.
 
-    None if it is the same. Raises InputError as ``import_allowed`` does.
+    None if it is the same. InputError as in ``import_allowed``.
     """
-    here = _code_parts(import_allowed(named_in(store.spec), options.allow))
+    here = _code_parts(import_allowed(networks_of(store.spec), options.allow))
     found = "; ".join(disagreements(here, store.fingerprint()))
-    what = "with which its trials were trained: samples are drawn with the code found here"
-    return f"study {store.name!r}: {found}, {what}" if found else None
+    what = "its trials were trained with the latter, but samples are drawn with the code found here"
+    return f"study {store.name!r}: {found}; {what}" if found else None
 
 
 def run_worker(
@@ -165,12 +165,12 @@ def run_worker(
     grace: float | None,
     watch: Callable[[WorkerSession], None] | None,
 ) -> Evaluator | None:
-    """Run trials until the study has ended, a limit is reached or a stop is requested, also by a
-    signal.
+    """Run trials until the study has ended, a limit is reached, or a stop is requested.
 
-    Returns the evaluator, or None if the worker was stopped before it had one. ``watch`` receives
-    the session before it begins. With a ``grace``, in seconds, the process belongs to the worker
-    and ends if an epoch hangs or outlasts a stop request: see ``watchdog`` and ``signals``.
+    Signals request a stop, too. Returns the evaluator, or None if the worker was stopped before it
+    had one. ``watch`` receives the session before it begins. With ``grace``, in seconds, the
+    process belongs to the worker and ends if an epoch hangs or outlasts a stop request: see
+    ``watchdog`` and ``signals``.
 
     TunerError if too many trials fail in a row or a file can't be written; StorageError if the
     database or the artifact store stays unavailable; InputError if this machine can't reproduce the

@@ -17,7 +17,7 @@ from tuner.xla import running_time
 
 
 class Trainer:
-    """Trains and evaluates the trial that was inserted last."""
+    """Trains and evaluates the trial that was loaded last."""
 
     def __init__(self, evaluator: Evaluator) -> None:
         self._evaluator = evaluator
@@ -29,26 +29,26 @@ class Trainer:
 
     @property
     def dataset(self) -> DatasetInfo:
-        """Facts about the training images that all trials share."""
+        """Dataset facts shared by all trials."""
         return self._evaluator.dataset
 
     @property
     def classes(self) -> int:
-        """Number of classes in the data that the extractor distinguishes; 0 if it does not."""
+        """Number of classes that the extractor finds in the data; 0 if it knows none."""
         return self._evaluator.classes
 
     def insert(self, config: TrialConfig, state: GanState | None = None, epoch: int = 0) -> None:
         """Load a trial: a fresh one, or its ``state`` after ``epoch`` epochs."""
         self._config, self.epoch, self.generator = config, epoch, None
         self.samples = None
-        # As arrays: Python floats would compile a second program.
+        # As arrays, because Python floats would compile a second program.
         self._hyperparameters = Hyperparameters(*map(jnp.float32, config.hyperparameters))
         if state is None:
             state = init_state(config.program, self._hyperparameters, config.seed)
         self._state = state
 
     def run_epoch(self) -> EpochReport:
-        """Train an epoch, and evaluate it if it is due; times exclude compilation."""
+        """Train an epoch, and evaluate if that is due; times exclude compilation."""
         config, evaluator = self._config, self._evaluator
         program, metrics = config.program, evaluator.spec.metrics
         started = running_time()

@@ -31,7 +31,7 @@ class TrialRun:
         self._trainer, self._interval = trainer, spec.study.checkpoint_seconds
         self._value, self._objective = spec.study.value, spec.metrics.objective
         self._saved_at = time.monotonic()
-        self._saved_epoch: int | None = None  # until it begins
+        self._saved_epoch: int | None = None  # None until ``begin``
 
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Start from the checkpoint, or from scratch without one."""
@@ -42,20 +42,20 @@ class TrialRun:
     def run_epoch(self) -> EpochReport:
         """Train an epoch, and keep its generator if it is the best so far.
 
-        An epoch that was already reported is repeated: its first report stays in the history.
+        If the epoch was already reported, its first report stays in the history.
         """
         report = self._trainer.run_epoch()
         self.pace.add(report, here=True)
         if report.epoch > len(self.history):
             self.history = History((*self.history, report))
-        measured = report.value(self._objective) is not None  # unless the repetition diverged
+        measured = report.value(self._objective) is not None  # a repeated epoch may diverge
         if measured and self.best_epoch(report.epoch) == report.epoch:
             arrays, samples = self._trainer.packed_generator(), self._trainer.samples
             self.kept = KeptGenerator(report.epoch, arrays, samples)
         return report
 
     def best_epoch(self, until: int | None = None) -> int:
-        """The epoch that the trial's value comes from, of the first ``until``; 0 if none."""
+        """The epoch that the trial's value comes from, among the first ``until``; 0 if none."""
         return History(self.history[:until]).scored_epoch(self._objective, self._value)
 
     def record(self, end: Verdict, artifact: str | None, machine: dict[str, str]) -> TrialRecord:

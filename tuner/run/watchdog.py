@@ -1,7 +1,7 @@
 """``Watchdog``: ends a worker whose epoch hangs, or outlasts a stop request.
 
 A hung device, a deadlock or a custom network that never returns blocks the main thread, while the
-heartbeat thread would renew the lease of the trial forever. The watchdog is a thread of its own.
+heartbeat thread would renew the trial's lease forever. The watchdog runs in its own thread.
 """
 
 import sys
@@ -20,13 +20,13 @@ from tuner.study.claims import Claim
 from tuner.study.session import WorkerSession
 from tuner.trial import EpochReport
 
-HUNG = 4  # the exit code
+HUNG_EXIT_CODE = 4
 FACTOR = 10  # times the median duration, after which an epoch counts as hung
 SHORTEST_LIMIT = 600.0  # seconds
 FIRST_LIMIT = 3 * 3600.0  # seconds for an epoch that compiles
 REMEMBERED = 101  # epochs
 TICK = 0.1  # seconds
-FAREWELL = 5.0  # seconds for releasing a trial while the database may be away
+RELEASE_SECONDS = 5.0  # for releasing a trial while the database may be away
 FRAMES, LONGEST_STACKS = 40, 50_000  # frames per thread; characters in total
 
 Kind = frozenset[str] | None  # the extra metrics of an epoch; None if it is not evaluated
@@ -73,7 +73,7 @@ class Pace:
 
 
 class _Epoch(NamedTuple):
-    """An epoch in training; times are ``time.monotonic()``."""
+    """An epoch in training; points in time are ``time.monotonic()``."""
 
     claim: Claim
     number: int
@@ -93,10 +93,10 @@ class Watchdog:
         announce: Callable[[str], None],
         grace: float | None,
     ) -> None:
-        """``grace``: seconds from a signal until the trial is released and the process ends with 0.
+        """``grace``: seconds after a signal until the trial is released and the process exits.
 
-        For other stop requests the time counts from the expected end of the epoch. None for a
-        process that must not end: a hung trial is released, and the main thread stays blocked.
+        For other stop requests they count from the expected end of the epoch. None for a process
+        that must not end: a hung trial is released, and the main thread stays blocked.
         """
         self._session, self._stop, self._announce = session, stop, announce
         self._ends_process, self._grace = grace is not None, grace or 0.0
@@ -125,7 +125,7 @@ class Watchdog:
             self._epoch = None
 
     def _run(self) -> None:
-        # After a signal the process must end in time, even if it blocks once the session is closed.
+        # After a signal the process must end in time, even if closing the session blocks it.
         while not self._closed or (self._ends_process and self._stop.by_signal):
             time.sleep(TICK)
             if not self._closed and self._session.stop_requested:
@@ -153,19 +153,19 @@ class Watchdog:
         """
         if not self._closed:
             line = f"abandoning the epoch, unfinished after {self._grace:g} s"
-            briefly(FAREWELL / 5, self._announce, line)
+            briefly(RELEASE_SECONDS / 5, self._announce, line)
         hung = epoch is not None and (not self._stop.by_signal or now > epoch.suspicious_at)
-        briefly(FAREWELL, self._session.leave_at_once, hung=hung)
+        briefly(RELEASE_SECONDS, self._session.leave_at_once, hung=hung)
         end_process(0)
 
     def _give_up(self, epoch: _Epoch) -> None:
         """Store the stacks of all threads, release the trial, and end the process."""
         claim, study = epoch.claim, self._session.store.name
         what = f"epoch {epoch.number} hung: unfinished after {epoch.limit:g} s"
-        briefly(2 * FAREWELL, self._session.give_up_hung, claim, what, stacks())
-        line = f"trial {claim.number} {what}; where it stood: tuner show {study} {claim.number}"
+        briefly(2 * RELEASE_SECONDS, self._session.give_up_hung, claim, what, stacks())
+        line = f"trial {claim.number} {what}; for its stacks: tuner show {study} {claim.number}"
         if self._ends_process:
-            end_process(HUNG, line)
+            end_process(HUNG_EXIT_CODE, line)
         self._announce(line)
 
 

@@ -1,12 +1,12 @@
 """``Worker``: the loop that runs trials. Claim, train an epoch, report, judge, finish.
 
-1. ``session.claim`` takes over a trial that lost its worker, or samples a new one.
+1. ``session.claim`` takes over a trial that lost its worker, or begins a queued or sampled one.
 2. ``trainer.insert`` loads it onto the device, from its last checkpoint if there is one. Epochs
    after the checkpoint that were already reported are trained again but not reported again.
 3. ``trainer.run_epoch`` trains and evaluates one epoch.
-4. ``session.report`` stores the report; ``verdict`` decides from guard, pruner and epoch.
+4. ``session.report`` stores the report; ``verdict`` decides by guard, pruner and epoch.
 5. A background thread writes periodic checkpoints, with the generator of the best epoch so far.
-6. At the end that generator and the trial's pictures are stored, then ``session.finish`` stores the
+6. At the end that generator and the trial's pictures are stored; then ``session.finish`` stores the
    verdict. The publisher refreshes the study's plots in the dashboard.
 """
 
@@ -32,9 +32,9 @@ from tuner.study.sinks import Ending, Publisher, Released, TrialSink
 from tuner.study.verdict import Continue, Fail, Prune, Verdict, verdict
 from tuner.trial import EpochReport
 
-MOST_FAILURES = 5  # in a row, after which the worker blames itself and exits
+MOST_FAILURES = 5  # in a row, after which the worker exits: the fault may be its own
 LONGEST_WAIT = 5.0  # seconds between attempts to claim a trial
-TOLERANCE = 0.01  # relative difference of FID when an epoch is trained again
+TOLERANCE = 0.01  # relative difference of FID allowed when an epoch is trained again
 
 
 class Limits(NamedTuple):
@@ -89,7 +89,7 @@ class Worker:
                 self.stop.wait(pause * random.uniform(0.5, 1.0))
 
     def _clean_up(self) -> None:
-        """Publish the final plots; remove checkpoints that dead workers left of ended trials."""
+        """Publish the final plots; remove checkpoints of ended trials that dead workers left."""
         self.publisher.study(ended=True)
         with suppress(TunerError):
             ended = self.session.store.ended()
@@ -127,8 +127,8 @@ class Worker:
     def _train(self, trial: TrialRun) -> Verdict:
         """Train, report and judge until the trial ends; ``Continue`` if a stop is requested.
 
-        The previous worker may have died between its last report and the verdict, so judge first: a
-        trial that has ended is repeated only up to its best epoch.
+        The previous worker may have died between its last report and the verdict, so judge first:
+        if that ends the trial, epochs are repeated only up to its best one.
         """
         try:
             reported = len(trial.history)
@@ -151,7 +151,7 @@ class Worker:
         except Exception as error:  # a bug, also in a custom network, must not end the worker
             reason, trial.traceback = self.session.described(error)
             if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
-                return Prune("out of device memory")  # which the hyperparameters ask for
+                return Prune("out of device memory")  # the network or batch is too large
             return Fail(reason)
 
     def _load(self, trial: TrialRun) -> None:
@@ -166,23 +166,24 @@ class Worker:
     def _report(self, trial: TrialRun, report: EpochReport) -> Verdict:
         """Store the report, judge the trial, and offer a checkpoint if it continues."""
         attributes = self.publisher.attributes(report)
-        wish = self.session.report(trial.claim, report, trial.history[:-1], attributes)
+        request = self.session.report(trial.claim, report, trial.history[:-1], attributes)
         self.sink.epoch(trial.claim, report)
-        end = self._judge(trial, wish)
+        end = self._judge(trial, request)
         if isinstance(end, Continue):
             trial.offer_checkpoint()
         return end
 
-    def _judge(self, trial: TrialRun, wish: str | None) -> Verdict:
+    def _judge(self, trial: TrialRun, request: str | None) -> Verdict:
+        """Judge the trial; ``request`` is the reason of a user's request to prune it."""
         spec = self.session.spec
         measured = trial.history[-1].value(spec.metrics.objective) is not None
         stops = measured and self.session.pruner_says_stop(trial.claim)
         pruner = spec.pruner.name if stops else None
         epochs, classes = trial.claim.config.epochs, self.trainer.classes
-        return verdict(spec.guard, trial.history, epochs, pruner, wish, classes)
+        return verdict(spec.guard, trial.history, epochs, pruner, request, classes)
 
     def _compare(self, trial: TrialRun, again: EpochReport) -> None:
-        """Announce if a repeated epoch has another FID than its report."""
+        """Announce if a repeated epoch's FID differs from the reported one."""
         before = trial.history[again.epoch - 1].fid
         if before is None or again.fid is None:
             return
@@ -193,9 +194,9 @@ class Worker:
             )
 
     def _store_end(self, trial: TrialRun, end: Verdict) -> Ending:
-        """Store the best generator and the pictures, and only then the verdict.
+        """Store the best generator and the pictures, then the verdict.
 
-        A trial that could continue is saved and released instead.
+        A trial that should continue is saved and released instead.
         """
         session, kept, artifact = self.session, trial.kept, None
         if isinstance(end, Continue):

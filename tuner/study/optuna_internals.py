@@ -1,4 +1,4 @@
-"""Private classes of Optuna's storages and studies, imported only here."""
+"""Private names of Optuna's storages and studies, imported only here."""
 
 from optuna.storages import _CachedStorage as CachedStorage
 from optuna.storages._rdb import models

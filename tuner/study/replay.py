@@ -1,4 +1,4 @@
-"""Replay pruners on recorded curves, and rank correlations: how early trials could be pruned.
+"""Pruners replayed on recorded curves, and rank correlations: how early trials could be pruned.
 
 Nothing is trained. Limits of a replay: after other prunings, an adaptive sampler would have chosen
 other trials; trials of parallel workers see less of each other than trials in sequence; and a curve

@@ -122,5 +122,5 @@ def _program(values: Mapping[str, Any], dataset: DatasetInfo) -> Program:
 
 
 def derive_seed(study_seed: int, number: int) -> int:
-    """A 32-bit seed for trial ``number``: the same on every worker, distinct per trial."""
+    """A 32-bit seed for trial ``number``: the same on every worker, independent across trials."""
     return int(np.random.SeedSequence((study_seed, number)).generate_state(1)[0])
