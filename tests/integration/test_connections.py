@@ -164,7 +164,7 @@ def test_an_idle_transaction_timeout_names_the_limit(address: Address) -> None:
     raised = "DO $$ BEGIN RAISE 'too long' USING ERRCODE = '25P03'; END $$"
     error = failing(address, raised, engine)
     assert error.transient
-    assert "too long (it waits 5s between two statements" in str(error)
+    assert "too long (it allows 5s between two statements" in str(error)
     engine.dispose()
 
 

@@ -75,7 +75,7 @@ def test_an_unencodable_character_is_reported_in_one_line(postgres: Postgres) ->
         store = studies.create()
         number = study_databases.claim(studies.join()).number
         request_prune(store, number, "naïve")
-        with pytest.raises(StorageError, match=r"one with encoding UTF8 has them all") as caught:
+        with pytest.raises(StorageError, match=r"use a database with encoding UTF8") as caught:
             request_prune(store, number, "形")
         assert not caught.value.transient
         assert [row[-1] for row in studies.leases()] == ["naïve"]

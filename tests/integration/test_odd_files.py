@@ -259,7 +259,7 @@ def test_an_extractor_for_other_images_is_refused() -> None:
     others: list[Any] = [("inception", None), ([], None), ("random", "1"), (None, None)]
     for kind, accuracy in others:
         data = serialization.encode_extractor(made._replace(kind=kind, accuracy=accuracy))
-        with pytest.raises(InputError, match=r"^here: not an extractor file"):
+        with pytest.raises(InputError, match=r"^here: not a tuner extractor file"):
             serialization.decode_extractor(data, "here", (32, 32, 1))
 
 

@@ -167,7 +167,9 @@ def test_a_point_is_queued_twice_only_on_request(studies: Studies) -> None:
     steering.check_new(store, POINT)
     steering.enqueue(store, POINT, {})
     for state in ("queued", "running", "complete"):
-        with pytest.raises(InputError, match=f"trial 0 has these parameters and is {state}; queue"):
+        with pytest.raises(
+            InputError, match=f"trial 0 has these parameters and is {state}; to queue"
+        ):
             steering.check_new(store, POINT)
         if state == "queued":
             session = studies.join()

@@ -153,9 +153,11 @@ def test_a_study_is_bound_to_its_metric_fingerprint(studies: Studies) -> None:
     store.bind(parts)
     again = studies.store()
     again.bind(parts)
-    with pytest.raises(InputError, match="study 's': found data xyz, expected abc, with which"):
+    with pytest.raises(
+        InputError, match="study 's': found data xyz, expected abc; numbers would not"
+    ):
         again.bind(parts | {"data": "xyz"})
-    with pytest.raises(InputError, match="data xyz, expected abc; found samples 8, expected 9,"):
+    with pytest.raises(InputError, match="data xyz, expected abc; found samples 8, expected 9;"):
         again.check_fingerprint({"data": "xyz", "samples": "8"})
     assert again.fingerprint() == parts
     assert store.summary().fingerprint == digest(parts)

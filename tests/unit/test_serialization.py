@@ -196,7 +196,7 @@ def test_extractors_and_reference_statistics_round_trip() -> None:
     )
     assert same(pack(found), pack(real))
     assert found.moments.trace == real.moments.trace
-    with pytest.raises(InputError, match=r"^here: not an extractor file"):
+    with pytest.raises(InputError, match=r"^here: not a tuner extractor file"):
         serialization.decode_extractor(
             serialization.encode_reference_statistics(real), "here", SHAPE
         )

@@ -93,7 +93,7 @@ class Watchdog:
         announce: Callable[[str], None],
         grace: float | None,
     ) -> None:
-        """``grace``: seconds after a signal until the trial is released and the process exits.
+        """``grace`` seconds after a signal, the trial is released and the process exits with 0.
 
         For other stop requests they count from the expected end of the epoch. None for a process
         that must not end: a hung trial is released, and the main thread stays blocked.
