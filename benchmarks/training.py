@@ -64,5 +64,5 @@ def temporary_evaluator(spec: StudySpec) -> Evaluator:
 def train(evaluator: Evaluator, spec: StudySpec, seed: int) -> list[EpochReport]:
     """Train a trial to its last epoch."""
     trainer = Trainer(evaluator)
-    trainer.insert(trial_config(spec, {}, seed, evaluator.dataset))
+    trainer.load(trial_config(spec, {}, seed, evaluator.dataset))
     return [trainer.run_epoch() for _ in range(spec.study.epochs)]

@@ -22,7 +22,7 @@ class FakeTrainer:
         self.epoch, self._kids, self._measured = 0, kids, 0
         self.samples: Any = None
 
-    def insert(self, config: Any, state: Any = None, epoch: int = 0) -> None:
+    def load(self, config: Any, state: Any = None, epoch: int = 0) -> None:
         self.epoch = epoch
 
     def run_epoch(self) -> EpochReport:

@@ -5,7 +5,7 @@ imports what ``tuner worker`` imports, then forks. It never touches a device, be
 does not survive a fork; each child starts its own. The child runs the command line as
 ``python -m tuner.cli`` does, with these additions:
 
-- It logs each epoch that it trains, reported or not, with the FID in full. ``Trainer.insert`` and
+- It logs each epoch that it trains, reported or not, with the FID in full. ``Trainer.load`` and
   ``Trainer.run_epoch`` are wrapped for that.
 - It may send itself SIGKILL or SIGSTOP at its n-th step in the database: before a statement, before
   a commit, or after one. Signals from outside seldom hit these moments.
@@ -263,13 +263,13 @@ def become(request: dict[str, Any]) -> None:
 def _log_epochs(log: str, hangs: int) -> None:
     from tuner.run.trainer import Trainer
 
-    insert: Callable[..., None] = Trainer.insert
+    load: Callable[..., None] = Trainer.load
     run_epoch: Callable[[Trainer], Any] = Trainer.run_epoch
     seeds: dict[int, int] = {}
     begun = 0
 
-    def logging_insert(trainer: Trainer, config: Any, *rest: Any) -> None:
-        insert(trainer, config, *rest)
+    def logging_load(trainer: Trainer, config: Any, *rest: Any) -> None:
+        load(trainer, config, *rest)
         seeds[id(trainer)] = config.seed
 
     def logging_run_epoch(trainer: Trainer) -> Any:
@@ -283,7 +283,7 @@ def _log_epochs(log: str, hangs: int) -> None:
         _note(log, f"{TRAINED} {seeds[id(trainer)]} {report.epoch} {report.fid!r}")
         return report
 
-    mock.patch.object(Trainer, "insert", logging_insert).start()
+    mock.patch.object(Trainer, "load", logging_load).start()
     mock.patch.object(Trainer, "run_epoch", logging_run_epoch).start()
 
 

@@ -36,7 +36,7 @@ def evaluator(tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
 def train(evaluator: Evaluator, **params: Any) -> tuple[list[EpochReport], Verdict]:
     """Train as a worker would, without a pruner."""
     trainer = Trainer(evaluator)
-    trainer.insert(trial_config(evaluator.spec, params, 0, evaluator.dataset))
+    trainer.load(trial_config(evaluator.spec, params, 0, evaluator.dataset))
     history: list[EpochReport] = []
     end: Verdict = Continue()
     while isinstance(end, Continue):

@@ -102,7 +102,7 @@ def test_times_of_the_first_epoch_exclude_compilation(
     images = ImageSet(pixels, None, "a-fingerprint")
     files = StudyFiles(open_store(str(tmp_path)), "study").begin("a token")
     trainer = Trainer(Evaluator(spec, images, *shared_measures(spec, images, files, None, print)))
-    trainer.insert(trial_config(spec, {}, 0, trainer.dataset))
+    trainer.load(trial_config(spec, {}, 0, trainer.dataset))
 
     def train(program: Program, state: GanState, *_: object) -> tuple[GanState, StepLosses]:
         compile_something()

@@ -48,7 +48,7 @@ class FakeTrainer:
     dataset = DATASET
     classes = 0
 
-    def insert(self, config: Any, state: Any = None, epoch: int = 0) -> None:
+    def load(self, config: Any, state: Any = None, epoch: int = 0) -> None:
         self.epoch = epoch
 
     def run_epoch(self) -> EpochReport:

@@ -37,7 +37,7 @@ class Trainer:
         """Number of classes that the extractor finds in the data; 0 if it knows none."""
         return self._evaluator.classes
 
-    def insert(self, config: TrialConfig, state: GanState | None = None, epoch: int = 0) -> None:
+    def load(self, config: TrialConfig, state: GanState | None = None, epoch: int = 0) -> None:
         """Load a trial: a fresh one, or its ``state`` after ``epoch`` epochs."""
         self._config, self.epoch, self.generator = config, epoch, None
         self.samples = None

@@ -36,7 +36,7 @@ class TrialRun:
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Start from the checkpoint, or from scratch without one."""
         checkpoint = checkpoint or Checkpoint(epoch=0, state=None, kept=None)
-        self._trainer.insert(self.claim.config, checkpoint.state, checkpoint.epoch)
+        self._trainer.load(self.claim.config, checkpoint.state, checkpoint.epoch)
         self.kept, self._saved_epoch = checkpoint.kept, checkpoint.epoch
 
     def run_epoch(self) -> EpochReport:

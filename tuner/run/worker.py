@@ -1,7 +1,7 @@
 """``Worker``: the loop that runs trials. Claim, train an epoch, report, judge, finish.
 
 1. ``session.claim`` takes over a trial that lost its worker, or begins a queued or sampled one.
-2. ``trainer.insert`` loads it onto the device, from its last checkpoint if there is one. Epochs
+2. ``trainer.load`` loads it onto the device, from its last checkpoint if there is one. Epochs
    after the checkpoint that were already reported are trained again but not reported again.
 3. ``trainer.run_epoch`` trains and evaluates one epoch.
 4. ``session.report`` stores the report; ``verdict`` decides by guard, pruner and epoch.

@@ -74,7 +74,7 @@ class Heartbeat:
         who, studies = tables.workers, tables.studies
         seen_at = connection.execute(
             update(who)
-            .where(who.c.worker == self._worker, self._study.lives())
+            .where(who.c.worker == self._worker, self._study.exists())
             .values(seen_at=tables.db_now())
             .returning(who.c.seen_at)
         ).scalar_one_or_none()

@@ -115,7 +115,7 @@ def take(
     over = or_(_leases.expires_at < now, _leases.expires_at > now + MAX_REMAINING)
     expired = [] if latest is None else [and_(over, now <= latest)]
     lost = and_(_leases.status == "held", or_(_leases.worker.in_(dead), *expired))
-    available = and_(_leases.study_id == study.study_id, study.lives(), or_(free, lost))
+    available = and_(_leases.study_id == study.study_id, study.exists(), or_(free, lost))
     first = (
         select(_leases.trial_id)
         .where(available)
@@ -155,7 +155,7 @@ def lease_orphans(session: Session, study: StudyKey) -> None:
         trials.study_id == study.study_id, trials.state == TrialState.RUNNING
     )
     again = (_leases.status == "done") & _leases.trial_id.in_(running)
-    session.execute(update(tables.leases).where(again, study.lives()).values(status="free"))
+    session.execute(update(tables.leases).where(again, study.exists()).values(status="free"))
     reported = select(func.count()).where(epochs.trial_id == trials.trial_id).scalar_subquery()
     orphans = select(
         trials.trial_id,
@@ -167,7 +167,7 @@ def lease_orphans(session: Session, study: StudyKey) -> None:
         literal(0),
     ).where(
         trials.study_id == study.study_id,
-        study.lives(),
+        study.exists(),
         trials.state == TrialState.RUNNING,
         ~select(_leases.trial_id).where(_leases.trial_id == trials.trial_id).exists(),
     )
@@ -184,7 +184,7 @@ def shorten(session: Session, study: StudyKey, seconds: float) -> None:
     longest = tables.db_now() + case((_leases.worker.is_(None), ORPHAN_SECONDS), else_=seconds)
     session.execute(
         update(tables.leases)
-        .where(_leases.study_id == study.study_id, study.lives())
+        .where(_leases.study_id == study.study_id, study.exists())
         .where(_leases.status == "held", _leases.expires_at > longest)
         .values(expires_at=longest)
     )

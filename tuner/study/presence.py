@@ -136,7 +136,7 @@ class WorkerPresence:
             self._storage.engine.begin() as connection,
         ):
             reported = leases.give_back(connection, trial_id, lease, hung=True)
-            if reported is not None and connection.execute(select(study.lives())).scalar_one():
+            if reported is not None and connection.execute(select(study.exists())).scalar_one():
                 hang = {"reported": reported, "what": what, "stacks": masked}
                 trials = tables.trial_attributes.c.trial_id
                 tables.write_attributes(connection, trials, trial_id, {HUNG: hang})

@@ -79,7 +79,7 @@ class Outcome(NamedTuple):
 
 
 def curves_of(trials: Sequence[TrialRecord], objective: str, keeps_best: bool) -> list[Curve]:
-    """The learning curves of ``trials``: the ``objective`` by epoch, or its best value so far."""
+    """The learning curves of ``trials``: the ``objective`` or its best so far (``keeps_best``)."""
     curves = []
     for trial in trials:
         history = trial.history

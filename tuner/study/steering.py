@@ -116,7 +116,7 @@ def request_prune(store: StudyStore, number: int, reason: str) -> None:
             .where(
                 ours.c.trial_id == mine.scalar_subquery(),
                 ours.c.status != "done",
-                store.key.lives(),
+                store.key.exists(),
             )
             .values(prune_reason=printable(reason))
             .returning(ours.c.trial_id)

@@ -121,7 +121,7 @@ class FencedStorage(UnfencedStorage):
             raise LeaseLostError("this worker does not own the trial that it tried to write to")
         statement = (
             update(tables.leases)
-            .where(*lease.matches(trial_id), self.study.lives(), *conditions)
+            .where(*lease.matches(trial_id), self.study.exists(), *conditions)
             .values(expires_at=tables.db_now() + lease.seconds, **values)
             .returning(columns.epoch, columns.prune_reason)
         )

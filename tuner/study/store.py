@@ -52,7 +52,7 @@ class StudyStore(StudyRow):
             trials.study_id == self.study_id,
             trials.state.in_((*FINISHED, TrialState.FAIL)),
             # SQLite may have given the id to another study.
-            self.key.lives(),
+            self.key.exists(),
         )
         with self.database.reading() as connection:
             return set(connection.execute(query).scalars())
@@ -91,7 +91,7 @@ class StudyStore(StudyRow):
         reports = self._reports(tables.epochs.c.trial_id.in_(ids))
         with self.database.rdb.engine.connect() as connection:
             # If SQLite has given the id to another study, its rows were read.
-            if not connection.execute(select(self.key.lives())).scalar_one():
+            if not connection.execute(select(self.key.exists())).scalar_one():
                 raise KeyError("the study")
         return [record_of(trial, reports.get(trial._trial_id, [])) for trial in trials]
 
@@ -103,7 +103,7 @@ class StudyStore(StudyRow):
         """The durations in all epoch reports, each summed over the study."""
         ours = tables.epochs.c
         sums = select(*(func.sum(ours[name]) for name in DURATIONS))
-        query = sums.where(ours.trial_id.in_(self._trial_ids()), self.key.lives())
+        query = sums.where(ours.trial_id.in_(self._trial_ids()), self.key.exists())
         with self.database.reading() as connection:
             found = map(rows.finite, connection.execute(query).one())
         return {name: total or 0.0 for name, total in zip(DURATIONS, found, strict=True)}

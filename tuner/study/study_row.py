@@ -71,7 +71,7 @@ class StudyRow:
         StorageError if the database is away.
         """
         with self.database.address.connected() as connection:
-            return bool(connection.execute(select(self.key.lives())).scalar_one())
+            return bool(connection.execute(select(self.key.exists())).scalar_one())
 
     # The study file and the total
 

@@ -142,9 +142,9 @@ class StudyKey(NamedTuple):
 
     def row(self) -> ColumnElement[bool]:
         """A condition on ``tuner_studies``: this study's row, while the study exists."""
-        return (studies.c.study_id == self.study_id) & self.lives()
+        return (studies.c.study_id == self.study_id) & self.exists()
 
-    def lives(self) -> ColumnElement[bool]:
+    def exists(self) -> ColumnElement[bool]:
         """A condition for every statement that uses the id: the study still exists."""
         # Aliases, since the statement itself may use these tables.
         ours, theirs = studies.alias().c, study_user_attributes.alias().c
