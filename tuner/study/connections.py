@@ -224,7 +224,7 @@ class Address:
             if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
                 raise InputError(
                     f"{self.place}: its encoding is SQL_ASCII, from which neither Optuna nor "
-                    "SQLAlchemy can read text; create a database with encoding UTF8: "
+                    "SQLAlchemy can read text; create a UTF8 database with: "
                     "CREATE DATABASE name TEMPLATE template0 ENCODING 'UTF8'"
                 )
             # PgBouncer refuses start-up options. All statements share one message, which commits.
