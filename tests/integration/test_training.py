@@ -192,6 +192,16 @@ def test_long_trials_unroll_iterations_and_compute_the_same() -> None:
         np.testing.assert_allclose(long, short, rtol=1e-4, atol=1e-6)
 
 
+def test_initial_states_and_orders_compile_once_per_network_structure() -> None:
+    first_run(PLAIN)
+    other = PLAIN._replace(batch_size=5, loss="hinge", d_steps=2, penalties=("r1",))
+    with compiled() as names:
+        state = init_state(other, NUMBERS, 0)
+        epoch_order(other, COUNT, state.key, 3)
+    assert names == []
+    assert equal(weights(state), weights(init_state(PLAIN, NUMBERS, 0)))
+
+
 def test_resuming_equals_uninterrupted_training() -> None:
     """Bitwise, and without recompilation."""
     for program in (PLAIN, FULL):

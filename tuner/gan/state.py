@@ -14,6 +14,7 @@ from jax import Array
 from tuner.gan.networks import DISCRIMINATORS, GENERATORS
 from tuner.gan.optimizers import make_optimizer
 from tuner.trial import Hyperparameters, Program
+from tuner.xla import QUICKLY
 
 Variables = nnx.State[Any, Any]  # the parameters, or the statistics, of a network
 
@@ -66,7 +67,7 @@ def _trace(kind: Callable[..., nnx.Module], program: Program) -> nnx.Module:
     return network
 
 
-@functools.partial(jax.jit, static_argnames="program")
+@functools.partial(jax.jit, static_argnames="program", compiler_options=QUICKLY)
 def _init_state(program: Program, hyperparameters: Hyperparameters, key: Array) -> GanState:
     g_key, d_key = jax.random.split(jax.random.fold_in(key, _INIT))
     generator = GENERATORS[program.generator](program, rngs=nnx.Rngs(g_key))
@@ -87,11 +88,25 @@ def _init_state(program: Program, hyperparameters: Hyperparameters, key: Array) 
 
 def init_state(program: Program, hyperparameters: Hyperparameters, seed: int) -> GanState:
     """Initialise networks and optimizers from the trial's ``seed``."""
-    state: GanState = _init_state(program, hyperparameters, jax.random.key(seed))
+    state: GanState = _init_state(_structure(program), hyperparameters, jax.random.key(seed))
     return state
+
+
+def _structure(program: Program) -> Program:
+    """The program without what its initial state does not depend on, so that more trials share it.
+
+    Custom networks may depend on anything.
+    """
+    if program.sources:
+        return program
+    plain = Program._field_defaults
+    kept = ("generator_norm", "discriminator_norm", "classes")
+    rest = {name: value for name, value in plain.items() if name not in kept}
+    return program._replace(batch_size=1, loss="", d_steps=1, **rest)
 
 
 def abstract_state(program: Program) -> GanState:
     """Shapes and types of the program's state; nothing is computed."""
     numbers = Hyperparameters(*[0.0] * len(Hyperparameters._fields))
-    return cast(GanState, jax.eval_shape(lambda: init_state(program, numbers, 0)))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return cast(GanState, _init_state.eval_shape(_structure(program), numbers, key))

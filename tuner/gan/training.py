@@ -11,17 +11,18 @@ long trials are unrolled.
 """
 
 import functools
-import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from tuner.gan.input_pipeline import Images, portions
 from tuner.gan.state import GanState, abstract_state
 from tuner.gan.step import StepLosses, train_step
 from tuner.trial import Hyperparameters, Program
-from tuner.xla import abstract, flops_of, jit
+from tuner.xla import QUICKLY, abstract, flops_of, jit
 
 _ORDER = 1  # folded into the trial's key; 0 is for initial weights, 2 for steps
 _LONGEST_UNROLL = 4
@@ -45,14 +46,14 @@ def train_epoch(
     iterations = program.iterations(len(images))
     order = epoch_order(program, len(images), state.key, epoch)
     per_call, unroll = _scan_plan(iterations, epochs)
-    totals = StepLosses(*jnp.zeros(4))
+    totals: Any = StepLosses(*np.zeros(4, np.float32))
     for part in portions(images, labels, order, per_call if unroll else 1):
         length = min(per_call, len(part.order))
         for start in range(0, len(part.order), length):
             state, totals = _train_steps(
                 program, state, totals, hyperparameters, *part, start, length, unroll
             )
-    return state, StepLosses(*(total / iterations for total in totals))
+    return state, StepLosses(*(total / iterations for total in jax.device_get(totals)))
 
 
 def _scan_plan(iterations: int, epochs: int) -> tuple[int, bool]:
@@ -74,23 +75,17 @@ def epoch_order(program: Program, count: int, key: Array, epoch: int) -> Array:
     """
     length = program.iterations(count) * program.d_steps * program.batch_size
     first_pass, offset = divmod(epoch * length, count)
-    order: Array = _order_window(program, count, key, first_pass, offset)
-    return order
+    passes = range(first_pass, first_pass - (-(offset + length) // count))
+    shuffled = [np.asarray(_shuffled(count, key, number)) for number in passes]
+    window = np.concatenate(shuffled)[offset : offset + length]
+    return jax.device_put(window.reshape(-1, program.d_steps, program.batch_size))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _order_window(
-    program: Program, count: int, key: Array, first_pass: Array | int, offset: Array | int
-) -> Array:
-    shape = (program.iterations(count), program.d_steps, program.batch_size)
-    length = math.prod(shape)
-    passes = 2 + length // count  # a window of this length touches at most this many
-    order_key = jax.random.fold_in(key, _ORDER)
-    shuffled = [
-        jax.random.permutation(jax.random.fold_in(order_key, first_pass + i), count)
-        for i in range(passes)
-    ]
-    return lax.dynamic_slice(jnp.concatenate(shuffled), (offset,), (length,)).reshape(shape)
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICKLY)
+def _shuffled(count: int, key: Array, number: Array | int) -> Array:
+    """The order of the images in a pass: int32 (count,)."""
+    key = jax.random.fold_in(jax.random.fold_in(key, _ORDER), number)
+    return jax.random.permutation(key, count)
 
 
 @functools.partial(jit, static_argnums=(0, 8, 9), donate_argnums=(1, 2))
