@@ -102,8 +102,8 @@ def test_displayed_samples_use_the_same_latents_every_epoch(tmp_path: Path) -> N
 
 
 def test_displayed_samples_cover_every_class() -> None:
-    labels = jnp.array([3, 3, 3, 3, 1, 3, 1, 0, 1, 3] * 10)
-    found = shown_latents(Latents(jnp.zeros((100, 4)), labels), 36)
+    labels = np.array([3, 3, 3, 3, 1, 3, 1, 0, 1, 3] * 10, np.int32)
+    found = shown_latents(Latents(np.zeros((100, 4), np.float32), labels), 36)
     assert list(labels[found]) == [0] * 10 + [1] * 12 + [3] * 12
     assert list(found[10:13]) == [4, 6, 8]  # the first ones of each class
 

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+from numpy.typing import NDArray
 
 from tuner.gan.state import GanState, Variables, abstract_generator, networks
 from tuner.gan.training import normalise, quantise
 from tuner.trial import Program
-from tuner.xla import abstract, flops_of, jit
+from tuner.xla import QUICKLY, abstract, flops_of, jit
 
 STATISTICS_LATENTS = 512
 CHUNK = 256
@@ -33,10 +34,10 @@ class Generator(NamedTuple):
 
 
 class Latents(NamedTuple):
-    """Noise (n, latent_dim), and classes (n,) for a conditional generator."""
+    """Noise (n, latent_dim), and classes (n,) for a conditional generator, on the host."""
 
-    z: Array
-    labels: Array | None = None
+    z: NDArray[np.float32]
+    labels: NDArray[np.int32] | None = None
 
 
 def fixed_latents(seed: int, count: int, latent_dim: int, shares: Sequence[float] = ()) -> Latents:
@@ -45,12 +46,17 @@ def fixed_latents(seed: int, count: int, latent_dim: int, shares: Sequence[float
     ``shares`` are the fractions of the images in each class. Every run of consecutive latents has
     the classes in these proportions, as nearly as possible.
     """
-    z = jax.random.normal(jax.random.key(seed), (count, latent_dim))
+    z = np.asarray(_normal(count, latent_dim, jax.random.key(seed)))
     if not len(shares):
         return Latents(z)
     limits = np.cumsum(shares)
     positions = (0.5 + _GOLDEN * np.arange(count)) % 1.0 * limits[-1]
-    return Latents(z, jnp.asarray(np.searchsorted(limits, positions, side="right"), jnp.int32))
+    return Latents(z, np.searchsorted(limits, positions, side="right").astype(np.int32))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICKLY)
+def _normal(count: int, latent_dim: int, key: Array) -> Array:
+    return jax.random.normal(key, (count, latent_dim))
 
 
 def even_shares(program: Program) -> Sequence[float]:
@@ -82,18 +88,21 @@ def _measure_statistics(
     return nnx.state(generator, nnx.Not(nnx.Param))
 
 
-def generate(program: Program, generator: Generator, latents: Latents) -> Iterator[Array]:
-    """Images in [-1, 1] for ``latents``, in chunks of at most ``CHUNK``."""
+def generate(
+    program: Program, generator: Generator, latents: Latents
+) -> Iterator[NDArray[np.float32]]:
+    """Images in [-1, 1] for ``latents``, on the host, in chunks of at most ``CHUNK``."""
     graph = networks(program).generator
     for start in range(0, len(latents.z), CHUNK):
         chunk = jax.tree.map(operator.itemgetter(slice(start, start + CHUNK)), latents)
-        yield _generate(graph, generator, jax.tree.map(_padded, chunk))[: len(chunk.z)]
+        images = _generate(graph, generator, jax.tree.map(_padded, chunk))
+        yield np.asarray(images)[: len(chunk.z)]
 
 
-def _padded(chunk: Array) -> Array:
+def _padded(chunk: NDArray[Any]) -> NDArray[Any]:
     """Repeat the last row up to ``CHUNK`` rows, so that one compiled shape serves every call."""
     padding = [(0, CHUNK - len(chunk))] + [(0, 0)] * (chunk.ndim - 1)
-    return jnp.pad(chunk, padding, mode="edge")
+    return np.pad(chunk, padding, mode="edge")
 
 
 @functools.partial(jit, static_argnums=0)
@@ -114,13 +123,15 @@ def generation_flops(program: Program) -> float:
 
 def draw(program: Program, generator: Generator, latents: Latents) -> np.ndarray:
     """uint8 images (n, h, w, c) on the host."""
-    chunks = [quantise(images) for images in generate(program, generator, latents)]
-    return np.concatenate(jax.device_get(chunks))
+    return np.concatenate([quantise(images) for images in generate(program, generator, latents)])
 
 
 def discriminate(
-    program: Program, state: GanState, images: Array, labels: Array | None = None
-) -> Array:
+    program: Program,
+    state: GanState,
+    images: NDArray[Any],
+    labels: NDArray[np.int32] | None = None,
+) -> NDArray[np.float32]:
     """D's logits (n,) in training mode without dropout, for images in [-1, 1] or uint8.
 
     ``labels`` are needed if the program has classes. D's norms use the statistics of the batch, so
@@ -131,16 +142,14 @@ def discriminate(
     """
     graph = networks(program).discriminator
     discriminator = state.discriminator, state.discriminator_statistics
-    if images.dtype == jnp.uint8:
+    if images.dtype == np.uint8:
         images = normalise(images)
     batches = -(-len(images) // CHUNK)
-    logits = jnp.zeros(len(images))
+    logits = np.empty(len(images), np.float32)
     for first in range(batches):
         members = slice(first, None, batches)
         classes = None if labels is None else labels[members]
-        logits = logits.at[members].set(
-            _discriminate(graph, discriminator, images[members], classes)
-        )
+        logits[members] = _discriminate(graph, discriminator, images[members], classes)
     return logits
 
 
@@ -148,8 +157,8 @@ def discriminate(
 def _discriminate(
     graph: nnx.GraphDef[Any],
     discriminator: tuple[Variables, Variables],
-    images: Array,
-    labels: Array | None,
+    images: Any,
+    labels: Any,
 ) -> Array:
     network = nnx.merge(graph, *discriminator, copy=True)  # a copy, so what it records is discarded
     with jax.default_matmul_precision("highest"):

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -109,4 +109,5 @@ def abstract_state(program: Program) -> GanState:
     """Shapes and types of the program's state; nothing is computed."""
     numbers = Hyperparameters(*[0.0] * len(Hyperparameters._fields))
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return cast(GanState, _init_state.eval_shape(_structure(program), numbers, key))
+    shapes: Callable[..., GanState] = _init_state.eval_shape
+    return shapes(_structure(program), numbers, key)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from numpy.typing import NDArray
 
 from tuner.gan.input_pipeline import Images, portions
 from tuner.gan.state import GanState, abstract_state
@@ -78,7 +79,8 @@ def epoch_order(program: Program, count: int, key: Array, epoch: int) -> Array:
     passes = range(first_pass, first_pass - (-(offset + length) // count))
     shuffled = [np.asarray(_shuffled(count, key, number)) for number in passes]
     window = np.concatenate(shuffled)[offset : offset + length]
-    return jax.device_put(window.reshape(-1, program.d_steps, program.batch_size))
+    order: Array = jax.device_put(window.reshape(-1, program.d_steps, program.batch_size))
+    return order
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICKLY)
@@ -117,14 +119,15 @@ def _train_steps(
     return carry
 
 
-def normalise(images: Array) -> Array:
-    """uint8 0..255 -> float32 -1..1."""
+def normalise(images: Any) -> Any:
+    """uint8 0..255 -> float32 -1..1, of JAX on the device or of NumPy on the host."""
     return images.astype(jnp.float32) / 127.5 - 1.0
 
 
-def quantise(images: Array) -> Array:
-    """float32 -1..1 -> uint8 0..255, rounded and clipped."""
-    return jnp.clip(jnp.round((images + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
+def quantise(images: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """float32 -1..1 -> uint8 0..255, rounded and clipped, on the host."""
+    found: NDArray[np.uint8] = np.clip(np.rint((images + 1.0) * 127.5), 0, 255).astype(np.uint8)
+    return found
 
 
 def iteration_flops(program: Program) -> float:

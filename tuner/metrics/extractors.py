@@ -10,6 +10,7 @@ studies of the same data share it.
 
 import functools
 import hashlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from tuner.metrics.inception import CHUNK as INCEPTION_CHUNK
 from tuner.metrics.inception import inception_features, weight_shapes
-from tuner.xla import abstract, flops_of, jit
+from tuner.xla import QUICKLY, abstract, flops_of, jit
 
 VERSION = 1  # part of the metric fingerprint: increase it if an extractor's numbers change
 FEATURES = 128
@@ -45,7 +46,7 @@ class Extractor(NamedTuple):
     accuracy: float | None  # of the classifier on held-out images
     convention: str = ""  # of Inception's input; see ``resizing``
 
-    def __call__(self, images: Images | Array) -> NDArray[np.float32]:
+    def __call__(self, images: Images) -> NDArray[np.float32]:
         """Features (n, d) in float32 of uint8 images (n, h, w, c).
 
         One compiled program extracts them in chunks, the last of which is padded.
@@ -53,14 +54,14 @@ class Extractor(NamedTuple):
         size = INCEPTION_CHUNK if self.kind == "inception" else CHUNK
         features = []
         for start in range(0, len(images), size):
-            chunk = jnp.asarray(images[start : start + size])
-            padded = jnp.pad(chunk, ((0, size - len(chunk)), (0, 0), (0, 0), (0, 0)))
+            chunk = images[start : start + size]
+            padded: Any = np.pad(chunk, ((0, size - len(chunk)), (0, 0), (0, 0), (0, 0)))
             if self.kind == "inception":
                 found = _compiled_inception(self.weights, padded, convention=self.convention)
             else:
                 found = _compiled_features(self.weights, padded)
-            features.append(found[: len(chunk)])
-        return np.concatenate(jax.device_get(features))
+            features.append(found)
+        return np.concatenate(jax.device_get(features))[: len(images)]
 
     @property
     def digest(self) -> str:
@@ -87,13 +88,13 @@ class Extractor(NamedTuple):
 
 def abstract_weights(shape: tuple[int, int, int], classes: int) -> dict[str, Any]:
     """Shapes and dtypes of the weights for images of ``shape`` (h, w, c)."""
-    found: dict[str, Any] = jax.eval_shape(lambda: _init_weights(shape, classes))
+    found: dict[str, Any] = jax.eval_shape(lambda: _initial_weights(shape, classes))
     return found
 
 
 def random_extractor(shape: tuple[int, int, int]) -> Extractor:
     """An untrained extractor for images of ``shape`` (h, w, c)."""
-    return Extractor("random", _init_weights(shape, classes=2), None)
+    return Extractor("random", _init_weights(shape, 2), None)
 
 
 def train_classifier(images: Images, labels: NDArray[np.integer]) -> Extractor:
@@ -145,7 +146,7 @@ def _shift_randomly(images: Array, key: Array) -> Array:
     return jax.vmap(lambda x, o: lax.dynamic_slice(x, (o[0], o[1], 0), shape))(padded, offsets)
 
 
-def _init_weights(shape: tuple[int, ...], classes: int) -> Weights:
+def _initial_weights(shape: tuple[int, ...], classes: int) -> Weights:
     height, width, channels = shape
     flat = -(-height // 4) * -(-width // 4) * 32
     shapes = {
@@ -193,5 +194,8 @@ def extraction_flops(kind: str, shape: tuple[int, int, int]) -> float:
     return flops_of(_compiled_features.compiled.lower(weights, images))
 
 
+_init_weights: Callable[[tuple[int, ...], int], Weights] = jax.jit(
+    _initial_weights, static_argnums=(0, 1), compiler_options=QUICKLY
+)
 _compiled_features = jit(_features)
 _compiled_inception = jit(inception_features, static_argnames="convention")

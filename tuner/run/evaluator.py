@@ -6,9 +6,9 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy.typing import NDArray
 
 from tuner import environment
 from tuner.data import ImageSet
@@ -80,7 +80,7 @@ def latent_seed(spec: StudySpec, purpose: int) -> int:
 
 def latents_digest(spec: StudySpec) -> str:
     """Hash the first latents of an evaluation, which depend on the seed and on JAX's settings."""
-    z = np.asarray(fixed_latents(latent_seed(spec, EVALUATION), 8, 8).z)
+    z = fixed_latents(latent_seed(spec, EVALUATION), 8, 8).z
     return hashlib.sha256(z.tobytes()).hexdigest()[:8]
 
 
@@ -104,13 +104,13 @@ class Evaluator:
             self.images = jax.device_put(images.images)
         chosen = np.random.default_rng(spec.study.seed).permutation(len(images.images))
         chosen = np.sort(chosen[:AUC_IMAGES])
-        self._auc_images = jax.device_put(images.images[chosen])
+        self._auc_images = np.asarray(images.images[chosen])
         self.labels: Array | None = None
-        self._auc_labels: Array | None = None
+        self._auc_labels: NDArray[np.int32] | None = None
         self._shares = list[float]()  # of the classes
         if images.labels is not None:
-            self.labels = jax.device_put(images.labels.astype(np.int32))
-            self._auc_labels = self.labels[chosen]
+            labels = images.labels.astype(np.int32)
+            self.labels, self._auc_labels = jax.device_put(labels), labels[chosen]
             self._shares = list(np.bincount(images.labels) / len(images.labels))
 
     @property
@@ -132,25 +132,24 @@ class Evaluator:
         """
         started = running_time()
         latents = self._latents(EVALUATION, program)
-        fakes = np.concatenate(jax.device_get(list(generate(program, generator, latents))))
+        fakes = np.concatenate(list(generate(program, generator, latents)))
         generated = running_time()
         real_labels = self._auc_labels if program.classes else None
         fake_labels = None if latents.labels is None else latents.labels[:AUC_IMAGES]
         real = discriminate(program, state, self._auc_images, real_labels)
-        fake = discriminate(program, state, jnp.asarray(fakes[:AUC_IMAGES]), fake_labels)
-        real_logits, fake_logits = jax.device_get((real, fake))
-        if not all(np.isfinite(x).all() for x in (fakes, real_logits, fake_logits)):
+        fake = discriminate(program, state, fakes[:AUC_IMAGES], fake_labels)
+        if not all(np.isfinite(x).all() for x in (fakes, real, fake)):
             return Evaluation()
         begun = running_time()
-        images = quantise(jnp.asarray(fakes))
+        images = quantise(fakes)
         features = self.extractor(images)
         extracted = running_time()
         found = scores(self.real, features, self.extractor.classes(features), extras)
         return Evaluation(
             finite=True,
             scores=found,
-            d_auc=discriminator_auc(real_logits, fake_logits),
-            samples=np.asarray(images[shown_latents(latents, self.spec.pictures.images)]),
+            d_auc=discriminator_auc(real, fake),
+            samples=images[shown_latents(latents, self.spec.pictures.images)],
             generate_seconds=generated - started,
             extract_seconds=extracted - begun,
             score_seconds=running_time() - extracted,
@@ -180,7 +179,7 @@ def shown_latents(latents: Latents, count: int) -> np.ndarray:
     """Indices of the latents to show: the first ones, or the first ones of each class."""
     if latents.labels is None:
         return np.arange(min(count, len(latents.z)))
-    labels = np.asarray(latents.labels)
+    labels = latents.labels
     classes = np.unique(labels)
     each = -(-count // len(classes))
     return np.concatenate([np.flatnonzero(labels == label)[:each] for label in classes])[:count]
