@@ -94,7 +94,7 @@ def keep_compiled(folder: Path, announce: Callable[[str], None]) -> None:
     configured, problem = config.jax_compilation_cache_dir, "compiled programs are not cached"
     if configured is None and keep_private(folder):
         config.update("jax_compilation_cache_dir", str(folder.absolute()))
-        config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        config.update("jax_persistent_cache_min_compile_time_secs", 0)
     elif configured is None:
         announce(f"{problem}: {folder} is not writable or not yours")
     elif "://" not in configured and not _can_write(Path(configured)):

@@ -57,6 +57,14 @@ def test_kid_is_a_mean_over_subsets() -> None:
     assert kernel_distance(real[:50], near[:50], subsets=3).deviation == pytest.approx(0, abs=1e-12)
 
 
+def test_float32_suffices() -> None:
+    rng = np.random.default_rng(2)
+    real, fake = (np.maximum(rng.normal(s, size=(1000, 128)), 0) for s in (0, 0.01))
+    exact = squared_mmd(real, fake)
+    assert exact < 1e-3  # a difference of two numbers above 1
+    assert kernel_distance(real, fake).mean == pytest.approx(exact, abs=1e-7)
+
+
 @pytest.mark.parametrize(
     ("real", "fake", "message"),
     [

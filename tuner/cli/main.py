@@ -1,6 +1,7 @@
 """The entry point: signals, refused URLs, output that may fail, and errors as one line."""
 
 import errno
+import gc
 import io
 import os
 import sys
@@ -125,6 +126,7 @@ def main() -> None:
     except UnicodeEncodeError:
         err.print("tuner: an argument or a path is not valid UTF-8")
         code = InputError.exit_code
+    gc.freeze()  # the interpreter would spend a second on collecting what ends anyway
     sys.exit(code)
 
 
