@@ -28,6 +28,7 @@ class Program(NamedTuple):
     schedule: str = "constant"
     precision: str = "float32"
     sources: str = ""  # a hash of the code of custom networks
+    clips: bool = False  # whether gradients are clipped
 
     def iterations(self, images: int) -> int:
         """Iterations (``d_steps`` D updates and one G update each) per epoch of ``images``."""

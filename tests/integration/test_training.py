@@ -268,9 +268,10 @@ def test_a_learning_rate_of_0_leaves_its_network_and_no_other(program: Program, 
 def test_dropout_and_clipping_apply_only_on_request() -> None:
     plain, _ = trained(PLAIN, NUMBERS._replace(dropout=0.0))
     assert not equal(weights(plain), weights(first_run(PLAIN).state))
-    loose, _ = trained(PLAIN, NUMBERS._replace(clip_norm=1e9))
+    clipping = PLAIN._replace(clips=True)
+    loose, _ = trained(clipping, NUMBERS._replace(clip_norm=1e9))
     assert equal(weights(loose), weights(first_run(PLAIN).state))
-    tight, _ = trained(PLAIN, NUMBERS._replace(clip_norm=1e-3, momentum=0.0))
+    tight, _ = trained(clipping, NUMBERS._replace(clip_norm=1e-3, momentum=0.0))
     start = init_state(PLAIN, NUMBERS, 0)
     for network, rate in (("generator", 2e-3), ("discriminator", 1e-3)):
         pairs = zip(leaves(getattr(start, network)), leaves(getattr(tight, network)), strict=True)

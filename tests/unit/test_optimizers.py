@@ -26,7 +26,7 @@ GRADIENTS: list[Tree] = [{k: rng.normal(size=v.shape) for k, v in START.items()}
 def steps(
     kind: str, rate: float, h: Hyperparameters, params: Tree, gradients: list[Tree]
 ) -> optax.Params:
-    program = PROGRAM._replace(generator_optimizer=kind)
+    program = PROGRAM._replace(generator_optimizer=kind, clips=True)
     optimizer = make_optimizer(program, h._replace(generator_learning_rate=rate), "generator")
     state = optimizer.init(params)
     for gradient in gradients:

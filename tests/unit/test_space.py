@@ -59,9 +59,9 @@ def test_suggested_values_lie_in_range_and_reach_the_trial(trial: dict[str, Any]
             for side in ("generator", "discriminator"):
                 own = values[f"{side}_{name}"]
                 assert used[f"{side}_{name}"] == (values[name] if own is None else own)
-        for flag in ("ema", "instance_noise"):
-            number = used["ema_decay"] if flag == "ema" else used[flag]
-            assert getattr(program, flag) == (number > 0)
+        assert program.ema == (used["ema_decay"] > 0)
+        assert program.instance_noise == (used["instance_noise"] > 0)
+        assert program.clips == (used["clip_norm"] > 0)
         assert program.penalties == tuple(n for n in PENALTIES if used[n] > 0)
         assert "+".join(program.augment) == str(values["augment"]).replace("none", "")
         assert program.flips == (values["flips"] == "on")
@@ -118,7 +118,7 @@ def test_a_trial_depends_only_on_its_number_and_parameters() -> None:
 def test_every_field_of_a_trial_is_a_setting() -> None:
     config = trial_config(spec_of(""), {}, 0, DATASET)
     fields = {*config.program._fields, *config.hyperparameters._fields}
-    derived = {"image_shape", "total_images", "ema", "classes", "penalties", "sources"}
+    derived = {"image_shape", "total_images", "ema", "clips", "classes", "penalties", "sources"}
     shared = {"optimizer", "learning_rate", "beta1", "beta2", "conditional"}
     assert fields - derived == set(setting_names()) - shared
 

@@ -89,7 +89,9 @@ def decode_checkpoint(config: TrialConfig, data: bytes, origin: str) -> Checkpoi
 
 def _signature(config: TrialConfig) -> list[Any]:
     program, hyperparameters, seed, _ = config
-    program_fields = [list(x) if isinstance(x, tuple) else x for x in program]
+    fields = program._asdict()
+    del fields["clips"]  # which follows from the hyperparameters
+    program_fields = [list(x) if isinstance(x, tuple) else x for x in fields.values()]
     return [program_fields, list(hyperparameters), seed]
 
 

@@ -128,13 +128,11 @@ def _subpixel_kernel(kernel: Array) -> Array:
     contributes to output pixel o = 2 i + t - 1 with tap t. For output o = 2 q + r, input q + d
     therefore has tap t = r + 1 - 2 d, for d = -1, 0, 1; taps outside the kernel are zero.
     """
-    size = kernel.shape[0]
-    padded = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))  # the tap after the last is zero
-    taps = np.array([[r + 1 - 2 * d for r in (0, 1)] for d in (-1, 0, 1)])  # (3, 2)
-    taps = np.where((taps < 0) | (taps >= size), size, taps)
-    rows = padded[taps]  # (3, 2, size + 1, outputs, inputs)
-    blocks = rows[:, :, taps]  # (3, 2, 3, 2, outputs, inputs)
-    inputs, outputs = kernel.shape[3], kernel.shape[2]
+    size, _, outputs, inputs = kernel.shape
+    sides = (1, 5 - size)  # with these zeros, the taps are -1 to 4
+    padded = jnp.pad(kernel, (sides, sides, (0, 0), (0, 0)))
+    blocks = padded.reshape(3, 2, 3, 2, outputs, inputs)  # by (1 - d, r) along each axis
+    blocks = lax.rev(blocks, (0, 2))
     return blocks.transpose(0, 2, 5, 1, 3, 4).reshape(3, 3, inputs, 4 * outputs)
 
 

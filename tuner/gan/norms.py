@@ -66,7 +66,12 @@ class ConditionalBatchNorm(BatchNorm):
         channels = x.shape[-1]
         y = self._normalise(x, jnp.ones(channels), jnp.zeros(channels), train=train)
         shape = (-1, *[1] * (x.ndim - 2), channels)
-        gain, bias = (table[labels].reshape(shape) for table in (self.scale[...], self.bias[...]))
+        # Products with one-hot rows select exactly; the gradient of indexing is a slow scatter.
+        chosen = jax.nn.one_hot(labels, len(self.scale[...]), dtype=self.scale[...].dtype)
+        gain, bias = (
+            jnp.dot(chosen, table, precision=lax.Precision.HIGHEST).reshape(shape)
+            for table in (self.scale[...], self.bias[...])
+        )
         y = at_least_float32(y) * at_least_float32(gain) + at_least_float32(bias)
         return y.astype(x.dtype)
 

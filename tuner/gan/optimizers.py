@@ -39,7 +39,8 @@ def make_optimizer(
         "lion": [optax.scale_by_lion(beta1, beta2), decay],
         "optimistic_adam": [adam, optax.scale_by_optimistic_gradient()],
     }[kind]
-    return optax.chain(clip_global_norm(h.clip_norm), *direction, optax.scale(-rate))
+    clipped = clip_global_norm(h.clip_norm) if program.clips else optax.identity()
+    return optax.chain(clipped, *direction, optax.scale(-rate))
 
 
 def rate_factor(program: Program, h: Hyperparameters, step: Array) -> Array:

@@ -27,7 +27,8 @@ STRUCTURAL = (
     *("conditional", "precision", "loss", "augment", "flips", "batch_size", "d_steps"),
     *("optimizer", "generator_optimizer", "discriminator_optimizer", "schedule"),
 )
-SWITCHES = ("gradient_penalty", "r1", "r2", "instance_noise", "ema_decay")  # 0 is off
+# Settings of which 0 is off, and needs a program of its own.
+SWITCHES = ("gradient_penalty", "r1", "r2", "instance_noise", "ema_decay", "clip_norm")
 
 
 class Branch(NamedTuple):

@@ -116,6 +116,7 @@ def _program(values: Mapping[str, Any], dataset: DatasetInfo) -> Program:
         "augment": () if values["augment"] == "none" else tuple(values["augment"].split("+")),
         "flips": values["flips"] == "on",
         "instance_noise": values["instance_noise"] > 0,
+        "clips": values["clip_norm"] > 0,
         "sources": "+".join(sources[name] for name in networks if name in sources),
     }
     return Program(**{name: values[name] for name in Program._fields if name in values} | derived)

@@ -1,0 +1,166 @@
+"""Compile training for an NVIDIA H100 on a machine without a GPU, and count what an iteration does.
+
+    make gpu-check
+
+For each configuration: kernels and library calls that an iteration launches, scatters among them,
+the number of CUDA graphs that an epoch consists of, the largest filter, and the memory of
+temporaries. Ends with exit code 1 if a budget is exceeded. Needs the CUDA plugin of the installed
+JAX, but neither a GPU nor NVIDIA's libraries. ``h100.txtpb`` describes the device. Autotuning needs
+the device, so the choice of kernels may differ there.
+"""
+
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+from tuner.gan import training
+from tuner.gan.state import abstract_state
+from tuner.gan.step import StepLosses
+from tuner.spec.loading import parse_spec
+from tuner.study.space import trial_config
+from tuner.trial import DatasetInfo, Hyperparameters, Program
+from tuner.xla import abstract
+
+TARGET = Path(__file__).with_name("h100.txtpb")
+# What makes an epoch one CUDA graph. tuner does not set it: it was never run on a GPU.
+GRAPHS = {
+    "xla_gpu_enable_command_buffer": (
+        "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONVOLUTION,WHILE"
+    )
+}
+LAUNCHED = ("fusion", "custom-call", "copy", "sort", "scatter", "dot", "convolution", "reduce")
+IMAGES = 60_000
+
+
+class Budget(NamedTuple):
+    """The most that an iteration may launch, and the largest filter."""
+
+    launches: int
+    filter: int = 5
+
+
+CONFIGURATIONS: dict[str, tuple[dict[str, Any], DatasetInfo, Budget]] = {
+    "dcgan, width 16": ({"width": 16}, DatasetInfo((32, 32, 1), IMAGES), Budget(150)),
+    "dcgan, width 64": ({"width": 64}, DatasetInfo((32, 32, 1), IMAGES), Budget(150)),
+    "resnet, conditional": (
+        {"generator": "resnet", "discriminator": "resnet", "loss": "hinge", "conditional": "on"},
+        DatasetInfo((32, 32, 3), IMAGES, 10),
+        Budget(900),
+    ),
+}
+
+
+class Found(NamedTuple):
+    """What one compiled epoch consists of."""
+
+    launches: int  # per iteration
+    scatters: int
+    graphs: int  # in the epoch
+    filter: int
+    mebibytes: float  # of temporaries
+
+    def problems(self, budget: Budget) -> list[str]:
+        """Lines that say which budget is exceeded."""
+        found = []
+        if self.launches > budget.launches:
+            found.append(f"found {self.launches} launches, expected at most {budget.launches}")
+        if self.scatters:
+            found.append(f"found {self.scatters} scatters, expected none")
+        if self.filter > budget.filter:
+            found.append(f"found a filter of {self.filter}, expected at most {budget.filter}")
+        if self.graphs != 1:
+            found.append(f"the epoch is {self.graphs} CUDA graphs, expected 1")
+        return found
+
+
+def compile_epoch(program: Program, count: int) -> Any:
+    """An epoch of training on ``count`` images, compiled for the H100."""
+    topology = topologies.get_topology_desc(
+        platform="cuda", target_config=TARGET.read_text(), topology="1x1x1"
+    )
+    sharding = jax.sharding.SingleDeviceSharding(topology.devices[0])
+
+    def placed(x: Any) -> Any:
+        on_device: Any = jax.ShapeDtypeStruct
+        return on_device(x.shape, x.dtype, sharding=sharding)
+
+    iterations, number = program.iterations(count), abstract((), jnp.float32)
+    arguments = jax.tree.map(
+        placed,
+        (
+            abstract_state(program),
+            StepLosses(*[number] * 4),
+            Hyperparameters(*[number] * len(Hyperparameters._fields)),
+            abstract((count, *program.image_shape), jnp.uint8),
+            abstract((count,), jnp.int32) if program.classes else None,
+            abstract((iterations, program.d_steps, program.batch_size), jnp.int32),
+            abstract((), jnp.int32),
+        ),
+    )
+    train = training._train_steps
+    compiled = jax.jit(
+        train._function, static_argnums=(0, 8, 9), donate_argnums=(1, 2), compiler_options=GRAPHS
+    )
+    return compiled.lower(program, *arguments, iterations, False).compile()
+
+
+def computations(text: str) -> dict[str, list[str]]:
+    """The instructions of each computation of an HLO module."""
+    found: dict[str, list[str]] = {}
+    name = ""
+    for line in text.splitlines():
+        if begin := re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$", line):
+            name = begin[1]
+            found[name] = []
+        elif name and line.startswith("  "):
+            found[name].append(line.strip())
+    return found
+
+
+def inspect(compiled: Any) -> Found:
+    text = compiled.as_text()
+    bodies = computations(text)
+    loops = re.findall(r"body=%?([\w.\-]+)", text)
+    body = max((bodies[name] for name in loops), key=len)
+    operations = Counter[str]()
+    filters = [1]
+    for line in body:
+        if operation := re.search(r"= .*? ([\w\-]+)\(", line):
+            operations[operation[1]] += 1
+        if window := re.search(r"window=\{size=(\d+)x(\d+)", line):
+            filters += map(int, window.groups())
+    return Found(
+        launches=sum(operations[name] for name in LAUNCHED),
+        scatters=len(re.findall(r"= \S+ scatter\(", text)),
+        graphs=len(re.findall(r"command_buffer[\w.\-]* \(", text)),
+        filter=max(filters),
+        mebibytes=compiled.memory_analysis().temp_size_in_bytes / 2**20,
+    )
+
+
+def main() -> None:
+    failed = False
+    print("| configuration | launches | scatters | graphs | largest filter | temporaries, MiB |")
+    print("|---|---|---|---|---|---|")
+    for name, (trial, dataset, budget) in CONFIGURATIONS.items():
+        program = trial_config(parse_spec({"trial": trial}, "gpu"), {}, 0, dataset).program
+        found = inspect(compile_epoch(program, dataset.images))
+        print(
+            f"| {name} | {found.launches} | {found.scatters} | {found.graphs} | {found.filter} | "
+            f"{found.mebibytes:.0f} |",
+            flush=True,
+        )
+        for problem in found.problems(budget):
+            failed = True
+            print(f"{name}: {problem}", file=sys.stderr)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
