@@ -63,6 +63,11 @@ def compiled_programs() -> Path:
     return _cache() / "compiled"
 
 
+def classifiers() -> Path:
+    """Folder of classifiers that were trained on this machine."""
+    return _cache() / "classifiers"
+
+
 def decoded_images() -> Path:
     """Folder of decoded images on this machine."""
     named = variable(IMAGES_VARIABLE)

@@ -1,5 +1,6 @@
 """Feature extractor and reference statistics, prepared by one worker for all."""
 
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,9 +44,10 @@ IMAGES = image_set()
 
 
 @pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
     """Shorten training; the list gets an element for each training."""
     count: list[int] = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def train(*args: np.ndarray) -> Extractor:
         count.append(1)
@@ -100,6 +102,24 @@ def test_studies_of_the_same_images_share_a_classifier(tmp_path: Path, trained: 
     assert len(trained) == 2
 
 
+def test_artifact_stores_of_one_machine_share_a_classifier(
+    tmp_path: Path, trained: list[int]
+) -> None:
+    one, two = files_of(tmp_path / "one"), files_of(tmp_path / "two")
+    measures(one)
+    measures(two)
+    assert content(one) == content(two)
+    assert len(trained) == 1
+    [kept] = (tmp_path / "cache" / "tuner" / "classifiers").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-1])  # damaged
+    measures(files_of(tmp_path / "three"))
+    assert len(trained) == 2
+    shutil.rmtree(kept.parent)
+    kept.parent.touch()  # so that the folder can't be created
+    measures(files_of(tmp_path / "four"))
+    assert len(trained) == 3
+
+
 @pytest.mark.parametrize("damage", [b"torn", b"", None])
 @pytest.mark.parametrize("name", [EXTRACTOR, REFERENCE])
 def test_damaged_files_are_recomputed_identically(
@@ -126,6 +146,7 @@ def test_a_classifier_that_is_damaged_everywhere_is_trained_again(
     [copy] = files.store.names("extractors")
     files.store.write(copy, b"torn")
     files.write(EXTRACTOR, b"torn")
+    shutil.rmtree(tmp_path / "cache")
     measures(files)
     assert content(files) == made  # equal, as it is the same machine
     assert len(trained) == 2

@@ -6,14 +6,14 @@ the real images, so their FIDs could not be compared.
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import jax
 
 from tuner.data import ImageSet
-from tuner.environment import variable
-from tuner.errors import InputError
-from tuner.files.folders import MAX_ARRAY_BYTES
+from tuner.environment import classifiers, variable
+from tuner.errors import InputError, TunerError
+from tuner.files.folders import MAX_ARRAY_BYTES, DirectoryStore
 from tuner.files.inception_weights import PUBLISHED_AT, load_inception
 from tuner.files.serialization import (
     decode_extractor,
@@ -28,6 +28,7 @@ from tuner.paths import local_path
 from tuner.run.signals import Stop
 from tuner.spec.study import StudySpec
 from tuner.study.session import WorkerSession
+from tuner.xla import keep_private
 
 EXTRACTOR, REFERENCE = "extractor.safetensors", "reference.safetensors"
 WEIGHTS_VARIABLE = "TUNER_WEIGHTS"
@@ -137,17 +138,35 @@ def _make(
 
 
 def _extractor(spec: StudySpec, images: ImageSet, files: StudyFiles) -> bytes:
-    """Return the content of an extractor file: this study's, a classifier that another study
-    trained on the same images, or a new one."""
+    """Return the content of an extractor file: this study's, a classifier of the artifact store or
+    of this machine that was trained on the same images, or a new one."""
     if spec.metrics.features == "random":
         return encode_extractor(random_extractor(images.shape))
-    name = f"extractors/classifier-{VERSION}-{images.fingerprint}.safetensors"
-    for data in (files.read(EXTRACTOR, MAX_ARRAY_BYTES), files.store.read(name, MAX_ARRAY_BYTES)):
-        with suppress(InputError):
-            if data is not None:
-                decode_extractor(data, name, images.shape)
-                return data
+    name = f"classifier-{VERSION}-{images.fingerprint}.safetensors"
+    shared = f"extractors/{name}"
+    for data in (files.read(EXTRACTOR, MAX_ARRAY_BYTES), files.store.read(shared, MAX_ARRAY_BYTES)):
+        if _is_sound(data, images):
+            return data
+    made = _classifier_of_this_machine(name, images)
+    files.write_shared(shared, made)
+    return made
+
+
+def _classifier_of_this_machine(name: str, images: ImageSet) -> bytes:
+    """A classifier that any study on this machine trained on the same images, or a new one."""
+    cache = DirectoryStore(classifiers())
+    with suppress(TunerError):
+        if _is_sound(data := cache.read(name, MAX_ARRAY_BYTES), images):
+            return data
     assert images.labels is not None
     made = encode_extractor(train_classifier(images.images, images.labels))
-    files.write_shared(name, made)
+    if keep_private(classifiers()):
+        with suppress(TunerError):  # a full disk, for example: it is only a cache
+            cache.write(name, made)
     return made
+
+
+def _is_sound(data: bytes | None, images: ImageSet) -> TypeGuard[bytes]:
+    with suppress(InputError):
+        return data is not None and bool(decode_extractor(data, EXTRACTOR, images.shape))
+    return False
