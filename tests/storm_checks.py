@@ -18,7 +18,7 @@ from storm_disruptions import Outage
 from storm_journal import Note, read_journal
 from storm_workers import HANGS, ON_A_TERMINAL, READER_LEFT, TRAINED, Exit
 
-from tuner.errors import InputError, StorageError
+from tuner.errors import InputError, StorageError, TunerError
 from tuner.files.serialization import decode
 from tuner.files.study_files import StudyFiles, open_files
 from tuner.run.watchdog import HUNG_EXIT_CODE
@@ -395,7 +395,8 @@ def accepted_exit(log: Log, outages: Sequence[Outage]) -> str | None:
         return "refused"
     if code == HUNG_EXIT_CODE and says(" hung: unfinished after "):
         return "hangs"
-    if code == 1 and says("No space left on device") and _was_full(log.exit.at, outages):
+    full = exited_with(log, TunerError.exit_code) and says("No space left on device")
+    if full and _was_full(log.exit.at, outages):
         return "ended by a full disk"
     at_once = code - 128 in log.sent and says("stopped at once", "interrupted")
     if at_once or (-code in log.sent and not lines):
@@ -434,10 +435,19 @@ def has_trained(path: Path) -> bool:
     return path.exists() and f"{TRAINED} " in path.read_text()
 
 
+def exited_with(log: Log, code: int) -> bool:
+    """Whether a worker exited with ``code``, or was killed after it had printed its error."""
+    if log.exit is None:
+        return False
+    killed = log.exit.code < 0 and (log.killed or -log.exit.code in log.sent)
+    last = "".join(lines_of(log)[-1:])
+    return log.exit.code == code or (killed and last.startswith("tuner: "))
+
+
 def was_refused(log: Log, outages: Sequence[Outage]) -> bool:
     """Whether a worker exited because the database was unreachable at its start. Only workers that
     have joined wait for the database."""
-    if log.exit is None or log.exit.code != StorageError.exit_code:
+    if log.exit is None or not exited_with(log, StorageError.exit_code):
         return False
     lines, began, left = lines_of(log), log.began, log.exit.at
     away = [outage for outage in outages if outage.what in ("restarts", "pauses")]

@@ -47,7 +47,7 @@ def train_epoch(
     iterations = program.iterations(len(images))
     order = epoch_order(program, len(images), state.key, epoch)
     per_call, unroll = _scan_plan(iterations, epochs)
-    totals: Any = StepLosses(*np.zeros(4, np.float32))
+    totals = StepLosses(*jax.device_put([np.float32(0)] * 4))
     for part in portions(images, labels, order, per_call if unroll else 1):
         length = min(per_call, len(part.order))
         for start in range(0, len(part.order), length):
