@@ -20,7 +20,8 @@ from unittest import mock
 
 IMPORTED = [
     *("tuner.cli", "tuner.run.startup", "tuner.run.worker", "tuner.run.events", "tuner.run.fleet"),
-    *("psycopg", "rich.live", "rich.table", "mlxtend.data"),
+    *("tuner.api", "tuner.run.appraisal", "tuner.views.html_report", "tuner.views.parameters"),
+    *("psycopg", "rich.live", "rich.table", "mlxtend.data", "plotly.graph_objects"),
 ]
 # Python 3.12 and later warn when a process with threads forks. OpenBLAS has threads, but stops and
 # restarts them around a fork.

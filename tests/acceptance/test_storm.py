@@ -118,7 +118,7 @@ def test_a_storm_without_the_fence_shows_violations(
     plan = replace(
         without_faults(undisturbed.plan),
         trials=1,
-        epochs=12,
+        epochs=40,
         pruner=NO_PRUNER,
         workers=2,
         stops=undisturbed.plan.stops,
