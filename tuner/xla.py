@@ -21,9 +21,9 @@ COMPILING = (  # JAX's events for the stages of a compilation; the last includes
     "/jax/core/compile/backend_compile_duration",
 )
 
-# Options for what runs once a trial or an epoch: compiled in less than half the time, to the same
-# numbers.
-QUICKLY = {"xla_backend_optimization_level": 1}
+# Compiler options for what runs once per trial or epoch: it compiles in less than half the time, to
+# the same numbers.
+QUICK_COMPILATION = {"xla_backend_optimization_level": 1}
 
 P = ParamSpec("P")
 R = TypeVar("R")

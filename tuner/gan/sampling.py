@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tuner.gan.state import GanState, Variables, abstract_generator, networks
 from tuner.gan.training import normalise, quantise
 from tuner.trial import Program
-from tuner.xla import QUICKLY, abstract, flops_of, jit
+from tuner.xla import QUICK_COMPILATION, abstract, flops_of, jit
 
 STATISTICS_LATENTS = 512
 CHUNK = 256
@@ -54,7 +54,7 @@ def fixed_latents(seed: int, count: int, latent_dim: int, shares: Sequence[float
     return Latents(z, np.searchsorted(limits, positions, side="right").astype(np.int32))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICKLY)
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK_COMPILATION)
 def _normal(count: int, latent_dim: int, key: Array) -> Array:
     return jax.random.normal(key, (count, latent_dim))
 

@@ -14,7 +14,7 @@ from jax import Array
 from tuner.gan.networks import DISCRIMINATORS, GENERATORS
 from tuner.gan.optimizers import make_optimizer
 from tuner.trial import Hyperparameters, Program
-from tuner.xla import QUICKLY
+from tuner.xla import QUICK_COMPILATION
 
 Variables = nnx.State[Any, Any]  # the parameters, or the statistics, of a network
 
@@ -67,7 +67,7 @@ def _trace(kind: Callable[..., nnx.Module], program: Program) -> nnx.Module:
     return network
 
 
-@functools.partial(jax.jit, static_argnames="program", compiler_options=QUICKLY)
+@functools.partial(jax.jit, static_argnames="program", compiler_options=QUICK_COMPILATION)
 def _init_state(program: Program, hyperparameters: Hyperparameters, key: Array) -> GanState:
     g_key, d_key = jax.random.split(jax.random.fold_in(key, _INIT))
     generator = GENERATORS[program.generator](program, rngs=nnx.Rngs(g_key))

@@ -23,7 +23,7 @@ from tuner.gan.input_pipeline import Images, portions
 from tuner.gan.state import GanState, abstract_state
 from tuner.gan.step import StepLosses, train_step
 from tuner.trial import Hyperparameters, Program
-from tuner.xla import QUICKLY, abstract, flops_of, jit
+from tuner.xla import QUICK_COMPILATION, abstract, flops_of, jit
 
 _ORDER = 1  # folded into the trial's key; 0 is for initial weights, 2 for steps
 _LONGEST_UNROLL = 4
@@ -83,7 +83,7 @@ def epoch_order(program: Program, count: int, key: Array, epoch: int) -> Array:
     return order
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICKLY)
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK_COMPILATION)
 def _shuffled(count: int, key: Array, number: Array | int) -> Array:
     """The order of the images in a pass: int32 (count,)."""
     key = jax.random.fold_in(jax.random.fold_in(key, _ORDER), number)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tuner.metrics.inception import CHUNK as INCEPTION_CHUNK
 from tuner.metrics.inception import inception_features, weight_shapes
-from tuner.xla import QUICKLY, abstract, flops_of, jit
+from tuner.xla import QUICK_COMPILATION, abstract, flops_of, jit
 
 VERSION = 1  # part of the metric fingerprint: increase it if an extractor's numbers change
 FEATURES = 128
@@ -195,7 +195,7 @@ def extraction_flops(kind: str, shape: tuple[int, int, int]) -> float:
 
 
 _init_weights: Callable[[tuple[int, ...], int], Weights] = jax.jit(
-    _initial_weights, static_argnums=(0, 1), compiler_options=QUICKLY
+    _initial_weights, static_argnums=(0, 1), compiler_options=QUICK_COMPILATION
 )
 _compiled_features = jit(_features)
 _compiled_inception = jit(inception_features, static_argnames="convention")
