@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-unit mutants storm lint format docs migration bench lock clean
+.PHONY: demo test test-unit mutants storm lint format docs migration bench bench-sweep lock clean
 
 demo: .venv/installed
 	$(BIN)/tuner sweep studies/quickstart.toml
@@ -51,6 +51,9 @@ migration: .venv/installed
 bench: .venv-bench/installed
 	.venv-bench/bin/python benchmarks/train_speed.py
 
+bench-sweep: .venv-bench/installed
+	.venv-bench/bin/python benchmarks/sweep.py
+
 # requirements.lock pins versions for every Python that pyproject.toml allows.
 .venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tuner needs Python 3.11 or newer, found " + sys.version.split()[0] + "; name another with make PYTHON=...")'
@@ -60,7 +63,7 @@ bench: .venv-bench/installed
 
 .venv-bench/installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[bench]'
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[bench,demo]'
 	touch $@
 
 # Updates requirements.lock to the newest versions that pyproject.toml allows.

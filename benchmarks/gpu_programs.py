@@ -1,12 +1,14 @@
 """Compile training for an NVIDIA H100 on a machine without a GPU, and count what an iteration does.
 
-    make gpu-check
+    pip install --no-deps jax-cuda12-plugin==VERSION jax-cuda12-pjrt==VERSION  # of the JAX
+    JAX_PLATFORMS=cpu python benchmarks/gpu_programs.py
 
 For each configuration: kernels and library calls that an iteration launches, scatters among them,
 the number of CUDA graphs that an epoch consists of, the largest filter, and the memory of
-temporaries. Ends with exit code 1 if a budget is exceeded. Needs the CUDA plugin of the installed
-JAX, but neither a GPU nor NVIDIA's libraries. ``h100.txtpb`` describes the device. Autotuning needs
-the device, so the choice of kernels may differ there.
+temporaries. Ends with exit code 1 if a budget is exceeded. Needs neither a GPU nor NVIDIA's
+libraries; use a separate environment, since JAX looks for a GPU where the plugin is installed.
+``h100.txtpb`` describes the device. Autotuning needs the device itself, so other kernels may be
+chosen there.
 """
 
 import re

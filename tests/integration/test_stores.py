@@ -131,6 +131,29 @@ def test_a_folder_may_be_removed_concurrently(tmp_path: Path) -> None:
         assert store.names("study") == []
 
 
+def test_a_folder_that_disappears_while_it_is_created_is_created_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python then raises FileExistsError for a folder that does not exist."""
+    mkdir, lost = os.mkdir, [1, 1]
+
+    def disappearing(path: str, mode: int) -> None:
+        if lost and lost.pop():
+            raise FileExistsError(path)
+        mkdir(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", disappearing)
+    store = DirectoryStore(tmp_path)
+    store.write("study/pictures/a", b"content")
+    assert store.read("study/pictures/a") == b"content"
+    assert lost == []
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for in_the_way in ("file", "link"):
+        with pytest.raises(TunerError, match=r"can't be written: (File exists|Not a directory)"):
+            store.write(f"{in_the_way}/pictures/a", b"")
+
+
 def test_writes_sync_the_file_then_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

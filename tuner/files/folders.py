@@ -28,6 +28,7 @@ TRANSIENT = {
     *(errno.ENOTCONN, errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE),
 }
 
+ATTEMPTS = 100  # to create a folder while other processes remove it
 MAX_BYTES, MAX_ARRAY_BYTES = 64 * 2**20, 4 * 2**30  # largest file: in general, and with arrays
 
 
@@ -54,7 +55,7 @@ class DirectoryStore:
         # writes to it.
         part = path.with_name(f".{secrets.token_hex(8)}.part")
         with _disk_errors(path, "written"):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             try:
                 with part.open("xb") as file:
                     file.write(data)
@@ -109,6 +110,14 @@ class DirectoryStore:
 
     def _path(self, name: str) -> Path:
         return self._root / checked(name)
+
+
+def _make_folder(folder: Path) -> None:
+    """Create a folder and its parents, even while another process removes it."""
+    for _ in range(ATTEMPTS - 1):
+        with contextlib.suppress(FileExistsError):  # raised if the folder was there and is gone
+            return folder.mkdir(parents=True, exist_ok=True)
+    return folder.mkdir(parents=True, exist_ok=True)  # something else has that name
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
