@@ -193,10 +193,13 @@ def measure(folder: Path, rounds: int, pruned: bool) -> dict[str, list[Run]]:
     [extractor] = (folder / "first").rglob("extractor.safetensors")
     found: dict[str, list[Run]] = {"optuna + pytorch": [], "tuner cold": [], "tuner warm": []}
     for _ in range(rounds):
-        found["optuna + pytorch"].append(run_script(folder / "script", extractor, pruned))
         shutil.rmtree(cache)
-        for name in ("tuner cold", "tuner warm"):
-            found[name].append(run_tuner(folder / "tuner", cache, pruned))
+        for name, runs in found.items():
+            if name.startswith("tuner"):
+                runs.append(run_tuner(folder / "tuner", cache, pruned))
+            else:
+                runs.append(run_script(folder / "script", extractor, pruned))
+            print(f"{name}: {runs[-1].seconds:.1f} s", file=sys.stderr, flush=True)
     return found
 
 
