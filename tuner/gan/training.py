@@ -144,9 +144,9 @@ def iteration_flops(program: Program) -> float:
     return flops_of(lowered)
 
 
-def training_memory(program: Program, count: int) -> int:
+def training_memory(program: Program, count: int, epochs: int) -> int:
     """Bytes of device memory for training on ``count`` images, besides images and state."""
-    per_call, unroll = _scan_plan(program.iterations(count), epochs=1)
+    per_call, unroll = _scan_plan(program.iterations(count), epochs)
     number = abstract((), jnp.float32)
     lowered = _train_steps.compiled.lower(
         program,

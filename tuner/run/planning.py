@@ -61,7 +61,9 @@ def plan(
             for leaf in jax.tree.leaves(state)
             if leaf is not state.key
         ),
-        "activation_bytes": measured_memory(program, len(images.images), local.allow),
+        "activation_bytes": measured_memory(
+            program, len(images.images), spec.study.epochs, local.allow
+        ),
         "training_flops": iteration_flops(program) * program.iterations(len(images.images)),
         "evaluation_flops": spec.metrics.samples * flops_per_image,  # the rest is negligible
         "device": jax.devices()[0].platform,
@@ -69,13 +71,17 @@ def plan(
 
 
 def measured_memory(
-    program: Program, count: int, allow: Sequence[str] = (), seconds: float = TIME_LIMIT
+    program: Program,
+    count: int,
+    epochs: int,
+    allow: Sequence[str] = (),
+    seconds: float = TIME_LIMIT,
 ) -> int | None:
     """Return ``training_memory`` in bytes, for ``count`` images; None after ``seconds``.
 
     Runs in a separate process, because XLA's compiler can't be interrupted.
     """
-    request = json.dumps([program, count, list(allow)])
+    request = json.dumps([program, count, epochs, list(allow)])
     # -P: files in the working directory must not shadow libraries.
     command = [sys.executable, "-P", "-c", f"from {__name__} import _measure; _measure()"]
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
@@ -90,11 +96,11 @@ def measured_memory(
 
 def _measure() -> None:
     """Print the memory in bytes; runs in the separate process."""
-    fields, count, allow = json.load(sys.stdin)
+    fields, count, epochs, allow = json.load(sys.stdin)
     program = Program._make(tuple(v) if isinstance(v, list) else v for v in fields)
     import_allowed([program.generator, program.discriminator], allow)
     keep_compiled(compiled_programs(), silent)
-    sys.stdout.write(str(training_memory(program, count)))
+    sys.stdout.write(str(training_memory(program, count, epochs)))
 
 
 def largest_program(spec: StudySpec, dataset: DatasetInfo) -> Program:
