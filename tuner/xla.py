@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import jax
-import jax.numpy as jnp
 
 from tuner.errors import InputError
 from tuner.jax_variables import NEEDED
@@ -76,7 +75,7 @@ jit = Jitted  # as a decorator
 
 def abstract(shape: tuple[int, ...], dtype: Any) -> Any:
     """Shape and dtype of an array, without its values."""
-    return jax.eval_shape(lambda: jnp.zeros(shape, dtype))
+    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def flops_of(lowered: jax.stages.Lowered) -> float:
