@@ -19,7 +19,8 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", _cache.name if "CI" in os.environ else str(_kept)
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ["XDG_CACHE_HOME"] = _cache.name  # nothing of the user is read or left
+if "PYTEST_XDIST_WORKER" not in os.environ:  # whose processes share the first one's
+    os.environ["XDG_CACHE_HOME"] = _cache.name  # nothing of the user is read or left
 
 # Audit events that tests under tests/unit must not trigger.
 NOT_PURE = {"os.fork", "os.posix_spawn", "socket.connect", "sqlite3.connect", "subprocess.Popen"}

@@ -230,17 +230,22 @@ def test_a_public_dashboard_prints_a_warning(swept: Swept) -> None:
             assert server.errors == "" if options else warning in server.errors
 
 
+@pytest.fixture(scope="module")
+def report(swept: Swept) -> Path:
+    path = swept.folder / "report.html"
+    done = swept.tuner("report", "tiny", "--out", str(path))
+    assert (done.returncode, done.stderr) == (0, "")
+    return path
+
+
 @on_sqlite
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_report_is_self_contained(
-    swept: Swept, browser: Browser, tmp_path: Path, width: int
+    swept: Swept, browser: Browser, report: Path, width: int
 ) -> None:
-    path = tmp_path / "report.html"
-    done = swept.tuner("report", "tiny", "--out", str(path))
-    assert (done.returncode, done.stderr) == (0, "")
     trials = swept.store().trials()
     with browser.page(width=width) as page:
-        page.goto(path.as_uri())
+        page.goto(report.as_uri())
         page.settle()
         assert page.problems == []
         assert page.overflow == 0
@@ -256,15 +261,13 @@ def test_the_report_is_self_contained(
         for trial in complete[:1]:
             assert trial.value is not None
             assert f"{trial.value:.4g}" in text
-    assert not re.search(r'(src|href)="https?://', path.read_text()[:20_000])
+    assert not re.search(r'(src|href)="https?://', report.read_text()[:20_000])
 
 
 @on_sqlite
-def test_the_report_prints_to_pdf(swept: Swept, browser: Browser, tmp_path: Path) -> None:
-    path = tmp_path / "report.html"
-    swept.tuner("report", "tiny", "--out", str(path))
+def test_the_report_prints_to_pdf(report: Path, browser: Browser) -> None:
     with browser.page() as page:
-        page.goto(path.as_uri())
+        page.goto(report.as_uri())
         page.settle()
         data: bytes = page.pdf(format="A4")
         assert data.startswith(b"%PDF")
