@@ -24,10 +24,12 @@ from tuner.cli.options import (
     StudyName,
     Trials,
     Weights,
+    WorkersPerDevice,
 )
+from tuner.cli.processes import plan_processes, worker_arguments
 from tuner.data.listing import check_data_option
 from tuner.environment import METRICS_HOST, STORAGE, MachineOptions
-from tuner.errors import TunerError
+from tuner.errors import InputError, TunerError
 from tuner.run.signals import GRACE, Stop
 from tuner.spec.loading import load_spec
 from tuner.spec.study import StudySpec
@@ -81,6 +83,7 @@ def sweep(
     trials: Trials = None,
     name: Name = None,
     workers: Workers = None,
+    workers_per_device: WorkersPerDevice = None,
     respawn: Respawn = 0,
     data: Data = None,
     weights: Weights = None,
@@ -96,20 +99,19 @@ def sweep(
 
     Example: tuner sweep studies/quickstart.toml
     """
-    from tuner.run.fleet import accelerators, run_fleet
+    from tuner.run.fleet import run_fleet
 
+    processes = plan_processes(workers, workers_per_device)
     options = MachineOptions(data, weights, tuple(allow or ()))
     spec = load_spec(file, name)
     check_data_option(spec.data, data)
     for line in warnings(spec):
         out.print(f"warning: {line}", soft_wrap=True)
     store, files = _begin(storage, spec, artifacts, trials or spec.study.trials)
-    devices = accelerators()
-    count = workers or max(1, len(devices))
     evaluator, stopped = None, False
     if store.remaining() <= 0:
         out.print(f"Study {store.name!r} has all of its {store.total} trials: nothing to run.")
-    elif count == 1 and respawn == 0:
+    elif processes.most == 1 and respawn == 0:
         with (
             progress_view(store, out) as view,
             _metrics(store, view, metrics_host, metrics_port) as (sink, watch),
@@ -123,11 +125,12 @@ def sweep(
             )
             stopped = stop.requested
     else:
-        shared = [store.name, *_worker_arguments(artifacts, max_time, options)]
+        devices, count, widen = processes
         with progress_view(store, out) as view:
-            addresses = _metrics_arguments(metrics_host, metrics_port, count)
-            arguments = [[*shared, *address] for address in addresses]
-            none_lost = run_fleet(arguments, storage, respawn, devices, view)
+            arguments = worker_arguments(
+                count, store.name, artifacts, max_time, options, (metrics_host, metrics_port)
+            )
+            none_lost = run_fleet(arguments, storage, respawn, devices, view, widen=widen)
         stopped = none_lost and store.remaining() > 0
     _show_outcome(store, files, evaluator, stopped, options)
 
@@ -157,6 +160,7 @@ def worker(
     weights: Weights = None,
     allow: Allow = None,
     trials: Trials = None,
+    workers_per_device: WorkersPerDevice = None,
     exit_when_idle: ExitWhenIdle = False,
     max_trials: MaxTrials = None,
     max_time: MaxTime = None,
@@ -175,6 +179,10 @@ def worker(
     from tuner.files.study_files import open_files
     from tuner.run.events import EventWriter
 
+    alone = 1 if workers_per_device is None else None
+    devices, count, widen = plan_processes(alone, workers_per_device)
+    if count > 1 and max_trials is not None:
+        raise InputError("--max-trials counts the trials of one worker: omit --workers-per-device")
     stop = Stop(max_time)
     view = EventWriter(stop.request) if events else PlainProgress(out)
     retry = Retrier(view.announce, busy_only=True)
@@ -182,13 +190,23 @@ def worker(
     files = open_files(store, artifacts)
     if trials is not None:
         store.raise_total(trials)
-    from tuner.api import run_here
-    from tuner.run.worker import Limits
-
-    limits = Limits(max_trials, exit_when_idle)
     options = MachineOptions(data, weights, tuple(allow or ()))
-    with _metrics(store, view, metrics_host, metrics_port) as (sink, watch):
-        run_here(store, files, sink, stop, limits, options=options, grace=grace, watch=watch)
+    if count > 1:
+        from tuner.run.fleet import run_fleet
+
+        more = ["--grace", f"{grace:g}", *(["--exit-when-idle"] if exit_when_idle else [])]
+        metrics = metrics_host, metrics_port
+        arguments = worker_arguments(count, name, artifacts, max_time, options, metrics, *more)
+        none_lost = run_fleet(arguments, storage, 0, devices, view, widen=widen, grace=grace)
+        if not none_lost:
+            raise TunerError("workers died; see the lines above")
+    else:
+        from tuner.api import run_here
+        from tuner.run.worker import Limits
+
+        limits = Limits(max_trials, exit_when_idle)
+        with _metrics(store, view, metrics_host, metrics_port) as (sink, watch):
+            run_here(store, files, sink, stop, limits, options=options, grace=grace, watch=watch)
     if not events:
         left = store.remaining()
         view.announce(_to_resume(store, files, left) if left > 0 else "the study has ended")
@@ -218,30 +236,6 @@ def _metrics(
 
     with monitored(store, host, port, view.announce) as monitor:
         yield Sinks(view, monitor), monitor.watch
-
-
-def _metrics_arguments(host: str, port: int | None, workers: int) -> list[list[str]]:
-    """Command-line arguments that give each of several worker processes its own port."""
-    if port is None:
-        return [[]] * workers
-    from tuner.run.monitoring import ports
-
-    each = ports(host, port, workers)
-    return [["--metrics-host", host, "--metrics-port", str(own)] for own in each]
-
-
-def _worker_arguments(
-    artifacts: str | None, max_time: float | None, options: MachineOptions
-) -> list[str]:
-    """Command-line arguments that all worker processes of a sweep share."""
-    pairs = [
-        ("--artifacts", artifacts),
-        ("--max-time", None if max_time is None else f"{max_time:.0f}s"),
-        ("--data", options.data),
-        ("--weights", options.weights),
-        *(("--allow", package) for package in options.allow),
-    ]
-    return [word for key, value in pairs if value is not None for word in (key, value)]
 
 
 def _to_resume(store: StudyStore, files: Any, left: int) -> str:

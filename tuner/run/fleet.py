@@ -1,6 +1,5 @@
 """Run several worker processes on this machine and show them in one view."""
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -8,36 +7,22 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from tuner.data.decoding import cores
 from tuner.environment import STORAGE_VARIABLE
 from tuner.errors import InputError
+from tuner.run import gpus, mps
 from tuner.run.events import replay
 from tuner.run.signals import AT_ONCE, GRACE, LEFT, briefly, end_process, responding
-from tuner.study.sinks import TrialSink
+from tuner.run.widening import EpochTimes, Widening, should_widen
+from tuner.study.sinks import Sinks, TrialSink
 
 FINISHING = "the workers finish their epochs, then stop; a second signal stops them at once"
 LATE = 10.0  # seconds after its grace period until a worker that has not exited is killed
 KEPT_LINES = 5  # of a worker's standard error
-VISIBLE = "CUDA_VISIBLE_DEVICES"
-
-
-def accelerators() -> list[str]:
-    """List the GPUs that JAX could use, as in CUDA_VISIBLE_DEVICES.
-
-    Does not import JAX, which would allocate their memory.
-    """
-    plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin")
-    if not any(importlib.util.find_spec(name) for name in plugins):
-        return []
-    visible = os.environ.get(VISIBLE)
-    if visible is not None:
-        return [name for name in visible.split(",") if name.strip()]
-    folder = Path("/proc/driver/nvidia/gpus")
-    return [str(i) for i in range(len(list(folder.iterdir())))] if folder.is_dir() else []
 
 
 def run_fleet(
@@ -46,25 +31,58 @@ def run_fleet(
     respawn: int,
     devices: Sequence[str],
     sink: TrialSink,
+    *,
+    widen: bool = False,
+    grace: float = GRACE,
 ) -> bool:
     """Run a ``tuner worker`` process for each list of arguments, until all have exited.
 
-    ``devices`` are assigned in turn. Dead workers are replaced, ``respawn`` times in total. Returns
-    False if a worker was lost, unless a stop was requested. InputError if every worker reported
-    wrong input.
+    ``devices`` are assigned in turn; workers on the same one share its memory, and all of them the
+    CPU's cores. With ``widen`` the fleet begins with one worker on each device and adds one to each
+    as long as that pays; see ``Widening``. Dead workers are replaced, ``respawn`` times in total.
+    ``grace`` is the workers' own, in seconds. Returns False if a worker was lost, unless a stop was
+    requested. InputError if every worker reported wrong input.
     """
-    fleet = _Fleet(arguments, storage, devices, sink, respawn)
-    with responding(fleet.respond):
-        try:
-            for i in range(len(arguments)):
-                fleet.start(i)
-            fleet.wait()
-        except BaseException:
-            fleet.leave_at_once()
-            raise
-    if fleet.refusals == len(arguments):
+    per_device = -(-len(arguments) // len(devices)) if devices else 1
+    with _sharing(devices, per_device, sink) as variables:
+        first = len(devices) if widen else len(arguments)
+        widening = Widening(first) if widen else None
+        fleet = _Fleet(
+            arguments,
+            storage,
+            devices,
+            sink,
+            respawn,
+            grace,
+            per_device,
+            variables,
+            first,
+            widening,
+        )
+        with responding(fleet.respond):
+            try:
+                for i in range(first):
+                    fleet.start(i)
+                fleet.wait()
+            except BaseException:
+                fleet.leave_at_once()
+                raise
+    if fleet.refusals == len(fleet.processes):
         raise InputError("no worker could join the study; see the errors above")
     return fleet.stopping or fleet.lost == 0
+
+
+@contextmanager
+def _sharing(devices: Sequence[str], workers: int, sink: TrialSink) -> Iterator[dict[str, str]]:
+    """Let ``workers`` processes share each device; yields the variables that they need."""
+    if workers == 1:
+        yield {}
+        return
+    memory = gpus.memory_share(os.environ, workers)
+    if memory is not None:
+        sink.announce(f"each of {workers} workers per GPU may take {memory:.1%} of its memory")
+    with mps.shared(devices, sink.announce) as variables:
+        yield variables
 
 
 @dataclass
@@ -74,6 +92,11 @@ class _Fleet:
     devices: Sequence[str]
     sink: TrialSink
     respawn: int
+    grace: float
+    per_device: int  # workers at most
+    variables: Mapping[str, str]  # of every worker
+    first: int  # the number of workers to begin with
+    widening: Widening | None  # while it may still grow
     stopping: bool = False
     refusals: int = 0  # workers that reported wrong input
     lost: int = 0  # dead workers that were not replaced
@@ -82,13 +105,10 @@ class _Fleet:
     lock: threading.Lock = field(default_factory=threading.Lock)  # for the sink and these fields
 
     def start(self, index: int) -> None:
-        environment = os.environ | {STORAGE_VARIABLE: self.storage}
-        if self.devices:
-            environment[VISIBLE] = self.devices[index % len(self.devices)]
         process = subprocess.Popen(
             # -P: files in the working directory must not shadow libraries.
             [sys.executable, "-P", "-m", "tuner.cli", "worker", *self.arguments[index], "--events"],
-            env=environment,
+            env=self._environment(index),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -103,6 +123,19 @@ class _Fleet:
         self.threads.append(thread)
         thread.start()
 
+    def _environment(self, index: int) -> dict[str, str]:
+        found = {**os.environ, **self.variables, STORAGE_VARIABLE: self.storage}
+        if self.devices:
+            found[gpus.VISIBLE] = self.devices[index % len(self.devices)]
+        if self.per_device > 1:
+            found |= gpus.share(os.environ, self.per_device, self._threads(index))
+        return found
+
+    def _threads(self, index: int) -> int:
+        """CPU threads for a worker: its share among the workers that there are when it begins."""
+        workers = (index // self.first + 1) * self.first
+        return max(1, cores() // workers)
+
     def _attend(self, index: int, process: subprocess.Popen[str]) -> None:
         """Replay a worker's events until it exits."""
         events, errors = process.stdout, process.stderr
@@ -111,11 +144,13 @@ class _Fleet:
         kept = deque[str](maxlen=KEPT_LINES)
         reader = threading.Thread(target=lambda: kept.extend(errors), daemon=True)
         reader.start()
+        widening = self.widening
+        sink = self.sink if widening is None else Sinks(self.sink, EpochTimes(widening, index))
         with process:
             for line in events:
                 with self.lock:
                     try:
-                        replay(line, self.sink)
+                        replay(line, sink)
                     except Exception:  # a library's output must not end the loop
                         self.sink.announce(f"worker {index}: {line.strip()}")
             code = process.wait()
@@ -124,6 +159,8 @@ class _Fleet:
         if code != 0 and not (self.stopping and code == 128 + signal.SIGTERM):
             lines = [line.strip() for line in kept if line.strip()]
             self._handle_death(index, process.pid, code, lines)
+        else:
+            self.widening = None  # the study is about to end
 
     def _handle_death(self, index: int, pid: int, code: int, errors: list[str]) -> None:
         how = f"killed by {_name_of(-code)}" if code < 0 else f"exit code {code}"
@@ -138,11 +175,30 @@ class _Fleet:
                 return
             self.lost += 1
             self.refusals += refused
+            self.widening = None
 
     def wait(self) -> None:
-        for thread in self.threads:  # a list that grows as workers are replaced
+        for thread in self.threads:  # a list that grows as workers are replaced or added
             while thread.is_alive():
                 thread.join(timeout=0.2)  # so that signal handlers run
+                with self.lock:
+                    self._widen()
+
+    def _widen(self) -> None:
+        """Add a worker to each device, or decide against it, once the present ones are measured."""
+        widening = self.widening
+        if self.stopping or widening is None or not widening.measured():
+            return
+        width = len(widening.rates)
+        if not should_widen(widening.rates, self.per_device):
+            self.sink.announce(f"workers {widening.finding()}; staying at {width}")
+            self.widening = None
+            return
+        self.sink.announce(f"workers {widening.finding()}; trying {width + 1}")
+        present = len(self.processes)
+        widening.begin(present + self.first)
+        for index in range(present, present + self.first):
+            self.start(index)
 
     def signal_all(self, number: int) -> None:
         for process in list(self.processes.values()):
@@ -157,7 +213,7 @@ class _Fleet:
         self.stopping = True
         self.signal_all(signal.SIGTERM)
         briefly(AT_ONCE, self.sink.announce, FINISHING)
-        late = threading.Timer(GRACE + LATE, self.signal_all, (signal.SIGKILL,))
+        late = threading.Timer(self.grace + LATE, self.signal_all, (signal.SIGKILL,))
         late.daemon = True
         late.start()
 
