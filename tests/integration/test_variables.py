@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import pytest
+from jaxlib import xla_client
 
 import tuner
 from tuner.environment import (
@@ -22,6 +23,7 @@ from tuner.environment import (
 from tuner.errors import InputError
 from tuner.files.stores import open_store
 from tuner.jax_variables import drop_settings
+from tuner.run import gpus
 from tuner.spec.loading import load_spec
 from tuner.study.urls import parse_url
 from tuner.study.workers import this_process
@@ -93,6 +95,36 @@ def test_jax_settings_that_change_numbers_are_dropped() -> None:
     found = kept | {"JAX_ENABLE_X64": "1", "JAX_COMPILATION_CACHE_DIR": ""}
     drop_settings(found)
     assert found == kept
+
+
+COUNT_THREADS = """
+import os, numpy, threadpoolctl, jax
+jax.jit(lambda x: x + 1)(1.0)
+blas = {pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
+print(*blas, len(os.listdir("/proc/self/task")))
+"""
+
+
+def test_the_installed_libraries_read_the_variables_that_divide_a_gpu_and_the_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in (gpus.FRACTION, gpus.OLDER_FRACTION, gpus.PREALLOCATE):
+        monkeypatch.delenv(name, raising=False)
+    threads = {}
+    for each in (1, 8):
+        variables = gpus.share({}, workers=2, threads=each)
+        done = subprocess.run(
+            [sys.executable, "-c", COUNT_THREADS],
+            env=os.environ | variables,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        blas, threads[each] = map(int, done.stdout.split())
+        assert blas == min(each, os.cpu_count() or 1)  # OpenBLAS uses no more threads than cores
+    assert threads[8] - threads[1] >= 7  # XLA uses as many as it is given
+    monkeypatch.setenv(gpus.FRACTION, variables[gpus.FRACTION])
+    assert xla_client.generate_pjrt_gpu_plugin_options()["memory_fraction"] == 0.375
 
 
 def test_another_jax_configuration_is_refused() -> None:
