@@ -48,7 +48,7 @@ def test_the_rate_is_that_of_all_workers_together() -> None:
     report(widening, 1, *[0.25] * EPOCHS)
     assert widening.measured()
     assert widening.rates == [2 + 4]
-    assert widening.finding() == "1 per GPU: 6 epochs/s"
+    assert widening.finding() == "1 worker per GPU: 6 epochs/s"
 
 
 def test_no_epoch_counts_before_all_workers_have_begun() -> None:
@@ -79,4 +79,4 @@ def test_each_measurement_begins_again_and_is_compared_with_the_one_before() -> 
         report(widening, worker, *[0.8] * (EPOCHS + 1))
     assert widening.measured()
     assert widening.rates == pytest.approx([2, 2.5])
-    assert widening.finding() == "2 per GPU: 2.5 epochs/s, +25% against 1"
+    assert widening.finding() == "2 workers per GPU: 2.5 epochs/s, +25%"

@@ -108,8 +108,8 @@ WorkersPerDevice = Annotated[
     typer.Option(
         parser=parse_workers_per_device,
         metavar="N|auto",
-        help="Worker processes on each GPU, which share its memory. auto: add workers as long as "
-        "that makes the study 10% faster. On a CPU: N worker processes.",
+        help="Worker processes on each GPU, which share its memory. auto: as many as pay: one more "
+        "as long as that trains 10% faster. On a CPU: N worker processes.",
     ),
 ]
 MetricsPort = Annotated[

@@ -189,12 +189,11 @@ class _Fleet:
         widening = self.widening
         if self.stopping or widening is None or not widening.measured():
             return
-        width = len(widening.rates)
         if not should_widen(widening.rates, self.per_device):
-            self.sink.announce(f"workers {widening.finding()}; staying at {width}")
+            self.sink.announce(f"{widening.finding()}; adding no more")
             self.widening = None
             return
-        self.sink.announce(f"workers {widening.finding()}; trying {width + 1}")
+        self.sink.announce(f"{widening.finding()}; adding one")
         present = len(self.processes)
         widening.begin(present + self.first)
         for index in range(present, present + self.first):

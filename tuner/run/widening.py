@@ -56,11 +56,8 @@ class Widening:
     def finding(self) -> str:
         """The last measurement in words."""
         width, rate = len(self.rates), self.rates[-1]
-        found = f"{width} per GPU: {rate:.3g} epochs/s"
-        if width == 1:
-            return found
-        change = rate / self.rates[-2] - 1
-        return f"{found}, {change:+.0%} against {width - 1}"
+        found = f"{width} worker{'s' * (width > 1)} per GPU: {rate:.3g} epochs/s"
+        return found if width == 1 else f"{found}, {rate / self.rates[-2] - 1:+.0%}"
 
 
 class EpochTimes(Sinks):
