@@ -29,7 +29,7 @@ def here(tmp_path: Path, environment: dict[str, str], digits: Path) -> Iterator[
 
 @pytest.fixture
 def gpu(here: Machine, tmp_path: Path) -> Machine:
-    """The machine has GPU 5, and CUDA MPS."""
+    """The machine has a GPU, and CUDA MPS."""
     here.environment |= {
         "PATH": fake_mps.install(tmp_path / "bin"),
         "PYTHONPATH": fake_mps.install_gpu(tmp_path / "python"),
@@ -52,30 +52,39 @@ def workers_of(pid: int) -> list[int]:
     ]
 
 
+PER_DEVICE, IN_TOTAL = ["--workers-per-device", "2"], ["--workers", "3"]
+
+
 @pytest.mark.parametrize(
-    ("signals", "code"),
+    ("words", "gpus", "signals", "code"),
     [
-        ([signal.SIGINT], 0),
-        ([signal.SIGTERM, signal.SIGTERM], 1),
-        ([signal.SIGKILL], -signal.SIGKILL),
+        (PER_DEVICE, ["5", "5"], [signal.SIGINT], 0),
+        (PER_DEVICE, ["5", "5"], [signal.SIGTERM, signal.SIGTERM], 1),
+        (IN_TOTAL, ["5", "6", "5"], [signal.SIGKILL], -signal.SIGKILL),
     ],
 )
 def test_two_workers_share_a_gpu_and_mps_stops_with_them(
-    gpu: Machine, signals: Sequence[signal.Signals], code: int
+    gpu: Machine,
+    words: Sequence[str],
+    gpus: Sequence[str],
+    signals: Sequence[signal.Signals],
+    code: int,
 ) -> None:
-    sweep = start(gpu, "sweep", "s.toml", "--workers-per-device", "2")
+    gpu.environment["CUDA_VISIBLE_DEVICES"] = ",".join(dict.fromkeys(gpus))
+    sweep = start(gpu, "sweep", "s.toml", *words)
     sweep.wait_for("each of 2 workers per GPU may take 37.5% of its memory")
     sweep.wait_for("the workers share each GPU through CUDA MPS, which stops with this command")
-    for trial in (0, 1):
+    for trial in range(len(gpus)):
         sweep.wait_for(rf"trial {trial} starts")
     workers = workers_of(sweep.pid)
-    assert len(workers) == 2
-    for worker in workers:
-        found = environment_of(worker)
-        assert found["CUDA_VISIBLE_DEVICES"] == "5"
+    variables = [environment_of(worker) for worker in workers]
+    assert [found["CUDA_VISIBLE_DEVICES"] for found in variables] == gpus
+    for found in variables:
         assert found["XLA_CLIENT_MEM_FRACTION"] == "0.3750"
-        assert found["PJRT_NPROC"] == found["OMP_NUM_THREADS"] == str(max(1, cores() // 2))
-    daemon = fake_mps.daemon_of(found[PIPES])
+        share = str(max(1, cores() // len(gpus)))
+        assert found["PJRT_NPROC"] == found["OMP_NUM_THREADS"] == share
+    pipes = variables[0][PIPES]
+    daemon = fake_mps.daemon_of(pipes)
     assert is_running(daemon)
     sweep.signal(signals[0])
     for number in signals[1:]:
@@ -83,7 +92,7 @@ def test_two_workers_share_a_gpu_and_mps_stops_with_them(
         sweep.signal(number)
     assert sweep.wait() == code, sweep
     wait_until(lambda: not any(map(is_running, [*workers, daemon])), "the processes end")
-    wait_until(lambda: not Path(found[PIPES]).exists(), "the daemon's folder is removed")
+    wait_until(lambda: not Path(pipes).exists(), "the daemon's folder is removed")
     Rows(f"sqlite:///{gpu.folder}/tuner-data/studies.db").assert_consistent()
 
 
