@@ -84,15 +84,20 @@ def hide_the_gpu(patch: pytest.MonkeyPatch) -> str:
     return "JAX can't use a GPU through it: "
 
 
-@pytest.mark.parametrize("broken", [fail_to_start, hide_the_gpu])
+def remove_the_parent_folder(patch: pytest.MonkeyPatch) -> str:
+    patch.setattr(mps, "PARENT", "/not-there")
+    return "[Errno 2] No such file or directory: '/not-there/tuner-mps-"
+
+
+@pytest.mark.parametrize("broken", [fail_to_start, hide_the_gpu, remove_the_parent_folder])
 def test_if_mps_does_not_work_workers_do_without_and_nothing_is_left(
     broken: Callable[[pytest.MonkeyPatch], str],
     installed: str,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    reason = broken(monkeypatch)
     monkeypatch.setattr(mps, "PARENT", str(tmp_path))
+    reason = broken(monkeypatch)
     said: list[str] = []
     with shared(["0"], said.append) as variables:
         assert variables == {}

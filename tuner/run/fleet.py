@@ -160,7 +160,7 @@ class _Fleet:
             lines = [line.strip() for line in kept if line.strip()]
             self._handle_death(index, process.pid, code, lines)
         else:
-            self.widening = None  # the study is about to end
+            self.widening = None  # one worker less: the study ends, or a stop was requested
 
     def _handle_death(self, index: int, pid: int, code: int, errors: list[str]) -> None:
         how = f"killed by {_name_of(-code)}" if code < 0 else f"exit code {code}"

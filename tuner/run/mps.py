@@ -50,7 +50,10 @@ def shared(devices: Sequence[str], announce: Callable[[str], None]) -> Iterator[
         yield {}
     else:
         with ExitStack() as stack:
-            variables, problem = stack.enter_context(_daemon(devices))
+            try:
+                variables, problem = stack.enter_context(_daemon(devices))
+            except OSError as error:
+                variables, problem = {}, str(error)
             if problem:
                 stack.close()
             announce(f"{TIME_SLICES}: {problem}" if problem else STARTED)
