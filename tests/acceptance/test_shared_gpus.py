@@ -97,7 +97,7 @@ def test_two_workers_share_a_gpu_and_mps_stops_with_them(
 
 
 def test_workers_are_added_as_long_as_that_pays(gpu: Machine) -> None:
-    sweep = start(gpu, "sweep", "s.toml", "--workers-per-device", "auto")
+    sweep = start(gpu, "sweep", "s.toml", "--workers-per-device", "auto", "--max-time", "1h")
     sweep.wait_for("each of 12 workers per GPU may take 6.2% of its memory")
     sweep.wait_for(r"1 worker per GPU: [0-9.e+]+ epochs/s; adding one$")
     found = sweep.wait_for(r"2 workers per GPU: [0-9.e+]+ epochs/s, ([+-]\d+)%; adding (.*)$")
@@ -105,6 +105,9 @@ def test_workers_are_added_as_long_as_that_pays(gpu: Machine) -> None:
         assert found[2] == ("one" if int(found[1]) > 10 else "no more")
     count = 3 if found[2] == "one" else 2
     wait_until(lambda: len(workers_of(sweep.pid)) == count, "a third worker starts if two pay")
+    words = [Path(f"/proc/{pid}/cmdline").read_text() for pid in workers_of(sweep.pid)]
+    left = [int(each.split("--max-time\0")[1].split("s\0")[0]) for each in words]
+    assert 3600 >= left[0] > left[1]  # all stop at the same time
     shares = [environment_of(pid) for pid in workers_of(sweep.pid)]
     assert {each["XLA_CLIENT_MEM_FRACTION"] for each in shares} == {"0.0625"}
     assert [each["PJRT_NPROC"] for each in shares[:2]] == [

@@ -41,7 +41,6 @@ def worker_arguments(
     count: int,
     name: str,
     artifacts: str | None,
-    max_time: float | None,
     options: MachineOptions,
     metrics: tuple[str, int | None],
     *more: str,
@@ -52,7 +51,6 @@ def worker_arguments(
     """
     pairs = [
         ("--artifacts", artifacts),
-        ("--max-time", None if max_time is None else f"{max_time:.0f}s"),
         ("--data", options.data),
         ("--weights", options.weights),
         *(("--allow", package) for package in options.allow),

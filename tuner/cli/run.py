@@ -128,9 +128,11 @@ def sweep(
         devices, count, widen = processes
         with progress_view(store, out) as view:
             arguments = worker_arguments(
-                count, store.name, artifacts, max_time, options, (metrics_host, metrics_port)
+                count, store.name, artifacts, options, (metrics_host, metrics_port)
             )
-            none_lost = run_fleet(arguments, storage, respawn, devices, view, widen=widen)
+            none_lost = run_fleet(
+                arguments, storage, respawn, devices, view, widen=widen, max_time=max_time
+            )
         stopped = none_lost and store.remaining() > 0
     _show_outcome(store, files, evaluator, stopped, options)
 
@@ -196,8 +198,10 @@ def worker(
 
         more = ["--grace", f"{grace:g}", *(["--exit-when-idle"] if exit_when_idle else [])]
         metrics = metrics_host, metrics_port
-        arguments = worker_arguments(count, name, artifacts, max_time, options, metrics, *more)
-        none_lost = run_fleet(arguments, storage, 0, devices, view, widen=widen, grace=grace)
+        arguments = worker_arguments(count, name, artifacts, options, metrics, *more)
+        none_lost = run_fleet(
+            arguments, storage, 0, devices, view, widen=widen, max_time=max_time, grace=grace
+        )
         if not none_lost:
             raise TunerError("workers died; see the lines above")
     else:

@@ -33,6 +33,7 @@ def run_fleet(
     sink: TrialSink,
     *,
     widen: bool = False,
+    max_time: float | None = None,
     grace: float = GRACE,
 ) -> bool:
     """Run a ``tuner worker`` process for each list of arguments, until all have exited.
@@ -40,9 +41,11 @@ def run_fleet(
     ``devices`` are assigned in turn; workers on the same one share its memory, and all of them the
     CPU's cores. With ``widen`` the fleet begins with one worker on each device and adds one to each
     as long as that pays; see ``Widening``. Dead workers are replaced, ``respawn`` times in total.
-    ``grace`` is the workers' own, in seconds. Returns False if a worker was lost, unless a stop was
-    requested. InputError if every worker reported wrong input.
+    All stop ``max_time`` seconds from now; ``grace`` is the workers' own, in seconds. Returns False
+    if a worker was lost, unless a stop was requested. InputError if every worker reported wrong
+    input.
     """
+    until = None if max_time is None else time.monotonic() + max_time
     per_device = -(-len(arguments) // len(devices)) if devices else 1
     with _sharing(devices, per_device, sink) as variables:
         first = len(devices) if widen else len(arguments)
@@ -53,6 +56,7 @@ def run_fleet(
             devices,
             sink,
             respawn,
+            until,
             grace,
             per_device,
             variables,
@@ -92,6 +96,7 @@ class _Fleet:
     devices: Sequence[str]
     sink: TrialSink
     respawn: int
+    until: float | None  # time.monotonic() at which workers stop
     grace: float
     per_device: int  # workers at most
     variables: Mapping[str, str]  # of every worker
@@ -107,7 +112,7 @@ class _Fleet:
     def start(self, index: int) -> None:
         process = subprocess.Popen(
             # -P: files in the working directory must not shadow libraries.
-            [sys.executable, "-P", "-m", "tuner.cli", "worker", *self.arguments[index], "--events"],
+            [sys.executable, "-P", "-m", "tuner.cli", "worker", *self._words(index), "--events"],
             env=self._environment(index),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -122,6 +127,12 @@ class _Fleet:
         thread = threading.Thread(target=self._attend, args=(index, process), daemon=True)
         self.threads.append(thread)
         thread.start()
+
+    def _words(self, index: int) -> list[str]:
+        if self.until is None:
+            return [*self.arguments[index]]
+        left = max(1.0, self.until - time.monotonic())  # less for a worker that begins later
+        return [*self.arguments[index], "--max-time", f"{left:.0f}s"]
 
     def _environment(self, index: int) -> dict[str, str]:
         found = {**os.environ, **self.variables, STORAGE_VARIABLE: self.storage}
