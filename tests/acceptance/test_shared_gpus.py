@@ -58,7 +58,6 @@ PER_DEVICE, IN_TOTAL = ["--workers-per-device", "2"], ["--workers", "3"]
 @pytest.mark.parametrize(
     ("words", "gpus", "signals", "code"),
     [
-        (PER_DEVICE, ["5", "5"], [signal.SIGINT], 0),
         (PER_DEVICE, ["5", "5"], [signal.SIGTERM, signal.SIGTERM], 1),
         (IN_TOTAL, ["5", "6", "5"], [signal.SIGKILL], -signal.SIGKILL),
     ],
