@@ -10,7 +10,7 @@ from tuner.gan.training import training_memory
 from tuner.run import planning
 from tuner.run.evaluator import dataset_info
 from tuner.run.planning import largest_program, measured_memory, plan
-from tuner.trial import Program
+from tuner.trial import DatasetInfo, Program
 
 SPEC = "[data]\nsource = 'gaussians'\n[trial]\nwidth = 4\nlatent_dim = 8\n"
 
@@ -25,6 +25,12 @@ def test_memory_is_measured_in_a_process_of_its_own(program: Program) -> None:
     found = measured_memory(program, 128, 1000, seconds=300)
     assert found == training_memory(program, 128, epochs=1000)
     assert found > training_memory(program, 128, epochs=1)  # long trials unroll their iterations
+
+
+def test_the_largest_program_has_every_penalty_that_is_searched() -> None:
+    spec = spec_of(SPEC + "r1 = { low = 0.02, high = 20.0 }\ngradient_penalty = [0.0, 10.0]\n")
+    found = largest_program(spec, DatasetInfo((32, 32, 1), 128))
+    assert found.penalties == ("gradient_penalty", "r1")
 
 
 def test_measuring_stops_at_its_time_limit(program: Program) -> None:

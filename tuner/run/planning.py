@@ -18,7 +18,7 @@ from tuner.metrics.extractors import extraction_flops
 from tuner.run.custom_networks import import_allowed
 from tuner.run.sharing import load_inception_extractor
 from tuner.run.startup import load_checked
-from tuner.spec.branches import branches, program_count
+from tuner.spec.branches import SWITCHES, branches, program_count
 from tuner.spec.parameters import largest_value, values_of
 from tuner.spec.study import StudySpec
 from tuner.study.samplers import make_sampler
@@ -105,7 +105,7 @@ def _measure() -> None:
 
 def largest_program(spec: StudySpec, dataset: DatasetInfo) -> Program:
     """The program with every structural setting at its largest."""
-    names = ("width", "latent_dim", "batch_size", "d_steps", "ema_decay")
+    names = ("width", "latent_dim", "batch_size", "d_steps", *SWITCHES)
     programs = []
     for trial in (branch.trial for branch in branches(spec.trial)):
         point = {name: (values_of(s) or [0.0])[0] for name, s in trial.searched().items()}
