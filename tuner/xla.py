@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import jax
+import jax.numpy as jnp
+from jax import Array, lax
 
 from tuner.errors import InputError
 from tuner.jax_variables import NEEDED
@@ -20,6 +22,23 @@ COMPILING = (  # JAX's events for the stages of a compilation; the last includes
     "/jax/core/compile/backend_compile_duration",
 )
 
+# Compiler options by backend. CPU: Eigen for convolutions, YNN for dot products and reductions,
+# which saves a third or more of the time to generate images and extract features (jax 0.10).
+# GPU: no atomic additions, whose order varies; and an epoch is one CUDA graph. XLA's own list lacks
+# loops and convolutions, since not every driver and cuDNN algorithm allows them in a graph.
+OPTIONS: dict[str, dict[str, str | bool]] = {
+    "cpu": {
+        "xla_cpu_experimental_ynn_fusion_type": (
+            "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+        )
+    },
+    "gpu": {
+        "xla_gpu_exclude_nondeterministic_ops": True,
+        "xla_gpu_enable_command_buffer": (
+            "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONVOLUTION,WHILE"
+        ),
+    },
+}
 # Compiler options for what runs once per trial or epoch: it compiles in less than half the time, to
 # the same numbers.
 QUICK_COMPILATION = {"xla_backend_optimization_level": 1}
@@ -29,24 +48,51 @@ R = TypeVar("R")
 
 
 @functools.cache
-def compiler_options(backend: str) -> dict[str, str] | None:
-    """Compiler options for the CPU: Eigen for convolutions, YNN for dot products and reductions.
+def compiler_options(backend: str) -> dict[str, str | bool] | None:
+    """``OPTIONS`` of a backend that its compiler and device accept; None if there are none.
 
-    With jax 0.10 they save a third or more of the time to generate images and extract features.
-    None for other devices, and where jaxlib does not know the option.
+    Options that XLA_FLAGS sets are left to it.
     """
-    if backend != "cpu":
-        return None
-    options = {
-        "xla_cpu_experimental_ynn_fusion_type": (
-            "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
-        )
-    }
+    accepted: dict[str, str | bool] = {}
+    for name, value in OPTIONS.get(backend, {}).items():
+        left = name in os.environ.get("XLA_FLAGS", "")
+        if not left and _works(backend, accepted | {name: value}):
+            accepted[name] = value
+    return accepted or None
+
+
+def _works(backend: str, options: dict[str, str | bool]) -> bool:
+    """Whether the compiler accepts the options and, on a GPU, a small epoch runs with them."""
     try:
-        jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
+        if backend == "gpu":
+            epoch = jax.jit(_small_epoch, compiler_options=options)
+            kernels, images = [jnp.zeros((3, 3, 8, 8))] * 3, jnp.zeros((8, 8, 8, 8))
+            jax.device_get(epoch(kernels, images, jnp.zeros((2, 4), jnp.int32)))
+        else:
+            jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
     except jax.errors.JaxRuntimeError:
-        return None
-    return options
+        return False
+    return True
+
+
+def _small_epoch(kernels: list[Array], images: Array, order: Array) -> list[Array]:
+    """Train kernels (h, w, c, c) on images (n, height, width, c) in a rolled loop.
+
+    ``order`` has the indices of each batch: int32 (iterations, batch). With fewer than five
+    operations around the loop, XLA would make no graph of it.
+    """
+
+    def loss(kernels: list[Array], x: Array) -> Array:
+        layout = ("NHWC", "HWIO", "NHWC")
+        for kernel in kernels:
+            x = lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
+        return jnp.sum(jnp.square(x))
+
+    def step(kernels: list[Array], indices: Array) -> tuple[list[Array], None]:
+        slopes = jax.grad(loss)(kernels, images[indices])
+        return jax.tree.map(jnp.subtract, kernels, slopes), None
+
+    return lax.scan(step, kernels, order)[0]
 
 
 class Jitted(Generic[P, R]):

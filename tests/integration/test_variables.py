@@ -27,7 +27,7 @@ from tuner.run import gpus
 from tuner.spec.loading import load_spec
 from tuner.study.urls import parse_url
 from tuner.study.workers import this_process
-from tuner.xla import check_settings, keep_compiled
+from tuner.xla import check_settings, compiler_options, keep_compiled
 
 COMMAND = [sys.executable, "-P", "-m", "tuner.cli"]
 STUDY = '[data]\nsource = "digits"\n[trial]\nwidth = 4\n'
@@ -134,6 +134,14 @@ def test_another_jax_configuration_is_refused() -> None:
         with pytest.raises(InputError, match=r"^JAX: found jax_enable_x64 = True"):
             tuner.sweep("not-there.toml")
     check_settings()
+
+
+def test_options_of_the_compiler_yield_to_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "xla_cpu_experimental_ynn_fusion_type"
+    for flags, expected in (("", True), (f"--{name}=LIBRARY_FUSION_TYPE_REDUCE", False)):
+        monkeypatch.setenv("XLA_FLAGS", flags)
+        assert (name in (compiler_options.__wrapped__("cpu") or {})) == expected
+    assert compiler_options("tpu") is None
 
 
 def test_an_unwritable_cache_is_announced_once(tmp_path: Path) -> None:
