@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-unit mutants storm lint format docs migration bench bench-sweep lock clean
+.PHONY: demo test test-unit gpu-check mutants storm lint format docs migration bench bench-sweep lock clean
 
 demo: .venv/installed
 	$(BIN)/tuner sweep studies/quickstart.toml
@@ -16,6 +16,11 @@ test: .venv/installed
 # Only tests that need no process, database or connection: for use while working.
 test-unit: .venv/installed
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest tests/unit --numprocesses 2
+
+# Compiles training for a GPU that need not be there, and checks what an iteration launches.
+gpu-check: .venv-gpu/installed
+	JAX_PLATFORMS=cpu PYTHONPATH=.venv-gpu $(BIN)/python -m pytest tests/integration/test_gpu_programs.py \
+		--numprocesses 2
 
 # Makes one small change at a time to the modules named in pyproject.toml, and lists the changes that
 # no test notices. ONLY="tuner.spec.branches*" limits it to one module.
@@ -66,6 +71,14 @@ bench-sweep: .venv-bench/installed
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[bench,demo]'
 	touch $@
 
+# The packages of the extra gpu-check alone, outside .venv: where they are installed, every process
+# that imports JAX looks for a GPU.
+.venv-gpu/installed: .venv/installed
+	rm -rf .venv-gpu
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock --no-deps \
+		--target .venv-gpu jax-cuda12-pjrt jax-cuda12-plugin
+	touch $@
+
 # Updates requirements.lock to the newest versions that pyproject.toml allows.
 lock: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
@@ -73,4 +86,4 @@ lock: .venv/installed
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links -o requirements.lock
 
 clean:
-	rm -rf .venv .venv-bench site
+	rm -rf .venv .venv-bench .venv-gpu site

@@ -1,15 +1,18 @@
 """Compile training for an NVIDIA H100 on a machine without a GPU, and count what an iteration does.
 
     pip install --no-deps jax-cuda12-plugin==VERSION jax-cuda12-pjrt==VERSION  # of the JAX
-    JAX_PLATFORMS=cpu python benchmarks/gpu_programs.py
+    JAX_PLATFORMS=cpu python benchmarks/gpu_programs.py                 # some configurations
+    JAX_PLATFORMS=cpu python benchmarks/gpu_programs.py studies/*.toml  # a study's largest program
 
-For each configuration: kernels and library calls that an iteration launches, scatters among them,
-the largest filter, and the memory of temporaries. Ends with exit code 1 if a budget is exceeded.
-Needs neither a GPU nor NVIDIA's libraries; use a separate environment, since JAX looks for a GPU
-where the plugin is installed. ``h100.txtpb`` describes the device. Autotuning needs the device
-itself, so other kernels may be chosen there.
+For each: kernels and library calls that an iteration launches, scatters among them, the largest
+filter, and the memory of temporaries. Ends with exit code 1 if a budget is exceeded, or the memory
+that JAX takes of the device by default. Needs neither a GPU nor NVIDIA's libraries; use a separate
+environment, since JAX looks for a GPU where the plugin is installed (``make gpu-check`` uses one).
+``h100.txtpb`` describes the device. Autotuning needs the device itself, so other kernels may be
+chosen there. ``tests/integration/test_gpu_programs.py`` checks the budgets of the small programs.
 """
 
+import functools
 import re
 import sys
 from collections import Counter
@@ -23,26 +26,34 @@ from jax.experimental import topologies
 from tuner.gan import training
 from tuner.gan.state import abstract_state
 from tuner.gan.step import StepLosses
-from tuner.spec.loading import parse_spec
+from tuner.run.planning import largest_program
+from tuner.spec.loading import load_spec, parse_spec
 from tuner.study.space import trial_config
 from tuner.trial import DatasetInfo, Hyperparameters, Program
-from tuner.xla import abstract
+from tuner.xla import OPTIONS, abstract
 
 TARGET = Path(__file__).with_name("h100.txtpb")
+MEMORY = 0.75 * 84_942_979_072 / 2**20  # MiB; JAX takes three quarters of the device's by default
 LAUNCHED = ("fusion", "custom-call", "copy", "sort", "scatter", "dot", "convolution", "reduce")
 IMAGES = 60_000
 
 
 class Budget(NamedTuple):
-    """The most that an iteration may launch, and the largest filter."""
+    """The most that an iteration may launch, the largest filter, the most MiB of temporaries."""
 
     launches: int
     filter: int = 5
+    mebibytes: float = MEMORY
 
 
 CONFIGURATIONS: dict[str, tuple[dict[str, Any], DatasetInfo, Budget]] = {
-    "dcgan, width 16": ({"width": 16}, DatasetInfo((32, 32, 1), IMAGES), Budget(140)),
-    "dcgan, width 64": ({"width": 64}, DatasetInfo((32, 32, 1), IMAGES), Budget(140)),
+    "dcgan, width 16": ({"width": 16}, DatasetInfo((32, 32, 1), IMAGES), Budget(130)),
+    "dcgan, conditional": (
+        {"width": 16, "conditional": "on"},
+        DatasetInfo((32, 32, 1), IMAGES, 10),
+        Budget(140),
+    ),
+    "dcgan, width 64": ({"width": 64}, DatasetInfo((32, 32, 1), IMAGES), Budget(130)),
     "resnet, conditional": (
         {"generator": "resnet", "discriminator": "resnet", "loss": "hinge", "conditional": "on"},
         DatasetInfo((32, 32, 3), IMAGES, 10),
@@ -68,23 +79,38 @@ class Found(NamedTuple):
             found.append(f"found {self.scatters} scatters, expected none")
         if self.filter > budget.filter:
             found.append(f"found a filter of {self.filter}, expected at most {budget.filter}")
+        if self.mebibytes > budget.mebibytes:
+            text = f"{self.mebibytes:.0f} MiB of temporaries, expected at most"
+            found.append(f"found {text} {budget.mebibytes:.0f}")
         return found
 
 
-def compile_epoch(program: Program, count: int) -> Any:
-    """An epoch of training on ``count`` images, compiled for the H100."""
+def configured(name: str) -> tuple[Program, int, Budget]:
+    """A configuration's program, number of images and budget, or those of a study file."""
+    if name in CONFIGURATIONS:
+        trial, dataset, budget = CONFIGURATIONS[name]
+        spec = parse_spec({"trial": trial}, "gpu")
+        return trial_config(spec, {}, 0, dataset).program, dataset.images, budget
+    spec = load_spec(name)
+    channels = 3 if spec.data.source == "folder" else 1
+    dataset = DatasetInfo((spec.data.size, spec.data.size, channels), IMAGES, 10)
+    return largest_program(spec, dataset), IMAGES, Budget(sys.maxsize)
+
+
+def on_gpu(shapes: Any) -> Any:
+    """Abstract arrays on the H100."""
     topology = topologies.get_topology_desc(
         platform="cuda", target_config=TARGET.read_text(), topology="1x1x1"
     )
     sharding = jax.sharding.SingleDeviceSharding(topology.devices[0])
+    placed: Any = functools.partial(jax.ShapeDtypeStruct, sharding=sharding)
+    return jax.tree.map(lambda x: placed(x.shape, x.dtype), shapes)
 
-    def placed(x: Any) -> Any:
-        on_device: Any = jax.ShapeDtypeStruct
-        return on_device(x.shape, x.dtype, sharding=sharding)
 
+def compile_epoch(program: Program, count: int) -> Any:
+    """An epoch of training on ``count`` images, compiled for the H100."""
     iterations, number = program.iterations(count), abstract((), jnp.float32)
-    arguments = jax.tree.map(
-        placed,
+    arguments = on_gpu(
         (
             abstract_state(program),
             StepLosses(*[number] * 4),
@@ -93,11 +119,12 @@ def compile_epoch(program: Program, count: int) -> Any:
             abstract((count,), jnp.int32) if program.classes else None,
             abstract((iterations, program.d_steps, program.batch_size), jnp.int32),
             abstract((), jnp.int32),
-        ),
+        )
     )
     train = training._train_steps
-    compiled = jax.jit(train._function, static_argnums=(0, 8, 9), donate_argnums=(1, 2))
-    return compiled.lower(program, *arguments, iterations, False).compile()
+    jitted = jax.jit(train._function, static_argnums=(0, 8, 9), donate_argnums=(1, 2))
+    lowered = jitted.lower(program, *arguments, iterations, False)
+    return lowered.compile(compiler_options=OPTIONS["gpu"])
 
 
 def computations(text: str) -> dict[str, list[str]]:
@@ -137,9 +164,9 @@ def main() -> None:
     failed = False
     print("| configuration | launches | scatters | largest filter | temporaries, MiB |")
     print("|---|---|---|---|---|")
-    for name, (trial, dataset, budget) in CONFIGURATIONS.items():
-        program = trial_config(parse_spec({"trial": trial}, "gpu"), {}, 0, dataset).program
-        found = inspect(compile_epoch(program, dataset.images))
+    for name in sys.argv[1:] or CONFIGURATIONS:
+        program, images, budget = configured(name)
+        found = inspect(compile_epoch(program, images))
         print(
             f"| {name} | {found.launches} | {found.scatters} | {found.filter} | "
             f"{found.mebibytes:.0f} |",

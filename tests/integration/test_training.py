@@ -13,6 +13,7 @@ from builders import hyperparameters
 from flax import nnx
 
 from tuner.files.checkpoints import Checkpoint, decode_checkpoint, encode_checkpoint, pack_state
+from tuner.gan import training
 from tuner.gan.sampling import all_finite
 from tuner.gan.state import GanState, init_state, networks
 from tuner.gan.step import _STEP, StepLosses, train_step
@@ -190,6 +191,17 @@ def test_long_trials_unroll_iterations_and_compute_the_same() -> None:
         assert sum("train" in name for name in names) == 1, "each has a program of its own"
     for short, long in zip(*map(leaves, runs), strict=True):
         np.testing.assert_allclose(long, short, rtol=1e-4, atol=1e-6)
+
+
+def test_an_epoch_on_an_accelerator_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There it is one rolled loop, with the generator's weights packed into one array."""
+    before = first_run(FULL)
+    monkeypatch.setattr(training, "_scan_plan", lambda iterations, epochs: (iterations, False))
+    state, losses = trained(FULL)
+    found, expected = ((weights(s), s.ema, n) for s, n in ((state, losses), before[:2]))
+    for mine, theirs in zip(leaves(found), leaves(expected), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-5)
+    assert set(pack_state(state)) == set(pack_state(before.state)), "as in a checkpoint"
 
 
 def test_initial_states_and_orders_compile_once_per_network_structure() -> None:

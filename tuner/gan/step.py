@@ -26,6 +26,7 @@ from tuner.gan.gradient_penalties import (
 )
 from tuner.gan.losses import LOSSES
 from tuner.gan.optimizers import Side, images_seen, make_optimizer, rate_factor
+from tuner.gan.packing import Unpack
 from tuner.gan.state import GanState, Variables, networks
 from tuner.spec import traits
 from tuner.trial import Hyperparameters, Program
@@ -57,13 +58,13 @@ class _Game(NamedTuple):
     program: Program
     h: Hyperparameters
     step: Array
+    unpack: Unpack | None = None  # if G's parameters are packed
 
-    def generate(self, params: Variables, labels: Array | None, key: Array) -> Array:
+    def generate(self, params: Any, labels: Array | None, key: Array) -> Array:
         """Generate a batch of fakes."""
         nets = networks(self.program)
-        generator = nnx.merge(
-            nets.generator, self._rounded(params), nets.blank_statistics, copy=True
-        )
+        rounded = self._rounded(params if self.unpack is None else self.unpack(params))
+        generator = nnx.merge(nets.generator, rounded, nets.blank_statistics, copy=True)
         z = jax.random.normal(key, (self.program.batch_size, self.program.latent_dim))
         images: Array = generator(self._rounded(z), labels, train=True)
         return images.astype(jnp.float32)
@@ -111,14 +112,15 @@ def train_step(
     hyperparameters: Hyperparameters,
     reals: Array,
     labels: Array | None = None,
+    unpack: Unpack | None = None,
 ) -> tuple[GanState, StepLosses]:
     """One iteration: D on each real batch and a new fake one, then G on new latents.
 
     ``reals`` is float32 (d_steps, batch_size, h, w, c) in [-1, 1]; ``labels``, int32
     (d_steps, batch_size), are needed if the program has classes. A fake batch has the classes of
-    the real batch that it is paired with.
+    the real batch that it is paired with. ``unpack`` belongs to a packed state (see ``packing``).
     """
-    game = _Game(program, hyperparameters, state.step)
+    game = _Game(program, hyperparameters, state.step, unpack)
     key = jax.random.fold_in(jax.random.fold_in(state.key, _STEP), state.step)
     g_key, *d_keys = jax.random.split(key, 1 + program.d_steps)
     d_loss, d_adversarial = jnp.float32(0), jnp.float32(0)

@@ -20,6 +20,7 @@ from jax import Array, lax
 from numpy.typing import NDArray
 
 from tuner.gan.input_pipeline import Images, portions
+from tuner.gan.packing import Unpack, packed, unpacked
 from tuner.gan.state import GanState, abstract_state
 from tuner.gan.step import StepLosses, train_step
 from tuner.trial import Hyperparameters, Program
@@ -103,20 +104,24 @@ def _train_steps(
     iterations: int,
     unroll: bool,
 ) -> tuple[GanState, StepLosses]:
-    def iterate(
-        carry: tuple[GanState, StepLosses], indices: Array
-    ) -> tuple[tuple[GanState, StepLosses], None]:
+    batches = lax.dynamic_slice_in_dim(order, start, iterations)
+    unpack: Unpack | None = None
+
+    def iterate(carry: tuple[GanState, Any], indices: Array) -> tuple[tuple[GanState, Any], None]:
         state, totals = carry
         reals = normalise(images[indices])
         classes = None if labels is None else labels[indices]
-        state, losses = train_step(program, state, hyperparameters, reals, classes)
-        return (state, jax.tree.map(jnp.add, totals, losses)), None
+        state, losses = train_step(program, state, hyperparameters, reals, classes, unpack)
+        found = losses if unpack is None else jnp.stack(losses)
+        return (state, jax.tree.map(jnp.add, totals, found)), None
 
-    batches = lax.dynamic_slice_in_dim(order, start, iterations)
     if iterations == 1:  # XLA keeps a loop of one iteration, even if unrolled
         return iterate((state, totals), batches[0])[0]
-    carry, _ = lax.scan(iterate, (state, totals), batches, unroll=unroll)
-    return carry
+    if unroll:
+        return lax.scan(iterate, (state, totals), batches, unroll=True)[0]
+    start_state, unpack = packed(state)
+    end, sums = lax.scan(iterate, (start_state, jnp.stack(totals)), batches)[0]
+    return unpacked(end, state), StepLosses(*sums)
 
 
 def normalise(images: Any) -> Any:
