@@ -231,3 +231,22 @@ def test_r3gans_resampling_is_bilinear() -> None:
     # Halving is its transpose, up to a factor of 4.
     both = jnp.vdot(doubled, y), 4 * jnp.vdot(x, r3gan._halved(y))
     np.testing.assert_allclose(*both, rtol=1e-5)
+
+
+def test_r3gan_computes_activations_of_large_batches_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients, and gradients of a gradient's norm, are those with the activations kept."""
+    at = program("r3gan")
+    networks, rng = Networks(at), np.random.default_rng(0)
+    params = networks.perturbed(rng)
+    images = jnp.float32(rng.normal(size=(BATCH, *at.image_shape)))
+
+    def penalty(params: Any) -> Array:
+        return jnp.sum(jnp.square(jax.grad(networks.total, 1)(params, images)))
+
+    def gradients(limit: float) -> Any:
+        monkeypatch.setattr(r3gan, "_LARGEST_KEPT", limit)
+        assert ("remat" in str(jax.make_jaxpr(lambda p: penalty(p))(params))) == (limit == 0)
+        return jit_unoptimized(lambda p: jax.grad(penalty)(p))(params)
+
+    for kept, again in zip(*map(jax.tree.leaves, (gradients(2**30), gradients(0))), strict=True):
+        np.testing.assert_allclose(again, kept, rtol=1e-4, atol=1e-4 * np.abs(kept).max())

@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
@@ -15,6 +16,7 @@ _BLOCKS = 2  # at each size
 _EXPANSION = 2  # of a block's hidden channels
 _GROUP = 16  # channels of a hidden group
 _SLOPE = 0.2
+_LARGEST_KEPT = 2**30  # bytes
 
 
 def _widths(program: Program) -> list[int]:
@@ -104,10 +106,25 @@ class _Stage(nnx.Module):
     def __init__(self, channels: int, blocks: int, *, rngs: nnx.Rngs) -> None:
         self.blocks = nnx.List(_Block(channels, blocks, rngs=rngs) for _ in range(_BLOCKS))
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, *, recompute: bool) -> Array:
         for block in self.blocks:
-            x = block(x)
+            x = jax.checkpoint(block)(x) if recompute else block(x)
         return x
+
+
+def _hidden_size(program: Program) -> int:
+    """Elements per image of the largest activation."""
+    height, width, _ = program.image_shape
+    return _EXPANSION * _widths(program)[-1] * height * width
+
+
+def _recomputes(batch: Array, hidden_size: int) -> bool:
+    """Whether the backward pass computes the activations inside blocks again (Chen et al. 2016).
+
+    So it is if the largest takes more than 1 GiB: training with both penalties needs about 39 times
+    as much where all are kept.
+    """
+    return len(batch) * hidden_size * batch.dtype.itemsize > _LARGEST_KEPT
 
 
 class Generator(nnx.Module):
@@ -134,13 +151,16 @@ class Generator(nnx.Module):
         self.stages = nnx.List(_Stage(width, blocks, rngs=rngs) for width in widths)
         self.transitions = nnx.List(_Transition(*pair, rngs=rngs) for pair in pairwise(widths))
         self.last = _pointwise(widths[-1], channels, rngs=rngs)
+        self.hidden_size = _hidden_size(program)
 
     def __call__(self, z: Array, labels: Array | None = None, *, train: bool) -> Array:
         if self.embedding is not None:
             z = jnp.concatenate([z, self.embedding(one_hot(labels, self.embedding, z.dtype))], 1)
-        x = self.stages[0](self.pattern[...] * self.dense(z)[:, None, None, :])
+        recompute = _recomputes(z, self.hidden_size)
+        x = self.pattern[...] * self.dense(z)[:, None, None, :]
+        x = self.stages[0](x, recompute=recompute)
         for transition, stage in zip(self.transitions, self.stages[1:], strict=True):
-            x = stage(_doubled(transition(x)))
+            x = stage(_doubled(transition(x)), recompute=recompute)
         return self.last(x)
 
 
@@ -156,6 +176,7 @@ class Discriminator(nnx.Module):
 
     def __init__(self, program: Program, *, rngs: nnx.Rngs) -> None:
         _refuse_norm(program.discriminator_norm)
+        self.hidden_size = _hidden_size(program)
         widths, channels = _widths(program)[::-1], program.image_shape[2]
         blocks, last = _BLOCKS * len(widths), widths[-1]
         self.first = _pointwise(channels, widths[0], rngs=rngs)
@@ -171,9 +192,10 @@ class Discriminator(nnx.Module):
     def __call__(
         self, x: Array, labels: Array | None = None, *, rate: Array, key: Array | None, train: bool
     ) -> Array:
-        x = self.stages[0](self.first(x))
+        recompute = _recomputes(x, self.hidden_size)
+        x = self.stages[0](self.first(x), recompute=recompute)
         for transition, stage in zip(self.transitions, self.stages[1:], strict=True):
-            x = stage(transition(_halved(x)))
+            x = stage(transition(_halved(x)), recompute=recompute)
         features = self.dense(jnp.einsum("bhwc,hwc->bc", x, self.pattern[...]))
         if self.embedding is None:
             return at_least_float32(features[:, 0])
