@@ -1,10 +1,11 @@
-"""Time, memory and results of the metrics compared with SciPy, pytorch-fid and torch-fidelity.
+"""Time, memory and results of the metrics compared with those of other packages.
 
     python benchmarks/metrics.py
 
 compares, on features (n, 2048) with a power-law spectrum like that of images: FID of n = 1,000,
-5,000 and 10,000 generated samples against 10,000 real ones; KID; precision and recall. The real
-side, which tuner computes once per study and the others every time, is timed separately. The
+5,000 and 10,000 generated samples against 10,000 real ones; KID; precision and recall, which tuner
+and prdc compute together with density and coverage. The real side, which tuner computes once per
+study and the others every time, is timed separately for FID, and included for the others. The
 contenders take turns, each in its own process, whose peak memory beyond the features is shown.
 
     python benchmarks/metrics.py --large
@@ -12,7 +13,7 @@ contenders take turns, each in its own process, whose peak memory beyond the fea
 instead measures the memory of KID, precision and recall for 50,000 real samples.
 
 Needs torch==2.13.0, torch-fidelity==0.4.0, pytorch-fid==0.3.0 and torchvision==0.28.* (installed
-with ``--no-deps`` they accept any torch), requests and tqdm, and scipy < 1.18.
+with ``--no-deps`` they accept any torch), requests and tqdm, prdc==0.2, and scipy < 1.18.
 """
 
 import argparse
@@ -127,6 +128,11 @@ def fidelity_precision_recall(real: Features, fake: Features, known: Known) -> R
     return tuple(scores.values())[:2]
 
 
+def package_prdc(real: Features, fake: Features, known: Known) -> Result:
+    scores = import_package("prdc").compute_prdc(real, fake, nearest_k=3)
+    return float(scores["precision"]), float(scores["recall"])
+
+
 def import_package(name: str) -> Any:
     """Import a module without the part of torchvision that is compiled for one exact torch."""
     sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("_meta"))
@@ -143,6 +149,7 @@ KID: dict[str, Contender] = {"tuner": our_kid, "torch-fidelity": fidelity_kid}
 PRECISION_RECALL: dict[str, Contender] = {
     "tuner": our_precision_recall,
     "torch-fidelity": fidelity_precision_recall,
+    "prdc": package_prdc,
 }
 PARTS = ("fid", "kid", "neighbours")
 
