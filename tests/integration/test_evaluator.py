@@ -6,14 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import Array
 
 from tuner.data import ImageSet
 from tuner.errors import InputError
 from tuner.files.stores import open_store
 from tuner.files.study_files import StudyFiles
-from tuner.gan.sampling import Latents, draw, fixed_latents
+from tuner.gan.sampling import CHUNK, Latents, draw, fixed_latents
 from tuner.gan.state import init_state
+from tuner.metrics import extractors
 from tuner.metrics.evaluate import real_against_real
+from tuner.metrics.extractors import Weights
 from tuner.metrics.fid import frechet_distance, reference
 from tuner.run.evaluator import (
     EVALUATION,
@@ -28,6 +31,7 @@ from tuner.run.startup import check_data
 from tuner.spec.loading import parse_spec
 from tuner.spec.study import StudySpec
 from tuner.study.space import trial_config
+from tuner.xla import jit
 
 
 def spec_of(features: str) -> StudySpec:
@@ -106,6 +110,42 @@ def test_displayed_samples_cover_every_class() -> None:
     found = shown_latents(Latents(np.zeros((100, 4), np.float32), labels), 36)
     assert list(labels[found]) == [0] * 10 + [1] * 12 + [3] * 12
     assert list(found[10:13]) == [4, 6, 8]  # the first ones of each class
+
+
+def test_the_extractor_compiles_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For real and generated images alike, and for every program."""
+    traced = []
+
+    def features(weights: Weights, images: Array) -> Array:
+        traced.append(images.shape)
+        return extractors._features(weights, images)
+
+    monkeypatch.setattr(extractors, "_compiled_features", jit(features))
+    spec, images = spec_of("random"), image_set(300, labelled=False)
+    evaluator = evaluator_of(spec, images, tmp_path)
+    for width in (2, 3):
+        program, hyperparameters, seed, _ = trial_config(spec, {}, 0, evaluator.dataset)
+        program = program._replace(width=width)
+        state = init_state(program, hyperparameters, seed)
+        assert evaluator.measure(program, state, evaluator.generator(program, state)).finite
+    assert traced == [(CHUNK, 32, 32, 1)]
+
+
+def test_more_images_than_a_chunk_are_measured_like_all_at_once(tmp_path: Path) -> None:
+    spec, images = spec_of("random"), image_set(labelled=False)
+    metrics = spec.metrics.model_copy(update={"samples": 2 * CHUNK + 5})
+    spec = spec.model_copy(update={"metrics": metrics})
+    evaluator = evaluator_of(spec, images, tmp_path)
+    program, hyperparameters, seed, _ = trial_config(spec, {}, 0, evaluator.dataset)
+    state = init_state(program, hyperparameters, seed)
+    generator = evaluator.generator(program, state)
+    found = evaluator.measure(program, state, generator)
+    latents = fixed_latents(latent_seed(spec, EVALUATION), 2 * CHUNK + 5, program.latent_dim)
+    drawn = draw(program, generator, latents)
+    assert len(drawn) == 2 * CHUNK + 5
+    assert found.scores == evaluator.scores(drawn, ())
+    assert found.samples is not None
+    np.testing.assert_array_equal(found.samples, drawn[:36])
 
 
 def test_non_finite_images_are_not_measured(tmp_path: Path) -> None:

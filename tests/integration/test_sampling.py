@@ -19,6 +19,7 @@ from tuner.gan.sampling import (
     fixed_latents,
     generate,
     generator_of,
+    padded,
 )
 from tuner.gan.state import GanState, init_state, networks
 from tuner.trial import Hyperparameters, Program
@@ -40,7 +41,15 @@ def generator(state: GanState) -> Generator:
 
 
 def images_of(generator: Generator, latents: Latents) -> np.ndarray:
-    return np.concatenate(list(generate(PROGRAM, generator, latents)))
+    chunks = generate(PROGRAM, generator, latents)
+    return np.concatenate([np.asarray(chunk.images)[: chunk.length] for chunk in chunks])
+
+
+def logits_of(program: Program, state: GanState, images: Any) -> np.ndarray:
+    """D's logits of images on the host, passed in chunks."""
+    size = sampling.CHUNK
+    parts = [np.asarray(images[start : start + size]) for start in range(0, len(images), size)]
+    return discriminate(program, state, [padded(part) for part in parts], len(images))
 
 
 def test_fixed_latents_follow_from_the_seed() -> None:
@@ -90,10 +99,12 @@ def test_chunks_change_nothing(
     generator: Generator, many: Latents, expected: np.ndarray, count: int
 ) -> None:
     chunks = list(generate(PROGRAM, generator, Latents(many.z[:count])))
-    assert [len(chunk) for chunk in chunks] == [
+    assert [chunk.length for chunk in chunks] == [
         min(CHUNK, count - start) for start in range(0, count, CHUNK)
     ]
-    np.testing.assert_allclose(np.concatenate(chunks), expected[:count], rtol=1e-5, atol=1e-6)
+    assert all(chunk.finite for chunk in chunks)
+    found = images_of(generator, Latents(many.z[:count]))
+    np.testing.assert_allclose(found, expected[:count], rtol=1e-5, atol=1e-6)
 
 
 def test_the_chunk_size_changes_nothing(
@@ -127,13 +138,27 @@ def test_the_average_is_used_where_it_is_kept(state: GanState, generator: Genera
     assert not np.allclose(images_of(plain, z), images_of(generator, z), atol=1e-3)
 
 
-def test_logits_of_bytes_and_of_floats_agree(state: GanState) -> None:
-    count = CHUNK + 3
-    images = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 1), np.uint8)
-    logits = discriminate(PROGRAM, state, images)
-    assert logits.shape == (count,)
+def test_bytes_are_exactly_the_rounded_images(generator: Generator) -> None:
+    latents = fixed_latents(0, CHUNK, LATENTS)
+    (chunk,) = generate(PROGRAM, generator, latents)
+    exact = np.asarray(chunk.images)
+    expected = np.clip(np.rint((exact + np.float32(1)) * np.float32(127.5)), 0, 255)
+    np.testing.assert_array_equal(chunk.pixels, expected.astype(np.uint8))
+
+
+def test_a_chunk_knows_whether_it_is_finite(generator: Generator) -> None:
+    latents = fixed_latents(0, CHUNK + 3, LATENTS)
+    z = latents.z.copy()
+    z[CHUNK + 1, 0] = np.nan
+    chunks = generate(PROGRAM, generator, Latents(z))
+    assert [bool(chunk.finite) for chunk in chunks] == [True, False]
+
+
+def test_logits_are_those_of_the_whole_network(state: GanState) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (CHUNK + 3, 32, 32, 1), np.uint8)
     exact = images.astype(np.float32) / np.float32(127.5) - 1
-    np.testing.assert_allclose(discriminate(PROGRAM, state, exact), logits, rtol=1e-5, atol=1e-6)
+    logits = logits_of(PROGRAM, state, exact)
+    assert logits.shape == (CHUNK + 3,)
     network: Any = nnx.merge(networks(PROGRAM).discriminator, state.discriminator, copy=True)
     expected = network(exact, rate=jnp.float32(0.9), key=None, train=False)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
@@ -170,7 +195,7 @@ def test_batch_norm_in_d_uses_batches_of_equal_size(
     for i in range(batches):  # every second or third image
         batch = images[i::batches]
         expected[i::batches] = network(batch, rate=jnp.float32(0), key=None, train=True)
-    found = discriminate(NORMED, normed, images)
+    found = logits_of(NORMED, normed, images)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert np.std(expected) > 1e-2
 
@@ -178,8 +203,8 @@ def test_batch_norm_in_d_uses_batches_of_equal_size(
 def test_d_logits_do_not_depend_on_recorded_statistics(normed: GanState) -> None:
     """They are those of the last generated batch, from which real images may differ."""
     images = dark_to_bright(6)
-    logits = discriminate(NORMED, normed, images)
+    logits = logits_of(NORMED, normed, images)
     recorded = jax.tree.map(lambda x: 100 + 50 * x, normed.discriminator_statistics)
     assert jax.tree.leaves(recorded)
-    after = discriminate(NORMED, normed._replace(discriminator_statistics=recorded), images)
+    after = logits_of(NORMED, normed._replace(discriminator_statistics=recorded), images)
     np.testing.assert_array_equal(after, logits)

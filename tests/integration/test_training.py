@@ -137,7 +137,7 @@ def test_the_order_follows_from_the_key() -> None:
 
 def test_bytes_survive_the_round_trip() -> None:
     grey = np.arange(256, dtype=np.uint8)
-    scaled = np.asarray(normalise(jnp.asarray(grey)))
+    scaled = normalise(jnp.asarray(grey))
     assert scaled.dtype == np.float32
     assert (float(scaled[0]), float(scaled[255])) == (-1.0, 1.0)
     np.testing.assert_array_equal(quantise(scaled), grey)
@@ -146,7 +146,7 @@ def test_bytes_survive_the_round_trip() -> None:
 
 def test_quantise_rounds_and_clips() -> None:
     x = np.array([-1.5, -1 + 0.4 / 127.5, -1 + 0.6 / 127.5, 0.3 / 127.5, 1 - 0.6 / 127.5, 1.5])
-    np.testing.assert_array_equal(quantise(x.astype(np.float32)), [0, 0, 1, 128, 254, 255])
+    np.testing.assert_array_equal(quantise(jnp.float32(x)), [0, 0, 1, 128, 254, 255])
 
 
 def test_only_equal_seeds_train_identically() -> None:

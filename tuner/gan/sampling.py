@@ -6,18 +6,18 @@ batch size, loss or optimizer share them.
 
 import functools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import Array
+from jax import Array, lax
 from numpy.typing import NDArray
 
 from tuner.gan.state import GanState, Variables, abstract_generator, networks
-from tuner.gan.training import normalise, quantise
+from tuner.gan.training import quantise
 from tuner.trial import Program
 from tuner.xla import QUICK_COMPILATION, abstract, flops_of, jit
 
@@ -88,28 +88,46 @@ def _measure_statistics(
     return nnx.state(generator, nnx.Not(nnx.Param))
 
 
-def generate(
-    program: Program, generator: Generator, latents: Latents
-) -> Iterator[NDArray[np.float32]]:
-    """Images in [-1, 1] for ``latents``, on the host, in chunks of at most ``CHUNK``."""
+class Chunk(NamedTuple):
+    """Generated images of up to ``CHUNK`` latents, on the device; padded to ``CHUNK`` rows."""
+
+    images: Array  # float32 in [-1, 1]
+    pixels: Array  # uint8
+    finite: Array  # bool, a scalar: whether all images are finite
+    length: int  # without padding
+
+
+def generate(program: Program, generator: Generator, latents: Latents) -> Iterator[Chunk]:
+    """Generate images of ``latents`` in chunks. Nothing waits until a chunk's arrays are read."""
     graph = networks(program).generator
     for start in range(0, len(latents.z), CHUNK):
-        chunk = jax.tree.map(operator.itemgetter(slice(start, start + CHUNK)), latents)
-        images = _generate(graph, generator, jax.tree.map(_padded, chunk))
-        yield np.asarray(images)[: len(chunk.z)]
+        some = jax.tree.map(operator.itemgetter(slice(start, start + CHUNK)), latents)
+        yield Chunk(*_generate(graph, generator, jax.tree.map(padded, some)), len(some.z))
 
 
-def _padded(chunk: NDArray[Any]) -> NDArray[Any]:
+def padded(chunk: NDArray[Any]) -> NDArray[Any]:
     """Repeat the last row up to ``CHUNK`` rows, so that one compiled shape serves every call."""
     padding = [(0, CHUNK - len(chunk))] + [(0, 0)] * (chunk.ndim - 1)
     return np.pad(chunk, padding, mode="edge")
 
 
 @functools.partial(jit, static_argnums=0)
-def _generate(graph: nnx.GraphDef[Any], generator: Generator, latents: Latents) -> Array:
+def _generate(
+    graph: nnx.GraphDef[Any], generator: Generator, latents: Latents
+) -> tuple[Array, Array, Array]:
     with jax.default_matmul_precision("highest"):
         images: Array = nnx.merge(graph, *generator, copy=True)(*latents, train=False)
-    return images
+    images = _apart(images)
+    return images, quantise(images), jnp.isfinite(images).all()
+
+
+def _apart(images: Array) -> Array:
+    """Keep the compiler from fusing what comes before with what follows.
+
+    Fused, a product and a sum may be rounded once instead of twice.
+    """
+    barrier: Callable[[Array], Array] = lax.optimization_barrier
+    return barrier(images)
 
 
 def generation_flops(program: Program) -> float:
@@ -121,35 +139,41 @@ def generation_flops(program: Program) -> float:
     return flops_of(_generate.compiled.lower(graph, generator, latents)) / CHUNK
 
 
-def draw(program: Program, generator: Generator, latents: Latents) -> np.ndarray:
+def draw(program: Program, generator: Generator, latents: Latents) -> NDArray[np.uint8]:
     """uint8 images (n, h, w, c) on the host."""
-    return np.concatenate([quantise(images) for images in generate(program, generator, latents)])
+    chunks = generate(program, generator, latents)
+    return np.concatenate([np.asarray(chunk.pixels)[: chunk.length] for chunk in chunks])
 
 
 def discriminate(
     program: Program,
     state: GanState,
-    images: NDArray[Any],
+    chunks: Sequence[Any],
+    count: int,
     labels: NDArray[np.int32] | None = None,
 ) -> NDArray[np.float32]:
-    """D's logits (n,) in training mode without dropout, for images in [-1, 1] or uint8.
+    """D's logits (n,) in training mode without dropout, for the first ``count`` images of chunks.
 
-    ``labels`` are needed if the program has classes. D's norms use the statistics of the batch, so
-    pass real and generated images separately, as in training. The recorded statistics are those of
-    the last generated batch. Batches have at most ``CHUNK`` images and are as equal as possible.
-    They are not padded, and each takes images evenly from the whole set, because padding and order
-    would both affect the statistics.
+    The ``chunks`` are float32 images in [-1, 1], ``CHUNK`` each. ``labels`` (n,) are needed if the
+    program has classes. D's norms use the statistics of the batch, so pass real and generated
+    images separately, as in training. The recorded statistics are those of the last generated
+    batch. Batches have at most ``CHUNK`` images and are as equal as possible. They are not padded,
+    and each takes images evenly from the whole set, because padding and order would both affect the
+    statistics.
     """
     graph = networks(program).discriminator
     discriminator = state.discriminator, state.discriminator_statistics
-    if images.dtype == np.uint8:
-        images = normalise(images)
-    batches = -(-len(images) // CHUNK)
-    logits = np.empty(len(images), np.float32)
-    for first in range(batches):
-        members = slice(first, None, batches)
-        classes = None if labels is None else labels[members]
-        logits[members] = _discriminate(graph, discriminator, images[members], classes)
+    batches = -(-count // CHUNK)
+    order = np.arange(count, dtype=np.int32)
+    members = [order[first::batches] for first in range(batches)]
+    found = [
+        _discriminate(
+            graph, discriminator, tuple(chunks), some, None if labels is None else labels[some]
+        )
+        for some in members
+    ]
+    logits = np.empty(count, np.float32)
+    logits[np.concatenate(members)] = np.concatenate(jax.device_get(found))
     return logits
 
 
@@ -157,10 +181,12 @@ def discriminate(
 def _discriminate(
     graph: nnx.GraphDef[Any],
     discriminator: tuple[Variables, Variables],
-    images: Any,
+    chunks: Any,
+    members: Any,
     labels: Any,
 ) -> Array:
     network = nnx.merge(graph, *discriminator, copy=True)  # a copy, so what it records is discarded
+    images = _apart(jnp.take(jnp.concatenate(chunks), members, axis=0, mode="clip"))
     with jax.default_matmul_precision("highest"):
         logits: Array = network(images, labels, rate=jnp.float32(0), key=None, train=True)
     return logits

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from numpy.typing import NDArray
 
 from tuner.gan.input_pipeline import Images, portions
 from tuner.gan.packing import Unpack, packed, unpacked
@@ -129,10 +128,9 @@ def normalise(images: Any) -> Any:
     return images.astype(jnp.float32) / 127.5 - 1.0
 
 
-def quantise(images: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """float32 -1..1 -> uint8 0..255, rounded and clipped, on the host."""
-    found: NDArray[np.uint8] = np.clip(np.rint((images + 1.0) * 127.5), 0, 255).astype(np.uint8)
-    return found
+def quantise(images: Array) -> Array:
+    """float32 -1..1 -> uint8 0..255, rounded and clipped."""
+    return jnp.clip(jnp.rint((images + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
 
 
 def iteration_flops(program: Program) -> float:

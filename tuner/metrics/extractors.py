@@ -51,17 +51,24 @@ class Extractor(NamedTuple):
 
         One compiled program extracts them in chunks, the last of which is padded.
         """
-        size = INCEPTION_CHUNK if self.kind == "inception" else CHUNK
         features = []
-        for start in range(0, len(images), size):
-            chunk = images[start : start + size]
-            padded: Any = np.pad(chunk, ((0, size - len(chunk)), (0, 0), (0, 0), (0, 0)))
-            if self.kind == "inception":
-                found = _compiled_inception(self.weights, padded, convention=self.convention)
-            else:
-                found = _compiled_features(self.weights, padded)
-            features.append(found)
-        return np.concatenate(jax.device_get(features))[: len(images)]
+        for start in range(0, len(images), CHUNK):
+            chunk = images[start : start + CHUNK]
+            padding = [(0, CHUNK - len(chunk)), (0, 0), (0, 0), (0, 0)]
+            features += self.extract(np.pad(chunk, padding), len(chunk))
+        return joined(features, len(images))
+
+    def extract(self, chunk: Any, count: int) -> list[Array]:
+        """Features of the first ``count`` of ``CHUNK`` uint8 images, without waiting for them.
+
+        They stay on the device, in parts; features of the other images may follow.
+        """
+        if self.kind != "inception":
+            return [_compiled_features(self.weights, chunk)]
+        return [
+            _compiled_inception(self.weights, chunk, start, self.convention)
+            for start in range(0, count, INCEPTION_CHUNK)
+        ]
 
     @property
     def digest(self) -> str:
@@ -84,6 +91,11 @@ class Extractor(NamedTuple):
         logits = features @ np.asarray(self.weights["dense2"])
         found: NDArray[np.int64] = np.argmax(logits + self.weights["dense2.bias"], axis=1)
         return found
+
+
+def joined(features: list[Array], count: int) -> NDArray[np.float32]:
+    """The first ``count`` features (n, d) of parts on the device, on the host."""
+    return np.concatenate(jax.device_get(features))[:count]
 
 
 def abstract_weights(shape: tuple[int, int, int], classes: int) -> dict[str, Any]:
@@ -178,6 +190,12 @@ def _features(weights: Weights, images: Array) -> Array:
     return jax.nn.relu(product + weights["dense1.bias"])
 
 
+def _inception(weights: Weights, images: Array, start: Array | int, convention: str) -> Array:
+    """Inception's features (``INCEPTION_CHUNK``, d) of the images from ``start`` on."""
+    some = lax.dynamic_slice_in_dim(images, start, INCEPTION_CHUNK)
+    return inception_features(weights, some, convention)
+
+
 def _logits(weights: Weights, images: Array) -> Array:
     features = _features(weights, images)
     product = jnp.dot(features, weights["dense2"], precision=lax.Precision.HIGHEST)
@@ -189,7 +207,8 @@ def extraction_flops(kind: str, shape: tuple[int, int, int]) -> float:
     images = abstract((1, *shape), jnp.uint8)
     if kind == "inception":
         weights = {name: abstract(size, jnp.float32) for name, size in weight_shapes().items()}
-        return flops_of(_compiled_inception.compiled.lower(weights, images, convention="clean"))
+        lowered = jax.jit(inception_features, static_argnums=2).lower(weights, images, "clean")
+        return flops_of(lowered)
     weights = abstract_weights(shape, classes=2)
     return flops_of(_compiled_features.compiled.lower(weights, images))
 
@@ -198,4 +217,4 @@ _init_weights: Callable[[tuple[int, ...], int], Weights] = jax.jit(
     _initial_weights, static_argnums=(0, 1), compiler_options=QUICK_COMPILATION
 )
 _compiled_features = jit(_features)
-_compiled_inception = jit(inception_features, static_argnames="convention")
+_compiled_inception = jit(_inception, static_argnums=3)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from tuner import environment
 from tuner.data import ImageSet
 from tuner.gan.input_pipeline import Images
 from tuner.gan.sampling import (
+    CHUNK,
     Generator,
     Latents,
     discriminate,
@@ -21,18 +23,21 @@ from tuner.gan.sampling import (
     fixed_latents,
     generate,
     generator_of,
+    padded,
 )
 from tuner.gan.state import GanState
-from tuner.gan.training import quantise
+from tuner.gan.training import normalise
 from tuner.metrics.diagnostics import discriminator_auc
 from tuner.metrics.evaluate import NO_SCORES, ReferenceStatistics, Scores, scores
-from tuner.metrics.extractors import Extractor
+from tuner.metrics.extractors import Extractor, joined
 from tuner.run.custom_networks import Sources
 from tuner.spec.study import StudySpec
 from tuner.trial import DatasetInfo, Program
 from tuner.xla import running_time
 
 AUC_IMAGES = 1000
+AUC_CHUNKS = -(-AUC_IMAGES // CHUNK)
+AHEAD = 2  # chunks under way while an earlier one is awaited
 IMAGE_SHARE = 0.4  # of the device's memory for images
 # Purposes of fixed latents, folded into the study's seed.
 STATISTICS, EVALUATION, FRESH, PICTURES = range(4)
@@ -84,6 +89,51 @@ def latents_digest(spec: StudySpec) -> str:
     return hashlib.sha256(z.tobytes()).hexdigest()[:8]
 
 
+class _Generated(NamedTuple):
+    """What an evaluation needs of its generated images, on the device; chunk by chunk."""
+
+    features: list[Array]  # in parts: see ``Extractor.extract``
+    finite: list[Array]  # whether all images of a chunk are
+    fakes: list[Array]  # float32 images for D
+    pixels: dict[int, Array]  # uint8 images of the chunks to be shown, by number
+
+
+class _Clock:
+    """Divides the time of an evaluation between generating images and extracting features.
+
+    The device computes chunks in turn. Waiting for their results in that order, a few chunks behind
+    the newest, never leaves it without work, and limits the memory of what is under way.
+    """
+
+    def __init__(self) -> None:
+        self.generate_seconds = self.extract_seconds = 0.0
+        self._pending = deque[tuple[Array, list[Array]]]()
+        self._now = running_time()
+
+    def add(self, generated: Array, features: list[Array]) -> None:
+        """Follow a chunk's results; wait for those of an earlier chunk."""
+        self._pending.append((generated, features))
+        if len(self._pending) > AHEAD:
+            self._wait_for_one()
+
+    def wait(self) -> None:
+        """Wait for all results."""
+        while self._pending:
+            self._wait_for_one()
+
+    def _wait_for_one(self) -> None:
+        generated, features = self._pending.popleft()
+        self.generate_seconds += self._seconds_until(generated)
+        self.extract_seconds += self._seconds_until(*features)
+
+    def _seconds_until(self, *results: Array) -> float:
+        before = self._now
+        for result in results:
+            result.block_until_ready()
+        self._now = running_time()
+        return self._now - before
+
+
 class Evaluator:
     """Measures generators, the same way for every trial of a study."""
 
@@ -104,7 +154,9 @@ class Evaluator:
             self.images = jax.device_put(images.images)
         chosen = np.random.default_rng(spec.study.seed).permutation(len(images.images))
         chosen = np.sort(chosen[:AUC_IMAGES])
-        self._auc_images = np.asarray(images.images[chosen])
+        reals = normalise(np.asarray(images.images[chosen]))
+        chunks = [padded(reals[start : start + CHUNK]) for start in range(0, len(reals), CHUNK)]
+        self._auc_images, self._auc_count = _filled(jax.device_put(chunks)), len(reals)
         self.labels: Array | None = None
         self._auc_labels: NDArray[np.int32] | None = None
         self._shares = list[float]()  # of the classes
@@ -130,30 +182,64 @@ class Evaluator:
 
         ``extras`` as in ``metrics.evaluate.scores``.
         """
-        started = running_time()
         latents = self._latents(EVALUATION, program)
-        fakes = np.concatenate(list(generate(program, generator, latents)))
-        generated = running_time()
-        real_labels = self._auc_labels if program.classes else None
-        fake_labels = None if latents.labels is None else latents.labels[:AUC_IMAGES]
-        real = discriminate(program, state, self._auc_images, real_labels)
-        fake = discriminate(program, state, fakes[:AUC_IMAGES], fake_labels)
-        if not all(np.isfinite(x).all() for x in (fakes, real, fake)):
+        shown = shown_latents(latents, self.spec.pictures.images)
+        clock = _Clock()
+        made = self._generate(program, generator, latents, set(shown // CHUNK), clock)
+        d_auc = self._d_auc(program, state, made.fakes, latents)
+        if d_auc is None or not all(jax.device_get(made.finite)):
             return Evaluation()
         begun = running_time()
-        images = quantise(fakes)
-        features = self.extractor(images)
+        features = joined(made.features, len(latents.z))
         extracted = running_time()
         found = scores(self.real, features, self.extractor.classes(features), extras)
+        scored = running_time()
+        pixels = jax.device_get(made.pixels)
+        samples = [pixels[i // CHUNK][i % CHUNK] for i in shown]
         return Evaluation(
             finite=True,
             scores=found,
-            d_auc=discriminator_auc(real, fake),
-            samples=images[shown_latents(latents, self.spec.pictures.images)],
-            generate_seconds=generated - started,
-            extract_seconds=extracted - begun,
-            score_seconds=running_time() - extracted,
+            d_auc=d_auc,
+            samples=np.array(samples, np.uint8).reshape(-1, *program.image_shape),
+            generate_seconds=clock.generate_seconds,
+            extract_seconds=clock.extract_seconds + extracted - begun,
+            score_seconds=scored - extracted,
         )
+
+    def _generate(
+        self,
+        program: Program,
+        generator: Generator,
+        latents: Latents,
+        shown: Collection[int],
+        clock: "_Clock",
+    ) -> "_Generated":
+        """Generate images and extract their features; chunks numbered in ``shown`` are kept."""
+        made = _Generated([], [], [], {})
+        for number, chunk in enumerate(generate(program, generator, latents)):
+            features = self.extractor.extract(chunk.pixels, chunk.length)
+            made.features.extend(features)
+            made.finite.append(chunk.finite)
+            if number < AUC_CHUNKS:
+                made.fakes.append(chunk.images)
+            if number in shown:
+                made.pixels[number] = chunk.pixels
+            clock.add(chunk.finite, features)
+        clock.wait()
+        return made
+
+    def _d_auc(
+        self, program: Program, state: GanState, fakes: list[Array], latents: Latents
+    ) -> float | None:
+        """D's AUC, for as many real images and ``fakes``; None unless D's logits are finite."""
+        real_labels = self._auc_labels if program.classes else None
+        fake_labels = None if latents.labels is None else latents.labels[:AUC_IMAGES]
+        count = min(len(latents.z), AUC_IMAGES)
+        real = discriminate(program, state, self._auc_images, self._auc_count, real_labels)
+        fake = discriminate(program, state, _filled(fakes), count, fake_labels)
+        if not (np.isfinite(real).all() and np.isfinite(fake).all()):
+            return None
+        return discriminator_auc(real, fake)
 
     def scores(self, images: np.ndarray, extras: Collection[str]) -> Scores:
         """Score uint8 images (n, h, w, c)."""
@@ -173,6 +259,11 @@ class Evaluator:
 
     def _shares_for(self, program: Program) -> list[float]:
         return self._shares if program.classes else []
+
+
+def _filled(chunks: list[Array]) -> list[Array]:
+    """Repeat the last chunk up to ``AUC_CHUNKS``, so that one program serves any number."""
+    return chunks + chunks[-1:] * (AUC_CHUNKS - len(chunks))
 
 
 def shown_latents(latents: Latents, count: int) -> np.ndarray:
