@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from builders import DATASET, RANGES, epoch, spec_of
 
+from tuner.phases import PhaseClock
 from tuner.run.trial import TrialRun
 from tuner.spec.study import StudySpec
 from tuner.study.claims import Claim
@@ -21,6 +22,7 @@ class FakeTrainer:
     def __init__(self, kids: list[float | None]) -> None:
         self.epoch, self._kids, self._measured = 0, kids, 0
         self.samples: Any = None
+        self.clock = PhaseClock()
 
     def load(self, config: Any, state: Any = None, epoch: int = 0) -> None:
         self.epoch = epoch

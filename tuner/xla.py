@@ -206,10 +206,16 @@ def _add(event: str, duration_secs: float, **_: str | int) -> None:
 jax.monitoring.register_event_duration_secs_listener(_add)
 
 
-def running_time() -> float:
-    """Seconds on a clock that stops while this thread traces and compiles."""
+def compilation_seconds() -> float:
+    """Seconds for which this thread has traced and compiled so far."""
     found = _compilations
     found.seconds += sum(end - begin for begin, end in found.spans)
     found.spans.clear()
     found.read_at = time.perf_counter()
-    return found.read_at - found.seconds
+    return found.seconds
+
+
+def running_time() -> float:
+    """Seconds on a clock that stops while this thread traces and compiles."""
+    compiled = compilation_seconds()
+    return _compilations.read_at - compiled

@@ -94,6 +94,24 @@ def test_every_other_epoch_and_the_last_is_evaluated(
     assert "Evaluating took " in swept["one"]
 
 
+def test_the_time_of_trials_is_counted_by_phase(
+    folder: Path, environment: dict[str, str], swept: dict[str, str]
+) -> None:
+    sums: dict[str, float] = {}
+    for trial in run_json(folder, environment, "trials", "one"):
+        seconds, reports = trial["phase_seconds"], trial["reports"]
+        assert seconds["training"] >= sum(r["train_seconds"] for r in reports)
+        evaluating = sum(r["evaluate_seconds"] for r in reports)
+        assert seconds["evaluation"] == pytest.approx(evaluating, rel=0.01)
+        assert min(seconds["database"], seconds["files"], seconds["compilation"]) > 0
+        assert seconds["waiting"] == 0
+        sums = {phase: sums.get(phase, 0.0) + s for phase, s in seconds.items()}
+    assert run_json(folder, environment, "status", "one")["phase_seconds"] == pytest.approx(sums)
+    status = run(folder, environment, "status", "one").stdout
+    [line] = [line for line in status.splitlines() if line.startswith("Time: training ")]
+    assert len(line.rstrip()) <= 80
+
+
 def test_the_metric_settings_are_shown(
     folder: Path, environment: dict[str, str], swept: dict[str, str]
 ) -> None:

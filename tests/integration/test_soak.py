@@ -18,6 +18,7 @@ from study_databases import RANDOM, Studies
 
 from tuner.dashboard import publishing
 from tuner.files.study_files import open_files
+from tuner.phases import PhaseClock
 from tuner.run.signals import Stop
 from tuner.run.watchdog import Watchdog
 from tuner.run.worker import Worker
@@ -47,6 +48,7 @@ class FakeTrainer:
 
     dataset = DATASET
     classes = 0
+    clock = PhaseClock()
 
     def load(self, config: Any, state: Any = None, epoch: int = 0) -> None:
         self.epoch = epoch

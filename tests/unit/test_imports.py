@@ -23,7 +23,7 @@ MAY_IMPORT = {
 }
 FRONT_ENDS = ("cli", "api", "notebook")  # these may import everything
 COMMON = (
-    *("errors", "environment", "hints", "jax_variables", "paths", "trial", "version"),
+    *("errors", "environment", "hints", "jax_variables", "paths", "phases", "trial", "version"),
     *("web", "xla"),
 )
 

@@ -4,6 +4,7 @@ import pytest
 from builders import epoch, spec_of
 from trials import PARAMS, record
 
+from tuner.phases import Phase
 from tuner.study.records import TrialRecord, best_of
 from tuner.trial import History
 from tuner.views import summaries
@@ -86,8 +87,31 @@ def test_the_cost_of_evaluation_is_a_share_of_the_time() -> None:
     parts = {"generate_seconds": 0.25, "extract_seconds": 0.5, "score_seconds": 0.1}
     trials = [record(0, reports=(epoch(1, **parts), epoch(2, None, evaluate_seconds=0.0)))]
     text = summaries.evaluation_cost(summaries.durations(trials))
-    assert text.startswith("Evaluating took 11.1% of the time (generating 25%, features 50%,")
+    assert text.startswith(
+        "Evaluating took 11.1% of the device time (generating 25%, features 50%,"
+    )
     assert summaries.evaluation_cost(summaries.durations([record(0, reports=())])) == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "line"),
+    [
+        ((80, 20, 0, 0, 0, 0, 0), "training 80%, evaluation 20%, other 0%"),
+        ((94, 5, 0.4, 0.3, 0.2, 0, 0.1), "training 94%, evaluation 5%, other 1%"),
+        (
+            (50, 10, 20, 3, 5, 2, 10),
+            "training 50%, evaluation 10%, compilation 20%, files 5%, other 15%",
+        ),
+        (
+            (10, 10, 24, 23, 11, 11, 11),
+            "training 10%, evaluation 10%, compilation 24%, database 23%, other 33%",
+        ),
+    ],
+)
+def test_the_largest_phases_are_shown_in_one_line(seconds: tuple[float, ...], line: str) -> None:
+    found = summaries.phase_shares(dict(zip(Phase, seconds, strict=True)))
+    assert found == f"Time: {line}."
+    assert len(found) <= 80
 
 
 def test_the_fingerprint_line_lists_its_parts() -> None:

@@ -23,7 +23,7 @@ from tuner.views.formatting import duration
 
 INTERVAL = 2.0  # seconds between two refreshes
 SHORTEST, LONGEST = 0.2, 3600.0
-RESERVED_LINES = 14  # of the screen, for everything except workers
+RESERVED_LINES = 15  # of the screen, for everything except workers
 LEAVE_SCREEN = "\x1b[?1049l"  # what rich's Live writes when it leaves its own screen
 SLOW_READ = 5.0  # seconds that a read may take before the view reports that it is waiting
 
@@ -66,7 +66,8 @@ def status(
     if as_json:
         values = [studies.trial_values(trial) for trial in running]
         about = {"running": values, "workers": [worker._asdict() for worker in snapshot.workers]}
-        print_json(summary._asdict() | {"measured_as": store.fingerprint()} | about)
+        parts = {"measured_as": store.fingerprint(), "phase_seconds": snapshot.phase_seconds}
+        print_json(summary._asdict() | parts | about)
         return
     out.print(studies.study_table([summary]))
     if snapshot.workers:
@@ -77,6 +78,8 @@ def status(
         out.print(studies.trial_table(running, objective))
     out.print(summaries.best_line([snapshot.best] if snapshot.best else [], objective))
     out.print(summaries.measured_as(store.fingerprint(), str(summary.fingerprint)), soft_wrap=True)
+    if shares := summaries.phase_shares(snapshot.phase_seconds):
+        out.print(shares)
     if cost := summaries.evaluation_cost(store.seconds()):
         out.print(cost)
 

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from tuner import web
 from tuner.errors import InputError
+from tuner.phases import Phase
 from tuner.study.claims import Claim
 from tuner.study.session import WorkerSession
 from tuner.study.sinks import Ending, Released
@@ -35,6 +36,8 @@ MEANINGS = {
     "tuner_images_total": "Real images trained on in these epochs; the rate includes idle time.",
     "tuner_train_seconds_total": "Time spent training in these epochs, without compilation.",
     "tuner_evaluate_seconds_total": "Time spent evaluating after them, without compilation.",
+    "tuner_phase_seconds_total": f"Time of this worker by phase: {', '.join(Phase)}; grows when "
+    "the phase changes.",
     "tuner_trials_ended_total": "Trials that this worker ended: complete, pruned or fail; or left: "
     "released, or lost to another worker.",
     "tuner_trial_number": "Number of the trial in training; tuner_trial_... are absent if none is.",
@@ -61,6 +64,7 @@ MEANINGS = {
     "time() minus this is its age.",
 }
 LABELS = {  # an info metric may have more
+    "tuner_phase_seconds_total": ("phase",),
     "tuner_worker_info": ("study", "worker"),
     "tuner_trials_ended_total": ("outcome",),
     "tuner_study_trials": ("study", "state"),
@@ -170,6 +174,8 @@ class Monitor(Collector):
 
 def _collect_worker(session: WorkerSession, study: str) -> Iterator[Metric]:
     stats = session.stats()
+    phases = {(phase,): seconds for phase, seconds in session.clock.seconds().items()}
+    yield _family("tuner_phase_seconds_total", phases)
     yield _family("tuner_database_retries_total", {(): stats.retries})
     renewals = {(outcome,): number for outcome, number in stats.renewals.items()}
     yield _family("tuner_lease_renewals_total", renewals)

@@ -13,6 +13,7 @@ from tuner.environment import DEFAULT_OPTIONS, MachineOptions, compiled_programs
 from tuner.errors import InputError
 from tuner.files.study_files import StudyFiles
 from tuner.metrics import evaluate
+from tuner.phases import PhaseClock
 from tuner.run.custom_networks import Sources, check_all_shapes, import_allowed, networks_of
 from tuner.run.evaluator import Evaluator, dataset_info, latents_digest
 from tuner.run.sharing import StoppedError, shared_measures
@@ -31,7 +32,7 @@ from tuner.study.sinks import Publisher, TrialSink
 from tuner.study.store import StudyStore
 from tuner.trial import DatasetInfo
 from tuner.version import __version__
-from tuner.xla import check_settings, keep_compiled
+from tuner.xla import check_settings, compilation_seconds, keep_compiled
 
 FEWEST_IMAGES, FEWEST_LABELLED = 20, 50
 
@@ -179,7 +180,8 @@ def run_worker(
     files.claim()
     if files.notice:
         sink.announce(files.notice)
-    session = WorkerSession(store, machine(), sink.announce)
+    clock = PhaseClock(compilation_seconds)
+    session = WorkerSession(store, machine(), sink.announce, clock=clock)
     if watch is not None:
         watch(session)
     signals = (
@@ -194,6 +196,6 @@ def run_worker(
         except StoppedError:
             return None
         stop.has_something_to_finish = True
-        worker = Worker(session, Trainer(evaluator), files, sink, publisher, watchdog, stop)
+        worker = Worker(session, Trainer(evaluator, clock), files, sink, publisher, watchdog, stop)
         worker.work(limits)
         return evaluator

@@ -11,6 +11,7 @@ from tuner.gan.sampling import Generator, all_finite
 from tuner.gan.state import GanState, init_state
 from tuner.gan.training import train_epoch
 from tuner.metrics.diagnostics import loss_ratio
+from tuner.phases import Phase, PhaseClock
 from tuner.run.evaluator import Evaluation, Evaluator
 from tuner.trial import DatasetInfo, EpochReport, Hyperparameters, TrialConfig
 from tuner.xla import running_time
@@ -19,8 +20,8 @@ from tuner.xla import running_time
 class Trainer:
     """Trains and evaluates the trial that was loaded last."""
 
-    def __init__(self, evaluator: Evaluator) -> None:
-        self._evaluator = evaluator
+    def __init__(self, evaluator: Evaluator, clock: PhaseClock | None = None) -> None:
+        self._evaluator, self.clock = evaluator, clock or PhaseClock()
         self._config: TrialConfig
         self._state: GanState
         self.generator: Generator | None = None  # the one evaluated last
@@ -63,6 +64,7 @@ class Trainer:
         )
         losses = jax.device_get(device_losses)
         trained = running_time()
+        self.clock.switch(Phase.EVALUATION)
         self.epoch += 1
         finite = bool(all_finite(self._state)) and all(np.isfinite(x) for x in losses)
         found = Evaluation(finite=finite)

@@ -4,6 +4,7 @@ import time
 
 from tuner.files.checkpoints import Checkpoint, CheckpointWriter, KeptGenerator
 from tuner.files.serialization import encode_generator
+from tuner.phases import Phase
 from tuner.run.trainer import Trainer
 from tuner.run.watchdog import Pace
 from tuner.spec.study import StudySpec
@@ -29,6 +30,7 @@ class TrialRun:
         self.kept: KeptGenerator | None = None
         self.traceback: str | None = None
         self._trainer, self._interval = trainer, spec.study.checkpoint_seconds
+        self._phase = trainer.clock.phase
         self._value, self._objective = spec.study.value, spec.metrics.objective
         self._saved_at = time.monotonic()
         self._saved_epoch: int | None = None  # None until ``begin``
@@ -36,7 +38,8 @@ class TrialRun:
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Start from the checkpoint, or from scratch without one."""
         checkpoint = checkpoint or Checkpoint(epoch=0, state=None, kept=None)
-        self._trainer.load(self.claim.config, checkpoint.state, checkpoint.epoch)
+        with self._phase(Phase.TRAINING):
+            self._trainer.load(self.claim.config, checkpoint.state, checkpoint.epoch)
         self.kept, self._saved_epoch = checkpoint.kept, checkpoint.epoch
 
     def run_epoch(self) -> EpochReport:
@@ -44,14 +47,16 @@ class TrialRun:
 
         If the epoch was already reported, its first report stays in the history.
         """
-        report = self._trainer.run_epoch()
+        with self._phase(Phase.TRAINING):  # the trainer switches to evaluation
+            report = self._trainer.run_epoch()
         self.pace.add(report, here=True)
         if report.epoch > len(self.history):
             self.history = History((*self.history, report))
         measured = report.value(self._objective) is not None  # a repeated epoch may diverge
         if measured and self.best_epoch(report.epoch) == report.epoch:
-            arrays, samples = self._trainer.packed_generator(), self._trainer.samples
-            self.kept = KeptGenerator(report.epoch, arrays, samples)
+            with self._phase(Phase.FILES):
+                arrays = self._trainer.packed_generator()
+            self.kept = KeptGenerator(report.epoch, arrays, self._trainer.samples)
         return report
 
     def best_epoch(self, until: int | None = None) -> int:
@@ -91,9 +96,11 @@ class TrialRun:
         saved = self._saved_epoch
         if saved is not None and saved < self._trainer.epoch <= len(self.history):
             self._offer()
-        self.writer.flush(seconds)
+        with self._phase(Phase.FILES):
+            self.writer.flush(seconds)
 
     def _offer(self) -> None:
-        state = self._trainer.packed_state()
-        self.writer.offer(Checkpoint(self._trainer.epoch, state, self.kept))
+        with self._phase(Phase.FILES):
+            state = self._trainer.packed_state()
+            self.writer.offer(Checkpoint(self._trainer.epoch, state, self.kept))
         self._saved_at, self._saved_epoch = time.monotonic(), self._trainer.epoch

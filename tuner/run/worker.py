@@ -11,7 +11,7 @@
 """
 
 import random
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -21,6 +21,7 @@ import jax
 from tuner.errors import LeaseLostError, StorageError, TunerError
 from tuner.files.checkpoints import CHECKPOINTS, CheckpointWriter, folder_of, load_latest, trial_of
 from tuner.files.study_files import StudyFiles
+from tuner.phases import Phase
 from tuner.run.signals import GRACE, Stop
 from tuner.run.trainer import Trainer
 from tuner.run.trial import TrialRun
@@ -66,6 +67,7 @@ class Worker:
         database or the artifact store stays unavailable.
         """
         claimed, failures, waiting = 0, 0, False
+        self.session.clock.skip()  # getting ready counts for no trial
         self.publisher.study()
         while not self._must_leave() and claimed != limits.trials:
             claim = self.session.claim(self.trainer.dataset)
@@ -86,7 +88,8 @@ class Worker:
                     self.sink.announce("waiting: other workers run the last trials")
                 waiting = True
                 pause = min(LONGEST_WAIT, self.session.spec.study.lease_seconds / 4)
-                self.stop.wait(pause * random.uniform(0.5, 1.0))
+                with self.session.clock.phase(Phase.WAITING):
+                    self.stop.wait(pause * random.uniform(0.5, 1.0))
 
     def _clean_up(self) -> None:
         """Publish the final plots; remove checkpoints of ended trials that dead workers left."""
@@ -109,7 +112,8 @@ class Worker:
         )
         trial = TrialRun(claim, self.trainer, writer, self.session.spec)
         self.sink.started(claim)
-        self.publisher.begin(claim)
+        with self._files():
+            self.publisher.begin(claim)
         try:
             ending = self._store_end(trial, self._train(trial))
         except LeaseLostError as error:
@@ -119,8 +123,9 @@ class Worker:
                 trial.save(GRACE / 2)
             raise
         finally:
-            writer.close()
-            self.publisher.close()
+            with self._files():
+                writer.close()
+                self.publisher.close()
         self.sink.ended(claim, ending)
         return ending
 
@@ -140,7 +145,8 @@ class Worker:
                     return Continue()
                 with self.watchdog.epoch(trial.claim, self.trainer.epoch + 1, trial.pace):
                     report = trial.run_epoch()
-                self.publisher.samples(report.epoch, self.trainer.samples)
+                with self._files():
+                    self.publisher.samples(report.epoch, self.trainer.samples)
                 if report.epoch > reported:
                     end = self._report(trial, report)
                 else:
@@ -159,13 +165,14 @@ class Worker:
         claim, announce = trial.claim, self.sink.announce
         reported = len(claim.history)
         load = partial(load_latest, self.files, claim.number, claim.config, reported, announce)
-        checkpoint = Retrier(announce)(load)
+        checkpoint = self._retry_files(load)
         with self.watchdog.epoch(claim, checkpoint.epoch + 1 if checkpoint else 1, trial.pace):
             trial.begin(checkpoint)
 
     def _report(self, trial: TrialRun, report: EpochReport) -> Verdict:
         """Store the report, judge the trial, and offer a checkpoint if it continues."""
-        attributes = self.publisher.attributes(report)
+        with self._files():
+            attributes = self.publisher.attributes(report)
         request = self.session.report(trial.claim, report, trial.history[:-1], attributes)
         self.sink.epoch(trial.claim, report)
         end = self._judge(trial, request)
@@ -206,13 +213,23 @@ class Worker:
                 session.release(trial.claim)
             return Released("released, to be resumed")
         if kept is not None:
-            data, artifact = trial.encode_generator(session.store.name)
-            Retrier(self.sink.announce)(partial(self.files.write, artifact, data))
+            with self._files():
+                data, artifact = trial.encode_generator(session.store.name)
+            self._retry_files(partial(self.files.write, artifact, data))
         record = trial.record(end, artifact, session.machine)
         best = trial.best_epoch()
         samples = kept.samples if kept is not None and kept.epoch == best else None
-        published = self.publisher.end(record, best, samples)
+        with self._files():
+            published = self.publisher.end(record, best, samples)
         session.finish(trial.claim, end, artifact, trial.traceback, *published)
-        with suppress(StorageError):
+        with suppress(StorageError), self._files():
             trial.writer.remove_all()
         return end
+
+    def _files(self) -> AbstractContextManager[None]:
+        """Count the time as held up by files."""
+        return self.session.clock.phase(Phase.FILES)
+
+    @property
+    def _retry_files(self) -> Retrier:
+        return Retrier(self.sink.announce, clock=self.session.clock, phase=Phase.FILES)

@@ -8,6 +8,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
+from tuner.phases import Phase
 from tuner.spec.study import StudySpec
 from tuner.study import rows
 from tuner.study.records import SEED_OF
@@ -77,7 +78,7 @@ def choose_params(
     study._thread_local.cached_all_trials = None
     study.get_trials(deepcopy=False)
     suggesting = optuna.Trial(study, trial._trial_id)
-    with storage.collected_params() as choices:
+    with storage.clock.phase(Phase.OTHER), storage.collected_params() as choices:
         while missing := _missing(spec, params):
             for name, distribution in missing.items():
                 params[name] = suggesting._suggest(name, distribution)

@@ -4,8 +4,8 @@ A lease on the study's own row gives one worker at a time the right to prepare t
 workers of the study share.
 """
 
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 from optuna.trial import TrialState
 from sqlalchemy import (
@@ -23,7 +23,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from tuner.study import tables
+from tuner.phases import UNCOUNTED, PhaseSeconds
+from tuner.study import rows, tables
 from tuner.study.tables import StudyKey
 from tuner.study.workers import dead_among
 
@@ -57,9 +58,18 @@ class Taken(NamedTuple):
     token: int
     epoch: int  # the last one reported
     takeovers: int  # since then
+    seconds: PhaseSeconds = UNCOUNTED  # on its earlier workers
 
 
-_TAKEN = (_leases.trial_id, _leases.token, _leases.epoch, _leases.takeovers)
+_PHASES = tuple(_leases[name] for name in tables.PHASE_COLUMNS.values())
+_TAKEN = (_leases.trial_id, _leases.token, _leases.epoch, _leases.takeovers, *_PHASES)
+
+
+def _taken(row: Sequence[Any] | None) -> Taken | None:
+    if row is None:
+        return None
+    trial_id, token, epoch, takeovers, *seconds = row
+    return Taken(trial_id, token, epoch, takeovers, rows.phase_seconds(seconds))
 
 
 def create(session: Session, study_id: int, trial_id: int, lease: Lease) -> None:
@@ -93,8 +103,7 @@ def held_unknown(
         _leases.status == "held",
         _leases.trial_id.not_in(known),
     )
-    row = session.execute(query.limit(1)).one_or_none()
-    return None if row is None else Taken(*row)
+    return _taken(session.execute(query.limit(1)).one_or_none())
 
 
 def take(
@@ -135,7 +144,7 @@ def take(
         )
         .returning(*_TAKEN)
     ).one_or_none()
-    return None if row is None else Taken(*row)
+    return _taken(row)
 
 
 def dead_workers(session: Session, study_id: int, me: str) -> list[str]:
@@ -201,10 +210,16 @@ def renew(connection: Connection, leases: dict[int, Lease]) -> set[int]:
 
 
 def give_back(
-    connection: Connection, trial_id: int, lease: Lease, *, hung: bool = False
+    connection: Connection,
+    trial_id: int,
+    lease: Lease,
+    seconds: PhaseSeconds,
+    *,
+    hung: bool = False,
 ) -> int | None:
-    """Let another worker take the trial at once; returns the last epoch reported, or None if the
-    lease is no longer held. ``hung`` counts as a takeover, as if the worker had died."""
+    """Let another worker take the trial, which took these ``seconds`` so far, at once; returns the
+    last epoch reported, or None if the lease is no longer held. ``hung`` counts as a takeover, as
+    if the worker had died."""
     row = connection.execute(
         update(tables.leases)
         .where(*lease.matches(trial_id))
@@ -213,10 +228,19 @@ def give_back(
             worker=None,
             expires_at=tables.db_now(),
             takeovers=_leases.takeovers + int(hung),
+            **tables.phase_values(seconds),
         )
         .returning(_leases.epoch)
     ).one_or_none()
     return None if row is None else int(row.epoch)
+
+
+def add_last_seconds(
+    connection: Connection, trial_id: int, lease: Lease, seconds: PhaseSeconds
+) -> None:
+    """Store the seconds of a trial that ended under this lease, with those since its end."""
+    ended = (*lease.matches(trial_id)[:-1], _leases.status == "done")
+    connection.execute(update(tables.leases).where(*ended).values(tables.phase_values(seconds)))
 
 
 def status(session: Session, trial_id: int, lease: Lease) -> str | None:

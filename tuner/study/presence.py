@@ -10,6 +10,7 @@ from typing import Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 from sqlalchemy import select, update
 
 from tuner.errors import StorageError, one_line
+from tuner.phases import PhaseClock
 from tuner.study import leases, tables
 from tuner.study.claims import Claim
 from tuner.study.heartbeat import Heartbeat
@@ -51,16 +52,21 @@ class WorkerPresence:
         machine: dict[str, str],
         announce: Callable[[str], None],
         retry_seconds: float = LIMIT,
+        clock: PhaseClock | None = None,
     ) -> None:
         """``machine`` describes the hardware and libraries; ``retry_seconds`` is how long to wait
-        for a database that is away. InputError if another version of tuner made the study."""
+        for a database that is away. ``clock`` counts the calling thread's time. InputError if
+        another version of tuner made the study."""
         store.check_version()
         self.store, self.spec = store, store.spec
         self.worker = uuid.uuid4().hex[:12]
         self.machine, self._database = machine, store.database
+        self.clock = clock or PhaseClock()
         self._storage = store.database.rdb
-        self._storage.study = store.key
-        self._announce, self._retrier = announce, Retrier(announce, retry_seconds)
+        self._storage.study, self._storage.clock = store.key, self.clock
+        self._announce = announce
+        self._retrier = Retrier(announce, retry_seconds, clock=self.clock)
+        self._last: tuple[int, Lease] | None = None  # the trial claimed last
         self._seconds = self.spec.study.lease_seconds
         self._heart = Heartbeat(store, self.worker, self._seconds, self._register)
 
@@ -111,7 +117,7 @@ class WorkerPresence:
     def leave_at_once(self, *, hung: bool = False) -> None:
         """Give back all trials and the right to prepare, in one attempt. Thread-safe. ``hung``
         counts as if the worker had died."""
-        who = tables.workers
+        who, seconds = tables.workers, self.clock.of_trial()
         left = update(who).where(who.c.worker == self.worker).values(left_at=tables.db_now())
         with (
             contextlib.suppress(StorageError),
@@ -119,7 +125,9 @@ class WorkerPresence:
             self._storage.engine.begin() as connection,
         ):
             for trial_id, lease in dict(self._storage.held).items():
-                leases.give_back(connection, trial_id, lease, hung=hung)
+                leases.give_back(connection, trial_id, lease, seconds, hung=hung)
+            if self._last is not None:
+                leases.add_last_seconds(connection, *self._last, seconds)
             connection.execute(left)
             if self._heart.preparing:
                 leases.release_preparation(connection, self.store.key, self.worker)
@@ -135,7 +143,8 @@ class WorkerPresence:
             self._database.errors(),
             self._storage.engine.begin() as connection,
         ):
-            reported = leases.give_back(connection, trial_id, lease, hung=True)
+            seconds = self.clock.of_trial()
+            reported = leases.give_back(connection, trial_id, lease, seconds, hung=True)
             if reported is not None and connection.execute(select(study.exists())).scalar_one():
                 hang = {"reported": reported, "what": what, "stacks": masked}
                 trials = tables.trial_attributes.c.trial_id

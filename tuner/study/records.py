@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
+from tuner.phases import UNCOUNTED, PhaseSeconds
 from tuner.spec.branches import setting_params
 from tuner.study import rows
 from tuner.study.rows import UNREADABLE, printable
@@ -35,6 +36,7 @@ class TrialRecord(NamedTuple):
     baseline: bool = False  # whether its parameters are a baseline of the study file
     started: str | None = None  # "2026-05-31 14:05", by the clock of the machine that started it
     ended: str | None = None
+    phase_seconds: PhaseSeconds = UNCOUNTED  # of all its workers
 
     @property
     def history(self) -> History:
@@ -88,7 +90,9 @@ def best_of(trials: Sequence[TrialRecord]) -> TrialRecord | None:
     return min(complete, key=lambda trial: (trial.value, trial.number), default=None)
 
 
-def record_of(trial: FrozenTrial, reports: Sequence[EpochReport]) -> TrialRecord:
+def record_of(
+    trial: FrozenTrial, reports: Sequence[EpochReport], phase_seconds: PhaseSeconds = UNCOUNTED
+) -> TrialRecord:
     """Convert Optuna's trial; attributes whose type tuner never writes are left out."""
     attributes = trial.user_attrs
     reason = rows.text(attributes.get(REASON))
@@ -109,6 +113,7 @@ def record_of(trial: FrozenTrial, reports: Sequence[EpochReport]) -> TrialRecord
         baseline=attributes.get(BASELINE) is True,
         started=_minute(trial.datetime_start),
         ended=_minute(trial.datetime_complete),
+        phase_seconds=phase_seconds,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from tuner.errors import StorageError
+from tuner.phases import Phase, PhaseClock
 
 T = TypeVar("T")
 
@@ -17,12 +18,20 @@ class Retrier:
     """Repeats an attempt after transient failures, with growing, random pauses."""
 
     def __init__(
-        self, announce: Callable[[str], None], limit: float = LIMIT, *, busy_only: bool = False
+        self,
+        announce: Callable[[str], None],
+        limit: float = LIMIT,
+        *,
+        busy_only: bool = False,
+        clock: PhaseClock | None = None,
+        phase: Phase = Phase.DATABASE,
     ) -> None:
         """``limit`` is in seconds. ``busy_only`` is for a first connection, whose address may be
         wrong: retries only if the server answers that it is starting or has no free connection.
+        The ``clock`` counts attempts as ``phase``, but those that fail, and pauses, as waiting.
         """
         self._announce, self._limit, self._busy_only = announce, limit, busy_only
+        self._clock, self._phase = clock or PhaseClock(), phase
         self.last_trouble: float | None = None  # time.monotonic() of the last failure
         self.retries = 0
 
@@ -35,7 +44,7 @@ class Retrier:
         failures = 0
         while True:
             try:
-                result = attempt()
+                result = self._timed(attempt)
             except StorageError as error:
                 if not (error.busy if self._busy_only else error.transient):
                     raise
@@ -44,10 +53,19 @@ class Retrier:
                     raise StorageError(f"{error}; gave up after {self._limit:g} s") from error
                 if failures == 0:
                     self._announce(f"{error}; trying again for up to {self._limit:g} s")
-                time.sleep(random.uniform(0.5, 1.0) * min(LONGEST_PAUSE, 0.1 * 2**failures))
+                with self._clock.phase(Phase.WAITING):
+                    time.sleep(random.uniform(0.5, 1.0) * min(LONGEST_PAUSE, 0.1 * 2**failures))
                 failures += 1
                 self.retries += 1
             else:
                 if failures:
                     self._announce("recovered; continuing")
                 return result
+
+    def _timed(self, attempt: Callable[[], T]) -> T:
+        with self._clock.phase(self._phase):
+            try:
+                return attempt()
+            except StorageError:
+                self._clock.recount(Phase.WAITING)
+                raise

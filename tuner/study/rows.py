@@ -15,6 +15,7 @@ from optuna.distributions import json_to_distribution
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
+from tuner.phases import Phase, PhaseSeconds
 from tuner.trial import FIELDS, EpochReport
 
 UNREADABLE = "tuner:unreadable"  # attribute added on reading: which rows of the trial are left out
@@ -191,3 +192,8 @@ def epoch_report(values: Iterable[Any]) -> EpochReport | None:
             if found is None or found < 0:
                 return None
     return EpochReport(**row | {"finite": row["finite"] is True}) if row["epoch"] else None
+
+
+def phase_seconds(values: Iterable[Any]) -> PhaseSeconds:
+    """The phase columns of ``tuner_leases``; a value that is not a number counts as 0."""
+    return {phase: finite(value) or 0.0 for phase, value in zip(Phase, values, strict=True)}

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from tuner.errors import LeaseLostError, TunerError
+from tuner.phases import PhaseClock
 from tuner.spec.branches import setting_params
 from tuner.study import leases
 from tuner.study.claims import Claim, Idle, Refusal, choose_params, problem_of
@@ -45,9 +46,10 @@ class WorkerSession(WorkerPresence):
         machine: dict[str, str],
         announce: Callable[[str], None],
         retry_seconds: float = LIMIT,
+        clock: PhaseClock | None = None,
     ) -> None:
         """See ``WorkerPresence``."""
-        super().__init__(store, machine, announce, retry_seconds)
+        super().__init__(store, machine, announce, retry_seconds, clock)
         self._study = screened(store.study, self.spec)
         self._study.sampler, self._study.pruner = make_sampler(self.spec), make_pruner(self.spec)
         self._broken = 0  # trials in a row that could not be begun for an unknown reason
@@ -69,6 +71,8 @@ class WorkerSession(WorkerPresence):
                 taken = self._next()
                 if isinstance(taken, Idle):
                     return taken
+                self._last = taken.trial_id, self._storage.held[taken.trial_id]
+                self.clock.begin_trial(taken.seconds)
                 claim = self._begin(taken, dataset)
                 if isinstance(claim, Refusal):
                     self._refuse(taken.trial_id, claim)
@@ -252,7 +256,8 @@ class WorkerSession(WorkerPresence):
         """Give the trial back: any worker can resume it at once."""
         with self._storage.transaction() as session:
             lease = self._storage.held[claim.trial_id]
-            leases.give_back(session.connection(), claim.trial_id, lease)
+            seconds = self.clock.of_trial()
+            leases.give_back(session.connection(), claim.trial_id, lease, seconds)
         del self._storage.held[claim.trial_id]
 
 

@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, String, cast, func, select
 
 from tuner.errors import StorageError
+from tuner.phases import UNCOUNTED, Phase, PhaseSeconds
 from tuner.study import rows, tables
 from tuner.study.connections import Address
 from tuner.study.records import FINISHED, TrialRecord
@@ -29,10 +30,11 @@ class StudySnapshot(NamedTuple):
     total: int  # trials requested
     trials: dict[str, int]  # by state
     epochs: dict[str, int]  # reported so far, by the state of their trials
-    # The rest is left empty by BackgroundPoller.
+    # The next three are left empty by BackgroundPoller.
     running: dict[int, TrialRecord]  # by number
     workers: list[WorkerRecord]
     best: TrialRecord | None
+    phase_seconds: PhaseSeconds = UNCOUNTED  # of all trials
 
     @property
     def counts(self) -> dict[str, int]:
@@ -123,16 +125,20 @@ def _counts(connection: Connection, store: StudyStore) -> StudySnapshot:
         raise KeyError(f"study {store.name!r}")
     trials, lease = tables.optuna_trials.c, tables.leases.c
     state = cast(trials.state, String)  # also accepts states that Optuna does not know
+    phases = [func.sum(lease[name]) for name in tables.PHASE_COLUMNS.values()]
     query = (
-        select(state, func.count(), func.coalesce(func.sum(lease.epoch), 0))
+        select(state, func.count(), func.coalesce(func.sum(lease.epoch), 0), *phases)
         .select_from(tables.optuna_trials)
         .outerjoin(tables.leases, lease.trial_id == trials.trial_id)
         .where(trials.study_id == store.study_id)
         .group_by(state)
     )
     found = connection.execute(query).all()
-    epochs = {s: int(rows.finite(count) or 0) for s, _, count in found}
-    return StudySnapshot(wanted, {s: count for s, count, _ in found}, epochs, {}, [], None)
+    counts = {s: count for s, count, *_ in found}
+    epochs = {s: int(rows.finite(count) or 0) for s, _, count, *_ in found}
+    sums = [rows.phase_seconds(values) for _, _, _, *values in found]
+    seconds = {phase: sum(each[phase] for each in sums) for phase in Phase}
+    return StudySnapshot(wanted, counts, epochs, {}, [], None, seconds)
 
 
 def recent_seconds(trial: TrialRecord) -> float | None:

@@ -19,6 +19,7 @@ from sqlalchemy import ColumnElement, Row, insert, select, update
 from sqlalchemy.orm import Session
 
 from tuner.errors import LeaseLostError
+from tuner.phases import PhaseClock
 from tuner.study import leases, rows, tables
 from tuner.study.leases import Lease
 from tuner.study.optuna_internals import models
@@ -49,6 +50,7 @@ class FencedStorage(UnfencedStorage):
         self.held: dict[int, Lease] = {}
         self.new_lease: Lease | None = None  # set while a worker is joined
         self.study: tables.StudyKey | None = None  # the worker's
+        self.clock = PhaseClock()  # the worker's; each renewal stores the trial's seconds
         self._deferred: dict[str, Any] | None = None
         self._collected: list[Choice] | None = None
         super().__init__(url, engine_kwargs, **options)
@@ -119,10 +121,11 @@ class FencedStorage(UnfencedStorage):
         lease, columns = self.held.get(trial_id), tables.leases.c
         if self.study is None or lease is None:
             raise LeaseLostError("this worker does not own the trial that it tried to write to")
+        spent = tables.phase_values(self.clock.of_trial())
         statement = (
             update(tables.leases)
             .where(*lease.matches(trial_id), self.study.exists(), *conditions)
-            .values(expires_at=tables.db_now() + lease.seconds, **values)
+            .values(expires_at=tables.db_now() + lease.seconds, **values, **spent)
             .returning(columns.epoch, columns.prune_reason)
         )
         return session.execute(statement).one_or_none()

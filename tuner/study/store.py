@@ -8,6 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, Select, func, select
 
 from tuner.errors import InputError
+from tuner.phases import UNCOUNTED, PhaseSeconds
 from tuner.study import rows, tables
 from tuner.study.fingerprint import digest
 from tuner.study.records import (
@@ -89,11 +90,17 @@ class StudyStore(StudyRow):
         """The trials with their reports; ``whole_study`` reads the reports without listing ids."""
         ids = self._trial_ids() if whole_study else [trial._trial_id for trial in trials]
         reports = self._reports(tables.epochs.c.trial_id.in_(ids))
+        seconds = self._phase_seconds(tables.leases.c.trial_id.in_(ids))
         with self.database.rdb.engine.connect() as connection:
             # If SQLite has given the id to another study, its rows were read.
             if not connection.execute(select(self.key.exists())).scalar_one():
                 raise KeyError("the study")
-        return [record_of(trial, reports.get(trial._trial_id, [])) for trial in trials]
+        return [
+            record_of(
+                trial, reports.get(trial._trial_id, []), seconds.get(trial._trial_id, UNCOUNTED)
+            )
+            for trial in trials
+        ]
 
     def _trial_ids(self) -> Select[tuple[int]]:
         trials = tables.optuna_trials.c
@@ -125,6 +132,14 @@ class StudyStore(StudyRow):
                 if (report := rows.epoch_report(values)) is not None:
                     reports.setdefault(trial_id, []).append(report)
         return reports
+
+    def _phase_seconds(self, where: ColumnElement[bool]) -> dict[int, PhaseSeconds]:
+        """The seconds in each phase, by trial id."""
+        ours = tables.leases.c
+        columns = [ours[name] for name in tables.PHASE_COLUMNS.values()]
+        with self.database.rdb.engine.connect() as connection:
+            found = connection.execute(select(ours.trial_id, *columns).where(where))
+            return {trial_id: rows.phase_seconds(values) for trial_id, *values in found}
 
     def trial(self, number: int) -> TrialRecord:
         """The trial ``number``; InputError if there is none."""

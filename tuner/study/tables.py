@@ -31,6 +31,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.types import TypeEngine
 
+from tuner.phases import Phase, PhaseSeconds
 from tuner.study.optuna_internals import models
 from tuner.study.rows import storable
 from tuner.trial import FIELDS, ReportField
@@ -90,6 +91,8 @@ epochs = Table(
     *_report_columns[_ORIGINAL:],
 )
 
+PHASE_COLUMNS = {phase: f"{phase}_seconds" for phase in Phase}
+
 leases = Table(
     "tuner_leases",
     metadata,
@@ -102,6 +105,8 @@ leases = Table(
     Column("epoch", Integer, nullable=False),  # the last one reported
     Column("takeovers", Integer, nullable=False),  # from lost workers, since that epoch
     Column("prune_reason", Text),  # of a user's request to prune at the next epoch
+    # Of all workers that ran the trial; 0 before tuner counted them.
+    *(Column(name, Double, nullable=False, server_default="0") for name in PHASE_COLUMNS.values()),
     Index("tuner_leases_by_study", "study_id", "status", "expires_at"),
 )
 
@@ -154,6 +159,11 @@ class StudyKey(NamedTuple):
         ) & exists().where(
             theirs.study_id == self.study_id, theirs.key == TOKEN, theirs.value_json == token
         )
+
+
+def phase_values(seconds: PhaseSeconds) -> dict[str, float]:
+    """The values of ``PHASE_COLUMNS`` for these seconds."""
+    return {PHASE_COLUMNS[phase]: value for phase, value in seconds.items()}
 
 
 def insert_into(connection: Session | Connection, table: Table) -> Any:

@@ -97,6 +97,7 @@ def study_page(
         ends=_ends(trials),
         most_ends=REASON_ROWS,
         cost=_cost(trials),
+        phases=_phases(trials),
         evaluation_cost=summaries.evaluation_cost(summaries.durations(trials)),
         trials=trials_table(spec, trials, every=True),
         unfolded=UNFOLDED_ROWS,
@@ -222,6 +223,14 @@ def _cost(trials: Trials) -> Table:
         rows.append((mark.name, len(group), f"{len(epochs):,}", *times, share))
     headings = ("outcome", "trials", "epochs", "training", "evaluating", "both", "share")
     return Table(headings, rows, right=headings[1:])
+
+
+def _phases(trials: Trials) -> Table:
+    """The time of the workers by phase; empty if it was not counted."""
+    seconds = summaries.phases_of(trials)
+    total = sum(seconds.values())
+    rows = [(phase, duration(s), f"{s / total:.1%}") for phase, s in seconds.items() if total]
+    return Table(("phase", "time", "share"), rows, right=("time", "share"))
 
 
 def _versions(trials: Trials) -> Table:

@@ -17,7 +17,7 @@ from tuner.study.snapshot import StudySnapshot, seconds_left
 from tuner.study.workers import WorkerRecord
 from tuner.trial import FIELDS
 from tuner.views.formatting import duration, number, params_text, value_text
-from tuner.views.summaries import best_line
+from tuner.views.summaries import best_line, phase_shares
 from tuner.views.tables import FittingTable
 
 STATES = {"complete": "COMPLETE", "pruned": "PRUNED", "running": "RUNNING", "failed": "FAIL"}
@@ -110,6 +110,8 @@ def status_view(
     totals.add_row(*counts, epochs, "-" if left is None else duration(left))
     best = [snapshot.best] if snapshot.best else []
     parts: list[RenderableType] = [totals, Text(best_line(best, spec.metrics.objective))]
+    if shares := phase_shares(snapshot.phase_seconds):
+        parts += [Text(shares)]
     if snapshot.workers:
         parts += ["", _running_workers(snapshot, spec, age, most)]
     if hidden := len(snapshot.workers[most:]) if most is not None else 0:

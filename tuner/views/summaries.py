@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tuner.phases import Phase, PhaseSeconds
 from tuner.spec.metrics import OBJECTIVES
 from tuner.spec.study import StudySpec
 from tuner.spec.warnings import warnings
@@ -12,6 +13,7 @@ from tuner.trial import DURATIONS, FIELDS, History, ReportField
 from tuner.views.formatting import number, params_text, size
 
 SHOWN_APART = ("fid", "fid_infinity", "class_coverage", "class_entropy")  # on separate lines
+MOST_PHASES = 2  # shown in one line, besides training and evaluation
 PARTS = ("generate_seconds", "extract_seconds", "score_seconds")  # of an evaluation
 
 
@@ -75,6 +77,28 @@ def durations(trials: Sequence[TrialRecord]) -> dict[str, float]:
     return {name: sum(getattr(report, name) for report in epochs) for name in DURATIONS}
 
 
+def phases_of(trials: Sequence[TrialRecord]) -> PhaseSeconds:
+    """The seconds of the trials' workers in each phase."""
+    return {phase: sum(trial.phase_seconds[phase] for trial in trials) for phase in Phase}
+
+
+def phase_shares(seconds: PhaseSeconds) -> str:
+    """The share of each phase, in one line of at most 80 characters; empty if none was counted.
+
+    Small phases, and those after the ``MOST_PHASES`` largest, count as other.
+    """
+    total = sum(seconds.values())
+    if not total:
+        return ""
+    shares = {phase: value / total for phase, value in seconds.items()}
+    main = {phase: shares.pop(phase) for phase in (Phase.TRAINING, Phase.EVALUATION)}
+    other = shares.pop(Phase.OTHER)
+    largest = sorted(shares, key=lambda phase: -shares[phase])[:MOST_PHASES]
+    shown = main | {phase: shares.pop(phase) for phase in largest if shares[phase] >= 0.005}
+    shown[Phase.OTHER] = other + sum(shares.values())
+    return f"Time: {', '.join(f'{phase} {share:.0%}' for phase, share in shown.items())}."
+
+
 def evaluation_cost(seconds: Mapping[str, float]) -> str:
     """The share of the device time spent evaluating, by part; empty before the first epoch.
 
@@ -87,7 +111,7 @@ def evaluation_cost(seconds: Mapping[str, float]) -> str:
     shares = ", ".join(f"{label} {share:.0%}" for label, share in parts.items())
     known = f" ({shares} of that)" if any(parts.values()) else ""  # older studies lack the parts
     share = evaluating / (evaluating + seconds["train_seconds"])
-    return f"Evaluating took {share:.1%} of the time{known}."
+    return f"Evaluating took {share:.1%} of the device time{known}."
 
 
 def measured_as(parts: Mapping[str, str], fingerprint: str) -> str:

@@ -102,6 +102,9 @@ def _facts(spec: StudySpec, trial: TrialRecord) -> Table:
             f"{duration(training)} training, {duration(epochs.evaluate_seconds)} evaluating "
             f"({epochs.evaluation_share:.0%}){speed}",
         )
+    if any(trial.phase_seconds.values()):
+        spent = {phase: s for phase, s in trial.phase_seconds.items() if s >= 0.5}
+        table.add_row("phases", ", ".join(f"{phase} {duration(s)}" for phase, s in spent.items()))
     if trial.machine:
         table.add_row("machine", Text(" ".join(f"{k}={v}" for k, v in trial.machine.items())))
     return table
