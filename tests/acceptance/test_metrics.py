@@ -103,9 +103,10 @@ def test_the_time_of_trials_is_counted_by_phase(
         assert seconds["training"] >= sum(r["train_seconds"] for r in reports)
         evaluating = sum(r["evaluate_seconds"] for r in reports)
         assert seconds["evaluation"] == pytest.approx(evaluating, rel=0.01)
-        assert min(seconds["database"], seconds["files"], seconds["compilation"]) > 0
+        assert min(seconds["database"], seconds["files"]) > 0
         assert seconds["waiting"] == 0
         sums = {phase: sums.get(phase, 0.0) + s for phase, s in seconds.items()}
+    assert sums["compilation"] > 0  # only in the first trial
     assert run_json(folder, environment, "status", "one")["phase_seconds"] == pytest.approx(sums)
     status = run(folder, environment, "status", "one").stdout
     [line] = [line for line in status.splitlines() if line.startswith("Time: training ")]
