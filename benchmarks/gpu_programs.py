@@ -5,8 +5,9 @@
     JAX_PLATFORMS=cpu python benchmarks/gpu_programs.py studies/*.toml  # a study's largest program
 
 For each: kernels and library calls that an iteration launches, scatters among them, the largest
-filter, and the memory of temporaries. Ends with exit code 1 if a budget is exceeded, or the memory
-that JAX takes of the device by default. Needs neither a GPU nor NVIDIA's libraries; use a separate
+filter, and the memory of temporaries. ``8 x`` is a lane of eight trials, whose iteration is one of
+all eight (see ``lanes.py``). Ends with exit code 1 if a budget is exceeded, or the memory that JAX
+takes of the device by default. Needs neither a GPU nor NVIDIA's libraries; use a separate
 environment, since JAX looks for a GPU where the plugin is installed (``make gpu-check`` uses one).
 ``h100.txtpb`` describes the device. Autotuning needs the device itself, so other kernels may be
 chosen there. ``tests/integration/test_gpu_programs.py`` checks the budgets of the small programs.
@@ -21,10 +22,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import lanes
 from jax.experimental import topologies
 
 from tuner.gan import training
-from tuner.gan.state import abstract_state
+from tuner.gan.state import GanState, abstract_state
 from tuner.gan.step import StepLosses
 from tuner.run.planning import largest_program
 from tuner.spec.loading import load_spec, parse_spec
@@ -46,15 +48,24 @@ class Budget(NamedTuple):
     mebibytes: float = MEMORY
 
 
-CONFIGURATIONS: dict[str, tuple[dict[str, Any], DatasetInfo, Budget]] = {
-    "dcgan, width 16": ({"width": 16}, DatasetInfo((32, 32, 1), IMAGES), Budget(130)),
-    "dcgan, conditional": (
-        {"width": 16, "conditional": "on"},
-        DatasetInfo((32, 32, 1), IMAGES, 10),
-        Budget(140),
-    ),
-    "dcgan, width 64": ({"width": 64}, DatasetInfo((32, 32, 1), IMAGES), Budget(130)),
-    "resnet, conditional": (
+class Configuration(NamedTuple):
+    """What to compile, for how many trials at once, and what it may need."""
+
+    trial: dict[str, Any]
+    dataset: DatasetInfo
+    budget: Budget
+    slots: int = 0  # of a lane; 0 for tuner's own training of one trial
+
+
+GREY = DatasetInfo((32, 32, 1), IMAGES)
+LABELLED = DatasetInfo((32, 32, 1), IMAGES, 10)
+CONFIGURATIONS = {
+    "dcgan, width 16": Configuration({"width": 16}, GREY, Budget(130)),
+    "dcgan, conditional": Configuration({"width": 16, "conditional": "on"}, LABELLED, Budget(140)),
+    "dcgan, width 64": Configuration({"width": 64}, GREY, Budget(130)),
+    "8 x dcgan, width 16": Configuration({"width": 16}, GREY, Budget(180), 8),
+    "8 x dcgan, width 64": Configuration({"width": 64}, GREY, Budget(180), 8),
+    "resnet, conditional": Configuration(
         {"generator": "resnet", "discriminator": "resnet", "loss": "hinge", "conditional": "on"},
         DatasetInfo((32, 32, 3), IMAGES, 10),
         Budget(700),
@@ -85,36 +96,49 @@ class Found(NamedTuple):
         return found
 
 
-def configured(name: str) -> tuple[Program, int, Budget]:
-    """A configuration's program, number of images and budget, or those of a study file."""
+def compiled(name: str) -> tuple[Any, Budget]:
+    """A configuration or a study file's largest program, compiled for the H100; its budget."""
     if name in CONFIGURATIONS:
-        trial, dataset, budget = CONFIGURATIONS[name]
-        spec = parse_spec({"trial": trial}, "gpu")
-        return trial_config(spec, {}, 0, dataset).program, dataset.images, budget
+        trial, dataset, budget, slots = CONFIGURATIONS[name]
+        program = trial_config(parse_spec({"trial": trial}, "gpu"), {}, 0, dataset).program
+        if slots:
+            return compile_lane(program, dataset.images, slots), budget
+        return compile_epoch(program, dataset.images), budget
     spec = load_spec(name)
     channels = 3 if spec.data.source == "folder" else 1
     dataset = DatasetInfo((spec.data.size, spec.data.size, channels), IMAGES, 10)
-    return largest_program(spec, dataset), IMAGES, Budget(sys.maxsize)
+    return compile_epoch(largest_program(spec, dataset), IMAGES), Budget(sys.maxsize)
 
 
-def on_gpu(shapes: Any) -> Any:
-    """Abstract arrays on the H100."""
+@functools.cache
+def target() -> jax.sharding.SingleDeviceSharding:
+    """The H100."""
     topology = topologies.get_topology_desc(
         platform="cuda", target_config=TARGET.read_text(), topology="1x1x1"
     )
-    sharding = jax.sharding.SingleDeviceSharding(topology.devices[0])
+    return jax.sharding.SingleDeviceSharding(topology.devices[0])
+
+
+def on_gpu(tree: Any, slots: int = 0) -> Any:
+    """Abstract arrays on the H100, with a leading axis of ``slots`` if there are any."""
+    sharding = target()
     placed: Any = functools.partial(jax.ShapeDtypeStruct, sharding=sharding)
-    return jax.tree.map(lambda x: placed(x.shape, x.dtype), shapes)
+    return jax.tree.map(lambda x: placed((slots, *x.shape) if slots else x.shape, x.dtype), tree)
+
+
+def trial_arrays(program: Program) -> tuple[GanState, StepLosses, Hyperparameters]:
+    """The abstract state, totals and hyperparameters of a trial."""
+    number = abstract((), jnp.float32)
+    hyperparameters = Hyperparameters(*[number] * len(Hyperparameters._fields))
+    return abstract_state(program), StepLosses(*[number] * 4), hyperparameters
 
 
 def compile_epoch(program: Program, count: int) -> Any:
     """An epoch of training on ``count`` images, compiled for the H100."""
-    iterations, number = program.iterations(count), abstract((), jnp.float32)
+    iterations = program.iterations(count)
     arguments = on_gpu(
         (
-            abstract_state(program),
-            StepLosses(*[number] * 4),
-            Hyperparameters(*[number] * len(Hyperparameters._fields)),
+            *trial_arrays(program),
             abstract((count, *program.image_shape), jnp.uint8),
             abstract((count,), jnp.int32) if program.classes else None,
             abstract((iterations, program.d_steps, program.batch_size), jnp.int32),
@@ -124,6 +148,21 @@ def compile_epoch(program: Program, count: int) -> Any:
     train = training._train_steps
     jitted = jax.jit(train._function, static_argnums=(0, 8, 9), donate_argnums=(1, 2))
     lowered = jitted.lower(program, *arguments, iterations, False)
+    return lowered.compile(compiler_options=OPTIONS["gpu"])
+
+
+def compile_lane(program: Program, count: int, slots: int) -> Any:
+    """An epoch of a lane with ``slots`` trials, compiled for the H100."""
+    program, iterations = lanes.packed(program), program.iterations(count)
+    data = (
+        abstract((count, *program.image_shape), jnp.uint8),
+        abstract((iterations, slots, program.d_steps, program.batch_size), jnp.int32),
+        abstract((), jnp.int32),
+    )
+    arguments = (*on_gpu(trial_arrays(program), slots), *on_gpu(data))
+    train = lanes.train_lane
+    jitted = jax.jit(train._function, static_argnums=(0, 1, 8, 9), donate_argnums=(2, 3))
+    lowered = jitted.lower("stacked", program, *arguments, iterations, False)
     return lowered.compile(compiler_options=OPTIONS["gpu"])
 
 
@@ -165,8 +204,8 @@ def main() -> None:
     print("| configuration | launches | scatters | largest filter | temporaries, MiB |")
     print("|---|---|---|---|---|")
     for name in sys.argv[1:] or CONFIGURATIONS:
-        program, images, budget = configured(name)
-        found = inspect(compile_epoch(program, images))
+        epoch, budget = compiled(name)
+        found = inspect(epoch)
         print(
             f"| {name} | {found.launches} | {found.scatters} | {found.filter} | "
             f"{found.mebibytes:.0f} |",

@@ -35,10 +35,10 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import typer
+from default_trial import alternate
 from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
-from training import alternate
 
 from tuner.data import read_idx
 from tuner.files.inception_weights import load_inception

@@ -13,7 +13,7 @@ from statistics import median
 import jax
 import numpy as np
 import typer
-from training import alternate, epoch_of
+from default_trial import alternate, epoch_of
 
 
 def main(rounds: int = 5, width: int = 16, images: int = 6400) -> None:

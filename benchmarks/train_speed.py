@@ -22,7 +22,7 @@ BATCH = 64
 
 def jax_epoch(width: int, images: np.ndarray, device: str) -> Callable[[], object]:
     import jax
-    from training import epoch_of
+    from default_trial import epoch_of
 
     if device == "cuda" and jax.default_backend() != "gpu":
         raise SystemExit(f"JAX found {jax.default_backend()}, expected a GPU: install jax[cuda13]")

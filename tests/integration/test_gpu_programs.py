@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from gpu_programs import compile_epoch, configured, inspect, on_gpu
+from gpu_programs import compiled, inspect, on_gpu
 
 from tuner.xla import OPTIONS, QUICK_COMPILATION, _small_epoch, abstract
 
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.skipif(
 @pytest.mark.parametrize("name", ["dcgan, width 16", "dcgan, conditional"])
 def test_training_keeps_its_budget(name: str) -> None:
     """Launches, scatters, filters, memory; benchmarks/gpu_programs.py has slower programs."""
-    program, images, budget = configured(name)
-    found = inspect(compile_epoch(program, images))
+    epoch, budget = compiled(name)
+    found = inspect(epoch)
     assert found.launches > 50, "the loop of the epoch was not found"
     assert found.problems(budget) == []
 

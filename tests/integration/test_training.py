@@ -1,8 +1,6 @@
 """Training: the order of an epoch, the computation of a step, determinism and compilation."""
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from builders import hyperparameters
+from compilations import compiled
 from flax import nnx
 
 from tuner.files.checkpoints import Checkpoint, decode_checkpoint, encode_checkpoint, pack_state
@@ -58,22 +57,6 @@ def trained(
     for epoch in range(epochs):
         state, losses = train_epoch(program, state, h, IMAGES, None, epoch)
     return state, losses
-
-
-@contextmanager
-def compiled() -> Iterator[list[str]]:
-    """Names of the programs that XLA compiles in this block."""
-    names: list[str] = []
-
-    def listen(event: str, duration_secs: float, **about: Any) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            names.append(str(about["fun_name"]))
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield names
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 class Run(NamedTuple):

@@ -211,15 +211,21 @@ def _descend(
     game: _Game, side: Side, state: GanState, loss: Callable[[Variables], tuple[Array, Any]]
 ) -> tuple[GanState, Array, Any]:
     """The state after one step of a network's optimizer, the loss, and its auxiliary output."""
+    gradient = jax.value_and_grad(loss, has_aux=True)
+    (value, auxiliary), gradients = gradient(getattr(state, side))
+    return _apply_gradients(game, side, state, gradients), value, auxiliary
+
+
+def _apply_gradients(game: _Game, side: Side, state: GanState, gradients: Variables) -> GanState:
+    """The state after one step of a network's optimizer."""
     params = getattr(state, side)
-    (value, auxiliary), gradients = jax.value_and_grad(loss, has_aux=True)(params)
     optimizer = make_optimizer(game.program, game.h, side)
     updates, optimizer_state = optimizer.update(
         gradients, getattr(state, f"{side}_optimizer"), params
     )
     factor = rate_factor(game.program, game.h, game.step)
     params = optax.apply_updates(params, optax.tree.scale(factor, updates))
-    return state._replace(**{side: params, f"{side}_optimizer": optimizer_state}), value, auxiliary
+    return state._replace(**{side: params, f"{side}_optimizer": optimizer_state})
 
 
 def _average(
