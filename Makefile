@@ -3,7 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-unit gpu-check mutants storm lint format docs migration bench bench-sweep lock clean
+.PHONY: demo test test-unit gpu-check mutants storm lint format docs migration bench bench-sweep \
+	bench-gpu lock clean
 
 demo: .venv/installed
 	$(BIN)/tuner sweep studies/quickstart.toml
@@ -58,6 +59,11 @@ bench: .venv-bench/installed
 
 bench-sweep: .venv-bench/installed
 	.venv-bench/bin/python benchmarks/sweep.py
+
+# Takes nine minutes on a machine with a GPU. Installs nothing: PYTHON needs JAX with CUDA, Flax, Optax
+# and PyTorch.
+bench-gpu:
+	PYTHONPATH=. $(PYTHON) benchmarks/gpu.py
 
 # requirements.lock pins versions for every Python that pyproject.toml allows.
 .venv/installed: pyproject.toml requirements.lock

@@ -63,8 +63,8 @@ CONFIGURATIONS = {
     "dcgan, width 16": Configuration({"width": 16}, GREY, Budget(130)),
     "dcgan, conditional": Configuration({"width": 16, "conditional": "on"}, LABELLED, Budget(140)),
     "dcgan, width 64": Configuration({"width": 64}, GREY, Budget(130)),
-    "8 x dcgan, width 16": Configuration({"width": 16}, GREY, Budget(180), 8),
-    "8 x dcgan, width 64": Configuration({"width": 64}, GREY, Budget(180), 8),
+    "8 x dcgan, width 16": Configuration({"width": 16}, GREY, Budget(150), 8),
+    "8 x dcgan, width 64": Configuration({"width": 64}, GREY, Budget(150), 8),
     "resnet, conditional": Configuration(
         {"generator": "resnet", "discriminator": "resnet", "loss": "hinge", "conditional": "on"},
         DatasetInfo((32, 32, 3), IMAGES, 10),
