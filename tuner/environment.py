@@ -17,6 +17,7 @@ STORAGE_VARIABLE, ARTIFACTS_VARIABLE = "TUNER_STORAGE", "TUNER_ARTIFACTS"
 PASSWORD_FILE_VARIABLE = "TUNER_PASSWORD_FILE"  # a file that contains the database password
 IMAGES_VARIABLE = "TUNER_IMAGE_CACHE"  # the folder for decoded images
 IMAGE_MEMORY_VARIABLE = "TUNER_IMAGE_MEMORY"  # bytes of images allowed on a device
+COMPILE_AHEAD_VARIABLE = "TUNER_COMPILE_AHEAD"  # 1 or 0
 MACHINE_VARIABLE = "TUNER_MACHINE"  # name of this machine
 METRICS_HOST_VARIABLE, METRICS_PORT_VARIABLE = "TUNER_METRICS_HOST", "TUNER_METRICS_PORT"
 
@@ -83,6 +84,14 @@ def image_memory() -> float | None:
         if (found := float(given)) >= 0:
             return found
     raise InputError(f"{IMAGE_MEMORY_VARIABLE}: found {given!r}, expected a number of bytes")
+
+
+def compile_ahead() -> bool | None:
+    """Whether programs are compiled before trials need them; None if unset."""
+    given = variable(COMPILE_AHEAD_VARIABLE)
+    if given not in (None, "0", "1"):
+        raise InputError(f"{COMPILE_AHEAD_VARIABLE}: found {given!r}, expected 0 or 1")
+    return None if given is None else given == "1"
 
 
 def _cache() -> Path:

@@ -5,7 +5,8 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -98,22 +99,59 @@ def _small_epoch(kernels: list[Array], images: Array, order: Array) -> list[Arra
 class Jitted(Generic[P, R]):
     """``jax.jit`` with the device's compiler options, determined at the first call.
 
-    Determining them at import would start the device.
+    Determining them at import would start the device. ``quick`` programs run rarely, and compile in
+    less than half the time. Threads that need the same program at the same time compile it once.
     """
 
-    def __init__(self, function: Callable[P, R], **options: Any) -> None:
+    def __init__(
+        self,
+        function: Callable[P, R],
+        *,
+        static_argnums: int | Sequence[int] = (),
+        quick: bool = False,
+        **options: Any,
+    ) -> None:
         functools.update_wrapper(self, function)
-        self._function, self._options = function, options
+        self._function, self._quick = function, quick
+        self._static = (static_argnums,) if isinstance(static_argnums, int) else static_argnums
+        self._options = options | {"static_argnums": static_argnums}
+        self._locks: dict[Any, threading.Lock] = {}  # by static arguments
+        self._called: set[Any] = set()  # static arguments
 
     @functools.cached_property
     def compiled(self) -> Any:
         """The function wrapped by ``jax.jit``."""
-        chosen = compiler_options(jax.default_backend())
+        chosen = QUICK_COMPILATION if self._quick else compiler_options(jax.default_backend())
         return jax.jit(self._function, compiler_options=chosen, **self._options)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        result: R = self.compiled(*args, **kwargs)
+        key = self._key(args, kwargs)
+        if key in self._called:
+            result: R = self.compiled(*args, **kwargs)
+            return result
+        with self._compiling(key):
+            result = self.compiled(*args, **kwargs)
+        self._called.add(key)
         return result
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile for arrays of these shapes and dtypes: a later call then compiles nothing.
+
+        JAX keeps what it has traced, lowered and compiled by the types of the arguments.
+        """
+        with self._compiling(self._key(args, kwargs)):
+            self.compiled.lower(*args, **kwargs).compile()
+
+    def _key(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        return (*(args[i] for i in self._static), *kwargs.values())
+
+    @contextmanager
+    def _compiling(self, key: Any) -> Iterator[None]:
+        """Wait, as part of the compilation, until no other thread compiles this program."""
+        began = time.perf_counter()
+        with self._locks.setdefault(key, threading.Lock()):
+            _compilations.add(time.perf_counter() - began)
+            yield
 
 
 jit = Jitted  # as a decorator

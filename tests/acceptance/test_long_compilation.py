@@ -1,4 +1,4 @@
-"""Signals during a long XLA compilation, while the main thread runs no Python."""
+"""Signals and exits during a long XLA compilation, for a trial or ahead of one."""
 
 import shutil
 import signal
@@ -38,6 +38,33 @@ name = "none"
 features = "random"
 samples = 100
 """
+# The first trial is small; the program of all others takes minutes.
+QUICK_FIRST = """
+[study]
+trials = 4
+epochs = 1000
+[data]
+source = "idx"
+path = "{digits}"
+[trial]
+width = 2
+latent_dim = 8
+batch_size = 32
+dropout = 0.0
+discriminator = ["dcgan", "r3gan"]
+[trial.when.discriminator.r3gan]
+width = 48
+precision = "bfloat16"
+r1 = 0.05
+r2 = 0.05
+[[baseline]]
+discriminator = "dcgan"
+[pruner]
+name = "none"
+[metrics]
+features = "random"
+samples = 100
+"""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 GRACE = 3.0  # seconds
 SLACK = 10.0  # further seconds, for a busy machine
@@ -53,8 +80,9 @@ def here(
     folder = tmp_path_factory.mktemp("long")
     flags = f"--xla_dump_to={folder}/dump --xla_dump_hlo_module_re=.*{SLOW_PROGRAM}.*"
     with machines(folder, environment | {"XLA_FLAGS": flags}, "here") as [machine]:
-        (machine.folder / "s.toml").write_text(STUDY.format(digits=digits))
-        machine.succeeds("create", "s.toml")
+        for name, study in (("s", STUDY), ("ahead", QUICK_FIRST)):
+            (machine.folder / f"{name}.toml").write_text(study.format(digits=digits))
+            machine.succeeds("create", f"{name}.toml")
         yield machine
 
 
@@ -105,3 +133,22 @@ def test_a_second_signal_leaves_at_once(here: Machine) -> None:
     assert worker.wait(within=PROMPT) == 1, worker
     assert worker.errors == "tuner: stopped at once; the same command resumes the study\n"
     assert_free(here)
+
+
+def test_compiling_ahead_delays_neither_a_trial_nor_the_exit(here: Machine) -> None:
+    dump = here.folder.parent / "dump"
+    shutil.rmtree(dump, ignore_errors=True)
+    here.environment["TUNER_COMPILE_AHEAD"] = "1"
+    worker = here.start("worker", "ahead")
+
+    def has_begun() -> bool:
+        assert worker.alive, worker
+        found = dump.glob(f"*{SLOW_PROGRAM}.before_optimizations.txt")
+        return any("bf16" in path.read_text() for path in found)
+
+    wait_until(has_begun, "XLA compiles the program of later trials")
+    epochs = worker.text.count("epoch")
+    wait_until(lambda: worker.text.count("epoch") > epochs + 2, "trial 0 goes on")
+    worker.signal(signal.SIGTERM)
+    assert (worker.wait(within=GRACE + SLACK), worker.errors) == (0, ""), worker
+    assert "released, to be resumed" in worker.text

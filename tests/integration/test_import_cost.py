@@ -22,6 +22,8 @@ DATABASE = ("optuna", "sqlalchemy")
         # Needed only with --metrics-port.
         ("import tuner.cli, tuner.run.startup, tuner.run.fleet, tuner.api", ("prometheus_client",)),
         ("import tuner.run.monitoring", JAX),
+        # Of the plots, only that of importances needs them.
+        ("import tuner.api, tuner.views.parameters, tuner.cli", ("sklearn", "pandas")),
         ("import tuner.files.stores", (*JAX, *DATABASE, "s3fs", "gcsfs")),
     ],
 )

@@ -23,6 +23,7 @@ from tuner.errors import StorageError
 from tuner.files.study_files import open_files
 from tuner.phases import UNCOUNTED, Phase, PhaseClock, PhaseSeconds
 from tuner.run.monitoring import Monitor
+from tuner.run.precompile import Precompiler
 from tuner.run.signals import Stop
 from tuner.run.watchdog import Watchdog
 from tuner.run.worker import Worker
@@ -191,7 +192,8 @@ def test_a_slow_store_an_outage_and_a_compilation_are_counted_as_such(
     trainer: Any = SlowTrainer(postgres, clock)
     began = time.perf_counter()
     with session.joined(), Watchdog(session, stop, print, None).watching() as watchdog:
-        Worker(session, trainer, files, sink, Publisher(), watchdog, stop).work()
+        ahead = Precompiler(session)
+        Worker(session, trainer, files, sink, Publisher(), watchdog, stop, ahead).work()
     wall = time.perf_counter() - began
     [trial] = store.trials()
     seconds = trial.phase_seconds

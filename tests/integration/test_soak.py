@@ -19,6 +19,7 @@ from study_databases import RANDOM, Studies
 from tuner.dashboard import publishing
 from tuner.files.study_files import open_files
 from tuner.phases import PhaseClock
+from tuner.run.precompile import Precompiler
 from tuner.run.signals import Stop
 from tuner.run.watchdog import Watchdog
 from tuner.run.worker import Worker
@@ -106,7 +107,8 @@ def test_memory_and_files_do_not_grow_with_the_trials(
         session, stop = studies.join(), Stop()
         with Watchdog(session, stop, progress.announce, None).watching() as watchdog:
             publisher = publishing.DashboardPublisher(store, files, progress.announce)
-            Worker(session, trainer, files, progress, publisher, watchdog, stop).work()
+            ahead = Precompiler(session)
+            Worker(session, trainer, files, progress, publisher, watchdog, stop, ahead).work()
     assert store.remaining() == 0
     assert len(progress.used) == TRIALS
     early, late = progress.used[EARLY : EARLY + 20], progress.used[-20:]

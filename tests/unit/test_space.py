@@ -14,7 +14,7 @@ from tuner.spec.parameters import Choices, Range, Setting
 from tuner.spec.study import StudySpec
 from tuner.spec.traits import PENALTIES
 from tuner.spec.trial import kind_of, setting_names
-from tuner.study.space import derive_seed, distributions, trial_config
+from tuner.study.space import derive_seed, distributions, programs, trial_config
 
 
 def assert_within(value: Any, setting: Setting) -> None:
@@ -143,3 +143,37 @@ def test_seeds_of_studies_and_trials_differ() -> None:
     seeds = [derive_seed(s, n) for s, n in itertools.product(range(40), range(50))]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+SEARCH = """
+[trial]
+width = [8, 16]
+r1 = [0.0, 0.1, 1.0]
+instance_noise = { low = 0.0, high = 0.1 }
+learning_rate = { low = 1e-4, high = 1e-2, log = true }
+optimizer = ["adam", "sgd"]
+[trial.when.optimizer.sgd]
+batch_size = { low = 16, high = 64, step = 16 }
+"""
+
+
+def test_programs_are_those_of_every_structural_choice() -> None:
+    spec = spec_of(SEARCH)
+    found = programs(spec, {}, DATASET, 20)
+    assert len(found) == len(set(found)) == 2 * 2 * (1 + 4)
+    assert all(program.instance_noise for program in found)
+    assert {program.penalties for program in found} == {(), ("r1",)}
+    assert {p.batch_size for p in found if p.generator_optimizer == "sgd"} == {16, 32, 48, 64}
+    assert programs(spec, {}, DATASET, 19) == [], "a guess would mostly be wrong"
+
+
+def test_programs_agree_with_what_is_known_of_a_trial() -> None:
+    spec = spec_of(SEARCH)
+    known = {"optimizer": "sgd", "batch_size[optimizer=sgd]": 48, "r1": 0.1, "learning_rate": 1e-3}
+    found = programs(spec, known, DATASET, 2)
+    assert {program.width for program in found} == {8, 16}
+    assert {(p.batch_size, p.penalties, p.generator_optimizer) for p in found} == {
+        (48, ("r1",), "sgd")
+    }
+    point = known | {"width": 8, "instance_noise": 0.05}
+    assert programs(spec, point, DATASET, 1) == [trial_config(spec, point, 0, DATASET).program]

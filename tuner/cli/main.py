@@ -1,7 +1,6 @@
 """The entry point: signals, refused URLs, output that may fail, and errors as one line."""
 
 import errno
-import gc
 import io
 import os
 import sys
@@ -17,7 +16,7 @@ from tuner.environment import METRICS_HOST_VARIABLE, METRICS_PORT_VARIABLE, vari
 from tuner.errors import InputError, TunerError
 from tuner.jax_variables import check_start, drop_settings
 from tuner.paths import REFUSAL, looks_like_url
-from tuner.run.signals import leave_on_signals
+from tuner.run.signals import exit_process, leave_on_signals
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer does not export it
 TAKE_URLS = ("--storage", "--artifacts")
@@ -126,8 +125,7 @@ def main() -> None:
     except UnicodeEncodeError:
         err.print("tuner: an argument or a path is not valid UTF-8")
         code = InputError.exit_code
-    gc.freeze()  # the interpreter would spend a second on collecting what ends anyway
-    sys.exit(code)
+    exit_process(code)
 
 
 def _run(words: Sequence[str]) -> int:

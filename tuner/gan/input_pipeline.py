@@ -43,15 +43,20 @@ def portions(
         yield Portion(images, labels, order)
         return
     indices = np.asarray(order)
-    size = indices[0].size * images[0].nbytes
-    length = max(1, PORTION_BYTES // (size * multiple)) * multiple
-    parts = [indices[start : start + length] for start in range(0, len(indices), length)]
+    lengths = portion_lengths(len(indices), indices[0].size * images[0].nbytes, multiple)
+    parts = np.split(indices, np.cumsum(lengths)[:-1])
     with ThreadPoolExecutor(1, "images") as thread:
         coming: Future[Portion] = thread.submit(_gathered, images, labels, parts[0])
         for following in parts[1:]:
             ready, coming = coming, thread.submit(_gathered, images, labels, following)
             yield ready.result()
         yield coming.result()
+
+
+def portion_lengths(iterations: int, size: int, multiple: int) -> list[int]:
+    """The iterations in each portion, if the images of one iteration have ``size`` bytes."""
+    length = max(1, PORTION_BYTES // (size * multiple)) * multiple
+    return [min(length, iterations - start) for start in range(0, iterations, length)]
 
 
 def _gathered(

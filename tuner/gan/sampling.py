@@ -16,10 +16,10 @@ from flax import nnx
 from jax import Array, lax
 from numpy.typing import NDArray
 
-from tuner.gan.state import GanState, Variables, abstract_generator, networks
+from tuner.gan.state import GanState, Variables, abstract_generator, abstract_state, networks
 from tuner.gan.training import quantise
 from tuner.trial import Program
-from tuner.xla import QUICK_COMPILATION, abstract, flops_of, jit
+from tuner.xla import abstract, flops_of, jit
 
 STATISTICS_LATENTS = 512
 CHUNK = 256
@@ -54,7 +54,7 @@ def fixed_latents(seed: int, count: int, latent_dim: int, shares: Sequence[float
     return Latents(z, np.searchsorted(limits, positions, side="right").astype(np.int32))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK_COMPILATION)
+@functools.partial(jit, static_argnums=(0, 1), quick=True)
 def _normal(count: int, latent_dim: int, key: Array) -> Array:
     return jax.random.normal(key, (count, latent_dim))
 
@@ -130,11 +130,37 @@ def _apart(images: Array) -> Array:
     return barrier(images)
 
 
+def compile_evaluation(
+    program: Program, samples: int, compared: Sequence[int], chunks: int
+) -> None:
+    """Compile what an evaluation of a trial runs.
+
+    It generates ``samples`` images. D is given these numbers of ``compared`` images, in ``chunks``.
+    """
+    nets, state = networks(program), abstract_state(program)
+    all_finite.compile(state)
+    _normal.compile(STATISTICS_LATENTS, program.latent_dim, state.key)
+    blank, latents = nets.blank_statistics, _abstract_latents(program, STATISTICS_LATENTS)
+    _measure_statistics.compile(nets.generator, state.generator, blank, latents)
+    _normal.compile(samples, program.latent_dim, state.key)
+    generator = Generator(*abstract_generator(program))
+    _generate.compile(nets.generator, generator, _abstract_latents(program, CHUNK))
+    discriminator = state.discriminator, state.discriminator_statistics
+    images = (abstract((CHUNK, *program.image_shape), jnp.float32),) * chunks
+    for size in {len(some) for count in compared for some in _members(count)}:
+        labels = _abstract_latents(program, size).labels
+        members = abstract((size,), jnp.int32)
+        _discriminate.compile(nets.discriminator, discriminator, images, members, labels)
+
+
+def _abstract_latents(program: Program, count: int) -> Latents:
+    labels = abstract((count,), jnp.int32) if program.classes else None
+    return Latents(abstract((count, program.latent_dim), jnp.float32), labels)
+
+
 def generation_flops(program: Program) -> float:
     """Floating-point operations to generate one image, as the compiler counts them."""
-    labels = abstract((CHUNK,), jnp.int32) if program.classes else None
-    latents = Latents(abstract((CHUNK, program.latent_dim), jnp.float32), labels)
-    generator = Generator(*abstract_generator(program))
+    generator, latents = Generator(*abstract_generator(program)), _abstract_latents(program, CHUNK)
     graph = networks(program).generator
     return flops_of(_generate.compiled.lower(graph, generator, latents)) / CHUNK
 
@@ -163,9 +189,7 @@ def discriminate(
     """
     graph = networks(program).discriminator
     discriminator = state.discriminator, state.discriminator_statistics
-    batches = -(-count // CHUNK)
-    order = np.arange(count, dtype=np.int32)
-    members = [order[first::batches] for first in range(batches)]
+    members = _members(count)
     found = [
         _discriminate(
             graph, discriminator, tuple(chunks), some, None if labels is None else labels[some]
@@ -175,6 +199,12 @@ def discriminate(
     logits = np.empty(count, np.float32)
     logits[np.concatenate(members)] = np.concatenate(jax.device_get(found))
     return logits
+
+
+def _members(count: int) -> list[NDArray[np.int32]]:
+    """The images of each of D's batches: as many as possible, but at most ``CHUNK``."""
+    batches, order = -(-count // CHUNK), np.arange(count, dtype=np.int32)
+    return [order[first::batches] for first in range(batches)]
 
 
 @functools.partial(jit, static_argnums=0)

@@ -14,7 +14,7 @@ from jax import Array
 from tuner.gan.networks import DISCRIMINATORS, GENERATORS
 from tuner.gan.optimizers import make_optimizer
 from tuner.trial import Hyperparameters, Program
-from tuner.xla import QUICK_COMPILATION
+from tuner.xla import abstract, jit
 
 Variables = nnx.State[Any, Any]  # the parameters, or the statistics, of a network
 
@@ -67,7 +67,7 @@ def _trace(kind: Callable[..., nnx.Module], program: Program) -> nnx.Module:
     return network
 
 
-@functools.partial(jax.jit, static_argnames="program", compiler_options=QUICK_COMPILATION)
+@functools.partial(jit, static_argnums=0, quick=True)
 def _init_state(program: Program, hyperparameters: Hyperparameters, key: Array) -> GanState:
     g_key, d_key = jax.random.split(jax.random.fold_in(key, _INIT))
     generator = GENERATORS[program.generator](program, rngs=nnx.Rngs(g_key))
@@ -88,8 +88,7 @@ def _init_state(program: Program, hyperparameters: Hyperparameters, key: Array) 
 
 def init_state(program: Program, hyperparameters: Hyperparameters, seed: int) -> GanState:
     """Initialise networks and optimizers from the trial's ``seed``."""
-    state: GanState = _init_state(_structure(program), hyperparameters, jax.random.key(seed))
-    return state
+    return _init_state(_structure(program), hyperparameters, jax.random.key(seed))
 
 
 def _structure(program: Program) -> Program:
@@ -105,9 +104,20 @@ def _structure(program: Program) -> Program:
     return program._replace(batch_size=1, loss="", d_steps=1, **rest)
 
 
+def compile_initial_state(program: Program) -> None:
+    """Compile what ``init_state`` runs."""
+    jax.random.key(0)
+    _init_state.compile(*_abstract_arguments(program))
+
+
 def abstract_state(program: Program) -> GanState:
     """Shapes and types of the program's state; nothing is computed."""
-    numbers = Hyperparameters(*[0.0] * len(Hyperparameters._fields))
+    found: GanState = _init_state.compiled.eval_shape(*_abstract_arguments(program))
+    return found
+
+
+def _abstract_arguments(program: Program) -> tuple[Program, Hyperparameters, Any]:
+    number = abstract((), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes: Callable[..., GanState] = _init_state.eval_shape
-    return shapes(_structure(program), numbers, key)
+    numbers = Hyperparameters(*[number] * len(Hyperparameters._fields))
+    return _structure(program), numbers, key

@@ -11,6 +11,7 @@ long trials are unrolled.
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -18,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from tuner.gan.input_pipeline import Images, portions
+from tuner.gan.input_pipeline import Images, portion_lengths, portions
 from tuner.gan.packing import Unpack, packed, unpacked
-from tuner.gan.state import GanState, abstract_state
+from tuner.gan.state import GanState, abstract_state, compile_initial_state
 from tuner.gan.step import StepLosses, train_step
 from tuner.trial import Hyperparameters, Program
-from tuner.xla import QUICK_COMPILATION, abstract, flops_of, jit
+from tuner.xla import abstract, flops_of, jit
 
 _ORDER = 1  # folded into the trial's key; 0 is for initial weights, 2 for steps
 _LONGEST_UNROLL = 4
@@ -83,7 +84,7 @@ def epoch_order(program: Program, count: int, key: Array, epoch: int) -> Array:
     return order
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK_COMPILATION)
+@functools.partial(jit, static_argnums=0, quick=True)
 def _shuffled(count: int, key: Array, number: Array | int) -> Array:
     """The order of the images in a pass: int32 (count,)."""
     key = jax.random.fold_in(jax.random.fold_in(key, _ORDER), number)
@@ -147,20 +148,43 @@ def iteration_flops(program: Program) -> float:
     return flops_of(lowered)
 
 
+def compile_training(program: Program, count: int, epochs: int, *, streamed: bool) -> None:
+    """Compile what ``init_state`` and ``train_epoch`` run, for a trial on ``count`` images."""
+    compile_initial_state(program)
+    _shuffled.compile(count, abstract_state(program).key, 0)
+    iterations = program.iterations(count)
+    per_call, unroll = _scan_plan(iterations, epochs)
+    lengths = {iterations}
+    if streamed:
+        size = program.d_steps * program.batch_size * math.prod(program.image_shape)
+        lengths = set(portion_lengths(iterations, size, per_call if unroll else 1))
+    for length in lengths:
+        images = length * program.d_steps * program.batch_size if streamed else count
+        _train_steps.compile(*_abstract_arguments(program, images, length, per_call, unroll))
+
+
 def training_memory(program: Program, count: int, epochs: int) -> int:
     """Bytes of device memory for training on ``count`` images, besides images and state."""
-    per_call, unroll = _scan_plan(program.iterations(count), epochs)
+    iterations = program.iterations(count)
+    arguments = _abstract_arguments(program, count, iterations, *_scan_plan(iterations, epochs))
+    lowered = _train_steps.compiled.lower(*arguments)
+    return int(lowered.compile().memory_analysis().temp_size_in_bytes)
+
+
+def _abstract_arguments(
+    program: Program, count: int, iterations: int, per_call: int, unroll: bool
+) -> tuple[Any, ...]:
+    """Arguments of ``_train_steps`` for a portion of ``count`` images, without values."""
     number = abstract((), jnp.float32)
-    lowered = _train_steps.compiled.lower(
+    return (
         program,
         abstract_state(program),
         StepLosses(*[number] * 4),
         Hyperparameters(*[number] * len(Hyperparameters._fields)),
         abstract((count, *program.image_shape), jnp.uint8),
         abstract((count,), jnp.int32) if program.classes else None,
-        abstract((program.iterations(count), program.d_steps, program.batch_size), jnp.int32),
-        abstract((), jnp.int32),
-        per_call,
+        abstract((iterations, program.d_steps, program.batch_size), jnp.int32),
+        0,
+        min(per_call, iterations),
         unroll,
     )
-    return int(lowered.compile().memory_analysis().temp_size_in_bytes)

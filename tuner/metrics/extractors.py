@@ -70,6 +70,14 @@ class Extractor(NamedTuple):
             for start in range(0, count, INCEPTION_CHUNK)
         ]
 
+    def compile(self, shape: tuple[int, int, int]) -> None:
+        """Compile the extraction of features of images of ``shape`` (h, w, c)."""
+        chunk = abstract((CHUNK, *shape), jnp.uint8)
+        if self.kind == "inception":
+            _compiled_inception.compile(self.weights, chunk, 0, self.convention)
+        else:
+            _compiled_features.compile(self.weights, chunk)
+
     @property
     def digest(self) -> str:
         """A hash of the weights."""

@@ -7,8 +7,10 @@ The default response is to exit at once.
 """
 
 import fcntl
+import gc
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +20,7 @@ from typing import NoReturn, ParamSpec
 
 GRACE = 25.0  # seconds from a stop request until an unfinished epoch is abandoned
 AT_ONCE = 0.6  # seconds for releasing trials when the process exits at once
+PRECOMPILER = "precompiler"  # name of the thread that compiles for later trials
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SHOW_CURSOR = "\x1b[?25h"
 FINISHING = "finishing the epoch, then stopping; a second signal stops at once"
@@ -91,6 +94,19 @@ def end_process(code: int, line: str = "", reset: str = SHOW_CURSOR) -> NoReturn
         briefly(0.2, say)  # a terminal may be paused, a pipe full
     finally:
         os._exit(code)
+
+
+def exit_process(code: int) -> NoReturn:
+    """Exit; at once, without cleaning up, if a thread still compiles for later trials.
+
+    The interpreter would wait for XLA's compiler or crash in it.
+    """
+    if any(thread.name == PRECOMPILER for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+    gc.freeze()  # the interpreter would spend a second on collecting what ends anyway
+    sys.exit(code)
 
 
 def leave(number: int) -> NoReturn:

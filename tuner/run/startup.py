@@ -16,6 +16,7 @@ from tuner.metrics import evaluate
 from tuner.phases import PhaseClock
 from tuner.run.custom_networks import Sources, check_all_shapes, import_allowed, networks_of
 from tuner.run.evaluator import Evaluator, dataset_info, latents_digest
+from tuner.run.precompile import Precompiler, worthwhile
 from tuner.run.sharing import StoppedError, shared_measures
 from tuner.run.signals import Stop, stop_on_ctrl_c, stop_on_signals
 from tuner.run.trainer import Trainer
@@ -100,9 +101,11 @@ def open_evaluator(
     session: WorkerSession | None = None,
     options: MachineOptions = DEFAULT_OPTIONS,
     stop: Stop | None = None,
+    loaded: Callable[[ImageSet, DatasetInfo], None] | None = None,
 ) -> Evaluator:
     """Load the images and the extractor; with a ``session``, train the classifier if it is missing.
 
+    ``loaded`` is called with the images before the extractor is loaded.
     InputError if the images are missing or unsuitable, if a custom network is not allowed or fails,
     or if the study's numbers come from other images, another extractor, other metrics or other
     network code. StoppedError if ``stop`` is requested while another worker trains the classifier.
@@ -115,6 +118,8 @@ def open_evaluator(
     retrier = Retrier(announce)
     known = known_parts(store.spec, images, dataset.sources)
     retrier(lambda: store.check_fingerprint(known))
+    if loaded is not None:
+        loaded(images, dataset)
     extractor, real = shared_measures(
         store.spec, images, files, session, announce, options.weights, stop
     )
@@ -190,12 +195,15 @@ def run_worker(
         else stop_on_signals(stop, sink.announce, session.leave_at_once)
     )
     watching = Watchdog(session, stop, sink.announce, grace).watching()
-    with signals, session.joined(), watching as watchdog:
+    with signals, session.joined(), watching as watchdog, Precompiler(session) as precompiler:
+        # A process that must not end can't leave a compilation behind.
+        loaded = precompiler.start if grace is not None and worthwhile() else None
         try:
-            evaluator = open_evaluator(store, files, sink.announce, session, options, stop)
+            evaluator = open_evaluator(store, files, sink.announce, session, options, stop, loaded)
         except StoppedError:
             return None
+        precompiler.extractor = evaluator.extractor
         stop.has_something_to_finish = True
-        worker = Worker(session, Trainer(evaluator, clock), files, sink, publisher, watchdog, stop)
-        worker.work(limits)
+        trainer = Trainer(evaluator, clock)
+        Worker(session, trainer, files, sink, publisher, watchdog, stop, precompiler).work(limits)
         return evaluator

@@ -1,7 +1,6 @@
 """``Trainer``: trains one trial on the device, epoch by epoch."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tuner.files.checkpoints import pack_state
@@ -43,7 +42,8 @@ class Trainer:
         self._config, self.epoch, self.generator = config, epoch, None
         self.samples = None
         # As arrays, because Python floats would compile a second program.
-        self._hyperparameters = Hyperparameters(*map(jnp.float32, config.hyperparameters))
+        numbers = jax.device_put([np.float32(x) for x in config.hyperparameters])
+        self._hyperparameters = Hyperparameters(*numbers)
         if state is None:
             state = init_state(config.program, self._hyperparameters, config.seed)
         self._state = state

@@ -22,6 +22,7 @@ from tuner.errors import LeaseLostError, StorageError, TunerError
 from tuner.files.checkpoints import CHECKPOINTS, CheckpointWriter, folder_of, load_latest, trial_of
 from tuner.files.study_files import StudyFiles
 from tuner.phases import Phase
+from tuner.run.precompile import Precompiler
 from tuner.run.signals import GRACE, Stop
 from tuner.run.trainer import Trainer
 from tuner.run.trial import TrialRun
@@ -59,6 +60,7 @@ class Worker:
     publisher: Publisher
     watchdog: Watchdog
     stop: Stop
+    precompiler: Precompiler
 
     def work(self, limits: Limits = NO_LIMITS) -> None:
         """Run trials until the study has ended, a stop is requested or a limit is reached.
@@ -115,6 +117,7 @@ class Worker:
         with self._files():
             self.publisher.begin(claim)
         try:
+            self.precompiler.look_ahead(claim.config.program)
             ending = self._store_end(trial, self._train(trial))
         except LeaseLostError as error:
             ending = Released(str(error))

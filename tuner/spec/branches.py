@@ -12,7 +12,7 @@ its own in that branch: ``learning_rate[optimizer=sgd]``.
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tuner.spec.kinds import did_you_mean, shown
@@ -164,6 +164,32 @@ def program_count(trial: TrialSection) -> int:
         switches = [_switch_states(getattr(part, name)) for name in SWITCHES]
         total += math.prod(structures + switches)
     return total
+
+
+def structures(trial: TrialSection, known: Mapping[str, Value]) -> Iterator[dict[str, Value]]:
+    """Points of the search, under Optuna's names, that agree with what is ``known`` of a point: one
+    for each program. A switch that is a range counts as on, which it nearly always is."""
+    for given, part, names in branches(trial):
+        fixed = {**known, **given}
+        if all(known.get(name, value) == value for name, value in given.items()):
+            searched = {names.get(name, name): name for name in part.searched()}
+            values = [
+                [fixed[key]] if key in fixed else _alternatives(name, getattr(part, name))
+                for key, name in searched.items()
+            ]
+            yield from (
+                given | dict(zip(searched, v, strict=True)) for v in itertools.product(*values)
+            )
+
+
+def _alternatives(name: str, setting: Choices | Range) -> Sequence[Value]:
+    """The values of a searched setting that give different programs."""
+    if isinstance(setting, Range) and name not in STRUCTURAL:
+        return [setting.high]
+    values = values_of(setting) or []
+    if name in SWITCHES:
+        return list({bool(value): value for value in values}.values())
+    return values if name in STRUCTURAL else values[:1]
 
 
 def _switch_states(switch: Setting) -> int:

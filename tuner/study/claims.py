@@ -53,10 +53,11 @@ def problem_of(
     """
     if UNREADABLE in trial.user_attrs:
         return f"its {trial.user_attrs[UNREADABLE]} can't be read"
-    queued = trial.system_attrs.get("fixed_params", {})
-    if not isinstance(queued, dict):
-        return f"it is queued with {str(queued)[:80]!r}, not with parameters"
-    if (problem := misfit(spec, queued | trial.params)) is not None:
+    known = known_params(trial)
+    if known is None:
+        queued = str(trial.system_attrs["fixed_params"])
+        return f"it is queued with {queued[:80]!r}, not with parameters"
+    if (problem := misfit(spec, known)) is not None:
         return problem
     seed_of = trial.user_attrs.get(SEED_OF, trial.number)
     if rows.whole(seed_of) is None:
@@ -64,6 +65,12 @@ def problem_of(
     if list(epochs) != list(range(1, len(epochs) + 1)) or len(epochs) != last_epoch:
         return f"of its {last_epoch} epochs, {len(epochs)} can be read"
     return None
+
+
+def known_params(trial: FrozenTrial) -> dict[str, Any] | None:
+    """The parameters that a trial was queued with or has; None if they are no parameters."""
+    queued = trial.system_attrs.get("fixed_params", {})
+    return queued | trial.params if isinstance(queued, dict) else None
 
 
 def choose_params(

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import optuna
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tuner.spec.branches import optuna_params, setting_name
@@ -48,10 +47,11 @@ def importances(spec: StudySpec, trials: Sequence[TrialRecord]) -> Importances:
     study = optuna.create_study(storage=optuna.storages.InMemoryStorage())
     study.add_trials(complete)
     quantile = min(0.5, max(TOP_SHARE, TOP_TRIALS / count))
-    evaluator = PedAnovaImportanceEvaluator(target_quantile=quantile)
+    # Imported here by Optuna, with pandas and scikit-learn if they are installed: half a second.
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=quantile)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna's, if many trials share the lowest value
-        found = get_param_importances(study, evaluator=evaluator)
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
     return Importances({name: float(share) for name, share in found.items()}, count)
 
 

@@ -119,12 +119,7 @@ def take(
     ``latest`` is None, or if the clock is ahead of it: then the clock was set forward, and the
     owners have not had time to renew their leases.
     """
-    free = _leases.status.not_in(("held", "done"))
-    now = tables.db_now()
-    over = or_(_leases.expires_at < now, _leases.expires_at > now + MAX_REMAINING)
-    expired = [] if latest is None else [and_(over, now <= latest)]
-    lost = and_(_leases.status == "held", or_(_leases.worker.in_(dead), *expired))
-    available = and_(_leases.study_id == study.study_id, study.exists(), or_(free, lost))
+    available = _available(study, dead, latest)
     first = (
         select(_leases.trial_id)
         .where(available)
@@ -145,6 +140,24 @@ def take(
         .returning(*_TAKEN)
     ).one_or_none()
     return _taken(row)
+
+
+def _available(study: StudyKey, dead: Collection[str], latest: float | None) -> ColumnElement[bool]:
+    """The condition under which ``take`` takes over a trial."""
+    free = _leases.status.not_in(("held", "done"))
+    now = tables.db_now()
+    over = or_(_leases.expires_at < now, _leases.expires_at > now + MAX_REMAINING)
+    expired = [] if latest is None else [and_(over, now <= latest)]
+    lost = and_(_leases.status == "held", or_(_leases.worker.in_(dead), *expired))
+    return and_(_leases.study_id == study.study_id, study.exists(), or_(free, lost))
+
+
+def left_behind(
+    session: Session, study: StudyKey, dead: Collection[str], latest: float | None, most: int
+) -> list[int]:
+    """The first trials that ``take`` would take over, at most ``most``."""
+    query = select(_leases.trial_id).where(_available(study, dead, latest))
+    return list(session.execute(query.order_by(_leases.expires_at).limit(most)).scalars())
 
 
 def dead_workers(session: Session, study_id: int, me: str) -> list[str]:

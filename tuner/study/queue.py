@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from optuna.trial import TrialState
-from sqlalchemy import func, select, update
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
 from tuner.study import tables
@@ -25,17 +25,18 @@ def has_room(session: Session, study: StudyKey) -> bool:
     return bool(found < total)
 
 
+def queued(study_id: int, most: int) -> Select[int]:
+    """The ids of the first trials of the queue, at most ``most``."""
+    trials = tables.optuna_trials.c
+    waiting = (trials.study_id == study_id) & (trials.state == TrialState.WAITING)
+    return select(trials.trial_id).where(waiting).order_by(trials.number).limit(most)
+
+
 def start_queued(session: Session, study_id: int) -> int | None:
     """Set the first trial of the queue to RUNNING; returns its id, None if none is queued."""
     # Not through Optuna's model, which fails if another column of the trial is unreadable.
     trials = tables.optuna_trials
-    first = (
-        select(trials.c.trial_id)
-        .where(trials.c.study_id == study_id, trials.c.state == TrialState.WAITING)
-        .order_by(trials.c.number)
-        .limit(1)
-        .with_for_update(key_share=True, skip_locked=True)
-    )
+    first = queued(study_id, 1).with_for_update(key_share=True, skip_locked=True)
     trial_id: int | None = session.execute(first).scalar_one_or_none()
     if trial_id is not None:
         begun = update(trials).where(trials.c.trial_id == trial_id)

@@ -20,15 +20,16 @@ from tuner.errors import LeaseLostError, TunerError
 from tuner.phases import PhaseClock
 from tuner.spec.branches import setting_params
 from tuner.study import leases
-from tuner.study.claims import Claim, Idle, Refusal, choose_params, problem_of
+from tuner.study.claims import Claim, Idle, Refusal, choose_params, known_params, problem_of
 from tuner.study.dashboard_attributes import add_note
 from tuner.study.leases import Lease, Taken
 from tuner.study.presence import WorkerPresence, persistent
+from tuner.study.queue import queued
 from tuner.study.records import ARTIFACT, MACHINE, REASON, SEED_OF, TRACEBACK, hang_of
 from tuner.study.retrying import LIMIT
 from tuner.study.samplers import make_pruner, make_sampler
 from tuner.study.screening import comparable, screened
-from tuner.study.space import trial_config
+from tuner.study.space import misfit, trial_config
 from tuner.study.store import StudyStore
 from tuner.study.verdict import Complete, Continue, Fail, Verdict
 from tuner.trial import DatasetInfo, EpochReport, History
@@ -98,6 +99,20 @@ class WorkerSession(WorkerPresence):
             return taken
         trial_id = self._storage.begin_trial()
         return self._idle() if trial_id is None else Taken(trial_id, 1, 0, 0)
+
+    def coming(self, most: int) -> list[dict[str, Any]]:
+        """What is known of the parameters, under Optuna's names, of the trials that can be claimed
+        now: those left behind, then the queue; at most ``most``. StorageError if the database is
+        away."""
+        key = self.store.key
+        with self._database.errors():
+            with self._storage.transaction() as session:
+                dead = leases.dead_workers(session, key.study_id, self.worker)
+                latest = self._heart.latest_now if self._can_expire() else None
+                ids = leases.left_behind(session, key, dead, latest, most)
+                ids += session.execute(queued(key.study_id, most)).scalars()
+            trials = [self._storage.get_trial(trial_id) for trial_id in ids[:most]]
+        return [p for p in map(known_params, trials) if p and misfit(self.spec, p) is None]
 
     def _idle(self) -> Idle:
         """Without a trial to claim now, prepare leases for a later takeover."""

@@ -1,5 +1,6 @@
 """The search space as Optuna distributions, and a point of it as a ``TrialConfig``."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from tuner.spec.branches import branch_at, deciders
+from tuner.spec.branches import branch_at, deciders, structures
 from tuner.spec.parameters import Choices, Range, values_of
 from tuner.spec.study import StudySpec
 from tuner.spec.traits import DEFAULT_PENALTY, LOSSES, NETWORKS, PENALTIES
@@ -91,6 +92,18 @@ def trial_config(
         seed=derive_seed(spec.study.seed, number),
         epochs=spec.study.epochs,
     )
+
+
+def programs(
+    spec: StudySpec, known: Mapping[str, Any], dataset: DatasetInfo, most: int
+) -> list[Program]:
+    """The programs of all trials that agree with what is ``known`` of their parameters.
+
+    Empty if there are more than ``most``.
+    """
+    points = list(itertools.islice(structures(spec.trial, known), most + 1))
+    found = {trial_config(spec, point, 0, dataset).program for point in points}
+    return list(found) if len(points) <= most else []
 
 
 def _defaults(values: Mapping[str, Any]) -> dict[str, Any]:
