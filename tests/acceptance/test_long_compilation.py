@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import Machine, Running, machines, wait_until
+from processes import DEADLINE, Machine, Running, machines, wait_until
 from rows import Rows
 
 # On a CPU, XLA takes minutes to compile a deep network with second derivatives, unrolled steps and
@@ -42,7 +42,7 @@ samples = 100
 QUICK_FIRST = """
 [study]
 trials = 4
-epochs = 1000
+epochs = 80
 [data]
 source = "idx"
 path = "{digits}"
@@ -146,7 +146,7 @@ def test_compiling_ahead_delays_neither_a_trial_nor_the_exit(here: Machine) -> N
         found = dump.glob(f"*{SLOW_PROGRAM}.before_optimizations.txt")
         return any("bf16" in path.read_text() for path in found)
 
-    wait_until(has_begun, "XLA compiles the program of later trials")
+    wait_until(has_begun, "XLA compiles the program of later trials", within=3 * DEADLINE)
     epochs = worker.text.count("epoch")
     wait_until(lambda: worker.text.count("epoch") > epochs + 2, "trial 0 goes on")
     worker.signal(signal.SIGTERM)

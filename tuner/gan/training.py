@@ -150,8 +150,6 @@ def iteration_flops(program: Program) -> float:
 
 def compile_training(program: Program, count: int, epochs: int, *, streamed: bool) -> None:
     """Compile what ``init_state`` and ``train_epoch`` run, for a trial on ``count`` images."""
-    compile_initial_state(program)
-    _shuffled.compile(count, abstract_state(program).key, 0)
     iterations = program.iterations(count)
     per_call, unroll = _scan_plan(iterations, epochs)
     lengths = {iterations}
@@ -161,6 +159,8 @@ def compile_training(program: Program, count: int, epochs: int, *, streamed: boo
     for length in lengths:
         images = length * program.d_steps * program.batch_size if streamed else count
         _train_steps.compile(*_abstract_arguments(program, images, length, per_call, unroll))
+    compile_initial_state(program)  # last, because a waiting trial can compile it meanwhile
+    _shuffled.compile(count, abstract_state(program).key, 0)
 
 
 def training_memory(program: Program, count: int, epochs: int) -> int:
