@@ -28,12 +28,19 @@ from default_trial import alternate, default_numbers, default_program, epoch_of,
 from numpy.typing import NDArray
 
 from tuner.gan import training
-from tuner.gan.sampling import discriminate, fixed_latents, generate, generator_of
+from tuner.gan.sampling import (
+    CHUNK,
+    discriminate,
+    fixed_latents,
+    generate,
+    generator_of,
+    padded,
+)
 from tuner.gan.state import abstract_state, init_state
-from tuner.gan.training import quantise, train_epoch
+from tuner.gan.training import normalise, train_epoch
 from tuner.metrics.diagnostics import discriminator_auc
 from tuner.metrics.evaluate import reference_statistics, scores
-from tuner.metrics.extractors import random_extractor, train_classifier
+from tuner.metrics.extractors import joined, random_extractor, train_classifier
 from tuner.trial import Hyperparameters
 from tuner.xla import compiler_options
 
@@ -374,6 +381,9 @@ def evaluation(scale: Scale) -> None:
     numbers = Hyperparameters(*map(jnp.float32, default_numbers(program, len(images))))
     state, on_device = init_state(program, numbers, 0), jax.device_put(images)
     latents = fixed_latents(1, samples, program.latent_dim)
+    compared = min(len(images), samples, 1000)
+    reals = [padded(normalise(images[:compared])[i : i + CHUNK]) for i in range(0, compared, CHUNK)]
+    reals_on_device = jax.device_put(reals)
     spans = []
     for epoch in range(scale.rounds + 1):
         times = [time.perf_counter()]
@@ -381,18 +391,19 @@ def evaluation(scale: Scale) -> None:
         jax.device_get(losses)
         times.append(time.perf_counter())
         generator = generator_of(program, state, 0)
-        fakes = np.concatenate(list(generate(program, generator, latents)))
+        chunks = list(generate(program, generator, latents))
+        parts = [part for c in chunks for part in extractor.extract(c.pixels, c.length)]
+        features = joined(parts, samples)
         times.append(time.perf_counter())
-        logits = [discriminate(program, state, x[:1000]) for x in (images, fakes)]
+        fakes = [chunk.images for chunk in chunks[: len(reals)]]
+        logits = [discriminate(program, state, x, compared) for x in (reals_on_device, fakes)]
         discriminator_auc(*logits)
-        times.append(time.perf_counter())
-        features = extractor(quantise(fakes))
         times.append(time.perf_counter())
         scores(real, features, extractor.classes(features))
         times.append(time.perf_counter())
         spans.append(np.diff(times))
     medians = np.median(spans[1:], axis=0)
-    table("training", "generating", "D's AUC", "features", "metrics", "share of evaluation")
+    table("training", "images and features", "D's AUC", "metrics", "share of evaluation")
     share = medians[1:].sum() / medians.sum()
     row(*(f"{1e3 * x:.0f} ms" for x in medians), f"{share:.0%}")
 
