@@ -120,21 +120,25 @@ def test_the_fingerprint_line_lists_its_parts() -> None:
     assert found == "Measured as 1234: data abc, samples 9"
 
 
+PLAN = {
+    "programs": 1200,
+    "images": 5000,
+    "image_shape": (32, 32, 1),
+    "device": "cpu",
+    "largest": {"width": 64, "batch_size": 128},
+    "generator_parameters": 1_234_567,
+    "discriminator_parameters": 89,
+    "state_bytes": 2e6,
+    "activation_bytes": 3e9,
+    "image_bytes": 1e9,
+    "device_bytes": 5e9,
+    "training_flops": 3e12,
+    "evaluation_flops": 1e12,
+}
+
+
 def test_plan_ends_with_the_warnings() -> None:
-    found = {
-        "programs": 1200,
-        "images": 5000,
-        "image_shape": (32, 32, 1),
-        "device": "cpu",
-        "largest": {"width": 64, "batch_size": 128},
-        "generator_parameters": 1_234_567,
-        "discriminator_parameters": 89,
-        "state_bytes": 2e6,
-        "activation_bytes": 3e9,
-        "training_flops": 3e12,
-        "evaluation_flops": 1e12,
-    }
-    lines = summaries.plan(spec_of("[study]\ntrials = 9\nepochs = 8"), found).splitlines()
+    lines = summaries.plan(spec_of("[study]\ntrials = 9\nepochs = 8"), PLAN).splitlines()
     assert lines[1] == "trials: 9 of up to 8 epochs, sampler tpe, pruner successive_halving"
     assert lines[2].endswith("1,200")
     assert lines[3] == "images: 5,000 of 32x32x1"
@@ -144,10 +148,22 @@ def test_plan_ends_with_the_warnings() -> None:
     assert lines[5].endswith("evaluation is 25% of a trial's arithmetic")
     assert lines[6].startswith("warning: trial: nothing is searched")
     infrequent = spec_of("[study]\nepochs = 8\n[metrics]\nevery = 4")
-    assert "every 4 epochs: 1 TFLOP each" in summaries.plan(infrequent, found)
-    assert "evaluation is 8% of a trial's arithmetic" in summaries.plan(infrequent, found)
-    expensive = summaries.plan(infrequent, found | {"evaluation_flops": 99e12})
+    assert "every 4 epochs: 1 TFLOP each" in summaries.plan(infrequent, PLAN)
+    assert "evaluation is 8% of a trial's arithmetic" in summaries.plan(infrequent, PLAN)
+    expensive = summaries.plan(infrequent, PLAN | {"evaluation_flops": 99e12})
     assert "to reduce it, raise metrics.every or lower metrics.samples" in expensive
+
+
+def test_plan_says_which_batch_size_fits() -> None:
+    spec = spec_of("[study]\nepochs = 8\n[trial]\nwidth = 64")
+    assert "GB:" not in summaries.plan(spec, PLAN)
+    small = summaries.plan(spec, PLAN | {"device_bytes": 2.5e9})
+    assert small.endswith(
+        "warning: the largest program needs 4 GB, this cpu has 2.5 GB: lower batch_size to 63, "
+        "or its trials are pruned"
+    )
+    assert "has 900 MB: lower width" in summaries.plan(spec, PLAN | {"device_bytes": 0.9e9})
+    assert "GB:" not in summaries.plan(spec, PLAN | {"activation_bytes": None, "device_bytes": 1})
 
 
 def test_share_and_settings() -> None:

@@ -70,12 +70,15 @@ def image_memory() -> float:
     A larger image set is streamed from the host.
     """
     given = environment.image_memory()
-    if given is not None:
-        return given
+    return IMAGE_SHARE * device_memory() if given is None else given
+
+
+def device_memory() -> int:
+    """Bytes of device memory that this process may use; of a CPU, the machine's memory."""
     found = jax.devices()[0].memory_stats() or {}
     if "bytes_limit" in found:
-        return IMAGE_SHARE * float(found["bytes_limit"])
-    return IMAGE_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return int(found["bytes_limit"])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def latent_seed(spec: StudySpec, purpose: int) -> int:

@@ -16,6 +16,7 @@ from tuner.gan.state import abstract_state
 from tuner.gan.training import iteration_flops, training_memory
 from tuner.metrics.extractors import extraction_flops
 from tuner.run.custom_networks import import_allowed
+from tuner.run.evaluator import device_memory, image_memory
 from tuner.run.sharing import load_inception_extractor
 from tuner.run.startup import load_checked
 from tuner.spec.branches import SWITCHES, branches, program_count
@@ -41,7 +42,7 @@ def plan(
     images, dataset = load_checked(spec, local, announce)
     load_inception_extractor(spec, local.weights)  # to check the file
     program = largest_program(spec, dataset)
-    state = abstract_state(program)
+    state, size = abstract_state(program), images.images.nbytes
     flops_per_image = generation_flops(program) + extraction_flops(
         spec.metrics.features, program.image_shape
     )
@@ -64,6 +65,8 @@ def plan(
         "activation_bytes": measured_memory(
             program, len(images.images), spec.study.epochs, local.allow
         ),
+        "image_bytes": size if size <= image_memory() else 0,  # otherwise they are streamed
+        "device_bytes": device_memory(),
         "training_flops": iteration_flops(program) * program.iterations(len(images.images)),
         "evaluation_flops": spec.metrics.samples * flops_per_image,  # the rest is negligible
         "device": jax.devices()[0].platform,

@@ -184,4 +184,18 @@ def plan(spec: StudySpec, found: Mapping[str, Any]) -> str:
         f"activations {activations} on this {found['device']}",
         _evaluation(spec, found),
     ]
-    return "\n".join([*lines, *(f"warning: {text}" for text in warnings(spec))])
+    texts = [*warnings(spec), *_too_little_memory(found)]
+    return "\n".join([*lines, *(f"warning: {text}" for text in texts)])
+
+
+def _too_little_memory(found: Mapping[str, Any]) -> list[str]:
+    """A warning if the largest program does not fit on the device, with a batch size that does."""
+    activations, available = found["activation_bytes"], found["device_bytes"]
+    fixed = found["state_bytes"] + found["image_bytes"]
+    if activations is None or fixed + activations <= available:
+        return []
+    needed = f"the largest program needs {size(fixed + activations)}, this {found['device']} has"
+    # Activations grow in proportion to the batch size.
+    fitting = int(found["largest"]["batch_size"] * (available - fixed) / activations)
+    advice = f"lower batch_size to {fitting}" if fitting > 0 else "lower width"
+    return [f"{needed} {size(available)}: {advice}, or its trials are pruned"]
