@@ -64,9 +64,9 @@ def compiled_programs() -> Path:
     return _cache() / "compiled"
 
 
-def classifiers() -> Path:
-    """Folder of classifiers that were trained on this machine."""
-    return _cache() / "classifiers"
+def measures() -> Path:
+    """Folder of classifiers and reference statistics that were made on this machine."""
+    return _cache() / "measures"
 
 
 def decoded_images() -> Path:

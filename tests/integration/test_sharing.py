@@ -16,7 +16,7 @@ from tuner.errors import InputError
 from tuner.files.serialization import decode
 from tuner.files.stores import open_store
 from tuner.files.study_files import StudyFiles
-from tuner.metrics import extractors
+from tuner.metrics import evaluate, extractors
 from tuner.metrics.extractors import Extractor, train_classifier
 from tuner.run import sharing
 from tuner.run.sharing import EXTRACTOR, REFERENCE, Measures, StoppedError, shared_measures
@@ -102,22 +102,42 @@ def test_studies_of_the_same_images_share_a_classifier(tmp_path: Path, trained: 
     assert len(trained) == 2
 
 
-def test_artifact_stores_of_one_machine_share_a_classifier(
-    tmp_path: Path, trained: list[int]
+def machine_cache(folder: Path) -> Path:
+    return folder / "cache" / "tuner" / "measures"
+
+
+def test_artifact_stores_of_one_machine_share_a_classifier_and_statistics(
+    tmp_path: Path, trained: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = files_of(tmp_path / "one"), files_of(tmp_path / "two")
     measures(one)
-    measures(two)
+    with monkeypatch.context() as patch:
+        patch.delattr(evaluate, "reference_statistics")
+        measures(two)
     assert content(one) == content(two)
     assert len(trained) == 1
-    [kept] = (tmp_path / "cache" / "tuner" / "classifiers").iterdir()
-    kept.write_bytes(kept.read_bytes()[:-1])  # damaged
-    measures(files_of(tmp_path / "three"))
+    cache = machine_cache(tmp_path)
+    for kept in cache.iterdir():
+        kept.write_bytes(kept.read_bytes()[:-1])  # damaged
+    three = files_of(tmp_path / "three")
+    measures(three)
+    assert content(one) == content(three)
     assert len(trained) == 2
-    shutil.rmtree(kept.parent)
-    kept.parent.touch()  # so that the folder can't be created
+    shutil.rmtree(cache)
+    cache.touch()  # so that the folder can't be created
     measures(files_of(tmp_path / "four"))
     assert len(trained) == 3
+
+
+def test_statistics_belong_to_images_extractor_and_number_of_samples(
+    tmp_path: Path, trained: list[int]
+) -> None:
+    others = [("random", 20, IMAGES), ("classifier", 30, IMAGES), ("random", 30, image_set(1))]
+    for i, (kind, samples, images) in enumerate([("random", 30, IMAGES), *others]):
+        spec = parse_spec({"metrics": {"features": kind, "samples": samples}}, "test")
+        real = shared_measures(spec, images, files_of(tmp_path / f"{i}"), None, print).real
+        assert real.radii.shape[1] == samples
+        assert len(list(machine_cache(tmp_path).glob("reference-*"))) == i + 1
 
 
 @pytest.mark.parametrize("damage", [b"torn", b"", None])
@@ -128,6 +148,7 @@ def test_damaged_files_are_recomputed_identically(
     files = files_of(tmp_path)
     measures(files)
     made = content(files)
+    shutil.rmtree(machine_cache(tmp_path))
     if damage is None:
         files.remove(name)
     else:

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeGuard
 import jax
 
 from tuner.data import ImageSet
-from tuner.environment import classifiers, variable
+from tuner.environment import measures, variable
 from tuner.errors import InputError, TunerError
 from tuner.files.folders import MAX_ARRAY_BYTES, DirectoryStore
 from tuner.files.inception_weights import PUBLISHED_AT, load_inception
@@ -22,7 +22,8 @@ from tuner.files.serialization import (
     encode_reference_statistics,
 )
 from tuner.files.study_files import StudyFiles
-from tuner.metrics.evaluate import ReferenceStatistics, reference_statistics
+from tuner.metrics import evaluate
+from tuner.metrics.evaluate import ReferenceStatistics
 from tuner.metrics.extractors import VERSION, Extractor, random_extractor, train_classifier
 from tuner.paths import local_path
 from tuner.run.signals import Stop
@@ -127,14 +128,26 @@ def _make(
 ) -> None:
     data = b"" if published else _extractor(spec, images, files)
     extractor = published or decode_extractor(data, EXTRACTOR, images.shape)
-    features = extractor(images.images)
-    classes = extractor.classes(features)
-    real = reference_statistics(features, classes, extractor.kinds, spec.metrics.samples)
-    if real.moments.trace == 0:
-        raise InputError("data: all images have the same features, so FID would be meaningless")
+    real = _reference(extractor, images, spec.metrics.samples)
     if not published:
         files.write(EXTRACTOR, data)
-    files.write(REFERENCE, encode_reference_statistics(real))
+    files.write(REFERENCE, real)
+
+
+def _reference(extractor: Extractor, images: ImageSet, samples: int) -> bytes:
+    """Return the content of a file of reference statistics: this machine's, or a new one."""
+    parts = extractor.digest, extractor.convention, f"{evaluate.VERSION}", f"{samples}"
+    name = "-".join(["reference", images.fingerprint, *filter(None, parts)]) + ".safetensors"
+
+    def make() -> bytes:
+        features = extractor(images.images)
+        classes = extractor.classes(features)
+        real = evaluate.reference_statistics(features, classes, extractor.kinds, samples)
+        if real.moments.trace == 0:
+            raise InputError("data: all images have the same features, so FID would be meaningless")
+        return encode_reference_statistics(real)
+
+    return _of_this_machine(name, lambda data: decode_reference_statistics(data, name), make)
 
 
 def _extractor(spec: StudySpec, images: ImageSet, files: StudyFiles) -> bytes:
@@ -147,20 +160,29 @@ def _extractor(spec: StudySpec, images: ImageSet, files: StudyFiles) -> bytes:
     for data in (files.read(EXTRACTOR, MAX_ARRAY_BYTES), files.store.read(shared, MAX_ARRAY_BYTES)):
         if _is_sound(data, images):
             return data
-    made = _classifier_of_this_machine(name, images)
+    labels = images.labels
+    assert labels is not None
+
+    def make() -> bytes:
+        return encode_extractor(train_classifier(images.images, labels))
+
+    made = _of_this_machine(name, lambda data: decode_extractor(data, name, images.shape), make)
     files.write_shared(shared, made)
     return made
 
 
-def _classifier_of_this_machine(name: str, images: ImageSet) -> bytes:
-    """A classifier that any study on this machine trained on the same images, or a new one."""
-    cache = DirectoryStore(classifiers())
+def _of_this_machine(
+    name: str, decode: Callable[[bytes], object], make: Callable[[], bytes]
+) -> bytes:
+    """Return a file that any study on this machine made, or make it; ``decode`` refuses others."""
+    cache = DirectoryStore(measures())
     with suppress(TunerError):
-        if _is_sound(data := cache.read(name, MAX_ARRAY_BYTES), images):
+        data = cache.read(name, MAX_ARRAY_BYTES)
+        if data is not None:
+            decode(data)
             return data
-    assert images.labels is not None
-    made = encode_extractor(train_classifier(images.images, images.labels))
-    if keep_private(classifiers()):
+    made = make()
+    if keep_private(measures()):
         with suppress(TunerError):  # a full disk, for example: it is only a cache
             cache.write(name, made)
     return made
