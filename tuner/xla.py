@@ -5,7 +5,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -125,7 +125,7 @@ class Jitted(Generic[P, R]):
         return jax.jit(self._function, compiler_options=chosen, **self._options)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        key = self._key(args, kwargs)
+        key = self._key(args)
         if key in self._called:
             result: R = self.compiled(*args, **kwargs)
             return result
@@ -134,16 +134,16 @@ class Jitted(Generic[P, R]):
         self._called.add(key)
         return result
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:
+    def compile(self, *args: Any) -> None:
         """Compile for arrays of these shapes and dtypes: a later call then compiles nothing.
 
         JAX keeps what it has traced, lowered and compiled by the types of the arguments.
         """
-        with self._compiling(self._key(args, kwargs)):
-            self.compiled.lower(*args, **kwargs).compile()
+        with self._compiling(self._key(args)):
+            self.compiled.lower(*args).compile()
 
-    def _key(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        return (*(args[i] for i in self._static), *kwargs.values())
+    def _key(self, args: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(args[i] for i in self._static)
 
     @contextmanager
     def _compiling(self, key: Any) -> Iterator[None]:

@@ -12,7 +12,8 @@ from gpu_programs import compiled, inspect, on_gpu
 from tuner.xla import OPTIONS, QUICK_COMPILATION, _small_epoch, abstract
 
 pytestmark = pytest.mark.skipif(
-    find_spec("jax_cuda12_plugin") is None, reason="needs the extra gpu-check: make gpu-check"
+    find_spec("jax_cuda12_plugin") is None,
+    reason="no compiler for CUDA is installed; make gpu-check installs one and runs these tests",
 )
 
 

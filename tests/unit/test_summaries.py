@@ -159,8 +159,8 @@ def test_plan_says_which_batch_size_fits() -> None:
     assert "GB:" not in summaries.plan(spec, PLAN)
     small = summaries.plan(spec, PLAN | {"device_bytes": 2.5e9})
     assert small.endswith(
-        "warning: the largest program needs 4 GB, this cpu has 2.5 GB: lower batch_size to 63, "
-        "or its trials are pruned"
+        "warning: the largest program needs 4 GB, this cpu has 2.5 GB: lower batch_size to at "
+        "most 63, or its trials run out of memory"
     )
     assert "has 900 MB: lower width" in summaries.plan(spec, PLAN | {"device_bytes": 0.9e9})
     assert "GB:" not in summaries.plan(spec, PLAN | {"activation_bytes": None, "device_bytes": 1})

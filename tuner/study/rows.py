@@ -103,8 +103,8 @@ def skipping_unreadable(what: str, lost: dict[str, None]) -> Iterator[None]:
         yield
     except SQLAlchemyError:
         raise
-    # Optuna's parsers and SQLAlchemy's column types may raise anything for values that they never
-    # write.
+    # Optuna's parsers and SQLAlchemy's column types do not check what they read and document no
+    # errors, so a damaged value may raise anything. One such row must not hide the whole study.
     except Exception:
         lost[what] = None
 

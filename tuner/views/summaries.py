@@ -197,5 +197,5 @@ def _too_little_memory(found: Mapping[str, Any]) -> list[str]:
     needed = f"the largest program needs {size(fixed + activations)}, this {found['device']} has"
     # Activations grow in proportion to the batch size.
     fitting = int(found["largest"]["batch_size"] * (available - fixed) / activations)
-    advice = f"lower batch_size to {fitting}" if fitting > 0 else "lower width"
-    return [f"{needed} {size(available)}: {advice}, or its trials are pruned"]
+    advice = f"lower batch_size to at most {fitting}" if fitting > 0 else "lower width"
+    return [f"{needed} {size(available)}: {advice}, or its trials run out of memory"]
