@@ -130,7 +130,7 @@ def time_reports(session: WorkerSession, seconds: float) -> list[float]:
         report = make_report(len(history) + 1, 100.0)
         began = time.perf_counter()
         session.report(claim, report, history)
-        session.pruner_says_stop(claim)
+        session.pruner_decision(claim, report.epoch)
         taken.append(time.perf_counter() - began)
         history.append(report)
     session.release(claim)

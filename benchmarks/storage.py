@@ -195,8 +195,8 @@ def run_trial(
         with timed(samples, "report"):
             request = session.report(claim, report, history)
             history.append(report)
-            pruner = session.spec.pruner.name if session.pruner_says_stop(claim) else None
-            end = verdict(session.spec.guard, history, EPOCHS, pruner, request)
+            early = session.pruner_decision(claim, report.epoch)
+            end = verdict(session.spec.guard, history, EPOCHS, early, request)
         with timed(samples, "heartbeat"):
             session._heart.beat()
     with timed(samples, "finish"):

@@ -151,7 +151,7 @@ class Trial:
     def __init__(self, study: Study, spec: StudySpec, record: TrialRecord) -> None:
         self._study, self._spec, self._record = study, spec, record
         self.number: int = record.number
-        self.state: str = record.state  # RUNNING, COMPLETE, PRUNED, FAIL
+        self.state: str = record.state  # RUNNING, PAUSED, COMPLETE, PRUNED, FAIL
         self.value: float | None = record.value
         self.params: dict[str, Any] = dict(record.params)
         self.reason: str | None = record.reason

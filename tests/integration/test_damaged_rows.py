@@ -217,7 +217,7 @@ def work(store: StudyStore) -> None:
                 return
             new = epoch(len(claimed.history) + 1, 22.0)
             session.report(claimed, new, claimed.history)
-            session.pruner_says_stop(claimed)
+            session.pruner_decision(claimed, new.epoch)
             session.finish(claimed, Complete(), note="a note")
 
 

@@ -40,7 +40,7 @@ WRITES: dict[str, Write] = {
     "complete": lambda s, c: s.finish(c, Complete(), "stale.safetensors"),
     "fail": lambda s, c: s.finish(c, Fail("stale"), traceback="stale"),
     "Optuna's tell": lambda s, c: s.store.study.tell(c.number, 1.0),
-    "the pruner's marks": lambda s, c: s.pruner_says_stop(c),
+    "the pruner's marks": lambda s, c: s.pruner_decision(c, 1),
 }
 
 
@@ -341,7 +341,7 @@ def test_a_lost_trials_pruner_marks_do_not_reach_the_next(studies: Studies) -> N
     session = studies.join()
     lost = claim(session)
     report(session, lost, [30.0])
-    assert session.pruner_says_stop(lost)
+    assert session.pruner_decision(lost, 1)
     studies.rows(EXPIRE_LEASES)
     claim(studies.join())
     with pytest.raises(LeaseLostError):

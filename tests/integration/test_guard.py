@@ -41,7 +41,7 @@ def train(evaluator: Evaluator, **params: Any) -> tuple[list[EpochReport], Verdi
     end: Verdict = Continue()
     while isinstance(end, Continue):
         history.append(trainer.run_epoch())
-        end = verdict(GuardSection(), history, EPOCHS, pruner=None)
+        end = verdict(GuardSection(), history, EPOCHS, early=None)
     return history, end
 
 

@@ -43,7 +43,7 @@ def test_claiming_does_not_block_reports_of_other_trials(studies: Studies) -> No
     claimed = claim(session)
     with locked(studies, "SELECT 1 FROM studies FOR UPDATE"):
         report(session, claimed, [30.0])
-        assert session.pruner_says_stop(claimed) is False  # and stores its marks
+        assert session.pruner_decision(claimed, 1) is None  # and stores its marks
         session._heart.beat()
         session.finish(claimed, Complete(), "kept.safetensors")
     assert studies.trials()[0].state == TrialState.COMPLETE

@@ -95,7 +95,7 @@ def test_the_pruner_decides_the_same_after_a_lost_answer(studies: Studies) -> No
         fid = 99.0 - number  # the best so far
         report(session, claimed, [fid])
         with lost_commit:
-            assert session.pruner_says_stop(claimed) is False
+            assert session.pruner_decision(claimed, 1) is None
         assert studies.trials()[number].system_attrs == {"completed_rung_0": fid}
         session.finish(claimed, Prune("bad"))
 

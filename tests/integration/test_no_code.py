@@ -116,7 +116,7 @@ def attack(studies: Studies, marker: Path, changes: dict[str, Any]) -> None:
             run(session, [60.0] * 4, Complete())
             claimed = claim(session)
             report(session, claimed, [60.0])
-            session.pruner_says_stop(claimed)
+            session.pruner_decision(claimed, 1)
             done += 1
         assert not marker.exists(), (payload, kind)
         clear(studies, payload)

@@ -31,8 +31,13 @@ def decisions(session: WorkerSession, claimed: Claim, fids: list[float]) -> list
     for number, fid in enumerate(fids, 1):
         earlier = [epoch(n, f) for n, f in enumerate(fids[: number - 1], 1)]
         session.report(claimed, epoch(number, fid), earlier)
-        found.append(session.pruner_says_stop(claimed))
+        found.append(session.pruner_decision(claimed, number) is not None)
     return found
+
+
+def stopped(session: WorkerSession, claimed: Claim) -> bool:
+    """Whether the pruner stops the trial after its first epoch."""
+    return session.pruner_decision(claimed, 1) is not None
 
 
 def test_the_pruner_judges_the_best_value_so_far(studies: Studies) -> None:
@@ -93,12 +98,12 @@ def test_the_pruner_decides_the_same_after_a_crash(
         claimed = claim(lost)
         report(lost, claimed, [30.0])
         if crash == "after":
-            assert lost.pruner_says_stop(claimed) is stops
+            assert stopped(lost, claimed) is stops
         studies.rows(EXPIRE_LEASES)
         taken = claim(session)
         assert [found.fid for found in taken.history] == [30.0]
-        assert session.pruner_says_stop(taken) is stops
-        assert session.pruner_says_stop(taken) is stops
+        assert stopped(session, taken) is stops
+        assert stopped(session, taken) is stops
         session.finish(taken, Prune("bad"))
         [trial] = studies.trials(crash)
         assert trial.system_attrs == {"completed_rung_0": 30.0}

@@ -7,10 +7,19 @@ import pytest
 from builders import epoch
 
 from tuner.spec.guard import DiscriminatorAucGuard, GuardSection, LossRatioGuard, VarianceRatioGuard
-from tuner.study.verdict import Complete, Continue, Prune, Verdict, collapse_signs, verdict
+from tuner.study.verdict import (
+    Complete,
+    Continue,
+    Pause,
+    Prune,
+    Verdict,
+    collapse_signs,
+    verdict,
+)
 from tuner.trial import EpochReport
 
 EPOCHS = 10
+PRUNED, PAUSED = Prune("pruned by median at epoch 1"), Pause("paused at epoch 1")  # early ends
 
 
 def ratios(*values: float | None, first: int = 1) -> list[EpochReport]:
@@ -71,7 +80,7 @@ LOW = "guard: loss_ratio 0.05 below 0.1 for 2 epochs in a row"
 def test_the_loss_ratio_is_guarded(
     options: dict[str, Any], history: list[EpochReport], expected: Verdict
 ) -> None:
-    assert verdict(guard(**options), history, EPOCHS, pruner=None) == expected
+    assert verdict(guard(**options), history, EPOCHS, early=None) == expected
 
 
 @pytest.mark.parametrize(
@@ -100,58 +109,61 @@ def test_every_quantity_is_guarded(
     limits: dict[str, Any], values: dict[str, Any], expected: Verdict
 ) -> None:
     history = [epoch(n, **values) for n in (1, 2)]
-    assert verdict(GuardSection(**limits), history, EPOCHS, pruner=None) == expected
+    assert verdict(GuardSection(**limits), history, EPOCHS, early=None) == expected
 
 
 @pytest.mark.parametrize("number", [1, 4, EPOCHS])
-@pytest.mark.parametrize("pruner", ["median", None])
-def test_values_that_are_not_finite_prune_at_once(number: int, pruner: str | None) -> None:
+@pytest.mark.parametrize("early", [PRUNED, PAUSED, None])
+def test_values_that_are_not_finite_prune_at_once(number: int, early: Pause | Prune | None) -> None:
     lenient = GuardSection(
         loss_ratio=LossRatioGuard(enabled=False), variance_ratio=VarianceRatioGuard(enabled=False)
     )
     history = [epoch(n) for n in range(1, number)]
     history.append(epoch(number, None, finite=False, loss_ratio=math.nan, g_loss=None))
-    found = verdict(lenient, history, EPOCHS, pruner)
+    found = verdict(lenient, history, EPOCHS, early)
     assert found == Prune(f"non-finite values in epoch {number}")
 
 
 @pytest.mark.parametrize(
-    ("number", "pruner", "expected"),
+    ("number", "early", "expected"),
     [
         (1, None, Continue()),
         (EPOCHS - 1, None, Continue()),
         (EPOCHS, None, Complete("all epochs trained")),
-        (EPOCHS, "median", Complete("all epochs trained")),
+        (EPOCHS, PRUNED, Complete("all epochs trained")),
+        (EPOCHS, PAUSED, Complete("all epochs trained")),
     ],
 )
-def test_the_last_epoch_completes(number: int, pruner: str | None, expected: Verdict) -> None:
+def test_the_last_epoch_completes(
+    number: int, early: Pause | Prune | None, expected: Verdict
+) -> None:
     history = [epoch(n) for n in range(1, number + 1)]
-    assert verdict(GuardSection(), history, EPOCHS, pruner) == expected
+    assert verdict(GuardSection(), history, EPOCHS, early) == expected
 
 
+@pytest.mark.parametrize("early", [PRUNED, PAUSED])
 @pytest.mark.parametrize("number", [1, 3, EPOCHS - 1])
-def test_the_pruner_decides_before_the_last_epoch(number: int) -> None:
+def test_the_pruner_decides_before_the_last_epoch(number: int, early: Pause | Prune) -> None:
     history = [epoch(n, 123.456) for n in range(1, number + 1)]
-    found = verdict(GuardSection(), history, EPOCHS, pruner="median")
-    assert found == Prune(f"pruned by median at epoch {number}")
+    assert verdict(GuardSection(), history, EPOCHS, early) == early
 
 
 def test_a_prune_request_comes_first_unless_values_are_not_finite() -> None:
     """It precedes the guard and the pruner, also in the last epoch."""
     healthy = [epoch(n) for n in range(1, EPOCHS + 1)]
     for history in (healthy[:1], healthy, ratios(20, 30)):
-        for pruner in ("median", None):
-            assert verdict(guard(), history, EPOCHS, pruner, "enough") == Prune("enough")
+        for early in (PRUNED, PAUSED, None):
+            assert verdict(guard(), history, EPOCHS, early, "enough") == Prune("enough")
     lost = [epoch(1, None, finite=False)]
     assert verdict(guard(), lost, EPOCHS, None, "enough") == Prune("non-finite values in epoch 1")
 
 
 def test_the_guard_comes_before_the_pruner() -> None:
-    assert verdict(guard(), ratios(20, 30), EPOCHS, pruner="median") == Prune(HIGH)
+    assert verdict(guard(), ratios(20, 30), EPOCHS, early=PRUNED) == Prune(HIGH)
 
 
 def test_a_trial_of_one_epoch_completes() -> None:
-    assert verdict(GuardSection(), [epoch(1)], 1, pruner="median") == Complete()
+    assert verdict(GuardSection(), [epoch(1)], 1, early=PRUNED) == Complete()
 
 
 def test_the_guard_skips_epochs_without_an_evaluation() -> None:
@@ -160,24 +172,24 @@ def test_the_guard_skips_epochs_without_an_evaluation() -> None:
         epoch(n, None if n % 2 else 50.0, variance_ratio=None if n % 2 else 0.01)
         for n in range(1, 6)
     ]
-    assert verdict(limits, history[:2], 9, pruner=None) == Continue()
-    assert verdict(limits, history[:3], 9, pruner=None) == Continue()
-    found = verdict(limits, history[:4], 9, pruner=None)
+    assert verdict(limits, history[:2], 9, early=None) == Continue()
+    assert verdict(limits, history[:3], 9, early=None) == Continue()
+    found = verdict(limits, history[:4], 9, early=None)
     assert found == Prune("guard: variance_ratio 0.01 below 0.05 for 2 evaluations in a row")
-    assert verdict(limits, history, 9, pruner=None) == Continue()  # epoch 5 is not evaluated
+    assert verdict(limits, history, 9, early=None) == Continue()  # epoch 5 is not evaluated
 
 
 def test_the_loss_ratio_is_guarded_in_every_epoch() -> None:
     history = [epoch(n, None, loss_ratio=30.0) for n in (1, 2)]
-    assert verdict(guard(), history, EPOCHS, pruner=None) == Prune(HIGH)
+    assert verdict(guard(), history, EPOCHS, early=None) == Prune(HIGH)
 
 
 def test_missing_classes_prune() -> None:
     history = [epoch(n, class_coverage=0.2) for n in (1, 2)]
-    found = verdict(image_guard(), history, 9, pruner=None)
+    found = verdict(image_guard(), history, 9, early=None)
     assert found == Prune("guard: class_coverage 0.2 below 0.25 for 2 epochs in a row")
     some = [epoch(n, class_coverage=0.3) for n in (1, 2)]
-    assert verdict(image_guard(), some, 9, pruner=None) == Continue()
+    assert verdict(image_guard(), some, 9, early=None) == Continue()
 
 
 def image_guard() -> GuardSection:
@@ -194,7 +206,7 @@ def image_guard() -> GuardSection:
 )
 def test_a_single_class_always_prunes(coverage: float, classes: int, pruned: bool) -> None:
     history = [epoch(n, class_coverage=coverage) for n in (1, 2)]
-    found = verdict(GuardSection(), history, 9, pruner=None, classes=classes)
+    found = verdict(GuardSection(), history, 9, early=None, classes=classes)
     assert isinstance(found, Prune) == pruned
     assert ("guard: class_coverage" in getattr(found, "reason", "")) == pruned
 
@@ -202,7 +214,7 @@ def test_a_single_class_always_prunes(coverage: float, classes: int, pruned: boo
 def test_a_limit_of_0_disables_the_guard() -> None:
     history = [epoch(n, class_coverage=1 / 3) for n in (1, 2)]
     limits = GuardSection.model_validate({"class_coverage": {"low": 0.0}})
-    assert verdict(limits, history, 9, pruner=None, classes=3) == Continue()
+    assert verdict(limits, history, 9, early=None, classes=3) == Continue()
 
 
 def test_signs_of_collapse_are_named() -> None:

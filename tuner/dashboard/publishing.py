@@ -125,5 +125,5 @@ def plots(spec: StudySpec, trials: Sequence[TrialRecord]) -> dict[str, str]:
 
 def events(trials: Sequence[TrialRecord]) -> int:
     """The number of epochs and of ended trials so far; it only grows."""
-    ended = sum(trial.state != "RUNNING" for trial in trials)
+    ended = sum(trial.has_ended for trial in trials)
     return ended + sum(len(trial.reports) for trial in trials)

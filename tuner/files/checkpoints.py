@@ -153,8 +153,26 @@ class CheckpointWriter(BackgroundWriter):
 
     def offer(self, checkpoint: Checkpoint) -> None:
         """Write a packed checkpoint soon; it replaces one that is still waiting."""
-        name = f"{self._folder}/epoch-{checkpoint.epoch:06d}-{self._token:06d}.safetensors"
-        self.submit(name, partial(encode_checkpoint, self._config, checkpoint))
+        make = partial(encode_checkpoint, self._config, checkpoint)
+        self.submit(self._name(checkpoint.epoch), make)
+
+    def write(self, checkpoint: Checkpoint) -> int:
+        """Write a packed checkpoint now and remove older ones; returns its size in bytes.
+
+        StorageError if the store is away.
+        """
+        self.close(seconds=10)
+        data = encode_checkpoint(self._config, checkpoint)
+        name = self._name(checkpoint.epoch)
+        self._files.write(name, data)
+        with suppress(StorageError):
+            for old in filter(_NAME.fullmatch, self._files.own_names(self._folder)):
+                if old < name:  # a newer one is the trial's next owner's
+                    self._files.remove(old)
+        return len(data)
+
+    def _name(self, epoch: int) -> str:
+        return f"{self._folder}/epoch-{epoch:06d}-{self._token:06d}.safetensors"
 
     def remove_all(self) -> None:
         """Remove the checkpoints of a trial that has ended."""

@@ -7,10 +7,10 @@ from typing import Any
 
 from tuner.study.claims import Claim
 from tuner.study.sinks import Ending, Released, TrialSink
-from tuner.study.verdict import Complete, Fail, Prune
+from tuner.study.verdict import Complete, Fail, Pause, Prune
 from tuner.trial import EpochReport, Hyperparameters, Program, TrialConfig
 
-ENDINGS = {kind.__name__: kind for kind in (Complete, Prune, Fail, Released)}
+ENDINGS = {kind.__name__: kind for kind in (Complete, Pause, Prune, Fail, Released)}
 
 
 class EventWriter:
@@ -66,8 +66,8 @@ def replay(line: str, sink: TrialSink) -> None:
 
 def _claim(values: Any) -> Claim:
     trial_id, number, params, (program, hyperparameters, seed, epochs), token, *rest = values
-    history, predecessor = rest
+    history, *others = rest
     fields: list[Any] = [tuple(x) if isinstance(x, list) else x for x in program]
     config = TrialConfig(Program(*fields), Hyperparameters(*hyperparameters), seed, epochs)
     reports = tuple(EpochReport(*report) for report in history)
-    return Claim(trial_id, number, params, config, token, reports, predecessor)
+    return Claim(trial_id, number, params, config, token, reports, *others)

@@ -20,10 +20,10 @@ from tuner.study.session import WorkerSession
 from tuner.study.sinks import Ending, Released
 from tuner.study.snapshot import BackgroundPoller
 from tuner.study.store import StudyStore
-from tuner.study.verdict import Complete, Fail, Prune
+from tuner.study.verdict import Complete, Fail, Pause, Prune
 from tuner.trial import MEASUREMENTS, EpochReport
 
-OUTCOMES = {Complete: "complete", Prune: "pruned", Fail: "fail", Released: "left"}
+OUTCOMES = {Complete: "complete", Pause: "paused", Prune: "pruned", Fail: "fail", Released: "left"}
 LAST_PORT = 65535
 OPTIONS = "--metrics-"  # prefix of the options for host and port
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # seconds

@@ -99,8 +99,16 @@ class TrialRun:
         with self._phase(Phase.FILES):
             self.writer.flush(seconds)
 
+    def write_checkpoint(self) -> int:
+        """Write a checkpoint of the last epoch, and remove older ones; returns its size in bytes.
+        StorageError if the store is away."""
+        with self._phase(Phase.FILES):
+            return self.writer.write(self._checkpoint())
+
     def _offer(self) -> None:
         with self._phase(Phase.FILES):
-            state = self._trainer.packed_state()
-            self.writer.offer(Checkpoint(self._trainer.epoch, state, self.kept))
+            self.writer.offer(self._checkpoint())
         self._saved_at, self._saved_epoch = time.monotonic(), self._trainer.epoch
+
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint(self._trainer.epoch, self._trainer.packed_state(), self.kept)

@@ -7,7 +7,8 @@
 4. ``session.report`` stores the report; ``verdict`` decides by guard, pruner and epoch.
 5. A background thread writes periodic checkpoints, with the generator of the best epoch so far.
 6. At the end that generator and the trial's pictures are stored; then ``session.finish`` stores the
-   verdict. The publisher refreshes the study's plots in the dashboard.
+   verdict. The publisher refreshes the study's plots in the dashboard. Of a trial that pauses at a
+   rung, a checkpoint is stored; ``claim`` may promote the trial later.
 """
 
 import random
@@ -31,7 +32,7 @@ from tuner.study.claims import Claim, Idle
 from tuner.study.retrying import Retrier
 from tuner.study.session import WorkerSession
 from tuner.study.sinks import Ending, Publisher, Released, TrialSink
-from tuner.study.verdict import Continue, Fail, Prune, Verdict, verdict
+from tuner.study.verdict import Continue, Fail, Pause, Prune, Verdict, verdict
 from tuner.trial import EpochReport
 
 MOST_FAILURES = 5  # in a row, after which the worker exits: the fault may be its own
@@ -140,8 +141,9 @@ class Worker:
         """
         try:
             reported = len(trial.history)
-            end = self._judge(trial, None) if reported else Continue()
-            last = reported if isinstance(end, Continue) else trial.best_epoch()
+            end = self._judge(trial, trial.claim.prune_reason) if reported else Continue()
+            goes_on = isinstance(end, Continue | Pause)
+            last = reported if goes_on else trial.best_epoch()
             self._load(trial)
             while isinstance(end, Continue) or self.trainer.epoch < last:
                 if self._must_leave():
@@ -186,11 +188,11 @@ class Worker:
     def _judge(self, trial: TrialRun, request: str | None) -> Verdict:
         """Judge the trial; ``request`` is the reason of a user's request to prune it."""
         spec = self.session.spec
-        measured = trial.history[-1].value(spec.metrics.objective) is not None
-        stops = measured and self.session.pruner_says_stop(trial.claim)
-        pruner = spec.pruner.name if stops else None
+        last, early = trial.history[-1], None
+        if last.value(spec.metrics.objective) is not None:
+            early = self.session.pruner_decision(trial.claim, last.epoch)
         epochs, classes = trial.claim.config.epochs, self.trainer.classes
-        return verdict(spec.guard, trial.history, epochs, pruner, request, classes)
+        return verdict(spec.guard, trial.history, epochs, early, request, classes)
 
     def _compare(self, trial: TrialRun, again: EpochReport) -> None:
         """Announce if a repeated epoch's FID differs from the reported one."""
@@ -206,7 +208,8 @@ class Worker:
     def _store_end(self, trial: TrialRun, end: Verdict) -> Ending:
         """Store the best generator and the pictures, then the verdict.
 
-        A trial that should continue is saved and released instead.
+        A trial that should continue is saved and released instead; one that pauses is saved first,
+        since any worker may resume it at once.
         """
         session, kept, artifact = self.session, trial.kept, None
         if isinstance(end, Continue):
@@ -215,6 +218,9 @@ class Worker:
             finally:
                 session.release(trial.claim)
             return Released("released, to be resumed")
+        if isinstance(end, Pause):
+            session.pause(trial.claim, self._retry_files(trial.write_checkpoint))
+            return end
         if kept is not None:
             with self._files():
                 data, artifact = trial.encode_generator(session.store.name)

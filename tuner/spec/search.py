@@ -1,7 +1,7 @@
 """The ``[sampler]`` and ``[pruner]`` sections.
 
 Options have Optuna's names and are passed to it unchanged. ``tuner.study.samplers`` builds Optuna's
-objects from them.
+objects from them. ``asha`` is our own: see ``tuner.study.rungs``.
 """
 
 from collections.abc import Iterator, Mapping
@@ -163,7 +163,7 @@ class PercentilePruner(ComparingPruner):
     percentile: float = entry(25.0, "percentage of trials to keep", gt=0, lt=100)
 
 
-class HalvingPruner(Pruner):
+class RungPruner(Pruner):
     """A pruner that compares trials at rungs.
 
     Each rung comes ``reduction_factor`` times as late as the previous one.
@@ -173,7 +173,6 @@ class HalvingPruner(Pruner):
         None, "epochs before the first rung; by default metrics.every", ge=1
     )
     reduction_factor: int = entry(3, "one in this many trials is promoted at each rung", ge=2)
-    bootstrap_count: int = entry(0, "trials needed at a rung before any is promoted", ge=0)
 
     def first_rung(self, every: int) -> int:
         """The epoch of the first rung, with an evaluation every ``every`` epochs."""
@@ -188,6 +187,39 @@ class HalvingPruner(Pruner):
                 yield ("min_resource",), f"{text}; use a multiple of metrics.every = {every}"
                 return
             rung *= self.reduction_factor
+
+
+class AshaPruner(RungPruner):
+    """Pauses trials at rungs, and promotes the paused trials that turn out to be good enough."""
+
+    name: Literal["asha"] = "asha"
+    brackets: int = entry(
+        1, "groups of trials; each skips one more rung than the previous (Hyperband)", ge=1
+    )
+
+    def rungs(self, epochs: int, every: int) -> tuple[int, ...]:
+        """The epochs of the rungs, all before the last of ``epochs``."""
+        found = [self.first_rung(every)]
+        while found[-1] * self.reduction_factor < epochs:
+            found.append(found[-1] * self.reduction_factor)
+        return tuple(rung for rung in found if rung < epochs)
+
+    def problems(self, epochs: int, trials: int, every: int, value: str) -> Iterator[Problem]:
+        first, rungs = self.first_rung(every), self.rungs(epochs, every)
+        yield from self._unevaluated_rung(first, epochs, every)
+        if not rungs:
+            why = "" if self.min_resource else f" (metrics.every = {every})"
+            yield ("min_resource",), _too_late(f"the first rung is at epoch {first}{why}", epochs)
+        elif self.brackets > len(rungs) + 1:
+            most = len(rungs) + 1
+            text = f"found {self.brackets}, expected at most {most}: there are {len(rungs)} rungs"
+            yield ("brackets",), f"{text}, and the last bracket skips them all"
+
+
+class HalvingPruner(RungPruner):
+    """A pruner that ends trials at rungs, as soon as they are not among the best so far."""
+
+    bootstrap_count: int = entry(0, "trials needed at a rung before any is promoted", ge=0)
 
 
 class SuccessiveHalvingPruner(HalvingPruner):
@@ -254,5 +286,6 @@ class PatientPruner(Pruner):
 
 
 PrunerSpec = Annotated[
-    NoPruner | _Wrapped | HyperbandPruner | PatientPruner, Field(discriminator="name")
+    NoPruner | AshaPruner | _Wrapped | HyperbandPruner | PatientPruner,
+    Field(discriminator="name"),
 ]

@@ -53,6 +53,12 @@ class StudySection(Section):
     checkpoint_seconds: float = entry(
         30.0, "least number of seconds between checkpoints of a trial", ge=0, le=86_400
     )
+    checkpoint_gb: float = entry(
+        20.0,
+        "GB for the checkpoints of paused trials; beyond it, the paused trial ranked last is "
+        "pruned",
+        gt=0,
+    )
     max_takeovers: int = entry(
         3, "times a trial may lose its worker without completing another epoch", ge=0, le=1000
     )

@@ -126,7 +126,7 @@ def _metrics(spec: StudySpec) -> Iterator[Problem]:
         text = f'class_coverage is set, but features = "{metrics.features}" ignores it'
         yield ("guard", "class_coverage"), f'{text}; it applies to features = "classifier"'
     if metrics.every >= spec.study.epochs > 1 and not isinstance(
-        spec.pruner, search.NoPruner | search.HalvingPruner
+        spec.pruner, search.NoPruner | search.RungPruner
     ):
         text = f"found {metrics.every} with {spec.study.epochs} epochs"
         yield ("metrics", "every"), f"{text}; the pruner needs an evaluation before the last epoch"

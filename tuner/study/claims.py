@@ -28,6 +28,8 @@ class Claim(NamedTuple):
     token: int = 1  # of its lease
     history: tuple[EpochReport, ...] = ()
     predecessor: str | None = None  # the worker and host that made the last of these reports
+    rung: int = 0  # the last one passed
+    prune_reason: str | None = None  # of a request to prune it
 
 
 class Refusal(NamedTuple):

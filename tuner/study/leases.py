@@ -58,18 +58,23 @@ class Taken(NamedTuple):
     token: int
     epoch: int  # the last one reported
     takeovers: int  # since then
+    rung: int = 0  # the last one passed
+    prune_reason: str | None = None  # of a request to prune it
     seconds: PhaseSeconds = UNCOUNTED  # on its earlier workers
 
 
 _PHASES = tuple(_leases[name] for name in tables.PHASE_COLUMNS.values())
-_TAKEN = (_leases.trial_id, _leases.token, _leases.epoch, _leases.takeovers, *_PHASES)
+_TAKEN = (
+    *(_leases.trial_id, _leases.token, _leases.epoch, _leases.takeovers),
+    *(_leases.rung, _leases.prune_reason, *_PHASES),
+)
 
 
 def _taken(row: Sequence[Any] | None) -> Taken | None:
     if row is None:
         return None
-    trial_id, token, epoch, takeovers, *seconds = row
-    return Taken(trial_id, token, epoch, takeovers, rows.phase_seconds(seconds))
+    trial_id, token, epoch, takeovers, rung, reason, *seconds = row
+    return Taken(trial_id, token, epoch, takeovers, rung, reason, rows.phase_seconds(seconds))
 
 
 def create(session: Session, study_id: int, trial_id: int, lease: Lease) -> None:
@@ -109,7 +114,8 @@ def held_unknown(
 def take(
     session: Session, study: StudyKey, lease: Lease, dead: Collection[str], latest: float | None
 ) -> Taken | None:
-    """Take over a trial that was given back, whose worker is ``dead``, or whose lease has expired.
+    """Take over a trial that was given back, whose worker is ``dead``, or whose lease has expired;
+    also a paused trial that is to be pruned.
 
     The token is raised by one, which fences off the previous owner. Values that no worker writes
     would block a trial forever: an unknown status counts as given back, an expiry too far ahead as
@@ -127,24 +133,37 @@ def take(
         .limit(1)
         .with_for_update(skip_locked=True)
     )
-    row = session.execute(
-        update(tables.leases)
-        .where(_leases.trial_id == first.scalar_subquery(), available)
-        .values(
-            status="held",
-            worker=lease.worker,
-            token=_leases.token + 1,
-            expires_at=tables.db_now() + lease.seconds,
-            takeovers=_leases.takeovers + case((_leases.status == "held", 1), else_=0),
-        )
-        .returning(*_TAKEN)
-    ).one_or_none()
-    return _taken(row)
+    return _take(session, lease, _leases.trial_id == first.scalar_subquery(), available)
+
+
+def _take(
+    session: Session, lease: Lease, *where: ColumnElement[bool], **values: Any
+) -> Taken | None:
+    """Make the worker the trial's next owner, and set ``values``."""
+    taken = update(tables.leases).where(*where)
+    taken = taken.values(
+        status="held",
+        worker=lease.worker,
+        token=_leases.token + 1,
+        expires_at=tables.db_now() + lease.seconds,
+        takeovers=_leases.takeovers + case((_leases.status == "held", 1), else_=0),
+        **values,
+    )
+    return _taken(session.execute(taken.returning(*_TAKEN)).one_or_none())
+
+
+def promote(session: Session, study: StudyKey, lease: Lease, trial_id: int) -> Taken | None:
+    """Take a paused trial, which passes its rung now; None if another worker has taken it."""
+    paused = (_leases.trial_id == trial_id, _leases.status == "paused", study.exists())
+    return _take(session, lease, *paused, rung=_leases.epoch, checkpoint_bytes=None)
 
 
 def _available(study: StudyKey, dead: Collection[str], latest: float | None) -> ColumnElement[bool]:
     """The condition under which ``take`` takes over a trial."""
-    free = _leases.status.not_in(("held", "done"))
+    free = or_(
+        _leases.status.not_in(("held", "paused", "done")),
+        and_(_leases.status == "paused", _leases.prune_reason.is_not(None)),
+    )
     now = tables.db_now()
     over = or_(_leases.expires_at < now, _leases.expires_at > now + MAX_REMAINING)
     expired = [] if latest is None else [and_(over, now <= latest)]
@@ -257,7 +276,7 @@ def add_last_seconds(
 
 
 def status(session: Session, trial_id: int, lease: Lease) -> str | None:
-    """The status of a lease, held or done; None if another worker has it now."""
+    """The status of a lease, held, paused or done; None if another worker has it now."""
     query = select(_leases.status).where(
         _leases.trial_id == trial_id, _leases.worker == lease.worker, _leases.token == lease.token
     )

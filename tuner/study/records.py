@@ -18,6 +18,7 @@ MAX_REASON = 4000  # characters
 # Attributes of Optuna's trials.
 REASON, ARTIFACT, MACHINE = "tuner:reason", "tuner:generator", "tuner:machine"
 TRACEBACK, BASELINE, HUNG = "tuner:traceback", "tuner:baseline", "tuner:hung"
+PAUSED = "tuner:paused"  # the epoch after which the trial was paused last
 SEED_OF = "tuner:seed_of"  # the trial whose random numbers are drawn again
 
 
@@ -25,7 +26,7 @@ class TrialRecord(NamedTuple):
     """A trial as stored. ``value`` is the one that Optuna compares; None if never measured."""
 
     number: int
-    state: str  # RUNNING, COMPLETE, PRUNED, FAIL
+    state: str  # RUNNING, PAUSED, COMPLETE, PRUNED, FAIL
     params: dict[str, Any]
     value: float | None
     reports: tuple[EpochReport, ...]
@@ -37,6 +38,11 @@ class TrialRecord(NamedTuple):
     started: str | None = None  # "2026-05-31 14:05", by the clock of the machine that started it
     ended: str | None = None
     phase_seconds: PhaseSeconds = UNCOUNTED  # of all its workers
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will happen to the trial."""
+        return self.state not in ("RUNNING", "PAUSED")
 
     @property
     def history(self) -> History:
@@ -91,9 +97,14 @@ def best_of(trials: Sequence[TrialRecord]) -> TrialRecord | None:
 
 
 def record_of(
-    trial: FrozenTrial, reports: Sequence[EpochReport], phase_seconds: PhaseSeconds = UNCOUNTED
+    trial: FrozenTrial,
+    reports: Sequence[EpochReport],
+    phase_seconds: PhaseSeconds = UNCOUNTED,
+    *,
+    paused: bool = False,
 ) -> TrialRecord:
-    """Convert Optuna's trial; attributes whose type tuner never writes are left out."""
+    """Convert Optuna's trial, which is RUNNING while it is ``paused``; attributes whose type tuner
+    never writes are left out."""
     attributes = trial.user_attrs
     reason = rows.text(attributes.get(REASON))
     if reason is None and UNREADABLE in attributes:
@@ -102,7 +113,7 @@ def record_of(
     values = trial.values or []
     return TrialRecord(
         number=trial.number,
-        state=trial.state.name,
+        state="PAUSED" if paused and trial.state == TrialState.RUNNING else trial.state.name,
         params={printable(k): rows.text(v) or v for k, v in params.items()},
         value=rows.finite(values[0]) if len(values) == 1 else None,
         reports=tuple(reports),

@@ -31,7 +31,7 @@ class Curve(NamedTuple):
     """
 
     trial: int
-    state: str  # RUNNING, COMPLETE, PRUNED, FAIL
+    state: str  # RUNNING, PAUSED, COMPLETE, PRUNED, FAIL
     values: dict[int, float]
     seconds: dict[int, float]
 

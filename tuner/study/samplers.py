@@ -97,10 +97,10 @@ def make_pruner(spec: StudySpec, section: Any = None) -> Any:
     """Build the pruner of a ``[pruner]`` section, by default the study's own."""
     options = section or spec.pruner
     extra = options.model_dump(exclude={"name", "wrapped"})
-    if isinstance(options, search.HalvingPruner):
+    if isinstance(options, search.RungPruner):
         extra["min_resource"] = options.first_rung(spec.metrics.every)
     match options:
-        case search.NoPruner():
+        case search.NoPruner() | search.AshaPruner():  # asha decides in rungs.py
             return pruners.NopPruner()
         case search.HyperbandPruner():
             extra["max_resource"] = spec.study.epochs

@@ -15,7 +15,7 @@ from tuner.spec.branches import branches
 from tuner.spec.study import StudySpec
 from tuner.study import rows
 from tuner.study.optuna_internals import CachedStorage
-from tuner.study.records import FINISHED
+from tuner.study.records import FINISHED, PAUSED
 from tuner.study.space import contains, distributions
 
 _RUNG, _CONSTRAINT = "completed_rung_", "constraints"
@@ -71,9 +71,13 @@ def screened(study: optuna.Study, spec: StudySpec) -> optuna.Study:
 def comparable(spec: StudySpec, trial: FrozenTrial) -> FrozenTrial | None:
     """Reduce a trial to the parameters and attributes that the study's own trials have.
 
-    None if it has ended with a missing or unusable result or parameter. The study's own trials are
-    returned unchanged.
+    None if it has ended with a missing or unusable result or parameter. A paused trial looks
+    pruned, with its value at the rung. The study's other own trials are returned unchanged.
     """
+    if (value := _paused_with(trial)) is not None:
+        trial = copy.copy(trial)
+        trial.state, trial.datetime_complete = TrialState.PRUNED, trial.datetime_start
+        trial.values = [value]
     wanted = distributions(spec, trial.params)
     if trial.state in FINISHED:
         values = trial.values or []
@@ -95,6 +99,14 @@ def comparable(spec: StudySpec, trial: FrozenTrial) -> FrozenTrial | None:
     screened = copy.copy(trial)
     screened.params, screened.distributions, screened.system_attrs = fits, found, attributes
     return screened
+
+
+def _paused_with(trial: FrozenTrial) -> float | None:
+    """The last value of a trial that was paused after its last report; None for other trials."""
+    last = trial.last_step
+    if trial.state != TrialState.RUNNING or last is None or trial.user_attrs.get(PAUSED) != last:
+        return None
+    return trial.intermediate_values[last]
 
 
 def _attributes(spec: StudySpec, attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """``WorkerSession``: a worker's part in a study. Claims trials, reports on them, ends them.
 
 Every RUNNING trial has a lease. Before ``claim`` begins new trials, it takes over those that other
-workers gave back or left behind; such a trial keeps its number and its reports. All methods can be
+workers gave back or left behind, and promotes paused ones; such a trial keeps its number and its
+reports. All methods can be
 repeated after a database failure with unknown outcome: a lease this worker already holds is
 reused, a stored report is not stored again, and so on.
 """
@@ -19,19 +20,21 @@ from sqlalchemy.exc import SQLAlchemyError
 from tuner.errors import LeaseLostError, TunerError
 from tuner.phases import PhaseClock
 from tuner.spec.branches import setting_params
-from tuner.study import leases
+from tuner.spec.search import AshaPruner
+from tuner.study import leases, tables
 from tuner.study.claims import Claim, Idle, Refusal, choose_params, known_params, problem_of
 from tuner.study.dashboard_attributes import add_note
 from tuner.study.leases import Lease, Taken
 from tuner.study.presence import WorkerPresence, persistent
+from tuner.study.promotion import Promoter
 from tuner.study.queue import queued
-from tuner.study.records import ARTIFACT, MACHINE, REASON, SEED_OF, TRACEBACK, hang_of
+from tuner.study.records import ARTIFACT, MACHINE, PAUSED, REASON, SEED_OF, TRACEBACK, hang_of
 from tuner.study.retrying import LIMIT
 from tuner.study.samplers import make_pruner, make_sampler
 from tuner.study.screening import comparable, screened
 from tuner.study.space import misfit, trial_config
 from tuner.study.store import StudyStore
-from tuner.study.verdict import Complete, Continue, Fail, Verdict
+from tuner.study.verdict import Complete, Continue, Fail, Pause, Prune, Verdict
 from tuner.trial import DatasetInfo, EpochReport, History
 
 MAX_BROKEN = 5  # trials in a row that can't be begun for an unknown reason
@@ -53,13 +56,17 @@ class WorkerSession(WorkerPresence):
         super().__init__(store, machine, announce, retry_seconds, clock)
         self._study = screened(store.study, self.spec)
         self._study.sampler, self._study.pruner = make_sampler(self.spec), make_pruner(self.spec)
+        self._promoter: Promoter | None = None
+        if isinstance(self.spec.pruner, AshaPruner):
+            self._promoter = Promoter(store.key, self.spec, self.spec.pruner)
         self._broken = 0  # trials in a row that could not be begun for an unknown reason
         self._marks: dict[str, Any] = {}  # the pruner's attributes for a trial that is to end
 
     # Claiming
 
     def claim(self, dataset: DatasetInfo) -> Claim | Idle:
-        """Claim a trial: one left behind, else the next in the queue, else one from the sampler.
+        """Claim a trial: one left behind, else a paused one that is promotable, else the next in
+        the queue, else one from the sampler.
 
         A trial that can't be begun, such as a queued point outside the search space, fails with the
         reason. TunerError if several in a row can't be begun for an unknown reason.
@@ -85,7 +92,8 @@ class WorkerSession(WorkerPresence):
 
     @persistent
     def _next(self) -> Taken | Idle:
-        """Lease a trial: one this worker already holds, one to take over, a queued or a new one."""
+        """Lease a trial: one this worker already holds, one to take over or to promote, a queued or
+        a new one."""
         key, held = self.store.key, self._storage.held
         with self._storage.transaction() as session:
             taken = leases.held_unknown(session, key.study_id, self.worker, held)
@@ -94,11 +102,22 @@ class WorkerSession(WorkerPresence):
                 dead = leases.dead_workers(session, key.study_id, self.worker)
                 latest = self._heart.latest_now if self._can_expire() else None
                 taken = leases.take(session, key, lease, dead, latest)
+                if taken is None and self._promoter is not None:
+                    taken = self._promoter.promote(session, lease)
         if taken is not None:
             held[taken.trial_id] = Lease(self.worker, taken.token, self._seconds)
             return taken
         trial_id = self._storage.begin_trial()
-        return self._idle() if trial_id is None else Taken(trial_id, 1, 0, 0)
+        if trial_id is not None:
+            return Taken(trial_id, 1, 0, 0)
+        return self._next() if self._end_paused() else self._idle()
+
+    def _end_paused(self) -> bool:
+        """Without a new trial to begin, let paused ones end; returns whether one can be claimed."""
+        if self._promoter is None:
+            return False
+        with self._storage.transaction() as session:
+            return self._promoter.end_paused(session)
 
     def coming(self, most: int) -> list[dict[str, Any]]:
         """What is known of the parameters, under Optuna's names, of the trials that can be claimed
@@ -160,7 +179,17 @@ class WorkerSession(WorkerPresence):
             last = owners[-1]
             predecessor = f"worker {last.worker} on {last.host or 'an unknown host'}"
         known = setting_params(params)
-        return Claim(trial_id, trial.number, known, config, taken.token, history, predecessor)
+        return Claim(
+            trial_id=trial_id,
+            number=trial.number,
+            params=known,
+            config=config,
+            token=taken.token,
+            history=history,
+            predecessor=predecessor,
+            rung=taken.rung,
+            prune_reason=taken.prune_reason,
+        )
 
     def _refuse(self, trial_id: int, refusal: Refusal) -> None:
         """Fail a trial that can't be begun."""
@@ -213,9 +242,31 @@ class WorkerSession(WorkerPresence):
             claim.trial_id, report.epoch, report._asdict(), value, attributes
         )
 
+    def pruner_decision(self, claim: Claim, epoch: int) -> Pause | Prune | None:
+        """What the pruner would do with the trial after ``epoch``, the last one reported, which has
+        a value; None if the trial continues."""
+        if self._promoter is not None:
+            return self._pause_at(claim, epoch)
+        name = self.spec.pruner.name
+        stops = self._pruner_says_stop(claim)
+        return Prune(f"pruned by {name} at epoch {epoch}") if stops else None
+
     @persistent
-    def pruner_says_stop(self, claim: Claim) -> bool:
-        """Whether the pruner would end the trial after the last reported epoch.
+    def _pause_at(self, claim: Claim, epoch: int) -> Pause | None:
+        """Whether the trial pauses after ``epoch``. If it passes a rung, that is stored, so after a
+        crash it can't be decided otherwise."""
+        promoter = self._promoter
+        assert promoter is not None
+        if epoch <= claim.rung or not promoter.is_rung(claim.number, epoch):
+            return None
+        with self._storage.transaction() as session:
+            reason = promoter.why_pause(session, claim.number, epoch)
+            self._storage.fence(session, claim.trial_id, **({} if reason else {"rung": epoch}))
+        return Pause(f"paused at epoch {epoch}: {reason}") if reason else None
+
+    @persistent
+    def _pruner_says_stop(self, claim: Claim) -> bool:
+        """Whether Optuna's pruner would end the trial after the last reported epoch.
 
         Attributes that the pruner sets (successive halving does) are stored at once if the trial
         continues, else in the transaction that ends it. So after a crash in between, the next
@@ -265,6 +316,23 @@ class WorkerSession(WorkerPresence):
             self._storage.end_trial(trial_id, *_final_state(trial, verdict), ours, also)
         del held[trial_id]
         self._marks = {}
+
+    @persistent
+    def pause(self, claim: Claim, checkpoint_bytes: int) -> None:
+        """Pause the trial, whose checkpoint of this size is durable: a worker that promotes it, or
+        that ends it, resumes from there. LeaseLostError if another worker owns the trial now."""
+        trial_id, held, promoter = claim.trial_id, self._storage.held, self._promoter
+        assert promoter is not None
+        with self._storage.transaction() as session:
+            self.store.key.lock(session)
+            # Else the answer to an earlier attempt was lost.
+            if leases.status(session, trial_id, held[trial_id]) != "paused":
+                size = {"checkpoint_bytes": checkpoint_bytes}
+                row = self._storage.fence(session, trial_id, status="paused", **size)
+                paused = tables.trial_attributes.c.trial_id
+                tables.write_attributes(session, paused, trial_id, {PAUSED: row.epoch})
+                promoter.keep_to_budget(session)
+        del held[trial_id]
 
     @persistent
     def release(self, claim: Claim) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from tuner.study.claims import Claim
 from tuner.study.records import TrialRecord
-from tuner.study.verdict import Complete, Fail, Prune
+from tuner.study.verdict import Complete, Fail, Pause, Prune
 from tuner.trial import EpochReport
 
 
@@ -17,7 +17,7 @@ class Released(NamedTuple):
     reason: str
 
 
-Ending = Complete | Prune | Fail | Released
+Ending = Complete | Pause | Prune | Fail | Released
 
 
 class TrialSink(Protocol):

@@ -9,7 +9,7 @@ import time
 from typing import NamedTuple
 
 from optuna.trial import TrialState
-from sqlalchemy import Connection, String, cast, func, select
+from sqlalchemy import Connection, String, case, cast, func, select
 
 from tuner.errors import StorageError
 from tuner.phases import UNCOUNTED, Phase, PhaseSeconds
@@ -19,6 +19,7 @@ from tuner.study.records import FINISHED, TrialRecord
 from tuner.study.store import StudyStore
 from tuner.study.workers import WorkerRecord
 
+PAUSED = "PAUSED"  # among the states of trials: RUNNING for Optuna
 RECENT = 10  # epochs of a running trial over which its epoch time is averaged
 MAX_AGE = 5.0  # seconds for which BackgroundPoller returns the same snapshot
 MAX_WAIT = 1.0  # seconds for which BackgroundPoller waits for the database
@@ -31,15 +32,17 @@ class StudySnapshot(NamedTuple):
     trials: dict[str, int]  # by state
     epochs: dict[str, int]  # reported so far, by the state of their trials
     # The next three are left empty by BackgroundPoller.
-    running: dict[int, TrialRecord]  # by number
+    running: dict[int, TrialRecord]  # by number; without paused ones
     workers: list[WorkerRecord]
     best: TrialRecord | None
     phase_seconds: PhaseSeconds = UNCOUNTED  # of all trials
 
     @property
     def counts(self) -> dict[str, int]:
-        """The number of trials in each of Optuna's states, by its name in lower case."""
-        return {state.name.lower(): self.trials.get(state.name, 0) for state in TrialState}
+        """The number of paused trials and of those in each of Optuna's states, by the state's name
+        in lower case."""
+        states = [*(state.name for state in TrialState), PAUSED]
+        return {state.lower(): self.trials.get(state, 0) for state in states}
 
     @property
     def finished(self) -> int:
@@ -124,7 +127,9 @@ def _counts(connection: Connection, store: StudyStore) -> StudySnapshot:
     if wanted is None:
         raise KeyError(f"study {store.name!r}")
     trials, lease = tables.optuna_trials.c, tables.leases.c
-    state = cast(trials.state, String)  # also accepts states that Optuna does not know
+    paused = (lease.status == "paused") & (trials.state == TrialState.RUNNING)
+    # As text, because other programs may have written states that Optuna does not know.
+    state = case((paused, PAUSED), else_=cast(trials.state, String))
     phases = [func.sum(lease[name]) for name in tables.PHASE_COLUMNS.values()]
     query = (
         select(state, func.count(), func.coalesce(func.sum(lease.epoch), 0), *phases)
@@ -152,10 +157,12 @@ def seconds_left(snapshot: StudySnapshot, epochs: int) -> float | None:
 
     The estimate uses the speed of the living workers' recent epochs; a worker that has not reported
     on its trial yet counts as the mean of the others. Running trials are assumed to reach their
-    last epoch, and future trials to take as many epochs as finished ones did on average. A trial
-    runs on one worker, so the longest time left of a running trial is a lower bound.
+    last epoch, and future trials to take as many epochs as finished and paused ones did on average.
+    Promotions of paused trials are not foreseen. A trial runs on one worker, so the longest time
+    left of a running trial is a lower bound.
     """
-    to_come = max(0, snapshot.total - snapshot.finished - len(snapshot.running))
+    stopped = snapshot.finished + snapshot.trials.get(PAUSED, 0)
+    to_come = max(0, snapshot.total - stopped - len(snapshot.running))
     if not to_come and not snapshot.running:
         return 0.0
     in_training = [
@@ -170,7 +177,8 @@ def seconds_left(snapshot: StudySnapshot, epochs: int) -> float | None:
     rate = sum(1 / seconds for _, seconds in timed) / len(timed) * len(in_training)
     left = sum(epochs - len(trial.reports) for trial in snapshot.running.values())
     usual: float = epochs
-    if snapshot.finished:
-        usual = sum(snapshot.epochs.get(s.name, 0) for s in FINISHED) / snapshot.finished
+    if stopped:
+        states = [*(state.name for state in FINISHED), PAUSED]
+        usual = sum(snapshot.epochs.get(state, 0) for state in states) / stopped
     total_left = left + to_come * usual
     return max(total_left / rate, *((epochs - len(t.reports)) * seconds for t, seconds in timed))

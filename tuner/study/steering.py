@@ -91,9 +91,11 @@ def retry(store: StudyStore, number: int, *, exactly: bool = False) -> int:
 
     InputError if there is no such trial or it has not ended.
     """
-    if store.trial(number).state == "RUNNING":
+    found = store.trial(number)
+    if not found.has_ended:
+        state = "still running" if found.state == "RUNNING" else "paused"
         raise InputError(
-            f"study {store.name!r}: trial {number} is still running; retry it once it has ended"
+            f"study {store.name!r}: trial {number} is {state}; retry it once it has ended"
         )
     with store.database.errors():
         trials = store.study.get_trials(deepcopy=False)
@@ -106,7 +108,8 @@ def retry(store: StudyStore, number: int, *, exactly: bool = False) -> int:
 
 
 def request_prune(store: StudyStore, number: int, reason: str) -> None:
-    """Request that a running trial be pruned at its next epoch; InputError if it is not running."""
+    """Request that a running trial be pruned at its next epoch, or a paused one as soon as a worker
+    is free; InputError if it is neither."""
     state = store.trial(number).state
     ours, trials = tables.leases, tables.optuna_trials.c
     mine = select(trials.trial_id).where(trials.study_id == store.study_id, trials.number == number)
@@ -122,7 +125,7 @@ def request_prune(store: StudyStore, number: int, reason: str) -> None:
             .returning(ours.c.trial_id)
         ).one_or_none()
     if requested is None:
-        why = f"trial {number} is {state}; only running trials can be pruned"
+        why = f"trial {number} is {state}; only running and paused trials can be pruned"
         if state == "RUNNING":
             why = f"trial {number} is run by another program; only that program can prune it"
         raise InputError(f"study {store.name!r}: {why}")

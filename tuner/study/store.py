@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, Select, func, select
@@ -27,6 +27,16 @@ from tuner.study.workers import WorkerRecord, read_workers
 from tuner.trial import DURATIONS, FIELDS, EpochReport
 
 METRIC_NAMES = "study:metric_names"  # Optuna's
+
+
+class _Leased(NamedTuple):
+    """What a trial's lease says about it."""
+
+    paused: bool
+    seconds: PhaseSeconds
+
+
+_NOT_LEASED = _Leased(False, UNCOUNTED)
 
 
 class StudyStore(StudyRow):
@@ -62,9 +72,11 @@ class StudyStore(StudyRow):
         """Summarise the study for a list of studies."""
         with self.database.errors():
             trials = self.study.get_trials(deepcopy=False)
+            paused = self._leases(tables.leases.c.status == "paused")
             names = self.database.rdb.get_study_system_attrs(self.study_id).get(METRIC_NAMES)
-        states = Counter(trial.state.name for trial in trials)
-        best, parts = best_of([record_of(trial, ()) for trial in trials]), self.fingerprint()
+        records = [record_of(trial, (), paused=trial._trial_id in paused) for trial in trials]
+        states = Counter(record.state for record in records)
+        best, parts = best_of(records), self.fingerprint()
         objective = rows.text(names[0]) if isinstance(names, list) and names else None
         measured = (best and best.value, objective or "FID", digest(parts) if parts else None)
         return StudySummary(self.name, self.total, dict(states), *measured)
@@ -79,10 +91,10 @@ class StudyStore(StudyRow):
             return self._records(begun, whole_study=True)
 
     def running(self) -> list[TrialRecord]:
-        """The running trials, with their reports so far, by number. Reads no other trials."""
+        """The running trials, without paused ones, with their reports so far, by number."""
         with self.database.errors():
             trials = self.database.rdb.get_all_trials(self.study_id, False, (TrialState.RUNNING,))
-            return self._records(trials)
+            return [record for record in self._records(trials) if record.state == "RUNNING"]
 
     def _records(
         self, trials: Sequence[FrozenTrial], *, whole_study: bool = False
@@ -90,17 +102,17 @@ class StudyStore(StudyRow):
         """The trials with their reports; ``whole_study`` reads the reports without listing ids."""
         ids = self._trial_ids() if whole_study else [trial._trial_id for trial in trials]
         reports = self._reports(tables.epochs.c.trial_id.in_(ids))
-        seconds = self._phase_seconds(tables.leases.c.trial_id.in_(ids))
+        leased = self._leases(tables.leases.c.trial_id.in_(ids))
         with self.database.rdb.engine.connect() as connection:
             # If SQLite has given the id to another study, its rows were read.
             if not connection.execute(select(self.key.exists())).scalar_one():
                 raise KeyError("the study")
-        return [
-            record_of(
-                trial, reports.get(trial._trial_id, []), seconds.get(trial._trial_id, UNCOUNTED)
-            )
-            for trial in trials
-        ]
+        found = []
+        for trial in trials:
+            one = leased.get(trial._trial_id, _NOT_LEASED)
+            mine = reports.get(trial._trial_id, [])
+            found.append(record_of(trial, mine, one.seconds, paused=one.paused))
+        return found
 
     def _trial_ids(self) -> Select[tuple[int]]:
         trials = tables.optuna_trials.c
@@ -133,13 +145,17 @@ class StudyStore(StudyRow):
                     reports.setdefault(trial_id, []).append(report)
         return reports
 
-    def _phase_seconds(self, where: ColumnElement[bool]) -> dict[int, PhaseSeconds]:
-        """The seconds in each phase, by trial id."""
+    def _leases(self, where: ColumnElement[bool]) -> dict[int, _Leased]:
+        """What the leases of the study's trials say about them, by trial id."""
         ours = tables.leases.c
         columns = [ours[name] for name in tables.PHASE_COLUMNS.values()]
+        query = select(ours.trial_id, ours.status, *columns)
+        query = query.where(ours.study_id == self.study_id, where)
         with self.database.rdb.engine.connect() as connection:
-            found = connection.execute(select(ours.trial_id, *columns).where(where))
-            return {trial_id: rows.phase_seconds(values) for trial_id, *values in found}
+            return {
+                trial_id: _Leased(status == "paused", rows.phase_seconds(values))
+                for trial_id, status, *values in connection.execute(query)
+            }
 
     def trial(self, number: int) -> TrialRecord:
         """The trial ``number``; InputError if there is none."""

@@ -98,7 +98,7 @@ leases = Table(
     metadata,
     Column("trial_id", Integer, _belongs_to(optuna_trials.c.trial_id), primary_key=True),
     Column("study_id", Integer, _belongs_to(optuna_studies.c.study_id), nullable=False),
-    Column("status", String(8), nullable=False),  # held, free (to be taken), done
+    Column("status", String(8), nullable=False),  # held, free (to be taken), paused, done
     Column("worker", String(32)),
     Column("token", Integer, nullable=False),  # grows with every owner, to fence off earlier ones
     Column("expires_at", Double, nullable=False),
@@ -107,6 +107,8 @@ leases = Table(
     Column("prune_reason", Text),  # of a user's request to prune at the next epoch
     # Of all workers that ran the trial; 0 before tuner counted them.
     *(Column(name, Double, nullable=False, server_default="0") for name in PHASE_COLUMNS.values()),
+    Column("rung", Integer, nullable=False, server_default="0"),  # the last one passed
+    Column("checkpoint_bytes", BigInteger),  # of a paused trial
     Index("tuner_leases_by_study", "study_id", "status", "expires_at"),
 )
 

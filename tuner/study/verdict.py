@@ -21,6 +21,12 @@ class Complete(NamedTuple):
     reason: str = "all epochs trained"
 
 
+class Pause(NamedTuple):
+    """Not among the best at a rung, so far: the trial may be promoted later."""
+
+    reason: str
+
+
 class Prune(NamedTuple):
     """The hyperparameters were bad."""
 
@@ -33,14 +39,14 @@ class Fail(NamedTuple):
     reason: str
 
 
-Verdict = Continue | Complete | Prune | Fail
+Verdict = Continue | Complete | Pause | Prune | Fail
 
 
 def verdict(
     guard: GuardSection,
     history: Sequence[EpochReport],
     epochs: int,
-    pruner: str | None,
+    early: Pause | Prune | None,
     request: str | None = None,
     classes: int = 0,
 ) -> Verdict:
@@ -48,9 +54,9 @@ def verdict(
 
     Non-finite numbers prune a trial at once; so does ``request``, the reason of a user's request to
     prune it. A guarded quantity prunes it once it has been out of bounds for its patience. Last
-    comes ``pruner``, the name of a pruner that would prune the trial; it counts only before the
-    last epoch, in which pruning saves nothing. ``classes`` is the number of classes that the
-    extractor finds in the data, 0 if it knows none.
+    comes ``early``, the pruner's decision; it counts only before the last epoch, in which pruning
+    saves nothing. ``classes`` is the number of classes that the extractor finds in the data, 0 if
+    it knows none.
     """
     last = history[-1]
     if not last.finite:
@@ -63,9 +69,7 @@ def verdict(
             return Prune(reason)
     if last.epoch >= epochs:
         return Complete()
-    if pruner is not None:
-        return Prune(f"pruned by {pruner} at epoch {last.epoch}")
-    return Continue()
+    return early or Continue()
 
 
 def _out_of_bounds(

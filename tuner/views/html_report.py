@@ -70,7 +70,7 @@ def study_page(
         if plot.section is not None:
             plots.setdefault(plot.section, []).append(_titled(plot.draw(spec, trials)))
     values = {trial.number: number(trial.value) for trial in trials}
-    running = any(trial.state == "RUNNING" for trial in trials)
+    running = any(not trial.has_ended for trial in trials)
     return render(
         "report.html",
         summary=summary,

@@ -15,7 +15,7 @@ from tuner.spec.metrics import OBJECTIVES
 from tuner.study.claims import Claim
 from tuner.study.sinks import Ending, Released
 from tuner.study.store import StudyStore
-from tuner.study.verdict import Complete, Fail, Prune
+from tuner.study.verdict import Complete, Fail, Pause, Prune
 from tuner.trial import MEASUREMENTS, EpochReport, History
 from tuner.views.formatting import duration, number, params_text
 from tuner.views.tables import FittingTable
@@ -43,8 +43,13 @@ class PlainProgress:
         )
 
     def started(self, claim: Claim) -> None:
-        begins = f"continues after epoch {len(claim.history)}" if claim.history else "starts"
-        if claim.predecessor:
+        if claim.prune_reason is not None:
+            return  # it ends at once
+        reported = len(claim.history)
+        begins = f"continues after epoch {reported}" if reported else "starts"
+        if reported and reported == claim.rung:
+            begins = f"promoted after epoch {reported}"
+        elif claim.predecessor:
             begins += f" (trained by {claim.predecessor})"
         self.announce(f"trial {claim.number} {begins}: {params_text(claim.params)}")
 
@@ -108,7 +113,7 @@ class LiveProgress:
             self.announce(f"trial {claim.number} {ending.reason}")
             return
         epochs = running.epochs if running else History(claim.history)
-        self._ended += not isinstance(ending, Fail)
+        self._ended += not isinstance(ending, Fail | Pause)
         lowest = min([value for _, value in epochs.measured(self._objective)], default=None)
         self._console.print(
             f"trial {claim.number}: {OBJECTIVES[self._objective]} {number(lowest)}"
@@ -191,7 +196,7 @@ def progress_view(store: StudyStore, console: Console) -> Iterator[LiveProgress 
 def outcome(ending: Ending) -> str:
     """How a trial ended, or why it was released."""
     match ending:
-        case Released(reason):
+        case Released(reason) | Pause(reason):
             return reason
         case Complete():
             return "complete"

@@ -20,7 +20,13 @@ from tuner.views.formatting import duration, number, params_text, value_text
 from tuner.views.summaries import best_line, phase_shares
 from tuner.views.tables import FittingTable
 
-STATES = {"complete": "COMPLETE", "pruned": "PRUNED", "running": "RUNNING", "failed": "FAIL"}
+STATES = {
+    "complete": "COMPLETE",
+    "pruned": "PRUNED",
+    "paused": "PAUSED",
+    "running": "RUNNING",
+    "failed": "FAIL",
+}
 ESTIMATE = (
     "Time left: estimated from the workers' recent pace, assuming that running trials train all "
     "epochs and new ones as many as ended trials did on average."
@@ -37,7 +43,7 @@ def trial_table(
     table = FittingTable(headings, prose=["reason"], spare=["time", "loss ratio"])
     for trial in trials:
         epochs = trial.history
-        value = epochs.last_value(objective) if trial.state == "RUNNING" else trial.value
+        value = trial.value if trial.has_ended else epochs.last_value(objective)
         loss_ratio = epochs[-1].loss_ratio if epochs else None
         table.add_row(
             trial.number,

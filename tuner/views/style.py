@@ -32,6 +32,7 @@ class Mark(NamedTuple):
 MARKS = (
     Mark("PRUNED", "pruned", "#E69F00", "x-thin-open", "dot"),
     Mark("FAIL", "failed", "#CC79A7", "triangle-up", "dash"),
+    Mark("PAUSED", "paused", "#56B4E9", "hourglass", "longdash"),
     Mark("RUNNING", "running", "#009E73", "diamond-open", "dashdot"),
     Mark("COMPLETE", "complete", "#0072B2", "circle", "solid"),  # drawn last, above the others
 )

@@ -1,0 +1,247 @@
+"""Trials that pause at a rung, are promoted, or end when nothing can be promoted any more."""
+
+import functools
+from typing import Any
+
+import pytest
+import study_databases
+from builders import DATASET, RANGES, epoch
+from optuna.trial import TrialState
+from study_databases import (
+    EXPIRE_LEASES,
+    Studies,
+    claim,
+    each_lost_commit,
+    report,
+)
+
+from tuner.errors import LeaseLostError
+from tuner.study.claims import Claim, Idle
+from tuner.study.screening import screened
+from tuner.study.session import WorkerSession
+from tuner.study.snapshot import StudyPoller
+from tuner.study.steering import request_prune
+from tuner.study.verdict import Complete, Fail, Pause, Prune
+
+url, studies = study_databases.url, study_databases.studies
+
+ASHA = RANGES + "[sampler]\nname = 'random'\n[pruner]\nname = 'asha'\nreduction_factor = 2\n"
+SIZE = 1000  # bytes of a checkpoint
+
+
+def create(studies: Studies, trials: int = 4, **study: Any) -> WorkerSession:
+    """A worker of a study with rungs at epochs 1, 2 and 4 of 5."""
+    studies.create(ASHA, **{"trials": trials, "epochs": 5} | study)
+    return studies.join()
+
+
+def train(session: WorkerSession, claimed: Claim, fid: float) -> str:
+    """Train the trial with this FID until it pauses or ends; returns what happened, at which epoch."""
+    history = list(claimed.history)
+    if claimed.prune_reason is not None:
+        session.finish(claimed, Prune(claimed.prune_reason))
+        return f"pruned {len(history)}"
+    for number in range(len(history) + 1, 6):
+        new = epoch(number, fid)
+        session.report(claimed, new, history)
+        history.append(new)
+        if number == 5:
+            session.finish(claimed, Complete())
+            return "complete 5"
+        if session.pruner_decision(claimed, number) is not None:
+            session.pause(claimed, SIZE)
+            return f"paused {number}"
+    raise AssertionError
+
+
+def play(session: WorkerSession, fids: dict[int, float]) -> list[tuple[int, str]]:
+    """Run the study to its end on one worker."""
+    found = []
+    while isinstance(claimed := session.claim(DATASET), Claim):
+        found.append((claimed.number, train(session, claimed, fids[claimed.number])))
+    assert claimed is Idle.ENDED
+    return found
+
+
+def test_one_worker_plays_the_algorithm(studies: Studies) -> None:
+    session = create(studies)
+    assert play(session, {0: 10.0, 1: 9.0, 2: 11.0, 3: 8.0}) == [
+        (0, "paused 1"),  # nothing to compare with
+        (1, "paused 2"),  # the better of two passes the first rung, and is alone at the second
+        (2, "paused 1"),
+        (3, "paused 4"),  # the best of four at epoch 1, of two at epoch 2, alone at epoch 4
+        # Of four trials at epoch 1, two have passed; none is promotable and none can begin. As no
+        # trial is complete, the first one is promoted.
+        (3, "complete 5"),
+        (0, "pruned 1"),
+        (1, "pruned 2"),
+        (2, "pruned 1"),
+    ]
+    states = [trial.state for trial in studies.trials()]
+    assert states == [TrialState.PRUNED] * 3 + [TrialState.COMPLETE]
+    reasons = [trial.user_attrs["tuner:reason"] for trial in studies.trials()]
+    assert reasons[0] == "not promoted from epoch 1 (rung 1): 10, 9 needed"
+    assert reasons[1] == "not promoted from epoch 2 (rung 2): 9, 8 needed"
+
+
+def test_a_paused_trial_is_promoted_once_it_is_among_the_best(studies: Studies) -> None:
+    session = create(studies)
+    assert train(session, claim(session), 5.0) == "paused 1"
+    assert train(session, claim(session), 6.0) == "paused 1"  # and now the first is promotable
+    promoted = claim(session)
+    assert (promoted.number, promoted.rung, len(promoted.history)) == (0, 1, 1)
+    assert promoted.token == 2
+    assert session.pruner_decision(promoted, 1) is None  # it has passed
+
+
+def test_promotions_come_before_new_trials_and_after_those_left_behind(studies: Studies) -> None:
+    session = create(studies)
+    left = claim(studies.join())
+    for fid in (5.0, 6.0):
+        train(session, claim(session), fid)
+    studies.rows(EXPIRE_LEASES)
+    numbers = []
+    for _ in range(3):
+        numbers.append((claimed := claim(session)).number)
+        session.finish(claimed, Complete())
+    assert numbers == [left.number, 1, 3]
+
+
+def test_two_workers_never_promote_one_trial(studies: Studies) -> None:
+    session, other = create(studies), studies.join()
+    for fid in (5.0, 6.0):
+        train(session, claim(session), fid)
+    assert {claim(session).number, claim(other).number} == {0, 2}
+
+
+def test_paused_trials_wait_while_another_can_change_what_is_promotable(studies: Studies) -> None:
+    session, other = create(studies, trials=2), studies.join()
+    running = claim(other)
+    train(session, claim(session), 6.0)
+    assert session.claim(DATASET) is Idle.WAIT
+    assert train(other, running, 7.0) == "paused 1"
+    assert claim(session).number == 1
+
+
+def test_a_paused_trial_outlives_its_worker_and_any_lease(studies: Studies) -> None:
+    session = create(studies, trials=1)
+    train(session, claim(session), 6.0)
+    session.leave_at_once()
+    studies.rows(EXPIRE_LEASES)
+    snapshot = StudyPoller(studies.store()).look()
+    assert (snapshot.trials, snapshot.running) == ({"PAUSED": 1}, {})
+    assert snapshot.left_behind == []
+    assert not snapshot.ended
+    [record] = studies.store().trials()
+    assert (record.state, record.has_ended) == ("PAUSED", False)
+    assert studies.store().summary().states == {"PAUSED": 1}
+
+
+def test_samplers_see_a_paused_trial_as_pruned_with_its_value(studies: Studies) -> None:
+    session = create(studies)
+    claimed = claim(session)
+    train(session, claimed, 6.0)
+    [seen] = screened(session.store.study, session.spec).get_trials(deepcopy=False)
+    assert (seen.state, seen.value, seen.params) == (TrialState.PRUNED, 6.0, claimed.params)
+    [stored] = studies.trials()
+    assert stored.state == TrialState.RUNNING
+    train(session, claim(session), 7.0)
+    promoted = claim(session)
+    assert promoted.number == 0
+    session.report(promoted, epoch(2, 5.0), promoted.history)
+    trials = screened(session.store.study, session.spec).get_trials(deepcopy=False)
+    assert trials[0].state == TrialState.RUNNING
+
+
+def test_the_worker_that_paused_a_trial_can_no_longer_write_to_it(studies: Studies) -> None:
+    session = create(studies)
+    claimed = claim(session)
+    train(session, claimed, 6.0)
+    assert session._last is not None
+    session._storage.held[claimed.trial_id] = session._last[1]
+    for write in (
+        functools.partial(session.finish, claimed, Fail("stale")),
+        functools.partial(session.report, claimed, epoch(2), claimed.history),
+    ):
+        with pytest.raises(LeaseLostError):
+            write()
+
+
+@pytest.mark.parametrize("crash", ["before the decision", "after it", "while pausing"])
+def test_a_worker_that_dies_at_a_rung_loses_nothing(studies: Studies, crash: str) -> None:
+    session, lost = create(studies), studies.join()
+    train(session, claim(session), 6.0)
+    claimed = claim(lost)
+    report(lost, claimed, [5.0])
+    if crash != "before the decision":
+        assert lost.pruner_decision(claimed, 1) is None  # the better of two
+    if crash == "while pausing":  # at the next rung, where it is alone
+        new = epoch(2, 5.0)
+        lost.report(claimed, new, [epoch(1, 5.0)])
+        assert isinstance(lost.pruner_decision(claimed, 2), Pause)
+    studies.rows(EXPIRE_LEASES)
+    taken = claim(session)
+    assert taken.number == claimed.number
+    assert taken.rung == (0 if crash == "before the decision" else 1)
+    last = len(taken.history)
+    assert isinstance(session.pruner_decision(taken, last), Pause) is (last == 2)
+    with pytest.raises(LeaseLostError):
+        lost.pause(claimed, SIZE)
+
+
+def test_a_passed_rung_stays_passed(studies: Studies) -> None:
+    """Better trials that reach the rung later do not send the trial back."""
+    session, other = create(studies), studies.join()
+    train(session, claim(session), 6.0)
+    claimed = claim(other)
+    report(other, claimed, [5.0])
+    assert other.pruner_decision(claimed, 1) is None
+    assert train(session, claim(session), 1.0) == "paused 2"
+    studies.rows(EXPIRE_LEASES)
+    taken = claim(session)
+    assert taken.number == claimed.number
+    assert session.pruner_decision(taken, 1) is None
+
+
+def test_lost_answers_change_nothing(studies: Studies) -> None:
+    studies.create(ASHA.replace("= 2", "= 50"), trials=40, epochs=5)  # every trial pauses
+    session = studies.join()
+    for number, lost_commit in enumerate(each_lost_commit(session)):
+        claimed = claim(session)
+        assert claimed.number == number
+        report(session, claimed, [10.0])
+        with lost_commit:
+            assert isinstance(session.pruner_decision(claimed, 1), Pause)
+            session.pause(claimed, SIZE)
+        assert studies.store().trials()[number].state == "PAUSED"
+
+
+def test_checkpoints_of_paused_trials_have_a_budget(studies: Studies) -> None:
+    session = create(studies, trials=8, checkpoint_gb=2.5 * SIZE / 1e9)
+    for fid in (5.0, 9.0):
+        train(session, claim(session), fid)
+    assert train(session, claim(session), 5.0) == "paused 2"  # promoted
+    assert train(session, claim(session), 7.0) == "paused 1"
+    ended = claim(session)
+    assert ended.number == 1
+    assert ended.prune_reason == "ranked last at epoch 1 (rung 1); study.checkpoint_gb is used up"
+
+
+def test_a_paused_trial_can_be_pruned_by_hand(studies: Studies) -> None:
+    session = create(studies)
+    train(session, claim(session), 6.0)
+    request_prune(studies.store(), 0, "enough")
+    ended = claim(session)
+    assert (ended.number, ended.prune_reason) == (0, "enough")
+
+
+def test_a_study_goes_on_after_its_total_is_raised(studies: Studies) -> None:
+    session = create(studies, trials=2)
+    fids = {0: 10.0, 1: 9.0}
+    assert play(session, fids)[-1] == (0, "pruned 1")
+    studies.store().raise_total(4)
+    found = play(session, fids | {2: 8.0, 3: 12.0})
+    assert (2, "complete 5") in found or (2, "paused 2") in found
+    states = [trial.state for trial in studies.trials()]
+    assert TrialState.RUNNING not in states
+    assert len(states) == 4

@@ -1,0 +1,12 @@
+"""Trials that are paused at a rung, and the last rung that a trial has passed."""
+
+from alembic import op
+from sqlalchemy import BigInteger, Column, Integer
+
+revision, down_revision = "0005", "0004"
+
+
+def upgrade() -> None:
+    rung = Column("rung", Integer, nullable=False, server_default="0")
+    op.add_column("tuner_leases", rung)
+    op.add_column("tuner_leases", Column("checkpoint_bytes", BigInteger))

@@ -1,0 +1,120 @@
+"""Which trials pass a rung, and which paused ones are promoted: asynchronous successive halving.
+
+The promotion type of ASHA (Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning",
+algorithm 2): of the n trials that have reached a rung, the best n / reduction_factor pass it. The
+others are paused, and promoted once more trials have reached the rung and they are among the best
+after all. Several brackets, in which trials skip rungs, make it asynchronous Hyperband. Pure:
+values in, decisions out; lower is better.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import NamedTuple, Self
+
+from tuner.spec.search import AshaPruner
+from tuner.spec.study import StudySpec
+
+
+class Ladder:
+    """The rungs of a study's trials, as epochs. A trial's bracket follows from its number."""
+
+    def __init__(self, rungs: tuple[int, ...], reduction_factor: int, brackets: int = 1) -> None:
+        """Trials of bracket b skip the first b ``rungs``."""
+        self.rungs, self.reduction_factor, self.brackets = rungs, reduction_factor, brackets
+
+    @classmethod
+    def of(cls, spec: StudySpec, pruner: AshaPruner) -> Self:
+        rungs = pruner.rungs(spec.study.epochs, spec.metrics.every)
+        return cls(rungs, pruner.reduction_factor, pruner.brackets)
+
+    @cached_property
+    def _pattern(self) -> list[int]:
+        """The brackets of trials 0, 1, ..., which are repeated.
+
+        Brackets get trials in Hyperband's proportions (Li et al. 2018, algorithm 1: a bracket with
+        s rungs gets eta^s / (s + 1)), so all brackets train about as many epochs. The one that lags
+        most behind its share gets the next trial.
+        """
+        counts = [len(self.rungs) - bracket for bracket in range(self.brackets)]
+        eta, most = self.reduction_factor, counts[0] + 1
+        shares = [-(-most * eta**count // (count + 1)) for count in counts]
+        given = [0] * self.brackets
+        found = []
+        for _ in range(sum(shares)):
+            bracket = min(range(self.brackets), key=lambda b: ((given[b] + 1) / shares[b], b))
+            given[bracket] += 1
+            found.append(bracket)
+        return found
+
+    def bracket(self, number: int) -> int:
+        """The bracket of trial ``number``."""
+        return self._pattern[number % len(self._pattern)] if self.brackets > 1 else 0
+
+    def rungs_of(self, number: int) -> tuple[int, ...]:
+        """The rungs of trial ``number``."""
+        return self.rungs[self.bracket(number) :]
+
+
+class Reached(NamedTuple):
+    """A trial's value at a rung that it has reached."""
+
+    number: int
+    rung: int
+    value: float
+
+
+class Standings:
+    """The values of all trials at the rungs that they have reached."""
+
+    def __init__(self, ladder: Ladder, reached: Iterable[Reached] = ()) -> None:
+        self._ladder = ladder
+        self._ranked: dict[tuple[int, int], list[tuple[float, int]]] = {}  # best first
+        self._values: dict[tuple[int, int], float] = {}
+        for one in reached:
+            self.add(one)
+
+    def add(self, one: Reached) -> None:
+        """Add a value. One at an epoch that is no rung of the trial is ignored."""
+        number, rung, value = one
+        if rung in self._ladder.rungs_of(number):
+            insort(self._ranked.setdefault(self._place(number, rung), []), (value, number))
+            self._values[number, rung] = value
+
+    def _place(self, number: int, rung: int) -> tuple[int, int]:
+        return self._ladder.bracket(number), rung
+
+    def passes(self, number: int, rung: int) -> bool:
+        """Whether the trial is among those that pass the rung now."""
+        value = self._values.get((number, rung))
+        if value is None:
+            return False
+        ranked = self._ranked[self._place(number, rung)]
+        return bisect_left(ranked, (value, number)) < len(ranked) // self._ladder.reduction_factor
+
+    def threshold(self, number: int, rung: int) -> float | None:
+        """The worst value that passes the trial's rung now; None while none does."""
+        ranked = self._ranked.get(self._place(number, rung), [])
+        passing = len(ranked) // self._ladder.reduction_factor
+        return ranked[passing - 1][0] if passing else None
+
+    def ranked(self, paused: Mapping[int, int]) -> list[int]:
+        """The paused trials, given with their rungs: higher rungs first, then lower values."""
+        worst = float("inf")
+        return sorted(
+            paused, key=lambda n: (-paused[n], self._values.get((n, paused[n]), worst), n)
+        )
+
+    def promotable(self, paused: Mapping[int, int]) -> list[int]:
+        """The paused trials that pass their rung now, those to be promoted first in front."""
+        return [number for number in self.ranked(paused) if self.passes(number, paused[number])]
+
+    def why_paused(self, number: int, rung: int) -> str:
+        """The trial's value at the rung and the one needed, as text."""
+        value, needed = self._values.get((number, rung)), self.threshold(number, rung)
+        found = "no value" if value is None else f"{value:.4g}"
+        if needed is None:
+            reached = len(self._ranked.get(self._place(number, rung), []))
+            of = self._ladder.reduction_factor
+            return f"{found}, {reached} of {of} trials needed for a comparison"
+        return f"{found}, {needed:.4g} needed"
