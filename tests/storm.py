@@ -115,6 +115,7 @@ features = "{features}"
 samples = 200
 """
 HALVING = 'name = "successive_halving"\nmin_resource = 3\nreduction_factor = 2'
+ASHA = 'name = "asha"\nreduction_factor = 2'  # rungs at epochs 1, 2, 4, ...
 NO_PRUNER = 'name = "none"'
 
 

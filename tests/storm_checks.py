@@ -22,12 +22,14 @@ from tuner.errors import InputError, StorageError, TunerError
 from tuner.files.serialization import decode
 from tuner.files.study_files import StudyFiles, open_files
 from tuner.run.watchdog import HUNG_EXIT_CODE
+from tuner.spec.search import AshaPruner
 from tuner.spec.study import StudySpec
 from tuner.study.claims import Claim
 from tuner.study.connections import Address
 from tuner.study.creation import create_study
 from tuner.study.database import Database
 from tuner.study.records import ARTIFACT, REASON
+from tuner.study.rungs import Ladder
 from tuner.study.session import WorkerSession
 from tuner.study.space import derive_seed
 from tuner.study.store import StudyStore
@@ -85,7 +87,8 @@ class Takeovers(NamedTuple):
     expired: int
     same_machine: int
     given_back: int
-    after_an_epoch: int  # takeovers of any kind after a report
+    after_an_epoch: int  # takeovers of these kinds after a report
+    promoted: int  # from a pause, or to be ended after it
 
 
 def find(
@@ -211,6 +214,19 @@ def check_pruner_notes(found: Found) -> Iterator[str]:
                 yield f"trial {trial.number}: at rung {rung} noted {noted}, expected {expected}"
 
 
+def check_rungs(found: Found) -> Iterator[str]:
+    """With ``asha``, a trial that does not complete ends at a rung, and some trial completes."""
+    if not isinstance(found.spec.pruner, AshaPruner):
+        return
+    ladder = Ladder.of(found.spec, found.spec.pruner)
+    for trial in found.trials:
+        last = len(found.epochs.get(trial._trial_id, []))
+        if trial.state == TrialState.PRUNED and last not in ladder.rungs_of(trial.number):
+            yield f"trial {trial.number}: pruned at epoch {last}, which is no rung"
+    if not any(trial.state == TrialState.COMPLETE for trial in found.trials):
+        yield "no trial is complete"
+
+
 # Ownership of trials
 
 
@@ -274,7 +290,8 @@ class _TrialHistory:
             return
         assert before.token is not None
         if note.token == before.token:
-            if note.worker not in (before.worker, None) or before.detail != "held":
+            freed = (before.detail, note.detail) == ("paused", "free")
+            if note.worker not in (before.worker, None) or not (before.detail == "held" or freed):
                 yield f"changed its owner under one token: {before}, {note}"
             return
         if note.token != before.token + 1 or before.detail == "done":
@@ -321,11 +338,14 @@ def takeovers(found: Found) -> Takeovers:
     for note in found.journal:
         if note.what == "epoch":
             begun.add(note.trial_id)
+        elif note.what == "lease" and note.detail == "held" and note.old_status == "paused":
+            kinds["promoted"] += 1
         elif note.what == "lease" and note.detail == "held" and note.old_status is not None:
             lost = "expired" if _ran_out(note) else "died"
             kinds["free" if note.old_status == "free" else lost] += 1
             kinds["begun"] += note.trial_id in begun
-    return Takeovers(kinds["expired"], kinds["died"], kinds["free"], kinds["begun"])
+    names = ("expired", "died", "free", "begun", "promoted")
+    return Takeovers(*(kinds[name] for name in names))
 
 
 # Files
@@ -537,6 +557,7 @@ CHECKS: tuple[Callable[[Found], Iterator[str]], ...] = (
     check_params,
     check_epochs,
     check_pruner_notes,
+    check_rungs,
     check_tokens,
     check_journal,
     check_files,

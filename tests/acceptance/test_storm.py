@@ -11,6 +11,7 @@ import pytest
 import storm_checks
 from postgres import Postgres
 from storm import (
+    ASHA,
     NAME,
     NO_PRUNER,
     Outcome,
@@ -101,14 +102,17 @@ def test_a_study_survives_a_storm_on_sqlite(on_sqlite: Outcome) -> None:
 def test_a_study_survives_a_storm_and_crashes_of_postgres(
     undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
+    """Its trials pause and are promoted."""
     server = Postgres()  # not the shared one, because the storm stops it
+    promoting = undisturbed._replace(plan=replace(undisturbed.plan, pruner=ASHA))
     try:
-        outcome = storm(undisturbed, "postgres", tmp_path, server)
+        outcome = storm(promoting, "postgres", tmp_path, server)
     finally:
         server.remove()
     assert_whole(outcome)
     assert outcome.happened["restarts"] >= 1
     assert outcome.happened["slow links"] >= 1
+    assert storm_checks.takeovers(outcome.found).promoted >= 5  # most trials ended paused
 
 
 def test_a_storm_without_the_fence_shows_violations(

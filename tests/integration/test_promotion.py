@@ -36,7 +36,7 @@ def create(studies: Studies, trials: int = 4, **study: Any) -> WorkerSession:
 
 
 def train(session: WorkerSession, claimed: Claim, fid: float) -> str:
-    """Train the trial with this FID until it pauses or ends; returns what happened, at which epoch."""
+    """Train the trial with this FID until it pauses or ends; returns how, and at which epoch."""
     history = list(claimed.history)
     if claimed.prune_reason is not None:
         session.finish(claimed, Prune(claimed.prune_reason))
