@@ -56,8 +56,8 @@ neighbours = "off"
 images = 0
 """
 STUDIES = {
-    "digits_8": {"width": 8, "epochs": 27, "trials": 40},
-    "digits_16": {"width": 16, "epochs": 9, "trials": 24},
+    "digits_8": {"width": 8, "epochs": 27, "trials": 24},
+    "digits_16": {"width": 16, "epochs": 9, "trials": 36},
 }
 
 
