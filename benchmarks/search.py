@@ -47,7 +47,7 @@ FAMILIES = {  # correlations of the final level with tau
     "synthetic, crossing": -0.7,
 }
 RANKED_ORDERS = 20  # for the mean rank correlations
-SYNTHETIC_TRIALS, SYNTHETIC_EPOCHS = 81, 27
+SYNTHETIC_EPOCHS = 27
 
 
 class Curves(NamedTuple):
@@ -96,26 +96,22 @@ def _shuffled(name: str, rows: list[dict[str, Any]]) -> Curves:
     return Curves(name, epochs, lambda order: random.Random(order).sample(curves, len(curves)))
 
 
-def synthetic(name: str) -> Curves:
-    return Curves(name, SYNTHETIC_EPOCHS, lambda order: family(FAMILIES[name], order))
+def synthetic(name: str, trials: int) -> Curves:
+    return Curves(name, SYNTHETIC_EPOCHS, lambda order: family(FAMILIES[name], trials, order))
 
 
-def family(correlation: float, seed: int) -> list[Curve]:
+def family(correlation: float, trials: int, seed: int) -> list[Curve]:
     rng = np.random.default_rng(seed)
-    shape = SYNTHETIC_TRIALS, SYNTHETIC_EPOCHS
-    first, second, noise = (
-        rng.normal(size=shape[0]),
-        rng.normal(size=shape[0]),
-        rng.normal(size=shape),
-    )
-    second = correlation * first + math.sqrt(1 - correlation**2) * second
+    first, other = rng.normal(size=trials), rng.normal(size=trials)
+    noise = rng.normal(size=(trials, SYNTHETIC_EPOCHS))
+    second = correlation * first + math.sqrt(1 - correlation**2) * other
     level, tau = 20 + 80 * norm.cdf(first)[:, None], 8 ** norm.cdf(second)[:, None]
-    epochs = np.arange(1, shape[1] + 1)
+    epochs = np.arange(1, SYNTHETIC_EPOCHS + 1)
     fids = (level + 300 * np.exp(-epochs / tau)) * (1 + 0.04 * noise)
-    seconds = rng.uniform(0.5, 1.5, shape[0])
+    seconds = rng.uniform(0.5, 1.5, trials)
     return [
-        curve_of(trial, fids[trial].tolist(), [seconds[trial]] * shape[1], shape[1])
-        for trial in range(shape[0])
+        curve_of(trial, fids[trial].tolist(), [seconds[trial]] * SYNTHETIC_EPOCHS, SYNTHETIC_EPOCHS)
+        for trial in range(trials)
     ]
 
 
@@ -222,7 +218,7 @@ def _quantile(values: list[float], share: float) -> float:
 
 def table_of(name: str, options: argparse.Namespace) -> str:
     if name in FAMILIES:
-        return table(synthetic(name), options.orders)
+        return table(synthetic(name, options.trials), options.orders)
     [found] = [one for one in recorded(options.curves, options.equal) if one.name == name]
     return table(found, options.orders)
 
@@ -233,6 +229,7 @@ def main() -> None:
     )
     parser.add_argument("--curves", type=Path, default=CURVES, help="the recorded ones")
     parser.add_argument("--orders", type=int, default=200, help="of the trials")
+    parser.add_argument("--trials", type=int, default=81, help="of a synthetic study")
     parser.add_argument("--equal", action="store_true", help="recorded epochs are equally long")
     options = parser.parse_args()
     names = [one.name for one in recorded(options.curves)] + list(FAMILIES)

@@ -39,8 +39,8 @@ def test_a_lost_best_trial_leaves_an_excess() -> None:
 def test_families_differ_in_how_early_ranks_agree_with_the_final_ones() -> None:
     correlations = []
     for correlation in FAMILIES.values():
-        curves = family(correlation, seed=3)
-        assert curves == family(correlation, seed=3) != family(correlation, seed=4)
+        curves = family(correlation, 81, seed=3)
+        assert curves == family(correlation, 81, seed=3) != family(correlation, 81, seed=4)
         correlations.append(rank_correlations(curves)[0].spearman or 0.0)
     aligned, independent, crossing = correlations
     assert crossing < 0 < independent < 0.7 < aligned
