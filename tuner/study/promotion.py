@@ -109,6 +109,7 @@ class Promoter:
             .join(tables.leases, _leases.trial_id == _trials.trial_id)
             .where(_trials.study_id == self._study.study_id, self._study.exists())
             .where(_trials.state != TrialState.FAIL, value.step.in_(self._ladder.rungs))
+            .where(_leases.confirms.is_(None))
         )
         found = session.execute(query).all()
         return Standings(
@@ -133,13 +134,16 @@ class Promoter:
         active = select(func.count()).where(
             _trials.study_id == self._study.study_id,
             _trials.state == TrialState.RUNNING,
+            tables.is_search(),
             ~select(_leases.trial_id).where(_leases.trial_id == _trials.trial_id, idle).exists(),
         )
         return bool(session.execute(active).scalar_one())
 
     def _is_any_complete(self, session: Session) -> bool:
         complete = select(_trials.trial_id).where(
-            _trials.study_id == self._study.study_id, _trials.state == TrialState.COMPLETE
+            _trials.study_id == self._study.study_id,
+            _trials.state == TrialState.COMPLETE,
+            tables.is_search(),
         )
         return session.execute(complete.limit(1)).first() is not None
 

@@ -109,6 +109,8 @@ leases = Table(
     *(Column(name, Double, nullable=False, server_default="0") for name in PHASE_COLUMNS.values()),
     Column("rung", Integer, nullable=False, server_default="0"),  # the last one passed
     Column("checkpoint_bytes", BigInteger),  # of a paused trial
+    Column("confirms", Integer),  # number of the trial that it repeats with another seed, if any
+    Column("confirm_seed", Integer),  # index of that seed
     Index("tuner_leases_by_study", "study_id", "status", "expires_at"),
 )
 
@@ -130,6 +132,12 @@ workers = Table(
 )
 
 
+def is_search() -> ColumnElement[bool]:
+    """A condition on ``optuna_trials``: the trial belongs to the search, not to a confirmation."""
+    lease, trial = leases.alias().c, optuna_trials.c.trial_id
+    return ~exists().where(lease.trial_id == trial, lease.confirms.is_not(None))
+
+
 class StudyKey(NamedTuple):
     """Identifies a study by id and token, because ids are reused: SQLite gives a deleted study's id
     to the next one, and other programs delete a study without our rows."""
@@ -137,15 +145,15 @@ class StudyKey(NamedTuple):
     study_id: int
     token: str
 
-    def lock(self, session: Session | Connection, *also: ColumnElement[Any]) -> Any:
+    def lock(self, session: Session | Connection) -> int:
         """Lock the study's row until the transaction ends: workers take turns, and the study can't
-        be deleted. Returns its total and ``also``. KeyError if the study is gone."""
+        be deleted. Returns its total. KeyError if the study is gone."""
         # A write, since only a write locks others out on SQLite.
         locked = update(studies).where(self.row()).values(total=studies.c.total)
-        row = session.execute(locked.returning(studies.c.total, *also)).one_or_none()
-        if row is None:
+        total = session.execute(locked.returning(studies.c.total)).scalar_one_or_none()
+        if total is None:
             raise KeyError("the study")
-        return row
+        return int(total)
 
     def row(self) -> ColumnElement[bool]:
         """A condition on ``tuner_studies``: this study's row, while the study exists."""
