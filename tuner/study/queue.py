@@ -21,9 +21,9 @@ def has_room(session: Session, study: StudyKey) -> bool:
     """Whether the total is not reached yet; locks the study. KeyError if the study is gone."""
     trials = tables.optuna_trials.c
     counted = (trials.study_id == study.study_id) & trials.state.in_(COUNTED) & tables.is_search()
-    total = study.lock(session)
+    [total] = study.lock(session)
     found = session.execute(select(func.count()).where(counted)).scalar_one()
-    return found < total
+    return bool(found < total)
 
 
 def queued(study_id: int, most: int) -> Select[int]:

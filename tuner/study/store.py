@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Select, func, select
 from tuner.errors import InputError
 from tuner.phases import UNCOUNTED, PhaseSeconds
 from tuner.study import rows, tables
-from tuner.study.confirmation import Confirmation, confirmation
+from tuner.study.confirmation import Confirmation, Result, confirmation, results
 from tuner.study.fingerprint import digest
 from tuner.study.records import (
     FINISHED,
@@ -71,6 +71,14 @@ class StudyStore(StudyRow):
         search = [record for record in records if not record.confirms]
         runs = [record for record in records if record.confirms]
         return confirmation(self.spec.confirm, search, runs)
+
+    def confirmed(self) -> list[Result]:
+        """What the runs so far say about the best configurations, the best first; empty before the
+        first of them has ended."""
+        found = self.confirmation(reports=True)
+        if not any(run.has_ended for one in found.configurations.values() for run in one.runs):
+            return []
+        return results(self.spec.confirm, found, self.spec.metrics.objective)
 
     def search_remaining(self) -> int:
         """The number of the search's trials still to finish."""

@@ -145,15 +145,15 @@ class StudyKey(NamedTuple):
     study_id: int
     token: str
 
-    def lock(self, session: Session | Connection) -> int:
+    def lock(self, session: Session | Connection, *also: ColumnElement[Any]) -> Any:
         """Lock the study's row until the transaction ends: workers take turns, and the study can't
-        be deleted. Returns its total. KeyError if the study is gone."""
+        be deleted. Returns its total and ``also``. KeyError if the study is gone."""
         # A write, since only a write locks others out on SQLite.
         locked = update(studies).where(self.row()).values(total=studies.c.total)
-        total = session.execute(locked.returning(studies.c.total)).scalar_one_or_none()
-        if total is None:
+        row = session.execute(locked.returning(studies.c.total, *also)).one_or_none()
+        if row is None:
             raise KeyError("the study")
-        return int(total)
+        return row
 
     def row(self) -> ColumnElement[bool]:
         """A condition on ``tuner_studies``: this study's row, while the study exists."""
