@@ -77,9 +77,9 @@ def status(
     if running:
         out.print()
         out.print(studies.trial_table(running, objective))
-    out.print(summaries.best_line([snapshot.best] if snapshot.best else [], objective))
     if line := confirmations.winner_line(store.confirmed(), store.spec):
         out.print(line, soft_wrap=True)
+    out.print(summaries.best_line([snapshot.best] if snapshot.best else [], objective))
     out.print(summaries.measured_as(store.fingerprint(), str(summary.fingerprint)), soft_wrap=True)
     if shares := summaries.phase_shares(snapshot.phase_seconds):
         out.print(shares)

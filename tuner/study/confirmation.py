@@ -106,11 +106,15 @@ def confirmation(
 def _candidates(
     section: ConfirmSection, search: Sequence[TrialRecord]
 ) -> tuple[list[TrialRecord], int | None]:
-    """The best complete trial of each of the ``top`` configurations, and of the best baseline."""
+    """The best trial of each of the ``top`` configurations, and of the best baseline.
+
+    If fewer are complete, those follow that were paused at the highest rungs.
+    """
     ranked = sorted(search, key=_rank)
     distinct: list[TrialRecord] = []
     for trial in ranked:
-        if trial.state == "COMPLETE" and all(trial.params != other.params for other in distinct):
+        usable = trial.state == "COMPLETE" or trial.paused_at is not None
+        if usable and all(trial.params != other.params for other in distinct):
             distinct.append(trial)
     chosen = distinct[: section.top]
     baselines = [trial for trial in ranked if trial.baseline and trial.has_ended]
@@ -120,10 +124,10 @@ def _candidates(
     return (chosen, same.number) if same else ([*chosen, baselines[0]], baselines[0].number)
 
 
-def _rank(trial: TrialRecord) -> tuple[bool, float, int]:
-    """Complete trials before others; then by value; then by number."""
+def _rank(trial: TrialRecord) -> tuple[bool, int, float, int]:
+    """Complete trials before others; then higher rungs; then lower values; then by number."""
     value = math.inf if trial.value is None else trial.value
-    return trial.state != "COMPLETE", value, trial.number
+    return trial.state != "COMPLETE", -(trial.paused_at or 0), value, trial.number
 
 
 def _confirmed(runs: Sequence[TrialRecord]) -> list[int]:
@@ -168,7 +172,7 @@ def results(section: ConfirmSection, found: Confirmation, objective: str) -> lis
                 value=racing.interval(values[number].values(), section.confidence),
                 best_epoch=racing.interval(best, section.confidence),
                 last_epoch=racing.interval(last, section.confidence),
-                probability=probable.get(_name(number)),
+                probability=probable.get(_name(number)) if len(probable) > 1 else None,
                 over_baseline=over,
                 left=left and f"after {left.seeds} seeds: {left.reason}",
             )

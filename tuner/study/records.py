@@ -49,6 +49,7 @@ class TrialRecord(NamedTuple):
     phase_seconds: PhaseSeconds = UNCOUNTED  # of all its workers
     confirms: Confirms | None = None
     fresh: float | None = None  # objective of the stored generator on fresh latents
+    paused_at: int | None = None  # the epoch of the rung at which it is, or has ended, paused
 
     @property
     def has_ended(self) -> bool:
@@ -140,6 +141,7 @@ def record_of(
         phase_seconds=phase_seconds,
         confirms=confirms_of(attributes),
         fresh=rows.finite(attributes.get(FRESH)),
+        paused_at=trial.last_step if attributes.get(PAUSED) == trial.last_step else None,
     )
 
 

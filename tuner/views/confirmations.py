@@ -8,7 +8,7 @@ from tuner import hints
 from tuner.spec.metrics import OBJECTIVES
 from tuner.spec.study import StudySpec
 from tuner.study.confirmation import Result
-from tuner.study.racing import Difference, Interval
+from tuner.study.racing import Difference, Interval, Noise
 from tuner.views.formatting import number, params_text
 from tuner.views.tables import FittingTable
 
@@ -123,6 +123,27 @@ def results_values(results: Sequence[Result]) -> list[dict[str, Any]]:
         }
         for result in results
     ]
+
+
+def noise_lines(found: Noise, spec: StudySpec) -> list[str]:
+    """How much of the spread between trials is due to their seeds, in sentences."""
+    metric, lines = OBJECTIVES[spec.metrics.objective], []
+    if found.deviation is not None:
+        runs = f"{found.freedom} degree{'s' * (found.freedom > 1)} of freedom"
+        lines.append(
+            f"With other seeds, the {metric} of the same configuration varies with a standard "
+            f"deviation of {number(found.deviation)} ({runs})."
+        )
+        if found.share is not None:
+            lines.append(f"Seeds explain {found.share:.0%} of the variance between the trials.")
+    if found.bound is not None:
+        share = "" if found.bound_share is None else f" ({found.bound_share:.0%} of the variance)"
+        pairs = f"{found.pairs} pair{'s' * (found.pairs > 1)}"
+        lines.append(
+            f"Upper bound from the most similar complete trials ({pairs}): a standard deviation "
+            f"of {number(found.bound)}{share}."
+        )
+    return lines or ["Too few complete trials to estimate the seeds' part in their spread."]
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
