@@ -12,10 +12,9 @@ says "pooled" are configurations assumed to have the same noise.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special  # scipy.stats takes far longer to import
 
 Value = float | None
 Runs = Mapping[int, Value]
@@ -170,7 +169,7 @@ def _p_value(a: Sequence[float], b: Sequence[float]) -> float:
     if min(len(a), len(b)) < 2 or _mean(a) <= _mean(b):
         return 1.0
     by, (error, freedom) = _mean(a) - _mean(b), _welch(a, b)
-    return float(special.stdtr(freedom, -by / error)) if error else 0.0
+    return float(_special().stdtr(freedom, -by / error)) if error else 0.0
 
 
 def probability_best(configurations: Mapping[str, Runs]) -> dict[str, float]:
@@ -201,6 +200,7 @@ def probability_best(configurations: Mapping[str, Runs]) -> dict[str, float]:
 def _probability_lowest(name: str, posteriors: Mapping[str, tuple[float, float, int]]) -> float:
     """Expectation, over quantiles of one posterior, that all others lie above."""
     mean, scale, freedom = posteriors[name]
+    special = _special()
     x = mean + scale * special.stdtrit(freedom, (np.arange(QUANTILES) + 0.5) / QUANTILES)
     above = [
         special.stdtr(f, (m - x) / s) for other, (m, s, f) in posteriors.items() if other != name
@@ -278,8 +278,15 @@ def _welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
     return math.sqrt(u + v), freedom
 
 
+def _special() -> Any:
+    """Student's t distribution. Imported where it is needed: most commands never do."""
+    from scipy import special
+
+    return special
+
+
 def _quantile(freedom: float, confidence: float) -> float:
-    return float(special.stdtrit(freedom, (1 + confidence) / 2))
+    return float(_special().stdtrit(freedom, (1 + confidence) / 2))
 
 
 def _mean(values: Sequence[float]) -> float:
