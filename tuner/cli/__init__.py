@@ -25,6 +25,7 @@ for _module in (
     "export",
     "replay",
     "steer",
+    "edit",
     "prepare",
 ):
     import_module(f"tuner.cli.{_module}")

@@ -31,7 +31,7 @@ from tuner.data.listing import check_data_option
 from tuner.environment import METRICS_HOST, STORAGE, MachineOptions
 from tuner.errors import InputError, TunerError
 from tuner.run.signals import GRACE, Stop
-from tuner.spec.loading import load_spec
+from tuner.spec.loading import differences, load_spec
 from tuner.spec.study import StudySpec
 from tuner.spec.warnings import warnings
 from tuner.study.database import Database
@@ -107,7 +107,7 @@ def sweep(
     check_data_option(spec.data, data)
     for line in warnings(spec):
         out.print(f"warning: {line}", soft_wrap=True)
-    store, files = _begin(storage, spec, artifacts, trials or spec.study.trials)
+    store, files = _begin(storage, spec, artifacts, trials, raise_total=True)
     evaluator, stopped = None, False
     if store.remaining() <= 0:
         out.print(f"Study {store.name!r} has all of its {store.total} trials: nothing to run.")
@@ -217,15 +217,24 @@ def worker(
 
 
 def _begin(
-    storage: str, spec: StudySpec, artifacts: str | None, trials: int | None = None
+    storage: str,
+    spec: StudySpec,
+    artifacts: str | None,
+    trials: int | None = None,
+    *,
+    raise_total: bool = False,
 ) -> tuple[StudyStore, Any]:
     """Open the study and its files; create what does not exist."""
     from tuner.files.study_files import begin_study
 
-    retry = Retrier(partial(out.print, soft_wrap=True), busy_only=True)
-    return retry(
-        lambda: begin_study(Database(storage, create=True), spec, artifacts, trials=trials)
-    )
+    def begin() -> tuple[StudyStore, Any]:
+        database = Database(storage, create=True)
+        return begin_study(database, spec, artifacts, trials=trials, raise_total=raise_total)
+
+    store, files = Retrier(partial(out.print, soft_wrap=True), busy_only=True)(begin)
+    if lines := differences(store.spec, spec):
+        out.print(f"Study {store.name!r} has been edited since: {'; '.join(lines)}", soft_wrap=True)
+    return store, files
 
 
 @contextmanager

@@ -167,6 +167,15 @@ def promote(session: Session, study: StudyKey, lease: Lease, trial_id: int) -> T
     return _take(session, lease, *paused, rung=_leases.epoch, checkpoint_bytes=None)
 
 
+def resume_paused(session: Session, study: StudyKey, lease: Lease) -> Taken | None:
+    """Take a paused trial of a study whose pruner no longer pauses any."""
+    paused = (_leases.study_id == study.study_id, _leases.status == "paused", study.exists())
+    first = select(_leases.trial_id).where(*paused).order_by(_leases.trial_id).limit(1)
+    first = first.with_for_update(skip_locked=True)
+    here = _leases.trial_id == first.scalar_subquery()
+    return _take(session, lease, here, *paused, checkpoint_bytes=None)
+
+
 def _available(study: StudyKey, dead: Collection[str], latest: float | None) -> ColumnElement[bool]:
     """The condition under which ``take`` takes over a trial."""
     free = or_(

@@ -45,9 +45,12 @@ class Promoter:
         return None if standings.passes(number, rung) else standings.why_paused(number, rung)
 
     def promote(self, session: Session, lease: Lease) -> Taken | None:
-        """Take the paused trial that is promotable at the highest rung, if there is one."""
+        """Take the paused trial that is promotable at the highest rung, if there is one; first, one
+        that was paused where an edit has left no rung."""
         paused = self._paused(session)
-        for number in self._standings(session).promotable(_rungs(paused)) if paused else ():
+        moved = [number for number, one in paused.items() if not self.is_rung(number, one.rung)]
+        ranked = self._standings(session).promotable(_rungs(paused)) if paused else []
+        for number in (*moved, *ranked):
             taken = leases.promote(session, self._study, lease, paused[number].trial_id)
             if taken is not None:
                 return taken

@@ -66,6 +66,18 @@ studies = Table(
     Column("preparer", String(32)),  # the worker that prepares what all share: see leases
     Column("preparer_until", Double),
     Column("fingerprint", Text),  # JSON: see the module fingerprint
+    Column("on_hold_since", Double),  # no trial is claimed while it is set
+)
+
+edits = Table(
+    "tuner_edits",
+    metadata,
+    Column("study_id", Integer, _belongs_to(optuna_studies.c.study_id), primary_key=True),
+    Column("number", Integer, primary_key=True),  # from 1
+    Column("edited_at", Double, nullable=False),
+    Column("editor", Text, nullable=False),  # USER@HOST
+    Column("changes", Text, nullable=False),  # JSON: a list of [key, old value, new value]
+    Column("spec", Text, nullable=False),  # the one before the edit
 )
 
 
