@@ -67,17 +67,16 @@ class Promoter:
         paused = self._paused(session)
         if not paused or self._is_any_active(session):
             return False
-        standings = self._standings(session)
-        if standings.promotable(_rungs(paused)):
-            return True
-        if not self._is_any_complete(session):
-            first = paused[standings.ranked(_rungs(paused))[0]]
+        standings, rungs = self._standings(session), _rungs(paused)
+        resumed = standings.promoted_last(rungs, self._is_any_complete(session))
+        if resumed is None:
+            for number, one in paused.items():
+                why = f"not promoted from {self._place(number, one.rung)}"
+                self._request_end(session, one, f"{why}: {standings.why_paused(number, one.rung)}")
+        elif not standings.passes(resumed, rungs[resumed]):  # else a claim promotes it
+            first = paused[resumed]
             freed = update(tables.leases).where(_leases.trial_id == first.trial_id)
             session.execute(freed.values(status="free", rung=first.rung, checkpoint_bytes=None))
-            return True
-        for number, one in paused.items():
-            reason = f"not promoted from {self._place(number, one.rung)}"
-            self._request_end(session, one, f"{reason}: {standings.why_paused(number, one.rung)}")
         return True
 
     def keep_to_budget(self, session: Session) -> None:
