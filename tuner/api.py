@@ -62,7 +62,7 @@ def sweep(
         raise InputError(f"trials: found {trials}, expected at least 1")
     database = Database(storage or default_storage(), create=True)
     location = variable(ARTIFACTS_VARIABLE) if artifacts is None else str(artifacts)
-    store, files = begin_study(database, spec, location, trials=trials or spec.study.trials)
+    store, files = begin_study(database, spec, location, trials=trials, raise_total=True)
     if store.remaining() > 0:
         stop = Stop()
         options = MachineOptions(

@@ -21,9 +21,11 @@ for _module in (
     "trials",
     "dashboard",
     "best",
+    "confirm",
     "export",
     "replay",
     "steer",
+    "edit",
     "prepare",
 ):
     import_module(f"tuner.cli.{_module}")

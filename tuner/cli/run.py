@@ -26,12 +26,12 @@ from tuner.cli.options import (
     Weights,
     WorkersPerDevice,
 )
-from tuner.cli.processes import plan_processes, worker_arguments
+from tuner.cli.processes import Processes, plan_processes, worker_arguments
 from tuner.data.listing import check_data_option
 from tuner.environment import METRICS_HOST, STORAGE, MachineOptions
 from tuner.errors import InputError, TunerError
 from tuner.run.signals import GRACE, Stop
-from tuner.spec.loading import load_spec
+from tuner.spec.loading import differences, load_spec
 from tuner.spec.study import StudySpec
 from tuner.spec.warnings import warnings
 from tuner.study.database import Database
@@ -99,22 +99,39 @@ def sweep(
 
     Example: tuner sweep studies/quickstart.toml
     """
-    from tuner.run.fleet import run_fleet
-
     processes = plan_processes(workers, workers_per_device)
     options = MachineOptions(data, weights, tuple(allow or ()))
     spec = load_spec(file, name)
     check_data_option(spec.data, data)
     for line in warnings(spec):
         out.print(f"warning: {line}", soft_wrap=True)
-    store, files = _begin(storage, spec, artifacts, trials or spec.study.trials)
+    store, files = _begin(storage, spec, artifacts, trials, raise_total=True)
+    metrics = metrics_host, metrics_port
+    run_study(store, files, storage, artifacts, options, processes, respawn, max_time, metrics)
+
+
+def run_study(
+    store: StudyStore,
+    files: Any,
+    storage: str,
+    artifacts: str | None,
+    options: MachineOptions,
+    processes: Processes,
+    respawn: int,
+    max_time: float | None,
+    metrics: tuple[str, int | None],
+) -> None:
+    """Run what is left of a study on this machine, then show the results.
+
+    ``metrics`` is the host and port on which metrics are served, if the port is not None.
+    """
     evaluator, stopped = None, False
     if store.remaining() <= 0:
         out.print(f"Study {store.name!r} has all of its {store.total} trials: nothing to run.")
     elif processes.most == 1 and respawn == 0:
         with (
             progress_view(store, out) as view,
-            _metrics(store, view, metrics_host, metrics_port) as (sink, watch),
+            _metrics(store, view, *metrics) as (sink, watch),
         ):
             view.announce("starting JAX")
             from tuner.api import run_here
@@ -125,11 +142,11 @@ def sweep(
             )
             stopped = stop.requested
     else:
+        from tuner.run.fleet import run_fleet
+
         devices, count, widen = processes
         with progress_view(store, out) as view:
-            arguments = worker_arguments(
-                count, store.name, artifacts, options, (metrics_host, metrics_port)
-            )
+            arguments = worker_arguments(count, store.name, artifacts, options, metrics)
             none_lost = run_fleet(
                 arguments, storage, respawn, devices, view, widen=widen, max_time=max_time
             )
@@ -217,15 +234,24 @@ def worker(
 
 
 def _begin(
-    storage: str, spec: StudySpec, artifacts: str | None, trials: int | None = None
+    storage: str,
+    spec: StudySpec,
+    artifacts: str | None,
+    trials: int | None = None,
+    *,
+    raise_total: bool = False,
 ) -> tuple[StudyStore, Any]:
     """Open the study and its files; create what does not exist."""
     from tuner.files.study_files import begin_study
 
-    retry = Retrier(partial(out.print, soft_wrap=True), busy_only=True)
-    return retry(
-        lambda: begin_study(Database(storage, create=True), spec, artifacts, trials=trials)
-    )
+    def begin() -> tuple[StudyStore, Any]:
+        database = Database(storage, create=True)
+        return begin_study(database, spec, artifacts, trials=trials, raise_total=raise_total)
+
+    store, files = Retrier(partial(out.print, soft_wrap=True), busy_only=True)(begin)
+    if lines := differences(store.spec, spec):
+        out.print(f"Study {store.name!r} has been edited since: {'; '.join(lines)}", soft_wrap=True)
+    return store, files
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from tuner.files.stores import ArtifactStore, open_store
 from tuner.spec.study import StudySpec
 from tuner.study.creation import create_study
 from tuner.study.database import Database
+from tuner.study.edits import requested_total
 from tuner.study.store import StudyStore
 
 TOKEN = "token"  # the file that identifies a study's folder
@@ -149,12 +150,18 @@ class StudyFiles:
 
 
 def begin_study(
-    database: Database, spec: StudySpec, url: str | None = None, *, trials: int | None = None
+    database: Database,
+    spec: StudySpec,
+    url: str | None = None,
+    *,
+    trials: int | None = None,
+    raise_total: bool = False,
 ) -> tuple[StudyStore, StudyFiles]:
     """Open a study and its files; create the study if the database has none of its name.
 
-    Raises its total to ``trials``. The image memory setting and the artifact store are tried before
-    a study is created.
+    Raises its total to ``trials``; with ``raise_total`` by default to the study file's, unless that
+    has been edited since. The image memory setting and the artifact store are tried before a study
+    is created.
     """
     if spec.study.name not in database.study_names():
         image_memory()
@@ -163,8 +170,9 @@ def begin_study(
         artifacts.remove(name)
     store = create_study(database, spec)
     files = open_files(store, url)
-    if trials is not None:
-        store.raise_total(trials)
+    wanted = requested_total(store, spec) if trials is None and raise_total else trials
+    if wanted is not None:
+        store.raise_total(wanted)
     return store, files
 
 

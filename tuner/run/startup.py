@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 
 import jax
@@ -127,7 +128,17 @@ def open_evaluator(
     retrier(lambda: store.bind(parts))
     if extractor.accuracy is not None:
         announce(f"the classifier's accuracy on held-out images is {extractor.accuracy:.1%}")
-    return Evaluator(store.spec, images, extractor, real, dataset.sources)
+    evaluator = Evaluator(store.spec, images, extractor, real, dataset.sources)
+    if session is not None:
+        session.when_edited = partial(_take_up, evaluator, images)
+    return evaluator
+
+
+def _take_up(evaluator: Evaluator, images: ImageSet, spec: StudySpec) -> None:
+    """Measure by an edited study file; InputError if it can't be run on these images."""
+    check_data(spec, images)
+    check_all_shapes(spec, evaluator.dataset)
+    evaluator.spec = spec
 
 
 def known_parts(spec: StudySpec, images: ImageSet, sources: Sources) -> Parts:

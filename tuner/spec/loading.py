@@ -205,7 +205,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def differences(old: StudySpec, new: StudySpec) -> list[str]:
     """One line for each key that differs between two specs, except study.trials."""
-    before, after = (_flatten(spec.model_dump(mode="json")) for spec in (old, new))
+    before, after = (flatten(spec.model_dump(mode="json")) for spec in (old, new))
     keys = [key for key in {**before, **after} if key != "study.trials"]
     return [
         f"{key}: {before.get(key, 'nothing')} in the database, "
@@ -215,9 +215,9 @@ def differences(old: StudySpec, new: StudySpec) -> list[str]:
     ]
 
 
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """The values in nested tables by dotted key. A range is one value, although a table."""
     if not isinstance(value, dict) or not value or value.keys() <= {*Range._fields}:
         return {prefix: value}
-    parts = [_flatten(v, f"{prefix}.{k}" if prefix else k) for k, v in value.items()]
+    parts = [flatten(v, f"{prefix}.{k}" if prefix else k) for k, v in value.items()]
     return {k: v for part in parts for k, v in part.items()}

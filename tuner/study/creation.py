@@ -15,6 +15,7 @@ from tuner.spec.study import StudySpec
 from tuner.spec.trial import kind_of
 from tuner.study import tables
 from tuner.study.database import Database
+from tuner.study.edits import is_version_of
 from tuner.study.records import BASELINE, StudySummary
 from tuner.study.samplers import quietly
 from tuner.study.store import StudyStore
@@ -37,7 +38,7 @@ def _create(database: Database, spec: StudySpec) -> StudyStore:
     if name in database.study_names():
         store = StudyStore(database, name)
         begun, lines = store.trials(), differences(store.spec, spec)
-        if not lines:
+        if is_version_of(store, spec):
             return store
         if begun:
             raise InputError(
@@ -54,7 +55,7 @@ def _create(database: Database, spec: StudySpec) -> StudyStore:
         with database.rdb.engine.begin() as connection:
             ours = tables.studies
             # SQLite reuses ids: another program may have deleted a study without our rows.
-            for table in (tables.leases, tables.workers, ours):
+            for table in (tables.leases, tables.workers, tables.edits, ours):
                 connection.execute(delete(table).where(table.c.study_id == study._study_id))
             connection.execute(
                 insert(ours).values(

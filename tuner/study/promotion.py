@@ -45,9 +45,12 @@ class Promoter:
         return None if standings.passes(number, rung) else standings.why_paused(number, rung)
 
     def promote(self, session: Session, lease: Lease) -> Taken | None:
-        """Take the paused trial that is promotable at the highest rung, if there is one."""
+        """Take the paused trial that is promotable at the highest rung, if there is one; first, one
+        that was paused where an edit has left no rung."""
         paused = self._paused(session)
-        for number in self._standings(session).promotable(_rungs(paused)) if paused else ():
+        moved = [number for number, one in paused.items() if not self.is_rung(number, one.rung)]
+        ranked = self._standings(session).promotable(_rungs(paused)) if paused else []
+        for number in (*moved, *ranked):
             taken = leases.promote(session, self._study, lease, paused[number].trial_id)
             if taken is not None:
                 return taken
@@ -108,6 +111,7 @@ class Promoter:
             .join(tables.leases, _leases.trial_id == _trials.trial_id)
             .where(_trials.study_id == self._study.study_id, self._study.exists())
             .where(_trials.state != TrialState.FAIL, value.step.in_(self._ladder.rungs))
+            .where(_leases.confirms.is_(None))
         )
         found = session.execute(query).all()
         return Standings(
@@ -132,13 +136,16 @@ class Promoter:
         active = select(func.count()).where(
             _trials.study_id == self._study.study_id,
             _trials.state == TrialState.RUNNING,
+            tables.is_search(),
             ~select(_leases.trial_id).where(_leases.trial_id == _trials.trial_id, idle).exists(),
         )
         return bool(session.execute(active).scalar_one())
 
     def _is_any_complete(self, session: Session) -> bool:
         complete = select(_trials.trial_id).where(
-            _trials.study_id == self._study.study_id, _trials.state == TrialState.COMPLETE
+            _trials.study_id == self._study.study_id,
+            _trials.state == TrialState.COMPLETE,
+            tables.is_search(),
         )
         return session.execute(complete.limit(1)).first() is not None
 

@@ -13,22 +13,36 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from tuner.errors import LeaseLostError, TunerError
 from tuner.phases import PhaseClock
 from tuner.spec.branches import setting_params
 from tuner.spec.search import AshaPruner
+from tuner.spec.study import StudySpec
 from tuner.study import leases, tables
 from tuner.study.claims import Claim, Idle, Refusal, choose_params, known_params, problem_of
+from tuner.study.confirmation import FIRST_SEED
 from tuner.study.dashboard_attributes import add_note
+from tuner.study.edits import earlier_specs
 from tuner.study.leases import Lease, Taken
 from tuner.study.presence import WorkerPresence, persistent
 from tuner.study.promotion import Promoter
 from tuner.study.queue import queued
-from tuner.study.records import ARTIFACT, MACHINE, PAUSED, REASON, SEED_OF, TRACEBACK, hang_of
+from tuner.study.records import (
+    ARTIFACT,
+    MACHINE,
+    PAUSED,
+    REASON,
+    SEED_OF,
+    TRACEBACK,
+    confirms_of,
+    hang_of,
+)
 from tuner.study.retrying import LIMIT
 from tuner.study.samplers import make_pruner, make_sampler
 from tuner.study.screening import comparable, screened
@@ -54,13 +68,18 @@ class WorkerSession(WorkerPresence):
     ) -> None:
         """See ``WorkerPresence``."""
         super().__init__(store, machine, announce, retry_seconds, clock)
-        self._study = screened(store.study, self.spec)
-        self._study.sampler, self._study.pruner = make_sampler(self.spec), make_pruner(self.spec)
-        self._promoter: Promoter | None = None
-        if isinstance(self.spec.pruner, AshaPruner):
-            self._promoter = Promoter(store.key, self.spec, self.spec.pruner)
+        # Called with an edited study file, before a trial is claimed under it.
+        self.when_edited: Callable[[StudySpec], None] = lambda spec: None
+        self._follow(self.spec)
         self._broken = 0  # trials in a row that could not be begun for an unknown reason
         self._marks: dict[str, Any] = {}  # the pruner's attributes for a trial that is to end
+
+    def _follow(self, spec: StudySpec) -> None:
+        """Sample and prune by this study file."""
+        self.spec, self._study = spec, search_of(self.store, spec)
+        self._promoter: Promoter | None = None
+        if isinstance(spec.pruner, AshaPruner):
+            self._promoter = Promoter(self.store.key, spec, spec.pruner)
 
     # Claiming
 
@@ -69,9 +88,11 @@ class WorkerSession(WorkerPresence):
         the queue, else one from the sampler.
 
         A trial that can't be begun, such as a queued point outside the search space, fails with the
-        reason. TunerError if several in a row can't be begun for an unknown reason.
+        reason. TunerError if several in a row can't be begun for an unknown reason; InputError if
+        the study file was edited so that this worker can't run it.
         """
         while True:
+            self._take_up_edits()
             self._storage.held.clear()
             self._marks = {}
             # A lease is lost here if this process was suspended: take the next trial.
@@ -91,6 +112,13 @@ class WorkerSession(WorkerPresence):
                     self._fail_exhausted(claim, taken.takeovers)
 
     @persistent
+    def _take_up_edits(self) -> None:
+        self.store.refresh()
+        if (spec := self.store.spec) is not self.spec:
+            self.when_edited(spec)
+            self._follow(spec)
+
+    @persistent
     def _next(self) -> Taken | Idle:
         """Lease a trial: one this worker already holds, one to take over or to promote, a queued or
         a new one."""
@@ -102,15 +130,34 @@ class WorkerSession(WorkerPresence):
                 dead = leases.dead_workers(session, key.study_id, self.worker)
                 latest = self._heart.latest_now if self._can_expire() else None
                 taken = leases.take(session, key, lease, dead, latest)
-                if taken is None and self._promoter is not None:
-                    taken = self._promoter.promote(session, lease)
+                if taken is None:
+                    taken = self._take_paused(session, lease)
         if taken is not None:
             held[taken.trial_id] = Lease(self.worker, taken.token, self._seconds)
             return taken
         trial_id = self._storage.begin_trial()
         if trial_id is not None:
             return Taken(trial_id, 1, 0, 0)
-        return self._next() if self._end_paused() else self._idle()
+        if self._end_paused():
+            return self._next()
+        return self._confirm() or self._idle()
+
+    def _confirm(self) -> Taken | None:
+        """Once the search has ended, begin a run that confirms its winner, if one is wanted."""
+        if not self.spec.confirm.top or self.store.search_remaining() > 0:
+            return None
+        for wanted in self.store.confirmation().wanted:
+            original = self.store.frozen_trial(wanted.trial)
+            trial_id = self._storage.begin_confirmation(original, wanted)
+            if trial_id is not None:
+                return Taken(trial_id, 1, 0, 0)
+        return None
+
+    def _take_paused(self, session: Session, lease: Lease) -> Taken | None:
+        """Promote a paused trial. If an edit has replaced asha, each of them goes on."""
+        if self._promoter is not None:
+            return self._promoter.promote(session, lease)
+        return leases.resume_paused(session, self.store.key, lease)
 
     def _end_paused(self) -> bool:
         """Without a new trial to begin, let paused ones end; returns whether one can be claimed."""
@@ -166,14 +213,18 @@ class WorkerSession(WorkerPresence):
             self._close(trial_id)
             return None
         history = tuple(self.store.reports_of(trial_id))
-        problem = problem_of(self.spec, trial, [report.epoch for report in history], taken.epoch)
+        spec, study = self._search_for(trial)
+        problem = problem_of(spec, trial, [report.epoch for report in history], taken.epoch)
         if problem is not None:
             return Refusal(problem)
-        choices = choose_params(self._study, self._storage, self.spec, trial)
+        choices = choose_params(study, self._storage, spec, trial)
         self._storage.write_params(trial_id, choices, {MACHINE: self.machine})
         params = trial.params | {choice.name: choice.value for choice in choices}
+        confirms = confirms_of(trial.user_attrs)
         seeded = trial.user_attrs.get(SEED_OF, trial.number)
-        config = trial_config(self.spec, params, seeded, dataset)
+        if confirms is not None:
+            seeded = FIRST_SEED + confirms.seed
+        config = trial_config(spec, params, seeded, dataset)
         predecessor = None
         if history and (owners := self.store.ownership_history(trial.number)):
             last = owners[-1]
@@ -188,8 +239,19 @@ class WorkerSession(WorkerPresence):
             history=history,
             predecessor=predecessor,
             rung=taken.rung,
+            confirms=confirms,
             prune_reason=taken.prune_reason,
         )
+
+    def _search_for(self, trial: FrozenTrial) -> tuple[StudySpec, optuna.Study]:
+        """The study file and search for a trial: those from before an edit if it was begun or
+        queued with parameters that the edit has excluded."""
+        known = known_params(trial)
+        if known and misfit(self.spec, known) is not None:
+            for earlier in earlier_specs(self.store):
+                if misfit(earlier, known) is None:
+                    return earlier, search_of(self.store, earlier)
+        return self.spec, self._study
 
     def _refuse(self, trial_id: int, refusal: Refusal) -> None:
         """Fail a trial that can't be begun."""
@@ -245,6 +307,8 @@ class WorkerSession(WorkerPresence):
     def pruner_decision(self, claim: Claim, epoch: int) -> Pause | Prune | None:
         """What the pruner would do with the trial after ``epoch``, the last one reported, which has
         a value; None if the trial continues."""
+        if claim.confirms is not None:
+            return None
         if self._promoter is not None:
             return self._pause_at(claim, epoch)
         name = self.spec.pruner.name
@@ -342,6 +406,13 @@ class WorkerSession(WorkerPresence):
             seconds = self.clock.of_trial()
             leases.give_back(session.connection(), claim.trial_id, lease, seconds)
         del self._storage.held[claim.trial_id]
+
+
+def search_of(store: StudyStore, spec: StudySpec) -> optuna.Study:
+    """The study as its sampler and pruner see it, with both."""
+    study = screened(store.study, spec)
+    study.sampler, study.pruner = make_sampler(spec), make_pruner(spec)
+    return study
 
 
 def _final_state(trial: FrozenTrial, verdict: Verdict) -> tuple[TrialState, list[float] | None]:

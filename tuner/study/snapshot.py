@@ -26,7 +26,7 @@ MAX_WAIT = 1.0  # seconds for which BackgroundPoller waits for the database
 
 
 class StudySnapshot(NamedTuple):
-    """The state of a study at one moment."""
+    """The state of a study at one moment; ``trials`` and ``epochs`` are those of the search."""
 
     total: int  # trials requested
     trials: dict[str, int]  # by state
@@ -36,6 +36,7 @@ class StudySnapshot(NamedTuple):
     workers: list[WorkerRecord]
     best: TrialRecord | None
     phase_seconds: PhaseSeconds = UNCOUNTED  # of all trials
+    confirmed: int = 0  # runs that have ended, of those that confirm the winner
 
     @property
     def counts(self) -> dict[str, int]:
@@ -131,11 +132,14 @@ def _counts(connection: Connection, store: StudyStore) -> StudySnapshot:
     # As text, because other programs may have written states that Optuna does not know.
     state = case((paused, PAUSED), else_=cast(trials.state, String))
     phases = [func.sum(lease[name]) for name in tables.PHASE_COLUMNS.values()]
+    runs = select(func.count()).where(
+        lease.study_id == store.study_id, lease.confirms.is_not(None), lease.status == "done"
+    )
     query = (
         select(state, func.count(), func.coalesce(func.sum(lease.epoch), 0), *phases)
         .select_from(tables.optuna_trials)
         .outerjoin(tables.leases, lease.trial_id == trials.trial_id)
-        .where(trials.study_id == store.study_id)
+        .where(trials.study_id == store.study_id, lease.confirms.is_(None))
         .group_by(state)
     )
     found = connection.execute(query).all()
@@ -143,7 +147,8 @@ def _counts(connection: Connection, store: StudyStore) -> StudySnapshot:
     epochs = {s: int(rows.finite(count) or 0) for s, _, count, *_ in found}
     sums = [rows.phase_seconds(values) for _, _, _, *values in found]
     seconds = {phase: sum(each[phase] for each in sums) for phase in Phase}
-    return StudySnapshot(wanted, counts, epochs, {}, [], None, seconds)
+    confirmed: int = connection.execute(runs).scalar_one()
+    return StudySnapshot(wanted, counts, epochs, {}, [], None, seconds, confirmed)
 
 
 def recent_seconds(trial: TrialRecord) -> float | None:

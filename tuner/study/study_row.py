@@ -53,6 +53,7 @@ class StudyRow:
         self.token: str = row.token
         self.key = tables.StudyKey(self.study_id, self.token)
         self._recorded_artifacts: str | None = row.artifacts
+        self.on_hold = row.on_hold_since is not None
         # Databases that share an artifact store may have studies of the same name.
         self.folder = f"{name}-{row.token[:8]}"
 
@@ -78,13 +79,27 @@ class StudyRow:
     @cached_property
     def spec(self) -> StudySpec:
         """The study file; InputError if another version wrote it and this one can't read it."""
+        return self.parse(self._stored_spec)
+
+    def parse(self, text: str) -> StudySpec:
+        """A study file as the database stores it; see ``spec``."""
         try:
-            return StudySpec.model_validate_json(self._stored_spec)
+            return StudySpec.model_validate_json(text)
         except pydantic.ValidationError:
             raise InputError(
                 f"study {self.name!r} in {self.database.place} has a study file of tuner "
                 f"{self._version}, which tuner {__version__} can't read"
             ) from None
+
+    def refresh(self) -> None:
+        """Read the study file and the total again: ``spec`` is another object if the file was
+        edited. StorageError if the study is gone."""
+        row = self._read()
+        self.on_hold = row.on_hold_since is not None
+        self.total = row.total
+        if row.spec != self._stored_spec:
+            self._stored_spec = row.spec
+            self.__dict__.pop("spec", None)
 
     def check_version(self) -> None:
         """InputError if another minor version of tuner computed the study's numbers."""

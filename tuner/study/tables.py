@@ -66,6 +66,18 @@ studies = Table(
     Column("preparer", String(32)),  # the worker that prepares what all share: see leases
     Column("preparer_until", Double),
     Column("fingerprint", Text),  # JSON: see the module fingerprint
+    Column("on_hold_since", Double),  # no trial is claimed while it is set
+)
+
+edits = Table(
+    "tuner_edits",
+    metadata,
+    Column("study_id", Integer, _belongs_to(optuna_studies.c.study_id), primary_key=True),
+    Column("number", Integer, primary_key=True),  # from 1
+    Column("edited_at", Double, nullable=False),
+    Column("editor", Text, nullable=False),  # USER@HOST
+    Column("changes", Text, nullable=False),  # JSON: a list of [key, old value, new value]
+    Column("spec", Text, nullable=False),  # the one before the edit
 )
 
 
@@ -109,6 +121,8 @@ leases = Table(
     *(Column(name, Double, nullable=False, server_default="0") for name in PHASE_COLUMNS.values()),
     Column("rung", Integer, nullable=False, server_default="0"),  # the last one passed
     Column("checkpoint_bytes", BigInteger),  # of a paused trial
+    Column("confirms", Integer),  # number of the trial that it repeats with another seed, if any
+    Column("confirm_seed", Integer),  # index of that seed
     Index("tuner_leases_by_study", "study_id", "status", "expires_at"),
 )
 
@@ -128,6 +142,12 @@ workers = Table(
     Column("left_at", Double),
     Index("tuner_workers_by_study", "study_id"),
 )
+
+
+def is_search() -> ColumnElement[bool]:
+    """A condition on ``optuna_trials``: the trial belongs to the search, not to a confirmation."""
+    lease, trial = leases.alias().c, optuna_trials.c.trial_id
+    return ~exists().where(lease.trial_id == trial, lease.confirms.is_not(None))
 
 
 class StudyKey(NamedTuple):

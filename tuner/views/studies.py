@@ -116,6 +116,8 @@ def status_view(
     totals.add_row(*counts, epochs, "-" if left is None else duration(left))
     best = [snapshot.best] if snapshot.best else []
     parts: list[RenderableType] = [totals, Text(best_line(best, spec.metrics.objective))]
+    if snapshot.confirmed:
+        parts += [Text(f"Confirming: {snapshot.confirmed} runs with fresh seeds have ended.")]
     if shares := phase_shares(snapshot.phase_seconds):
         parts += [Text(shares)]
     if snapshot.workers:

@@ -15,7 +15,7 @@ def spec_toml(spec: StudySpec) -> str:
     baselines = changed.pop("baseline", ())
     lines = [*_lines({key: changed[key] for key in StudySpec.model_fields if key in changed}, ())]
     for point in baselines:
-        lines += ["", "[[baseline]]", *(f"{key} = {_value(v)}" for key, v in point.items())]
+        lines += ["", "[[baseline]]", *(f"{key} = {value_toml(v)}" for key, v in point.items())]
     return "\n".join(lines).strip() + "\n"
 
 
@@ -26,18 +26,19 @@ def _lines(table: Mapping[str, Any], names: tuple[str, ...]) -> Iterator[str]:
     if plain and names:
         yield from ("", f"[{'.'.join(names)}]")
     for key, value in plain.items():
-        yield f"{_key(key)} = {_value(value)}"
+        yield f"{_key(key)} = {value_toml(value)}"
     for key, value in inner.items():
         yield from _lines(value, (*names, _key(key)))
 
 
 def _key(key: str) -> str:
-    return key if key.replace("_", "").isalnum() and key.isascii() else _value(key)
+    return key if key.replace("_", "").isalnum() and key.isascii() else value_toml(key)
 
 
-def _value(value: Any) -> str:
+def value_toml(value: Any) -> str:
+    """A value as a study file writes it."""
     if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{_key(k)} = {_value(v)}' for k, v in value.items())} }}"
+        return f"{{ {', '.join(f'{_key(k)} = {value_toml(v)}' for k, v in value.items())} }}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_value, value))}]"
+        return f"[{', '.join(map(value_toml, value))}]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
