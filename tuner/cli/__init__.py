@@ -24,6 +24,7 @@ for _module in (
     "export",
     "replay",
     "steer",
+    "hold",
     "edit",
     "prepare",
 ):

@@ -65,6 +65,7 @@ class StudySummary(NamedTuple):
     best: float | None
     objective: str  # display name of the metric that ``best`` is a value of
     fingerprint: str | None  # of the measurement; None before the first worker is ready
+    on_hold: bool = False  # by tuner pause
 
 
 class Hang(NamedTuple):

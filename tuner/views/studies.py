@@ -17,7 +17,7 @@ from tuner.study.snapshot import StudySnapshot, seconds_left
 from tuner.study.workers import WorkerRecord
 from tuner.trial import FIELDS
 from tuner.views.formatting import duration, number, params_text, value_text
-from tuner.views.summaries import best_line, phase_shares
+from tuner.views.summaries import best_line, hold_line, phase_shares
 from tuner.views.tables import FittingTable
 
 STATES = {
@@ -66,7 +66,8 @@ def study_table(studies: Sequence[StudySummary]) -> FittingTable:
     for study in studies:
         counts = (study.total, *(study.states.get(state, 0) for state in STATES.values()))
         best = number(study.best)
-        table.add_row(study.name, *counts, best, study.objective, study.fingerprint or "-")
+        name = f"{study.name} (on hold)" if study.on_hold else study.name
+        table.add_row(name, *counts, best, study.objective, study.fingerprint or "-")
     return table
 
 
@@ -115,7 +116,9 @@ def status_view(
     epochs = f"{sum(snapshot.epochs.values()):,}"
     totals.add_row(*counts, epochs, "-" if left is None else duration(left))
     best = [snapshot.best] if snapshot.best else []
-    parts: list[RenderableType] = [totals, Text(best_line(best, spec.metrics.objective))]
+    parts: list[RenderableType] = [totals]
+    parts += [Text(hold_line(spec.study.name), style="bold")] if snapshot.on_hold else []
+    parts += [Text(best_line(best, spec.metrics.objective))]
     if shares := phase_shares(snapshot.phase_seconds):
         parts += [Text(shares)]
     if snapshot.workers:
