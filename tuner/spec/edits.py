@@ -21,7 +21,7 @@ from tuner.spec.validation import point_problems
 DEFAULT = object()  # assigned by ``key=``: the key is removed, so it has its default
 _MEASURES = "it defines what the study's numbers mean"
 _QUEUED = "it counts only when the study is created; use tuner enqueue"
-_SECTIONS = {"data": _MEASURES, "metrics": _MEASURES, "baseline": _QUEUED}
+_SECTIONS = {"data": _MEASURES, "metrics": _MEASURES, "baseline": _QUEUED, "warm_start": _QUEUED}
 _STUDY = {
     "name": "the study's files and workers go by it",
     "epochs": "trials of different lengths are not comparable",

@@ -18,6 +18,7 @@ MAX_REASON = 4000  # characters
 # Attributes of Optuna's trials.
 REASON, ARTIFACT, MACHINE = "tuner:reason", "tuner:generator", "tuner:machine"
 TRACEBACK, BASELINE, HUNG = "tuner:traceback", "tuner:baseline", "tuner:hung"
+WARM_START = "tuner:warm_start"  # the study and trial whose configuration it was queued with
 PAUSED = "tuner:paused"  # the epoch after which the trial was paused last
 SEED_OF = "tuner:seed_of"  # the trial whose random numbers are drawn again
 
@@ -38,6 +39,7 @@ class TrialRecord(NamedTuple):
     started: str | None = None  # "2026-05-31 14:05", by the clock of the machine that started it
     ended: str | None = None
     phase_seconds: PhaseSeconds = UNCOUNTED  # of all its workers
+    warm_start: str | None = None  # "trial 3 of study old", whose configuration it was queued with
 
     @property
     def has_ended(self) -> bool:
@@ -126,7 +128,15 @@ def record_of(
         started=_minute(trial.datetime_start),
         ended=_minute(trial.datetime_complete),
         phase_seconds=phase_seconds,
+        warm_start=_origin(attributes.get(WARM_START)),
     )
+
+
+def _origin(attribute: Any) -> str | None:
+    match attribute:
+        case {"study": str(study), "trial": int(number)}:
+            return f"trial {number} of study {printable(study)}"
+    return None
 
 
 def _minute(moment: datetime | None) -> str | None:

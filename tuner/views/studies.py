@@ -45,6 +45,7 @@ def trial_table(
         epochs = trial.history
         value = trial.value if trial.has_ended else epochs.last_value(objective)
         loss_ratio = epochs[-1].loss_ratio if epochs else None
+        origin = trial.warm_start and f"warm start from {trial.warm_start}"
         table.add_row(
             trial.number,
             trial.state.lower(),
@@ -53,7 +54,7 @@ def trial_table(
             number(loss_ratio),
             *(value_text(trial.params.get(name)) for name in names),
             duration(epochs.seconds),
-            trial.reason or "",
+            "; ".join(filter(None, (trial.reason, origin))),
             style="bold green" if trial.number == best else None,
         )
     return table
