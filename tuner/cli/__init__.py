@@ -27,5 +27,6 @@ for _module in (
     "hold",
     "edit",
     "prepare",
+    "study_file",
 ):
     import_module(f"tuner.cli.{_module}")

@@ -122,6 +122,21 @@ class StudySpec(Section):
     pictures: PicturesSection = PicturesSection()
 
 
+def file_table(spec: StudySpec) -> dict[str, Any]:
+    """A study file as parsed from TOML, without keys that have their defaults.
+
+    Samplers and pruners keep their names, which decide on the other keys of their sections.
+    """
+    table = spec.model_dump(mode="json", exclude_defaults=True)
+    for key in ("sampler", "pruner"):
+        if key in table:
+            table[key] = {"name": getattr(spec, key).name} | table[key]
+    wrapped = getattr(spec.pruner, "wrapped", None)
+    if wrapped is not None:
+        table["pruner"]["wrapped"] = {"name": wrapped.name} | table["pruner"]["wrapped"]
+    return table
+
+
 def study_file_schema() -> dict[str, Any]:
     """The schema of a study file (JSON Schema, draft 2020-12).
 
