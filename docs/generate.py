@@ -23,7 +23,7 @@ from tuner.spec import guard, search, traits
 from tuner.spec.data import DataSpec
 from tuner.spec.metrics import MetricsSection
 from tuner.spec.parameters import to_toml
-from tuner.spec.study import PicturesSection, StudySection, study_file_schema
+from tuner.spec.study import PicturesSection, StudySection, WarmStartSection, study_file_schema
 from tuner.spec.trial import TrialSection, kind_of, setting_names
 from tuner.trial import FIELDS
 
@@ -36,6 +36,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "study": StudySection,
     "data": DataSpec,
     "trial": TrialSection,
+    "warm_start": WarmStartSection,
     "metrics": MetricsSection,
     "guard.loss_ratio": guard.LossRatioGuard,
     "guard.variance_ratio": guard.VarianceRatioGuard,

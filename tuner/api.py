@@ -62,7 +62,10 @@ def sweep(
         raise InputError(f"trials: found {trials}, expected at least 1")
     database = Database(storage or default_storage(), create=True)
     location = variable(ARTIFACTS_VARIABLE) if artifacts is None else str(artifacts)
-    store, files = begin_study(database, spec, location, trials=trials, raise_total=True)
+    announce = print if progress and sink is None else lambda text: None
+    store, files = begin_study(
+        database, spec, location, trials=trials, raise_total=True, announce=announce
+    )
     if store.remaining() > 0:
         stop = Stop()
         options = MachineOptions(

@@ -47,7 +47,7 @@ def test_every_option_has_help(name: str) -> None:
 @pytest.mark.parametrize(
     ("line", "completed"),
     [
-        ("tuner s", {"sweep", "status", "show", "stop", "sample", "schema"}),
+        ("tuner s", {"sweep", "status", "show", "stop", "sample", "schema", "study-file"}),
         ("tuner status --w", {"--watch"}),
     ],
 )

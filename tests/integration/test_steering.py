@@ -99,6 +99,21 @@ def test_the_sampler_fills_in_missing_parameters(studies: Studies) -> None:
     assert 1e-4 <= params["learning_rate"] <= 1e-2
 
 
+def test_a_point_without_the_deciding_setting_is_completed(studies: Studies) -> None:
+    when = "optimizer = ['adam', 'sgd']\n[trial.when.optimizer.sgd]\nbeta1 = [0.0, 0.25]\n"
+    store = studies.create(RANDOM.replace("[sampler]", f"{when}[sampler]"), trials=4)
+    steering.enqueue(store, {"learning_rate": 1e-3}, {})
+    studies.optuna_study().enqueue_trial({"beta1[optimizer=sgd]": 0.25})  # not ours to refuse
+    session = studies.join()
+    params = claim(session).params
+    assert params["learning_rate"] == 1e-3
+    assert params.keys() == {"learning_rate", "optimizer", "beta1"}
+    studies.rows(EXPIRE_LEASES)
+    assert claim(studies.join()).params == params
+    assert claim(session).number == 2
+    assert "is not searched by this study" in str(store.trial(1).reason)
+
+
 def test_enqueueing_raises_the_total_only_when_it_is_full(studies: Studies) -> None:
     store = studies.create(trials=3)
     session = studies.join()

@@ -25,7 +25,9 @@ for _module in (
     "export",
     "replay",
     "steer",
+    "hold",
     "edit",
     "prepare",
+    "study_file",
 ):
     import_module(f"tuner.cli.{_module}")

@@ -246,9 +246,12 @@ def _begin(
 
     def begin() -> tuple[StudyStore, Any]:
         database = Database(storage, create=True)
-        return begin_study(database, spec, artifacts, trials=trials, raise_total=raise_total)
+        return begin_study(
+            database, spec, artifacts, trials=trials, raise_total=raise_total, announce=announce
+        )
 
-    store, files = Retrier(partial(out.print, soft_wrap=True), busy_only=True)(begin)
+    announce = partial(out.print, soft_wrap=True)
+    store, files = Retrier(announce, busy_only=True)(begin)
     if lines := differences(store.spec, spec):
         out.print(f"Study {store.name!r} has been edited since: {'; '.join(lines)}", soft_wrap=True)
     return store, files

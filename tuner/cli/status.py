@@ -71,6 +71,8 @@ def status(
         print_json(summary._asdict() | parts | about)
         return
     out.print(studies.study_table([summary]))
+    if summary.on_hold:
+        out.print(summaries.hold_line(name))
     if snapshot.workers:
         out.print()
         out.print(studies.worker_table(snapshot.workers))

@@ -26,7 +26,7 @@ def stop(name: StudyName, storage: Storage = STORAGE) -> None:
     Example: tuner stop quickstart
     """
     store = open_study(storage, name)
-    running = _running_workers(store)
+    running = running_workers(store)
     store.request_stop()
     if running:
         out.print(f"{running} of study {name!r} will stop after the current epoch.")
@@ -82,12 +82,12 @@ def retry(
 def _print_queued(store: StudyStore, what: str, before: int) -> None:
     raised = f", raised from {before}" if store.total > before else ""
     out.print(f"{what} Total of study {store.name!r}: {store.total} trials{raised}.")
-    if not _running_workers(store):
+    if not running_workers(store):
         start = hints.command("worker", store.name)
         out.print(f"No workers are running; to start one: {start}", soft_wrap=True)
 
 
-def _running_workers(store: StudyStore) -> str:
+def running_workers(store: StudyStore) -> str:
     """``1 worker``, ``3 workers``; empty if none is running."""
     count = sum(worker.alive for worker in store.workers())
     return f"{count} worker{'s' * (count > 1)}" if count else ""
@@ -125,7 +125,7 @@ def delete(
     """
     store = open_study(storage, name)
     files, described = _files_of(store, artifacts)
-    running = _running_workers(store)
+    running = running_workers(store)
     busy = f" ({running} running)" if running else ""
     what = f"study {name!r}, its {len(store.trials())} trials and {described}{busy}"
     if not yes and not typer.confirm(f"Delete {what}?"):

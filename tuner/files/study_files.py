@@ -156,6 +156,7 @@ def begin_study(
     *,
     trials: int | None = None,
     raise_total: bool = False,
+    announce: Callable[[str], None] = lambda text: None,
 ) -> tuple[StudyStore, StudyFiles]:
     """Open a study and its files; create the study if the database has none of its name.
 
@@ -168,7 +169,7 @@ def begin_study(
         artifacts, name = open_store(url or default_artifacts()), f"tried-{secrets.token_hex(8)}"
         artifacts.write(name, b"")
         artifacts.remove(name)
-    store = create_study(database, spec)
+    store = create_study(database, spec, announce)
     files = open_files(store, url)
     wanted = requested_total(store, spec) if trials is None and raise_total else trials
     if wanted is not None:

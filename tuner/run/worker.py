@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import jax
 
+from tuner import hints
 from tuner.errors import LeaseLostError, StorageError, TunerError
 from tuner.files.checkpoints import CHECKPOINTS, CheckpointWriter, folder_of, load_latest, trial_of
 from tuner.files.study_files import StudyFiles
@@ -70,13 +71,13 @@ class Worker:
         TunerError if too many trials fail in a row or a file can't be written; StorageError if the
         database or the artifact store stays unavailable.
         """
-        claimed, failures, waiting = 0, 0, False
+        claimed, failures, waiting = 0, 0, None
         self.session.clock.skip()  # getting ready counts for no trial
         self.publisher.study()
         while not self._must_leave() and claimed != limits.trials:
             claim = self.session.claim(self.trainer.dataset)
             if isinstance(claim, Claim):
-                claimed, waiting = claimed + 1, False
+                claimed, waiting = claimed + 1, None
                 ending = self._run(claim)
                 if not isinstance(ending, Released):
                     failures = failures + 1 if isinstance(ending, Fail) else 0
@@ -88,12 +89,18 @@ class Worker:
                 self._clean_up()
                 return
             else:
-                if not waiting:
-                    self.sink.announce("waiting: other workers run the last trials")
-                waiting = True
+                if claim is not waiting:
+                    self.sink.announce(self._why_waiting(claim))
+                waiting = claim
                 pause = min(LONGEST_WAIT, self.session.spec.study.lease_seconds / 4)
                 with self.session.clock.phase(Phase.WAITING):
                     self.stop.wait(pause * random.uniform(0.5, 1.0))
+
+    def _why_waiting(self, idle: Idle) -> str:
+        if idle is Idle.ON_HOLD:
+            go_on = hints.command("resume", self.session.store.name)
+            return f"waiting: the study is on hold; to let it go on, run: {go_on}"
+        return "waiting: other workers run the last trials"
 
     def _clean_up(self) -> None:
         """Publish the final plots; remove checkpoints of ended trials that dead workers left."""
@@ -135,7 +142,8 @@ class Worker:
         return ending
 
     def _train(self, trial: TrialRun) -> Verdict:
-        """Train, report and judge until the trial ends; ``Continue`` if a stop is requested.
+        """Train, report and judge until the trial ends; ``Continue`` if a stop is requested or the
+        study is on hold.
 
         The previous worker may have died between its last report and the verdict, so judge first:
         if that ends the trial, epochs are repeated only up to its best one.
@@ -147,7 +155,7 @@ class Worker:
             last = reported if goes_on else trial.best_epoch()
             self._load(trial)
             while isinstance(end, Continue) or self.trainer.epoch < last:
-                if self._must_leave():
+                if self._must_leave() or self.session.on_hold:
                     return Continue()
                 with self.watchdog.epoch(trial.claim, self.trainer.epoch + 1, trial.pace):
                     report = trial.run_epoch()

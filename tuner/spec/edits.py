@@ -14,14 +14,14 @@ from tuner.spec.kinds import is_custom_network
 from tuner.spec.loading import flatten, parse_spec
 from tuner.spec.parameters import Choices, Range, Setting
 from tuner.spec.sections import Key
-from tuner.spec.study import StudySpec
+from tuner.spec.study import StudySpec, file_table
 from tuner.spec.trial import kind_of, setting_names
 from tuner.spec.validation import point_problems
 
 DEFAULT = object()  # assigned by ``key=``: the key is removed, so it has its default
 _MEASURES = "it defines what the study's numbers mean"
 _QUEUED = "it counts only when the study is created; use tuner enqueue"
-_SECTIONS = {"data": _MEASURES, "metrics": _MEASURES, "baseline": _QUEUED}
+_SECTIONS = {"data": _MEASURES, "metrics": _MEASURES, "baseline": _QUEUED, "warm_start": _QUEUED}
 _STUDY = {
     "name": "the study's files and workers go by it",
     "epochs": "trials of different lengths are not comparable",
@@ -101,7 +101,8 @@ def edited(spec: StudySpec, assignments: Sequence[Assignment], origin: str) -> S
             allowed.append(one)
         else:
             problems.append(f"{origin}: {one.dotted}: can't be changed: {reason}")
-    table = _table(spec)
+    table = file_table(spec)
+    table.pop("baseline", None)
     for one in allowed:
         _assign(table, spec, one)
     try:
@@ -146,17 +147,6 @@ def _setting(spec: StudySpec, key: Key) -> Setting | None:
             found: Setting | None = getattr(spec.trial, str(name))
             return found
     return None
-
-
-def _table(spec: StudySpec) -> dict[str, Any]:
-    """The study file without its defaults and baselines."""
-    table = spec.model_dump(mode="json", exclude_defaults=True)
-    for section in ("sampler", "pruner"):
-        if section in table:  # exclude_defaults leaves out the name
-            table[section] = getattr(spec, section).model_dump(mode="json", exclude_defaults=True)
-            table[section] = {"name": getattr(spec, section).name} | table[section]
-    table.pop("baseline", None)
-    return table
 
 
 def _assign(table: dict[str, Any], spec: StudySpec, assignment: Assignment) -> None:

@@ -4,9 +4,10 @@ Every key has a default; the defaults are the recipe of TensorFlow's DCGAN tutor
 checked one by one here; rules between keys are in ``validation``.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator
+from pydantic import AfterValidator, Field, PlainValidator
 
 from tuner.spec.data import DataSpec
 from tuner.spec.guard import GuardSection
@@ -19,6 +20,7 @@ from tuner.spec.trial import TrialSection
 
 MOST_TRIALS = 1_000_000
 STUDY_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
+_PASSWORD = re.compile(r"^(?!sqlite:)[^/]*//.*:.*@|password=", re.IGNORECASE | re.DOTALL)
 LONGEST_NAME = 246  # a study's folder adds nine characters; file systems allow 255
 
 
@@ -99,6 +101,22 @@ class PicturesSection(Section):
         return epoch <= self.first or epoch // self.every > previous // self.every
 
 
+def _without_password(url: str | None) -> str | None:
+    if url is not None and _PASSWORD.search(url):  # the message must not quote it
+        raise ValueError("found a URL with a password; give it in PGPASSWORD or ~/.pgpass instead")
+    return url
+
+
+class WarmStartSection(Section):
+    study: str | None = entry(
+        None, "earlier study whose best configurations are queued first", pattern=f"^{STUDY_NAME}$"
+    )
+    storage: Annotated[str | None, AfterValidator(_without_password)] = entry(
+        None, "URL of its database, without a password; by default the new study's"
+    )
+    top: int = entry(5, "configurations to queue", ge=1, le=1000)
+
+
 class StudySpec(Section):
     """A whole study file."""
 
@@ -108,12 +126,28 @@ class StudySpec(Section):
     baseline: tuple[dict[str, Annotated[Value, PlainValidator(_scalar)]], ...] = Field(
         (), strict=False
     )
+    warm_start: WarmStartSection = WarmStartSection()
     sampler: SamplerSpec = TpeSampler()
     pruner: PrunerSpec = SuccessiveHalvingPruner()
     confirm: ConfirmSection = ConfirmSection()
     guard: GuardSection = GuardSection()
     metrics: MetricsSection = MetricsSection()
     pictures: PicturesSection = PicturesSection()
+
+
+def file_table(spec: StudySpec) -> dict[str, Any]:
+    """A study file as parsed from TOML, without keys that have their defaults.
+
+    Samplers and pruners keep their names, which decide on the other keys of their sections.
+    """
+    table = spec.model_dump(mode="json", exclude_defaults=True)
+    for key in ("sampler", "pruner"):
+        if key in table:
+            table[key] = {"name": getattr(spec, key).name} | table[key]
+    wrapped = getattr(spec.pruner, "wrapped", None)
+    if wrapped is not None:
+        table["pruner"]["wrapped"] = {"name": wrapped.name} | table["pruner"]["wrapped"]
+    return table
 
 
 def study_file_schema() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tuner.spec.kinds import did_you_mean, shown
 from tuner.spec.metrics import MetricsSection
 from tuner.spec.parameters import Range, Value, values_of
 from tuner.spec.sections import Key, Problem
-from tuner.spec.study import StudySpec
+from tuner.spec.study import StudySpec, WarmStartSection
 from tuner.spec.traits import SOURCES
 from tuner.spec.trial import TrialSection, kind_of, setting_names
 
@@ -63,6 +63,8 @@ def _all_contradictions(spec: StudySpec) -> Iterator[tuple[Key, str, list[Key]]]
             yield ("pruner", *key), text, [("pruner",), *inputs]
     for key, text in _metrics(spec):
         yield key, text, [("metrics",), ("study", "epochs"), ("pruner",)]
+    for key, text in _warm_start(spec):
+        yield key, text, [("warm_start",), ("study", "name")]
     for key, text in _data(spec):
         yield key, text, [("data", "source")]
     for name, limits in spec.guard:
@@ -130,6 +132,14 @@ def _metrics(spec: StudySpec) -> Iterator[Problem]:
     ):
         text = f"found {metrics.every} with {spec.study.epochs} epochs"
         yield ("metrics", "every"), f"{text}; the pruner needs an evaluation before the last epoch"
+
+
+def _warm_start(spec: StudySpec) -> Iterator[Problem]:
+    section, at = spec.warm_start, ("warm_start", "study")
+    if section.study is None and section != WarmStartSection():
+        yield at, "the key is missing; it names the earlier study"
+    if section.study == spec.study.name and section.storage is None:
+        yield at, f"found {section.study!r}, the study itself; name an earlier one"
 
 
 MOST_DRIFT = 0.1  # relative difference between images per epoch and images

@@ -45,6 +45,7 @@ class Idle(enum.Enum):
 
     WAIT = "other workers run the last trials, and may leave some behind"
     ENDED = "the study has all of its trials"
+    ON_HOLD = "the study is on hold"
 
 
 def problem_of(

@@ -16,24 +16,28 @@ from tuner.spec.trial import kind_of
 from tuner.study import tables
 from tuner.study.database import Database
 from tuner.study.edits import is_version_of
-from tuner.study.records import BASELINE, StudySummary
+from tuner.study.records import BASELINE, WARM_START, StudySummary
 from tuner.study.samplers import quietly
 from tuner.study.store import StudyStore
 from tuner.study.tables import TOKEN
+from tuner.study.warm_start import warm_start
 from tuner.version import __version__
 
 
-def create_study(database: Database, spec: StudySpec) -> StudyStore:
-    """Create a study with its baselines queued, unless the database has an equal one.
+def create_study(
+    database: Database, spec: StudySpec, announce: Callable[[str], None] = lambda text: None
+) -> StudyStore:
+    """Create a study with its baselines and warm start queued, unless the database has an equal
+    one.
 
     A different study of that name is replaced if none of its trials has begun: its file may have
-    been wrong. InputError otherwise.
+    been wrong. InputError otherwise. ``announce`` gets a line on the warm start.
     """
     with database.address.exclusive():
-        return _create(database, spec)
+        return _create(database, spec, announce)
 
 
-def _create(database: Database, spec: StudySpec) -> StudyStore:
+def _create(database: Database, spec: StudySpec, announce: Callable[[str], None]) -> StudyStore:
     name = spec.study.name
     if name in database.study_names():
         store = StudyStore(database, name)
@@ -45,12 +49,15 @@ def _create(database: Database, spec: StudySpec) -> StudyStore:
                 f"study {name!r} is in {database.place} already, with a different study file; "
                 "choose another name, or delete the study; differences:\n  " + "\n  ".join(lines)
             )
+    warm = warm_start(database, spec)
     with database.errors():
         token = uuid.uuid4().hex
         study = _new_optuna_study(database, spec, token)
         for baseline in spec.baseline:
             point = {key: kind_of(key).check(value) for key, value in baseline.items()}
             study.enqueue_trial(optuna_params(spec.trial, point), user_attrs={BASELINE: True})
+        for queued in warm.queued:
+            study.enqueue_trial(queued.params, user_attrs={WARM_START: queued.origin})
         # Our row comes last: a study without it counts as incomplete and is created again.
         with database.rdb.engine.begin() as connection:
             ours = tables.studies
@@ -67,6 +74,8 @@ def _create(database: Database, spec: StudySpec) -> StudyStore:
                     created_at=tables.db_now(),
                 )
             )
+    if warm.message:
+        announce(warm.message)
     return StudyStore(database, name)
 
 

@@ -1,4 +1,4 @@
-"""The heartbeat thread of a worker: renews its leases and notices requests to stop."""
+"""The heartbeat thread of a worker: renews its leases, notices requests to stop or to wait."""
 
 import threading
 import time
@@ -34,6 +34,7 @@ class Heartbeat:
         self.preparing = False  # whether to renew the right to prepare as well
         self.stop_before: float | None = None  # time of a stop request from before it joined
         self.stop_requested = False  # since the worker joined
+        self.on_hold = False  # whether the study is
         self.last_trouble: float | None = None  # time.monotonic() of the last failure
         self.last_beat: float | None = None  # time.time() of the last one that was stored
         self._clock: tuple[float, float] | None = None  # the database's, and time.monotonic()
@@ -83,11 +84,12 @@ class Heartbeat:
         if seen_at is None:
             return False
         self.compare_clocks(seen_at)
-        query = select(studies.c.stop_at).where(self._study.row())
-        stop_at = connection.execute(query).scalar_one_or_none()
-        # Compared only for equality: the database's clock may have been changed since.
-        if stop_at is not None and stop_at != self.stop_before:
-            self.stop_requested = True
+        query = select(studies.c.stop_at, studies.c.on_hold_since).where(self._study.row())
+        for stop_at, on_hold_since in connection.execute(query):
+            self.on_hold = on_hold_since is not None
+            # Compared only for equality: the database's clock may have been changed since.
+            if stop_at is not None and stop_at != self.stop_before:
+                self.stop_requested = True
         return True
 
     def compare_clocks(self, now: float) -> None:

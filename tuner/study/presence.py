@@ -109,6 +109,11 @@ class WorkerPresence:
         """Whether a stop of the study's workers was requested after this one joined."""
         return self._heart.stop_requested
 
+    @property
+    def on_hold(self) -> bool:
+        """Whether the study was on hold at the last heartbeat or claim."""
+        return self._heart.on_hold
+
     def stats(self) -> WorkerStats:
         """Statistics for monitoring. Thread-safe."""
         heart = self._heart

@@ -18,6 +18,7 @@ MAX_REASON = 4000  # characters
 # Attributes of Optuna's trials.
 REASON, ARTIFACT, MACHINE = "tuner:reason", "tuner:generator", "tuner:machine"
 TRACEBACK, BASELINE, HUNG = "tuner:traceback", "tuner:baseline", "tuner:hung"
+WARM_START = "tuner:warm_start"  # the study and trial whose configuration it was queued with
 PAUSED = "tuner:paused"  # the epoch after which the trial was paused last
 CONFIRMS = "tuner:confirms"  # see Confirms
 FRESH = "tuner:fresh"  # the objective of the stored generator on fresh latents
@@ -50,6 +51,7 @@ class TrialRecord(NamedTuple):
     confirms: Confirms | None = None
     fresh: float | None = None  # objective of the stored generator on fresh latents
     paused_at: int | None = None  # the epoch of the rung at which it is, or has ended, paused
+    warm_start: str | None = None  # "trial 3 of study old", whose configuration it was queued with
 
     @property
     def has_ended(self) -> bool:
@@ -77,6 +79,7 @@ class StudySummary(NamedTuple):
     best: float | None
     objective: str  # display name of the metric that ``best`` is a value of
     fingerprint: str | None  # of the measurement; None before the first worker is ready
+    on_hold: bool = False  # by tuner pause
 
 
 class Hang(NamedTuple):
@@ -142,6 +145,7 @@ def record_of(
         confirms=confirms_of(attributes),
         fresh=rows.finite(attributes.get(FRESH)),
         paused_at=trial.last_step if attributes.get(PAUSED) == trial.last_step else None,
+        warm_start=_origin(attributes.get(WARM_START)),
     )
 
 
@@ -150,6 +154,13 @@ def confirms_of(attributes: Mapping[str, Any]) -> Confirms | None:
     match attributes.get(CONFIRMS):
         case {"trial": int(trial), "seed": int(seed)} if trial >= 0 and seed >= 0:
             return Confirms(trial, seed)
+    return None
+
+
+def _origin(attribute: Any) -> str | None:
+    match attribute:
+        case {"study": str(study), "trial": int(number)}:
+            return f"trial {number} of study {printable(study)}"
     return None
 
 

@@ -92,7 +92,9 @@ class WorkerSession(WorkerPresence):
         the study file was edited so that this worker can't run it.
         """
         while True:
-            self._take_up_edits()
+            self._look_at_study()
+            if self.store.on_hold:
+                return Idle.ENDED if self._persist(self.store.remaining) <= 0 else Idle.ON_HOLD
             self._storage.held.clear()
             self._marks = {}
             # A lease is lost here if this process was suspended: take the next trial.
@@ -112,8 +114,10 @@ class WorkerSession(WorkerPresence):
                     self._fail_exhausted(claim, taken.takeovers)
 
     @persistent
-    def _take_up_edits(self) -> None:
+    def _look_at_study(self) -> None:
+        """Take up an edited study file, and notice whether the study is on hold."""
         self.store.refresh()
+        self._heart.on_hold = self.store.on_hold
         if (spec := self.store.spec) is not self.spec:
             self.when_edited(spec)
             self._follow(spec)

@@ -37,6 +37,7 @@ class StudySnapshot(NamedTuple):
     best: TrialRecord | None
     phase_seconds: PhaseSeconds = UNCOUNTED  # of all trials
     confirmed: int = 0  # runs that have ended, of those that confirm the winner
+    on_hold: bool = False  # by tuner pause
 
     @property
     def counts(self) -> dict[str, int]:
@@ -123,9 +124,10 @@ class BackgroundPoller:
 def _counts(connection: Connection, store: StudyStore) -> StudySnapshot:
     """Read only the counts. KeyError if the study is gone."""
     # SQLite may have given the id of a deleted study to another one.
-    total = select(tables.studies.c.total).where(store.key.row())
-    wanted: int | None = connection.execute(total).scalar_one_or_none()
-    if wanted is None:
+    columns = tables.studies.c
+    query = select(columns.total, columns.on_hold_since).where(store.key.row())
+    study = connection.execute(query).one_or_none()
+    if study is None:
         raise KeyError(f"study {store.name!r}")
     trials, lease = tables.optuna_trials.c, tables.leases.c
     paused = (lease.status == "paused") & (trials.state == TrialState.RUNNING)
@@ -135,20 +137,21 @@ def _counts(connection: Connection, store: StudyStore) -> StudySnapshot:
     runs = select(func.count()).where(
         lease.study_id == store.study_id, lease.confirms.is_not(None), lease.status == "done"
     )
-    query = (
+    by_state = (
         select(state, func.count(), func.coalesce(func.sum(lease.epoch), 0), *phases)
         .select_from(tables.optuna_trials)
         .outerjoin(tables.leases, lease.trial_id == trials.trial_id)
         .where(trials.study_id == store.study_id, lease.confirms.is_(None))
         .group_by(state)
     )
-    found = connection.execute(query).all()
+    found = connection.execute(by_state).all()
     counts = {s: count for s, count, *_ in found}
     epochs = {s: int(rows.finite(count) or 0) for s, _, count, *_ in found}
     sums = [rows.phase_seconds(values) for _, _, _, *values in found]
     seconds = {phase: sum(each[phase] for each in sums) for phase in Phase}
     confirmed: int = connection.execute(runs).scalar_one()
-    return StudySnapshot(wanted, counts, epochs, {}, [], None, seconds, confirmed)
+    on_hold = study.on_hold_since is not None
+    return StudySnapshot(study.total, counts, epochs, {}, [], None, seconds, confirmed, on_hold)
 
 
 def recent_seconds(trial: TrialRecord) -> float | None:

@@ -12,7 +12,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from tuner.spec.branches import branch_at, deciders, structures
+from tuner.spec.branches import branch_at, branches, deciders, structures
 from tuner.spec.parameters import Choices, Range, values_of
 from tuner.spec.study import StudySpec
 from tuner.spec.traits import DEFAULT_PENALTY, LOSSES, NETWORKS, OPTIMIZERS, PENALTIES, SCHEDULED
@@ -45,6 +45,8 @@ def _distribution(setting: Choices | Range) -> BaseDistribution:
 def misfit(spec: StudySpec, params: Mapping[str, Any]) -> str | None:
     """Why ``params``, under Optuna's names, lie outside the space; None if they fit."""
     wanted = distributions(spec, params)
+    if not params.keys() >= deciders(spec.trial).keys():  # the sampler will choose the branch
+        wanted = _in_every_branch(spec) | wanted
     for name in sorted(params, key=lambda name: name not in wanted):
         shown = f"{name} = {str(params[name])[:80]!r}"
         if name not in wanted:
@@ -52,6 +54,12 @@ def misfit(spec: StudySpec, params: Mapping[str, Any]) -> str | None:
         if not contains(wanted[name], params[name]):
             return f"{shown} is outside the search space: {_described(wanted[name])}"
     return None
+
+
+def _in_every_branch(spec: StudySpec) -> dict[str, BaseDistribution]:
+    """The settings that are searched alike whatever the deciding settings are."""
+    first, *others = (distributions(spec, branch.given) for branch in branches(spec.trial))
+    return {k: d for k, d in first.items() if all(other.get(k) == d for other in others)}
 
 
 def contains(distribution: BaseDistribution, value: Any) -> bool:

@@ -117,7 +117,8 @@ class StudyStore(StudyRow):
         best, parts = best_of(records), self.fingerprint()
         objective = rows.text(names[0]) if isinstance(names, list) and names else None
         measured = (best and best.value, objective or "FID", digest(parts) if parts else None)
-        return StudySummary(self.name, self.total, dict(states), *measured)
+        self.refresh()
+        return StudySummary(self.name, self.total, dict(states), *measured, self.on_hold)
 
     # Trials
 

@@ -123,6 +123,19 @@ class StudyRow:
         stop = update(tables.studies).where(self.key.row()).values(stop_at=tables.db_now())
         self.database.execute(stop)
 
+    def hold(self) -> None:
+        """Put the study on hold: workers release their trials after the epoch, and wait."""
+        self._set_hold(tables.db_now())
+
+    def end_hold(self) -> None:
+        """Let the study go on."""
+        self._set_hold(None)
+
+    def _set_hold(self, since: Any) -> None:
+        row = update(tables.studies).where(self.key.row())
+        self.database.execute(row.values(on_hold_since=since))
+        self.refresh()
+
     # The artifact store
 
     @property

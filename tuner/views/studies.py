@@ -17,7 +17,7 @@ from tuner.study.snapshot import StudySnapshot, seconds_left
 from tuner.study.workers import WorkerRecord
 from tuner.trial import FIELDS
 from tuner.views.formatting import duration, number, params_text, value_text
-from tuner.views.summaries import best_line, phase_shares
+from tuner.views.summaries import best_line, hold_line, phase_shares
 from tuner.views.tables import FittingTable
 
 STATES = {
@@ -45,6 +45,7 @@ def trial_table(
         epochs = trial.history
         value = trial.value if trial.has_ended else epochs.last_value(objective)
         loss_ratio = epochs[-1].loss_ratio if epochs else None
+        origin = trial.warm_start and f"warm start from {trial.warm_start}"
         table.add_row(
             trial.number,
             trial.state.lower(),
@@ -53,7 +54,7 @@ def trial_table(
             number(loss_ratio),
             *(value_text(trial.params.get(name)) for name in names),
             duration(epochs.seconds),
-            trial.reason or "",
+            "; ".join(filter(None, (trial.reason, origin))),
             style="bold green" if trial.number == best else None,
         )
     return table
@@ -66,7 +67,8 @@ def study_table(studies: Sequence[StudySummary]) -> FittingTable:
     for study in studies:
         counts = (study.total, *(study.states.get(state, 0) for state in STATES.values()))
         best = number(study.best)
-        table.add_row(study.name, *counts, best, study.objective, study.fingerprint or "-")
+        name = f"{study.name} (on hold)" if study.on_hold else study.name
+        table.add_row(name, *counts, best, study.objective, study.fingerprint or "-")
     return table
 
 
@@ -115,7 +117,9 @@ def status_view(
     epochs = f"{sum(snapshot.epochs.values()):,}"
     totals.add_row(*counts, epochs, "-" if left is None else duration(left))
     best = [snapshot.best] if snapshot.best else []
-    parts: list[RenderableType] = [totals, Text(best_line(best, spec.metrics.objective))]
+    parts: list[RenderableType] = [totals]
+    parts += [Text(hold_line(spec.study.name), style="bold")] if snapshot.on_hold else []
+    parts += [Text(best_line(best, spec.metrics.objective))]
     if snapshot.confirmed:
         parts += [Text(f"Confirming: {snapshot.confirmed} runs with fresh seeds have ended.")]
     if shares := phase_shares(snapshot.phase_seconds):

@@ -4,13 +4,18 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tuner.spec.study import StudySpec
+from tuner.spec.study import StudySpec, file_table
+from tuner.spec.validation import pruner_problems
 
 
 def spec_toml(spec: StudySpec) -> str:
-    """A study file that loads as this spec; it always names study, sampler and pruner."""
-    changed = spec.model_dump(mode="json", exclude_defaults=True)
-    for key in ("study", "sampler", "pruner"):
+    """A study file that loads as this spec; it names study, sampler and pruner.
+
+    Only the default pruner in a study that is too short for it is left out: named, it is refused.
+    """
+    changed = file_table(spec)
+    idle = "pruner" not in changed and any(True for _ in pruner_problems(spec))
+    for key in ("study", "sampler", *(() if idle else ("pruner",))):
         changed[key] = {"name": getattr(spec, key).name} | changed.get(key, {})
     baselines = changed.pop("baseline", ())
     lines = [*_lines({key: changed[key] for key in StudySpec.model_fields if key in changed}, ())]

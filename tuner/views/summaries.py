@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tuner import hints
 from tuner.phases import Phase, PhaseSeconds
 from tuner.spec.metrics import OBJECTIVES
 from tuner.spec.study import StudySpec
@@ -28,6 +29,11 @@ def best_line(trials: Sequence[TrialRecord], objective: str) -> str:
         f"Best: trial {trial.number}, {name} {number(trial.value)} (one seed){warning}, "
         f"{params_text(trial.params)}"
     )
+
+
+def hold_line(name: str) -> str:
+    """How to end the hold of a study that is on hold."""
+    return f"On hold: no trial begins or goes on until {hints.command('resume', name)} is run."
 
 
 def baseline_gain(trials: Sequence[TrialRecord], objective: str) -> str:

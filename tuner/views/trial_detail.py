@@ -93,6 +93,8 @@ def _facts(spec: StudySpec, trial: TrialRecord) -> Table:
     for name, value in trial.params.items():
         table.add_row(name.replace("_", " "), Text(value_text(value), style="bold"))
     table.add_row("seed", str(_seed(spec, trial)))
+    if trial.warm_start:
+        table.add_row("warm start", Text(f"from {trial.warm_start}"))
     table.add_row("epochs", f"{len(trial.reports)} of {spec.study.epochs}")
     if epochs := trial.history:
         images, training = epochs[-1].images, epochs.train_seconds
