@@ -107,7 +107,7 @@ SNAPSHOT = StudySnapshot(
 def test_eighty_columns_cut_names_but_no_number() -> None:
     lines = rendered(status_view(SNAPSHOT, spec(epochs=50)), 80)
     assert max(map(len, lines)) <= 80
-    assert lines[1].split() == ["100", "30", "40", "3", "1", "1,943", "1", "h", "08", "min"]
+    assert lines[1].split() == ["100", "30", "40", "0", "3", "1", "1,943", "1", "h", "08", "min"]
     assert lines[2] == "Best: trial 4, FID 25.5 (one seed), width=8"
     [head] = [line for line in lines if line.startswith("worker ")]
     rows = lines[lines.index(head) + 1 :][: len(SNAPSHOT.workers)]
@@ -142,7 +142,7 @@ def test_workers_that_do_not_fit_are_counted() -> None:
 def test_a_study_without_trials_has_a_status() -> None:
     empty = StudySnapshot(3, {}, {}, {}, [], None)
     assert rendered(status_view(empty, spec()), 80)[1:] == [
-        "    3         0       0        0       0            0          -",
+        "    3         0       0       0        0       0            0          -",
         "No trial is complete yet.",
     ]
 
@@ -152,7 +152,7 @@ def test_a_study_that_has_ended_is_shown_once(sqlite: Studies, tuner: Command) -
     code, text, errors = tuner("status", "s", "--watch")
     assert (code, errors) == (0, "")
     assert text.count("study s") == 1
-    assert re.search(r"^ +2 +2 +0 +0 +0 +6 +0 s$", text, re.M)
+    assert re.search(r"^ +2 +2 +0 +0 +0 +0 +6 +0 s$", text, re.M)
     assert "Best: trial 0, FID 20 (one seed), " in text
     assert "\x1b" not in text
 
@@ -196,7 +196,7 @@ def test_a_log_gets_one_snapshot_after_another(
         assert watch.wait() == 0
     assert watch.errors == ""
     assert "\x1b" not in watch.text
-    assert re.search(r"^ +1 +1 +0 +0 +0 +2 +0 s$", watch.text.split("study s")[-1], re.M)
+    assert re.search(r"^ +1 +1 +0 +0 +0 +0 +2 +0 s$", watch.text.split("study s")[-1], re.M)
 
 
 def test_a_terminal_shows_workers_until_the_last_has_left(
@@ -224,7 +224,8 @@ def test_a_terminal_shows_workers_until_the_last_has_left(
         assert screen.wait() == 0
         before, after = screen.shown.split(LEAVE_SCREEN)
         assert ENTER_SCREEN in before
-        assert re.search(r"\n +2 +2 +0 +0 +0 +2 +0 s *\r\n.*Best: trial 1, FID 35 \(one seed\), ", after, re.S)
+        best = r"Best: trial 1, FID 35 \(one seed\), "
+        assert re.search(rf"\n +2 +2 +0 +0 +0 +0 +2 +0 s *\r\n.*{best}", after, re.S)
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
