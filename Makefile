@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: demo test test-unit gpu-check mutants storm lint format docs migration bench bench-sweep \
-	bench-gpu lock clean
+	bench-search bench-gpu lock clean
 
 demo: .venv/installed
 	$(BIN)/tuner sweep studies/quickstart.toml
@@ -59,6 +59,10 @@ bench: .venv-bench/installed
 
 bench-sweep: .venv-bench/installed
 	.venv-bench/bin/python benchmarks/sweep.py
+
+# Trains nothing: replays recorded learning curves.
+bench-search: .venv/installed
+	$(BIN)/python benchmarks/search.py
 
 # Takes nine minutes on a machine with a GPU. Installs nothing: PYTHON needs JAX with CUDA, Flax, Optax
 # and PyTorch.

@@ -140,8 +140,9 @@ def stacked(program: Program) -> Step:
 
     @jax.vmap
     def update_g(h: Hyperparameters, state: GanState, gradients: Variables) -> GanState:
-        state = _apply_gradients(_Game(program, h, state.step), "generator", state, gradients)
-        ema = _average(state.ema, state.generator, h.ema_decay, state.step)
+        game = _Game(program, h, state.step)
+        state = _apply_gradients(game, "generator", state, gradients)
+        ema = _average(game, state.ema, state.generator)
         return state._replace(ema=ema, step=state.step + 1)
 
     def step(states: GanState, h: Hyperparameters, reals: Array) -> tuple[GanState, StepLosses]:

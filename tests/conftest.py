@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import forked
+import one_thread  # noqa: F401 - before all that imports NumPy
 import pytest
 from postgres import BINARIES, Postgres
 from processes import STUDY, Tuner, run

@@ -21,10 +21,10 @@ from unittest import mock
 IMPORTED = [
     *("tuner.cli", "tuner.run.startup", "tuner.run.worker", "tuner.run.events", "tuner.run.fleet"),
     *("tuner.api", "tuner.run.appraisal", "tuner.views.html_report", "tuner.views.parameters"),
-    *("psycopg", "rich.live", "rich.table", "mlxtend.data", "plotly.graph_objects"),
+    *("psycopg", "rich.live", "rich.table", "mlxtend.data", "preloaded"),
 ]
-# Python 3.12 and later warn when a process with threads forks. OpenBLAS has threads, but stops and
-# restarts them around a fork.
+# Python 3.12 and later warn when a process with threads forks. OpenBLAS may have threads, but stops
+# and restarts them around a fork.
 FORKS = "ignore:This process:DeprecationWarning"
 
 _forks = multiprocessing.get_context("forkserver")
@@ -33,8 +33,10 @@ _forks = multiprocessing.get_context("forkserver")
 def start_server(environment: dict[str, str]) -> None:
     """Start the fork server; ``environment`` sets the variables that are read at import."""
     warnings = ",".join(filter(None, [environment.get("PYTHONWARNINGS"), FORKS]))
+    folders = [str(Path(__file__).parent), environment.get("PYTHONPATH")]  # for ``preloaded``
+    own = {"PYTHONWARNINGS": warnings, "PYTHONPATH": os.pathsep.join(filter(None, folders))}
     _forks.set_forkserver_preload(IMPORTED)
-    with mock.patch.dict(os.environ, environment | {"PYTHONWARNINGS": warnings}, clear=True):
+    with mock.patch.dict(os.environ, environment | own, clear=True):
         forkserver.ensure_running()
 
 

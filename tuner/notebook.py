@@ -126,7 +126,7 @@ class Study:
 
         with self._opened() as store:
             read = store.spec, store.total, store.fingerprint(), store.trials()
-            return study_card(*read, self.name, store.database.place)
+            return study_card(*read, self.name, store.database.place, store.confirmed())
 
     def _images(self, trial: TrialRecord, count: int, seed: int) -> np.ndarray:
         """uint8 images (n, h, w, c)."""

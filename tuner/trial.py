@@ -29,6 +29,8 @@ class Program(NamedTuple):
     precision: str = "float32"
     sources: str = ""  # a hash of the code of custom networks
     clips: bool = False  # whether gradients are clipped
+    scheduled: tuple[str, ...] = ()  # settings with a final value: see tuner.spec.traits.SCHEDULED
+    augment_some: bool = False  # whether images are augmented with a probability
 
     def iterations(self, images: int) -> int:
         """Iterations (``d_steps`` D updates and one G update each) per epoch of ``images``."""
@@ -40,7 +42,10 @@ class Program(NamedTuple):
 
 
 class Hyperparameters(NamedTuple):
-    """Numeric settings, traced as a pytree of floats: new values never trigger recompilation."""
+    """Numeric settings, traced as a pytree of floats: new values never trigger recompilation.
+
+    New fields go last and have a default, because checkpoints are stored without them.
+    """
 
     generator_learning_rate: float
     discriminator_learning_rate: float
@@ -64,6 +69,13 @@ class Hyperparameters(NamedTuple):
     label_smoothing: float
     instance_noise: float
     ema_decay: float
+    r1_final: float = 0.0
+    r2_final: float = 0.0
+    beta2_final: float = 0.0  # of both networks
+    ema_half_life: float = 0.0  # in images, if it is scheduled; otherwise see ema_decay
+    ema_half_life_final: float = 0.0
+    augment_probability: float = 1.0
+    augment_probability_final: float = 1.0
 
 
 class DatasetInfo(NamedTuple):

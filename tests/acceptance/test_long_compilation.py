@@ -91,7 +91,7 @@ def rows_of(here: Machine) -> Rows:
 
 
 def start_compiling(here: Machine, *words: str) -> Running:
-    """Start a worker and wait until it has compiled for two seconds."""
+    """Start a worker and wait until it has compiled for half a second."""
     dump = here.folder.parent / "dump"
     shutil.rmtree(dump, ignore_errors=True)
     worker = here.start("worker", "s", *words)
@@ -102,7 +102,7 @@ def start_compiling(here: Machine, *words: str) -> Running:
         return any(dump.glob(f"*{SLOW_PROGRAM}.before_optimizations.txt"))
 
     wait_until(has_begun, "XLA compiles the training program")
-    time.sleep(2)
+    time.sleep(0.5)
     return worker
 
 

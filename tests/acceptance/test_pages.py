@@ -106,8 +106,9 @@ def test_the_dashboard_shows_a_trial_with_its_pictures(
     swept: Swept, dashboard: str, browser: Browser
 ) -> None:
     store = swept.store()
-    for trial in store.trials():
-        with browser.page() as page:
+    with browser.page() as page:
+        for trial in store.trials():
+            page.goto("about:blank")  # nothing of the previous trial is left to be waited for
             page.goto(
                 f"{dashboard}/dashboard/studies/{store.study_id}/trials?numbers={trial.number}"
             )

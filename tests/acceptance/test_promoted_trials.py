@@ -1,11 +1,12 @@
 """Trials that pause and are promoted, on any worker, compared with trials that run through."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from processes import Machine, machines
+from processes import Machine, machines, run_json
 from rows import Rows
 from safetensors.numpy import load_file
 
@@ -50,7 +51,11 @@ class Result(NamedTuple):
     text: str  # what its sweep printed
     epochs: list[list[tuple[Any, ...]]]  # by trial: the numbers of its reports
     states: list[str]
-    folder: Path
+    machine: Machine
+
+    @property
+    def folder(self) -> Path:
+        return self.machine.folder
 
     def generator(self, number: int) -> dict[str, bytes]:
         [file] = self.folder.glob(f"tuner-data/artifacts/*/trial-{number:05d}-*.safetensors")
@@ -65,7 +70,7 @@ def result_of(machine: Machine, text: str) -> Result:
         text,
         [rows.epochs(number) for number in numbers],
         [leases[number].state for number in numbers],
-        machine.folder,
+        machine,
     )
 
 
@@ -115,5 +120,25 @@ def test_the_generator_of_a_promoted_trial_is_the_same(results: tuple[Result, Re
 
 
 def test_no_checkpoint_is_left(results: tuple[Result, Result]) -> None:
+    """Checkpoints of paused trials are removed when these end."""
     for result in results:
         assert not [*result.folder.glob("tuner-data/artifacts/*/checkpoints/*/*")]
+
+
+def test_the_winner_is_confirmed_with_fresh_seeds(results: tuple[Result, Result]) -> None:
+    through, _ = results
+    confirming = through.machine.start("confirm", "study", "--top", "2", "--seeds", "2")
+    assert confirming.wait() == 0, confirming
+    assert re.search(r"trial 5 starts \(trial \d again, seed 1\)", confirming.text)
+    assert "Confirmed: trial" in confirming.text
+    found = run_json(through.folder, through.machine.environment, "status", "study")
+    assert found["states"] == {"COMPLETE": TRIALS}  # runs do not count as trials of the search
+    winner, other = found["confirmation"]
+    assert winner["value"]["n"] == other["value"]["n"] == 2
+    assert winner["value"]["mean"] <= other["value"]["mean"]
+    rows = Rows(f"sqlite:///{through.folder}/tuner-data/studies.db")
+    seeds = [rows.epochs(number) for number in range(TRIALS + 4)]
+    assert len({tuple(reports) for reports in seeds}) == TRIALS + 4  # no run repeats another
+    again = through.machine.start("confirm", "study", "--top", "2", "--seeds", "2")
+    assert again.wait() == 0, again
+    assert "nothing to run" in again.text

@@ -124,6 +124,9 @@ class Networks:
         return logits.sum()
 
 
+networks_of = functools.cache(Networks)  # tests share their weights, whose draw compiles for long
+
+
 def labelled_program(name: str, **changes: Any) -> Program:
     """A program with classes if the networks take labels."""
     return program(name, classes=3 if name in CONDITIONAL else 0, **changes)
@@ -135,7 +138,7 @@ def test_gradients_are_finite_and_reach_every_kernel(name: str) -> None:
     at = labelled_program(name)
     if at.discriminator_norm == "batch":  # a gradient penalty needs norms of each image
         at = at._replace(discriminator_norm="layer")
-    networks, rng = Networks(at), np.random.default_rng(0)
+    networks, rng = networks_of(at), np.random.default_rng(0)
     params, z = networks.perturbed(rng), jnp.float32(rng.normal(size=(BATCH, at.latent_dim)))
 
     def loss(params: Any, dtype: Any) -> tuple[Array, Array]:
@@ -175,7 +178,7 @@ def operands(jaxpr: Jaxpr) -> Iterator[tuple[str, Any]]:
 def test_bfloat16_stays_bfloat16(name: str) -> None:
     """The batch operand of every convolution and matrix product, with labels."""
     at = labelled_program(name)
-    networks = Networks(at)
+    networks = networks_of(at)
 
     def evaluate(params: Any, z: Array) -> Array:
         return networks.total(params, networks.images(params, z))
@@ -191,7 +194,7 @@ def test_bfloat16_stays_bfloat16(name: str) -> None:
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_labels_change_images_and_logits(name: str) -> None:
     at = labelled_program(name)
-    networks = Networks(at)
+    networks = networks_of(at)
     params = networks.perturbed(np.random.default_rng(0))
 
     @jit_unoptimized
@@ -236,7 +239,7 @@ def test_r3gans_resampling_is_bilinear() -> None:
 def test_r3gan_computes_activations_of_large_batches_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients, and gradients of a gradient's norm, are those with the activations kept."""
     at = program("r3gan")
-    networks, rng = Networks(at), np.random.default_rng(0)
+    networks, rng = networks_of(at), np.random.default_rng(0)
     params = networks.perturbed(rng)
     images = jnp.float32(rng.normal(size=(BATCH, *at.image_shape)))
 

@@ -36,10 +36,11 @@ from tuner.files.checkpoints import (
     pack_state,
     unpack_state,
 )
-from tuner.files.serialization import encode
+from tuner.files.serialization import decode, encode
 from tuner.files.stores import open_store
 from tuner.files.study_files import StudyFiles
 from tuner.spec.traits import OPTIMIZERS
+from tuner.trial import TrialConfig
 
 PROGRAMS = [
     {"generator_optimizer": optimizer, "ema": ema}
@@ -48,6 +49,27 @@ PROGRAMS = [
 ]
 
 files = artifacts.files
+
+
+def test_a_checkpoint_names_its_trial_as_earlier_versions_did() -> None:
+    """Unless the trial uses a setting that they did not have."""
+
+    def written(config: TrialConfig) -> Any:
+        return decode(encode_checkpoint(config, checkpoint_of(3)), "here")[1]["config"]
+
+    program, numbers, seed = written(CONFIG)
+    assert len(program) == 21  # without clips and later fields
+    assert numbers == list(CONFIG.hyperparameters[:22])
+    assert seed == CONFIG.seed
+    scheduled = CONFIG._replace(
+        program=CONFIG.program._replace(scheduled=("r1",)),
+        hyperparameters=CONFIG.hyperparameters._replace(r1_final=0.5),
+    )
+    *before, later = written(scheduled)
+    assert before == [program, numbers, seed]
+    assert later == {"scheduled": ["r1"], "r1_final": 0.5}
+    with pytest.raises(InputError, match="belongs to another trial"):
+        decode_checkpoint(CONFIG, encode_checkpoint(scheduled, checkpoint_of(3)), "here")
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=str)

@@ -22,8 +22,8 @@ from tuner.errors import TunerError
 from tuner.study import steering
 from tuner.study.claims import Claim
 from tuner.study.creation import study_summaries
+from tuner.study.curves import curves_of, rank_correlations
 from tuner.study.database import Database
-from tuner.study.replay import curves_of, rank_correlations
 from tuner.study.session import WorkerSession
 from tuner.study.snapshot import StudyPoller
 from tuner.study.store import StudyStore

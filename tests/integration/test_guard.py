@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from real_digits import write_digits
 
 from tuner.data import load_images
 from tuner.files.stores import open_store
@@ -29,8 +30,15 @@ def evaluator_of(table: dict[str, Any], folder: Path) -> Evaluator:
 
 @pytest.fixture(scope="module")
 def evaluator(tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
-    table = {"trial": {"width": 16}, "metrics": {"samples": 1000}}
-    return evaluator_of(table, tmp_path_factory.mktemp("files"))
+    """On 2,500 digits in batches of 32, which give as many updates as 5,000 in batches of 64."""
+    folder = tmp_path_factory.mktemp("files")
+    write_digits(folder, 2500)
+    table = {
+        "data": {"source": "idx", "path": str(folder)},
+        "trial": {"width": 16, "batch_size": 32},
+        "metrics": {"samples": 1000},
+    }
+    return evaluator_of(table, folder)
 
 
 def train(evaluator: Evaluator, **params: Any) -> tuple[list[EpochReport], Verdict]:
@@ -68,7 +76,7 @@ def test_the_guard_keeps_a_generator_that_recovers(evaluator: Evaluator) -> None
     assert end == Complete()
     assert min(report.loss_ratio or 0 for report in history) < 0.05
     assert history[-1].fid is not None
-    # The ratio to the worst FID is 0.61 on one CPU, less on another that rounds differently.
+    # The ratio to the worst FID is 0.33 on one CPU; it differs where sums are rounded differently.
     assert history[-1].fid < 0.7 * max(report.fid or 0 for report in history)
 
 

@@ -24,6 +24,8 @@ DATABASE = ("optuna", "sqlalchemy")
         ("import tuner.run.monitoring", JAX),
         # Of the plots, only that of importances needs them.
         ("import tuner.api, tuner.views.parameters, tuner.cli", ("sklearn", "pandas")),
+        # Needed only by the sampler cmaes, and to replay a study.
+        ("import tuner.cli, tuner.run.startup, tuner.run.worker, tuner.api", ("scipy",)),
         ("import tuner.files.stores", (*JAX, *DATABASE, "s3fs", "gcsfs")),
     ],
 )

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_networks
 from builders import new_database, spec_of
 
 from tuner.api import run_here
@@ -28,8 +29,10 @@ from tuner.study.sinks import Sinks
 from tuner.study.space import trial_config
 from tuner.xla import COMPILING, abstract, jit, running_time
 
+tiny = tiny_networks.tiny_networks
+pytestmark = pytest.mark.usefixtures("tiny")
 Events = list[tuple[str, str, str]]
-# No other file has latents of 11 numbers, so these programs compile here.
+# No other file has latents of 11 to 13 numbers, so these programs compile here.
 STUDY = """
 [study]
 epochs = 2

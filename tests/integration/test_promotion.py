@@ -1,6 +1,7 @@
 """Trials that pause at a rung, are promoted, or end when nothing can be promoted any more."""
 
 import functools
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,8 +18,10 @@ from study_databases import (
 
 from tuner.errors import LeaseLostError
 from tuner.study.claims import Claim, Idle
+from tuner.study.curves import Curve
 from tuner.study.screening import screened
 from tuner.study.session import WorkerSession
+from tuner.study.simulation import simulate
 from tuner.study.snapshot import StudyPoller
 from tuner.study.steering import request_prune
 from tuner.study.verdict import Complete, Fail, Pause, Prune
@@ -82,6 +85,26 @@ def test_one_worker_plays_the_algorithm(studies: Studies) -> None:
     reasons = [trial.user_attrs["tuner:reason"] for trial in studies.trials()]
     assert reasons[0] == "not promoted from epoch 1 (rung 1): 10, 9 needed"
     assert reasons[1] == "not promoted from epoch 2 (rung 2): 9, 8 needed"
+
+
+def test_a_worker_does_what_the_simulation_says(studies: Studies) -> None:
+    fids = {0: 7.0, 1: 9.0, 2: 8.0, 3: 6.0, 4: 6.5, 5: 5.0, 6: 9.5}
+    session = create(studies, trials=len(fids))
+    curves = [
+        Curve(number, "COMPLETE", dict.fromkeys(range(1, 6), fid), dict.fromkeys(range(1, 6), 1.0))
+        for number, fid in fids.items()
+    ]
+    spec = session.spec
+    expected = simulate(curves, spec.pruner, spec)
+    ran = [(number, how.split()[1]) for number, how in play(session, fids) if "pruned" not in how]
+    assert ran == [
+        (one.trial, str(one.epoch))
+        for one, after in pairwise([*expected.epochs, None])
+        if one and (after is None or after.trial != one.trial)
+    ]
+    assert 0 < len(expected.ends) < len(fids)
+    ends = {number: max(t.intermediate_values) for number, t in enumerate(studies.trials())}
+    assert ends == dict.fromkeys(fids, 5) | expected.ends
 
 
 def test_a_paused_trial_is_promoted_once_it_is_among_the_best(studies: Studies) -> None:

@@ -11,7 +11,8 @@ import pytest
 import study_databases
 from study_databases import RANDOM, Studies, run
 
-from tuner.study.replay import Correlation, Curve, Outcome
+from tuner.study.curves import Correlation, Curve
+from tuner.study.replay import Outcome
 from tuner.study.verdict import Complete, Prune
 from tuner.views.replay import caution, correlation_table, outcome_line, outcome_table
 
@@ -86,7 +87,7 @@ def test_the_default_pruners_include_the_studys_own(sqlite: Studies, replay: Com
     outcomes = json.loads(text)["pruners"]
     assert [outcome["pruner"] for outcome in outcomes] == [
         *("median:n_startup_trials=1", "none", "median", "percentile"),
-        *("successive_halving", "hyperband"),
+        *("successive_halving", "hyperband", "asha"),
     ]
     assert {outcome["orders"] for outcome in outcomes} == {21}
 

@@ -29,7 +29,7 @@ def test_a_snapshot_has_trials_epochs_workers_and_the_best(studies: Studies) -> 
     store = studies.create(RANDOM + "[[baseline]]\nbeta1 = 0.5\n" * 6, trials=7)
     poller = StudyPoller(store)
     empty = poller.look()
-    assert empty == (7, {"WAITING": 6}, {"WAITING": 0}, {}, [], None, UNCOUNTED, False)
+    assert empty == (7, {"WAITING": 6}, {"WAITING": 0}, {}, [], None, UNCOUNTED, 0, False)
     first, second = studies.join(), studies.join()
     run(first, [30.0, 25.0], Complete())
     run(first, [5.0], Prune("its value does not count"))
@@ -99,7 +99,7 @@ def test_other_studies_are_not_included(studies: Studies) -> None:
     session = studies.join("other")
     run(session, [9.0], Complete())
     claim(session)
-    assert StudyPoller(store).look() == (3, {}, {}, {}, [], None, UNCOUNTED, False)
+    assert StudyPoller(store).look() == (3, {}, {}, {}, [], None, UNCOUNTED, 0, False)
 
 
 def test_finished_trials_are_not_read_again(studies: Studies) -> None:

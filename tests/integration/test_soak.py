@@ -1,4 +1,4 @@
-"""One worker runs 300 trials without leaking memory, threads, files or connections.
+"""One worker runs 150 trials without leaking memory, threads, files or connections.
 
 Training is faked; the database, checkpoints, pictures, plots and the live view are real.
 """
@@ -30,9 +30,9 @@ from tuner.views.progress import LiveProgress
 
 url, studies = study_databases.url, study_databases.studies
 
-TRIALS, EARLY = 300, 100  # after EARLY trials, every one-time allocation has been made
-# Bytes in 200 trials: Optuna caches each trial, and freed memory stays with the process.
-GROWTH = 24 * 2**20
+TRIALS, EARLY = 150, 50  # after EARLY trials, every one-time allocation has been made
+# Bytes in 100 trials: Optuna caches each trial, and freed memory stays with the process.
+GROWTH = 12 * 2**20
 
 
 class Resources(NamedTuple):

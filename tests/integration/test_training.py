@@ -17,15 +17,26 @@ from tuner.gan.sampling import all_finite
 from tuner.gan.state import GanState, init_state, networks
 from tuner.gan.step import _STEP, StepLosses, train_step
 from tuner.gan.training import epoch_order, normalise, quantise, train_epoch
+from tuner.spec.traits import SCHEDULED
 from tuner.trial import Hyperparameters, Program, TrialConfig
 
 COUNT = 40
 IMAGES = jax.device_put(np.random.default_rng(0).integers(0, 256, (COUNT, 32, 32, 1), np.uint8))
-# All tests share two programs, to compile little. No other file has latents of 9 numbers, so these
+# Most tests share two programs, to compile little. No other file has latents of 9 numbers, so these
 # programs compile here.
 PLAIN = Program("dcgan", "dcgan", 2, 9, (32, 32, 1), 8, "minimax", "sgd", "sgd", 1, False)
 FULL = Program("dcgan", "dcgan", 2, 9, (32, 32, 1), 4, "non_saturating", "adam", "adam", 2, True)
-ITERATIONS = 5  # per epoch, of either program
+# R3GAN's recipe, with everything that a schedule can change.
+RECIPE = FULL._replace(
+    d_steps=1,
+    schedule="cosine",
+    penalties=("r1", "r2"),
+    augment=("color",),
+    scheduled=SCHEDULED,
+    augment_some=True,
+    batch_size=8,
+)
+ITERATIONS = 5  # per epoch, of any program
 NUMBERS = hyperparameters(
     generator_learning_rate=2e-3,
     discriminator_learning_rate=1e-3,
@@ -33,6 +44,15 @@ NUMBERS = hyperparameters(
     discriminator_beta2=0.9,
     momentum=0.5,
     ema_decay=0.26,
+    r1=0.05,
+    r2=0.05,
+    r1_final=0.005,
+    r2_final=0.005,
+    beta2_final=0.99,
+    ema_half_life_final=20.0,
+    augment_probability=0.1,
+    augment_probability_final=0.9,
+    decay_images=64.0,  # 8 updates of the recipe
 )
 step = jax.jit(train_step, static_argnums=0)
 
@@ -153,7 +173,7 @@ def test_epochs_differ_from_each_other() -> None:
 
 
 def test_numbers_never_recompile_and_programs_compile_once() -> None:
-    for program in (PLAIN, FULL):
+    for program in (PLAIN, FULL, RECIPE):
         first = first_run(program).compiled
         assert sum("train" in name for name in first) == 1, first
         with compiled() as names:
@@ -199,7 +219,7 @@ def test_initial_states_and_orders_compile_once_per_network_structure() -> None:
 
 def test_resuming_equals_uninterrupted_training() -> None:
     """Bitwise, and without recompilation."""
-    for program in (PLAIN, FULL):
+    for program in (PLAIN, FULL, RECIPE):
         config = TrialConfig(program, NUMBERS, 0, 2)
         state = trained(program)[0]
         packed = pack_state(state)

@@ -78,6 +78,26 @@ def test_augmentation_is_differentiable_and_deterministic() -> None:
     assert (augmented() == np.asarray(IMAGES)).all()
 
 
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_images_are_augmented_with_a_probability(probability: float) -> None:
+    """Each image either whole or not at all, and then as without a probability."""
+    policies = ("color", "translation", "cutout")
+    always, source = augmented(*policies), np.asarray(IMAGES)
+    found = np.asarray(differentiable(IMAGES, policies, KEY, jnp.float32(probability)))
+    changed = [np.array_equal(x, y) for x, y in zip(found, always, strict=True)]
+    kept = [np.array_equal(x, y) for x, y in zip(found, source, strict=True)]
+    assert all(a != b for a, b in zip(changed, kept, strict=True))
+    assert np.mean(changed) == pytest.approx(probability, abs=0.08 * (0 < probability < 1))
+
+
+def test_the_gradient_passes_through_images_augmented_or_not() -> None:
+    half = jnp.float32(0.5)
+    gradient = jax.grad(lambda x: differentiable(x, ("cutout",), KEY, half).sum())(IMAGES)
+    hidden = np.asarray(gradient == 0).any(axis=(1, 2, 3))
+    assert set(np.unique(gradient)) == {0.0, 1.0}
+    assert 0.3 < hidden.mean() < 0.7
+
+
 def test_half_of_the_images_are_mirrored() -> None:
     found, source = np.asarray(flipped(IMAGES, KEY)), np.asarray(IMAGES)
     mirrored = [np.array_equal(x, y[:, ::-1]) for x, y in zip(found, source, strict=True)]

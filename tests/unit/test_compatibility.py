@@ -56,6 +56,21 @@ CONFLICTS = [
         "generator_norm",
         "conditioned through its batch norm",
     ),
+    (
+        "schedule = 'cosine'\nburn_in = 0.5\ndecay_images = 1000",
+        "burn_in",
+        "found 0.5, but decay_images sets the same length; use one of them",
+    ),
+    (
+        "ema_decay = [0.0, 0.99]\nema_half_life = { low = 0.0, high = 1e5 }",
+        "ema_half_life",
+        "but ema_decay = 0.99 sets the same average; use one of them",
+    ),
+    (
+        "schedule = 'cosine'\nema_decay = 0.99\nema_half_life_final = 1e5",
+        "ema_half_life_final",
+        "found 100000, but ema_decay = 0.99 sets",
+    ),
 ]
 
 
@@ -75,6 +90,8 @@ def test_incompatible_settings_are_refused(trial: str, key: str, reason: str) ->
         "loss = 'relativistic'\nr1 = { low = 0.01, high = 1.0, log = true }\nr2 = 0.1",
         "loss = ['non_saturating', 'least_squares']\nlabel_smoothing = [0, 0.1]",
         "generator = 'r3gan'\ngenerator_norm = 'none'\nconditional = 'on'",
+        "schedule = 'cosine'\nema_half_life_final = 1e5\nburn_in = { low = 0.1, high = 1.0 }",
+        "schedule = 'linear'\nema_half_life = [0.0, 1e5]\ndecay_images = [1e5, 1e6]",
     ],
 )
 def test_compatible_settings_are_accepted(trial: str) -> None:
@@ -152,6 +169,46 @@ UNUSED = [
 def test_a_search_without_effect_is_refused(trial: str, key: str, cause: str) -> None:
     line = f"study.toml: trial.{key}: {key} is searched, but {cause}"
     assert problems(f"[trial]\n{trial}") == [line]
+
+
+COSINE = "schedule = 'cosine'\n"
+IDLE = [
+    ("r1 = 1.0\nr1_final = 0.1", "r1_final", 'schedule = "constant" ignores it'),
+    ("burn_in = 0.5", "burn_in", 'schedule = "constant" ignores it'),
+    (COSINE + "r1_final = 0.1", "r1_final", "r1 = 0 turns the penalty off"),
+    (COSINE + "r1 = 1.0\nr2_final = 0.1", "r2_final", "r2 = 0 turns the penalty off"),
+    (COSINE + "optimizer = 'sgd'\nbeta2_final = 0.99", "beta2_final", '"sgd" ignores it'),
+    ("augment_probability = 0.5", "augment_probability", 'augment = "none" ignores it'),
+    (
+        COSINE + "augment_probability_final = 0.5",
+        "augment_probability_final",
+        'augment = "none" ignores it',
+    ),
+]
+
+
+@pytest.mark.parametrize(("trial", "key", "cause"), IDLE)
+def test_a_final_value_without_effect_is_refused_even_if_fixed(
+    trial: str, key: str, cause: str
+) -> None:
+    assert_problem(f"[trial]\n{trial}", f"trial.{key}", f"{key} is set, but ", cause)
+    value = trial.rpartition(" = ")[2]
+    searched = trial.removesuffix(value) + f"[{value}, 0.01]"
+    assert_problem(f"[trial]\n{searched}", f"trial.{key}", f"{key} is searched, but ", cause)
+
+
+@pytest.mark.parametrize(
+    "trial",
+    [
+        "schedule = ['constant', 'linear']\nr1 = [0.0, 1.0]\nr1_final = 0.0\nburn_in = 0.5",
+        COSINE + "r1 = { low = 0.0, high = 1.0 }\nr1_final = { low = 0.0, high = 0.1 }",
+        COSINE + "generator_optimizer = 'sgd'\nbeta2_final = 0.99",
+        "augment = ['none', 'color']\naugment_probability = 0.5",
+        "schedule = ['constant', 'linear']\n[trial.when.schedule.linear]\nbeta2_final = 0.99",
+    ],
+)
+def test_a_final_value_with_an_effect_in_some_trials_is_accepted(trial: str) -> None:
+    spec_of(f"[trial]\n{trial}")
 
 
 @pytest.mark.parametrize(

@@ -11,19 +11,11 @@ from tuner.errors import InputError
 from tuner.spec import search
 from tuner.spec.search import PrunerSpec
 from tuner.spec.study import StudySpec
+from tuner.study.curves import Correlation, Curve, curves_of, rank_correlations, winner_of
 from tuner.study.records import TrialRecord
-from tuner.study.replay import (
-    Correlation,
-    Curve,
-    curves_of,
-    parse_pruner,
-    pruner_text,
-    prunings,
-    rank_correlations,
-    replay,
-    winner_of,
-)
+from tuner.study.replay import parse_pruner, pruner_text, replay
 from tuner.study.samplers import make_pruner
+from tuner.study.simulation import simulate
 
 
 def curve(trial: int, *values: float, state: str = "COMPLETE") -> Curve:
@@ -121,7 +113,7 @@ def test_a_median_pruner_prunes_as_by_hand() -> None:
         curve(7, 9, 9, state="FAIL"),  # but 9 is
         curve(8, 6, 4, 9),  # the last epoch is too late to prune
     ]
-    assert prunings(curves, MEDIAN, study_of(3)) == {2: 1, 3: 2, 7: 1}
+    assert simulate(curves, MEDIAN, study_of(3)).ends == {2: 1, 3: 2, 7: 1}
     found = replay(curves, MEDIAN, study_of(3))
     assert (found.epochs_recorded, found.epochs_trained) == (21, 17)
     assert found.epochs_saved == pytest.approx(4 / 21)
@@ -173,7 +165,7 @@ def test_unmeasured_epochs_count_as_trained() -> None:
         for number in (1, 3, 5, 7):
             del one.values[number]
     halving = search.SuccessiveHalvingPruner()  # rungs after 2 and 6 epochs
-    assert prunings(curves, halving, spec) == {1: 6}
+    assert simulate(curves, halving, spec).ends == {1: 6}
     found = replay(curves, halving, spec)
     assert (found.epochs_recorded, found.epochs_trained) == (16, 14)
 
@@ -214,7 +206,7 @@ def test_replay_prunes_like_optunas_own_loop(pruner: PrunerSpec) -> None:
     for i in (3, 8, 15):  # pruned when they were recorded
         curves[i] = curve(i, *list(curves[i].values.values())[:2], state="PRUNED")
     expected = optuna_prunings(curves, pruner, 9)
-    assert prunings(curves, pruner, study_of(9)) == expected
+    assert simulate(curves, pruner, study_of(9)).ends == expected
     assert 0 < len(expected) < 24
 
 
@@ -243,7 +235,7 @@ def test_pruner_arguments_round_trip(text: str, pruner: PrunerSpec) -> None:
     ("text", "problems"),
     [
         ("medain", ["pruner.name: found 'medain', expected one of .*did you mean 'median'"]),
-        ("", ["pruner.name: found '', expected one of none, median"]),
+        ("", ["pruner.name: found '', expected one of none, asha"]),
         ("median:", []),
         ("median:n_startup_trials", ["found 'n_startup_trials', expected key=value,key=value"]),
         ("median:n_warmup_steps=x", ["found 'n_warmup_steps=x', expected key=value,key=value"]),

@@ -119,6 +119,16 @@ def test_promotions_prefer_higher_rungs_then_lower_values() -> None:
     assert found.ranked({0: 1, 8: 1, 7: 3, 6: 3}) == [6, 7, 8, 0]
 
 
+def test_with_nothing_else_to_do_the_first_paused_trial_is_promoted() -> None:
+    values = [Reached(n, 1, 10.0 - n) for n in range(5)] + [Reached(4, 3, 20.0)]
+    found = Standings(Ladder((1, 3), 3), values)
+    assert found.promoted_last({3: 1, 4: 3, 0: 1}, is_any_complete=False) == 4
+    assert found.promoted_last({3: 1, 4: 3, 0: 1}, is_any_complete=True) is None
+    assert found.promoted_last({}, is_any_complete=False) is None
+    # Only the best of five passes the first rung, and it is promoted in any case.
+    assert found.promoted_last({4: 1, 3: 1}, is_any_complete=True) == 4
+
+
 @given(
     values=st.lists(st.floats(0, 100, allow_nan=False), min_size=1, max_size=40),
     eta=st.integers(2, 5),

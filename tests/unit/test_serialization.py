@@ -165,6 +165,15 @@ def test_generator_files_round_trip(files: StudyFiles) -> None:
     assert same(pack(again), pack(original))
 
 
+def test_a_generator_file_without_the_newest_fields_is_read(files: StudyFiles) -> None:
+    """As earlier versions wrote it."""
+    fields = PROGRAM._asdict()
+    for name in ("scheduled", "augment_some"):
+        del fields[name]
+    files.write("g", encode(pack(generator()), {"program": fields}))
+    assert serialization.load_generator(files, "g")[0] == PROGRAM
+
+
 def test_invalid_generator_files_are_refused(files: StudyFiles) -> None:
     where = files.locate("g")
     with pytest.raises(InputError, match=f"^{where}: no such file"):

@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from tuner.spec.kinds import Whole
 from tuner.spec.parameters import Choices, Range, Setting
 from tuner.spec.study import StudySpec
-from tuner.spec.traits import PENALTIES
+from tuner.spec.traits import FINAL, OPTIMIZERS, PENALTIES, SCHEDULED
 from tuner.spec.trial import kind_of, setting_names
 from tuner.study.space import derive_seed, distributions, programs, trial_config
 
@@ -32,6 +32,8 @@ def assert_within(value: Any, setting: Setting) -> None:
 
 
 CONVERTED = ("augment", "flips")  # to tuples and booleans
+# Numbers that a trial has only if its program uses them.
+OPTIONAL = (*FINAL, "augment_probability", "ema_half_life")
 
 
 @settings(deadline=None)
@@ -51,15 +53,23 @@ def test_suggested_values_lie_in_range_and_reach_the_trial(trial: dict[str, Any]
         for name, setting in spec.trial:
             if setting is not None:
                 assert_within(values[name], setting)
-            if name in used and name not in CONVERTED and setting is not None:
-                assert used[name] == values[name]
+            if name in used and name not in (*CONVERTED, *OPTIONAL) and setting is not None:
+                replaced = name == "ema_decay" and values["ema_half_life"] != 0
+                assert used[name] == values[name] or replaced
             if name in used and isinstance(kind_of(name), Whole):
                 assert type(used[name]) is int
         for name in ("optimizer", "learning_rate", "beta1", "beta2"):
             for side in ("generator", "discriminator"):
                 own = values[f"{side}_{name}"]
                 assert used[f"{side}_{name}"] == (values[name] if own is None else own)
-        assert program.ema == (used["ema_decay"] > 0)
+        averaged = values["ema_decay"] != 0 or values["ema_half_life"] != 0
+        assert program.ema == (averaged or "ema_half_life" in program.scheduled)
+        for name in SCHEDULED:
+            assert used[f"{name}_final"] == (
+                values[f"{name}_final"]
+                if name in program.scheduled
+                else config.hyperparameters._field_defaults[f"{name}_final"]
+            )
         assert program.instance_noise == (used["instance_noise"] > 0)
         assert program.clips == (used["clip_norm"] > 0)
         assert program.penalties == tuple(n for n in PENALTIES if used[n] > 0)
@@ -119,7 +129,8 @@ def test_every_field_of_a_trial_is_a_setting() -> None:
     config = trial_config(spec_of(""), {}, 0, DATASET)
     fields = {*config.program._fields, *config.hyperparameters._fields}
     derived = {"image_shape", "total_images", "ema", "clips", "classes", "penalties", "sources"}
-    shared = {"optimizer", "learning_rate", "beta1", "beta2", "conditional"}
+    derived |= {"scheduled", "augment_some"}
+    shared = {"optimizer", "learning_rate", "beta1", "beta2", "conditional", "burn_in"}
     assert fields - derived == set(setting_names()) - shared
 
 
@@ -133,6 +144,76 @@ def test_derived_settings_follow_from_others() -> None:
         config = trial_config(spec_of(f"[trial]\nloss = '{loss}'"), {}, 0, DATASET)
         assert config.hyperparameters.gradient_penalty == weight
         assert config.program.penalties == (("gradient_penalty",) if weight else ())
+
+
+RECIPE = """
+[trial]
+r1 = 0.05
+r1_final = 0.005
+r2_final = 0.005
+beta2 = 0.9
+beta2_final = 0.99
+ema_half_life_final = 25_600
+augment = "color"
+augment_probability = 0.0
+augment_probability_final = 0.55
+warmup_images = 80_000
+burn_in = 0.5
+"""
+
+
+def test_a_schedule_moves_settings_with_a_final_value_that_have_an_effect() -> None:
+    """R2 is off; half of 1,280,000 images of burn-in include the warm-up."""
+    spec = spec_of(RECIPE.replace("r2_final = 0.005\n", "") + "schedule = 'cosine'")
+    program, numbers, *_ = trial_config(spec, {}, 0, DATASET)
+    assert program.scheduled == ("r1", "beta2", "ema_half_life", "augment_probability")
+    assert (program.ema, program.augment_some, program.penalties) == (True, True, ("r1",))
+    assert (numbers.r1, numbers.r1_final, numbers.r2_final) == (0.05, 0.005, 0.0)
+    assert (numbers.generator_beta2, numbers.beta2_final) == (0.9, 0.99)
+    assert (numbers.ema_decay, numbers.ema_half_life, numbers.ema_half_life_final) == (0, 0, 25_600)
+    assert (numbers.augment_probability, numbers.augment_probability_final) == (0.0, 0.55)
+    assert numbers.decay_images == 640_000 - 80_000
+
+
+def test_a_final_value_needs_a_schedule_an_effect_and_a_use() -> None:
+    spec = spec_of("[trial]\nr1 = [0.0, 1.0]\nr1_final = 0.1\nschedule = ['constant', 'cosine']")
+    for r1, schedule in itertools.product((0.0, 1.0), ("constant", "cosine")):
+        config = trial_config(spec, {"r1": r1, "schedule": schedule}, 0, DATASET)
+        used = r1 > 0 and schedule == "cosine"
+        assert config.program.scheduled == (("r1",) if used else ())
+        assert config.hyperparameters.r1_final == (0.1 if used else 0.0)
+    for optimizer in OPTIMIZERS:
+        changes = {"optimizer": optimizer, "schedule": "linear", "beta2_final": 0.99}
+        point = StudySpec.model_validate({"trial": changes})
+        program = trial_config(point, {}, 0, DATASET).program
+        assert bool(program.scheduled) == ("beta2" in OPTIMIZERS[optimizer].uses)
+
+
+def test_a_constant_half_life_is_a_decay() -> None:
+    """64 * 2 images per update: 0.5 ** (128 / 1280) is 0.933; no program of its own."""
+    spec = spec_of("[trial]\nema_half_life = 1280\nd_steps = 2")
+    config = trial_config(spec, {}, 0, DATASET)
+    assert config.hyperparameters.ema_decay == pytest.approx(0.9330329915)
+    decayed = trial_config(spec_of("[trial]\nema_decay = 0.9\nd_steps = 2"), {}, 0, DATASET)
+    assert config.program == decayed.program
+    tiny = trial_config(spec_of("[trial]\nema_half_life = 1e-9"), {}, 0, DATASET)
+    assert (tiny.program.ema, tiny.hyperparameters.ema_decay) == (True, 0.0)
+
+
+def test_every_image_is_augmented_unless_a_probability_is_given() -> None:
+    for trial, expected in (
+        ("augment = 'color'", (False, 1.0)),
+        ("augment = 'color'\naugment_probability = 0.3", (True, 0.3)),
+        ("augment = ['none', 'color']\naugment_probability = 0.3", (False, 1.0)),
+        (
+            "augment = 'color'\naugment_probability_final = 0.3\nschedule = 'cosine'",
+            (True, 1.0),
+        ),
+    ):
+        program, numbers, *_ = trial_config(
+            spec_of(f"[trial]\n{trial}"), {"augment": "none"} if "[" in trial else {}, 0, DATASET
+        )
+        assert (program.augment_some, numbers.augment_probability) == expected
 
 
 def test_seeds_are_stable() -> None:

@@ -8,8 +8,8 @@ from rich.console import Console, RenderableType
 from trials import rendered
 
 from tuner.study.claims import Claim
+from tuner.study.curves import Correlation
 from tuner.study.records import Ownership, StudySummary, TrialRecord
-from tuner.study.replay import Correlation
 from tuner.study.snapshot import StudySnapshot
 from tuner.study.space import trial_config
 from tuner.study.workers import WorkerRecord

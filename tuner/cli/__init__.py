@@ -21,6 +21,7 @@ for _module in (
     "trials",
     "dashboard",
     "best",
+    "confirm",
     "export",
     "replay",
     "steer",

@@ -20,7 +20,7 @@ from tuner.data import silent
 from tuner.environment import STORAGE, MachineOptions
 from tuner.errors import InputError, TunerError
 from tuner.study.store import StudyStore
-from tuner.views import studies, summaries
+from tuner.views import confirmations, studies, summaries
 from tuner.views.formatting import number
 from tuner.views.progress import PlainProgress
 
@@ -34,15 +34,16 @@ def best(
     allow: Allow = None,
     as_json: AsJson = False,
 ) -> None:
-    """Re-evaluate the best trial and draw its samples.
+    """Show the confirmed winner; re-evaluate the best trial and draw its samples.
 
-    The best of many noisy scores is optimistic, so the evaluation uses fresh latents.
+    The best of many noisy scores is optimistic, so the evaluation uses fresh latents, and
+    ``tuner confirm`` trains the best configurations again with fresh seeds.
 
     Example: tuner best quickstart
     """
     options = MachineOptions(weights=weights, allow=tuple(allow or ()))
     store = open_study(storage, name)
-    trial = store.best()
+    trial, confirmed = store.best(), store.confirmed()
     from tuner.files.study_files import open_files
 
     if not as_json:
@@ -56,7 +57,11 @@ def best(
     evaluator = open_evaluator(store, files, silent, options=options)
     found = appraise(store, evaluator, files, trial)
     warning = summaries.collapse_warning(found.fresh, found.classes)
-    values = {"trial": studies.trial_values(trial), "warnings": [warning] if warning else []}
+    values: dict[str, Any] = {
+        "trial": studies.trial_values(trial),
+        "warnings": [warning] if warning else [],
+        "confirmation": confirmations.results_values(confirmed),
+    }
     print_json(found._asdict() | values)
 
 
@@ -82,10 +87,17 @@ def show_best(
         store, files, PlainProgress(err).announce, options=options
     )
     found = appraise(store, evaluator, files, trial)._asdict()
-    objective = store.spec.metrics.objective
+    objective, confirmed = store.spec.metrics.objective, store.confirmed()
+    if confirmed:
+        out.print()
+        out.print(confirmations.results_table(confirmed, store.spec))
+        out.print(confirmations.winner_line(confirmed, store.spec), soft_wrap=True)
     out.print(summaries.appraisal(found, objective), soft_wrap=True)
-    if gain := summaries.baseline_gain(store.trials(), objective):
+    gain = confirmations.gain_line(confirmed, store.spec)
+    if gain := gain or summaries.baseline_gain(store.trials(), objective):
         out.print(gain, soft_wrap=True)
+    if not confirmed:
+        out.print(confirmations.how_to_confirm(store.name), soft_wrap=True)
     picture = f"best-trial-{trial.number:05d}.png"
     samples = draw_samples(store, files, trial, 64, store.spec.study.seed, options)
     try:

@@ -46,7 +46,7 @@ def edit(
         else:
             out.print(f"Study {name!r} has not been edited.")
         return
-    made = edits.edit(store, changes, _editor())
+    made = edits.edit(store, changes, editor())
     if as_json:
         print_json(_as_dicts(made))
         return
@@ -64,7 +64,7 @@ def _as_dicts(changes: list[Change]) -> list[dict[str, object]]:
     return [change._asdict() for change in changes]
 
 
-def _editor() -> str:
+def editor() -> str:
     """The user and machine that an edit is recorded under."""
     try:
         user = getpass.getuser()

@@ -131,7 +131,9 @@ def report(
         pictures.extend((trial.number, _samples(store, files, trial, options)) for trial in shown)
     except TunerError as error:  # the page shows the samples read so far
         problem = error
-    page = study_page(store.spec, store.summary(), store.fingerprint(), trials, pictures)
+    page = study_page(
+        store.spec, store.summary(), store.fingerprint(), trials, pictures, store.confirmed()
+    )
     write_output(to, page.encode(), f"Report of study {name!r}")
     if problem:
         missing = f"{len(shown) - len(pictures)} of {len(shown)}"

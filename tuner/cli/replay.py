@@ -13,6 +13,7 @@ from tuner.errors import InputError
 from tuner.spec import search
 from tuner.spec.metrics import OBJECTIVES
 from tuner.spec.search import PrunerSpec
+from tuner.study import curves as recorded
 from tuner.study import replay as replays
 from tuner.study.store import StudyStore
 from tuner.views import replay as views
@@ -23,6 +24,7 @@ DEFAULT_PRUNERS: tuple[PrunerSpec, ...] = (
     search.PercentilePruner(),
     search.SuccessiveHalvingPruner(),
     search.HyperbandPruner(),
+    search.AshaPruner(),
 )
 Pruners = Annotated[
     list[str] | None,
@@ -66,12 +68,12 @@ def replay(
     store = open_study(storage, name)
     spec, objective = store.spec, store.spec.metrics.objective
     pruners = _pruners(store, pruner or [])
-    curves = replays.curves_of(store.trials(), objective, spec.study.value == "best")
-    if replays.winner_of(curves) is None:
+    curves = recorded.curves_of(store.trials(), objective, spec.study.value == "best")
+    if recorded.winner_of(curves) is None:
         raise InputError(
             f"study {name!r} has no trial that reached its last epoch; replay needs one"
         )
-    correlations = replays.rank_correlations(curves)
+    correlations = recorded.rank_correlations(curves)
     orders = 1 + shuffles
     outcomes = [replays.replay(curves, one, spec, orders) for one in pruners]
     if plot is not None:

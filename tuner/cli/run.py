@@ -26,7 +26,7 @@ from tuner.cli.options import (
     Weights,
     WorkersPerDevice,
 )
-from tuner.cli.processes import plan_processes, worker_arguments
+from tuner.cli.processes import Processes, plan_processes, worker_arguments
 from tuner.data.listing import check_data_option
 from tuner.environment import METRICS_HOST, STORAGE, MachineOptions
 from tuner.errors import InputError, TunerError
@@ -99,8 +99,6 @@ def sweep(
 
     Example: tuner sweep studies/quickstart.toml
     """
-    from tuner.run.fleet import run_fleet
-
     processes = plan_processes(workers, workers_per_device)
     options = MachineOptions(data, weights, tuple(allow or ()))
     spec = load_spec(file, name)
@@ -108,13 +106,32 @@ def sweep(
     for line in warnings(spec):
         out.print(f"warning: {line}", soft_wrap=True)
     store, files = _begin(storage, spec, artifacts, trials, raise_total=True)
+    metrics = metrics_host, metrics_port
+    run_study(store, files, storage, artifacts, options, processes, respawn, max_time, metrics)
+
+
+def run_study(
+    store: StudyStore,
+    files: Any,
+    storage: str,
+    artifacts: str | None,
+    options: MachineOptions,
+    processes: Processes,
+    respawn: int,
+    max_time: float | None,
+    metrics: tuple[str, int | None],
+) -> None:
+    """Run what is left of a study on this machine, then show the results.
+
+    ``metrics`` is the host and port on which metrics are served, if the port is not None.
+    """
     evaluator, stopped = None, False
     if store.remaining() <= 0:
         out.print(f"Study {store.name!r} has all of its {store.total} trials: nothing to run.")
     elif processes.most == 1 and respawn == 0:
         with (
             progress_view(store, out) as view,
-            _metrics(store, view, metrics_host, metrics_port) as (sink, watch),
+            _metrics(store, view, *metrics) as (sink, watch),
         ):
             view.announce("starting JAX")
             from tuner.api import run_here
@@ -125,11 +142,11 @@ def sweep(
             )
             stopped = stop.requested
     else:
+        from tuner.run.fleet import run_fleet
+
         devices, count, widen = processes
         with progress_view(store, out) as view:
-            arguments = worker_arguments(
-                count, store.name, artifacts, options, (metrics_host, metrics_port)
-            )
+            arguments = worker_arguments(count, store.name, artifacts, options, metrics)
             none_lost = run_fleet(
                 arguments, storage, respawn, devices, view, widen=widen, max_time=max_time
             )

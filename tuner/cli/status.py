@@ -18,7 +18,7 @@ from tuner.study.creation import study_summaries
 from tuner.study.database import Database
 from tuner.study.snapshot import StudyPoller, StudySnapshot
 from tuner.study.store import StudyStore
-from tuner.views import studies, summaries
+from tuner.views import confirmations, studies, summaries
 from tuner.views.formatting import duration
 
 INTERVAL = 2.0  # seconds between two refreshes
@@ -67,6 +67,7 @@ def status(
         values = [studies.trial_values(trial) for trial in running]
         about = {"running": values, "workers": [worker._asdict() for worker in snapshot.workers]}
         parts = {"measured_as": store.fingerprint(), "phase_seconds": snapshot.phase_seconds}
+        parts |= {"confirmation": confirmations.results_values(store.confirmed())}
         print_json(summary._asdict() | parts | about)
         return
     out.print(studies.study_table([summary]))
@@ -78,6 +79,8 @@ def status(
     if running:
         out.print()
         out.print(studies.trial_table(running, objective))
+    if line := confirmations.winner_line(store.confirmed(), store.spec):
+        out.print(line, soft_wrap=True)
     out.print(summaries.best_line([snapshot.best] if snapshot.best else [], objective))
     out.print(summaries.measured_as(store.fingerprint(), str(summary.fingerprint)), soft_wrap=True)
     if shares := summaries.phase_shares(snapshot.phase_seconds):

@@ -24,7 +24,7 @@ def trial_note(
     """
     epochs = f"epoch {len(trial.reports)} of {spec.study.epochs}"
     parts = [
-        f"**{STATES[trial.state]}** after {epochs}: {_plain(trial.reason or 'no reason')}",
+        f"**{STATES[trial.state]}** after {epochs}: {plain(trial.reason or 'no reason')}",
         _table(spec, trial, best_epoch),
     ]
     if best_epoch in pictures:
@@ -57,7 +57,7 @@ def _table(spec: StudySpec, trial: TrialRecord, best_epoch: int) -> str:
             f"{key} {machine[key]}" for key in ("tuner", "jax") if key in machine
         ),
     }
-    return "\n".join(["| | |", "|---|---|", *(f"| {k} | {_plain(v)} |" for k, v in rows.items())])
+    return "\n".join(["| | |", "|---|---|", *(f"| {k} | {plain(v)} |" for k, v in rows.items())])
 
 
 def _range(values: Sequence[float | None]) -> str:
@@ -76,7 +76,7 @@ def study_note(name: str, spec: StudySpec) -> str:
     return "\n\n".join(
         [
             f"A GAN hyperparameter search by tuner {__version__}: minimises {metric} over "
-            f"{_plain(searched)} on the images of {_plain(spec.data.source)}, in "
+            f"{plain(searched)} on the images of {plain(spec.data.source)}, in "
             f"{spec.study.trials} trials of up to {spec.study.epochs} epochs.",
             f"To add a worker, on any machine: `tuner worker {quoted}`. To write a report: "
             f"`tuner report {quoted} --out report.html`.",
@@ -88,6 +88,6 @@ def study_note(name: str, spec: StudySpec) -> str:
     )
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """The text on one line, with Markdown escaped."""
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", " ".join(text.split()))

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from tuner.dashboard.notes import study_note, trial_note
+from tuner.dashboard.notes import plain, study_note, trial_note
 from tuner.errors import StorageError
 from tuner.files.pictures import CURVES, PictureUploader
 from tuner.files.study_files import StudyFiles
@@ -18,6 +18,7 @@ from tuner.study.records import TrialRecord
 from tuner.study.sinks import Publication, Publisher
 from tuner.study.store import StudyStore
 from tuner.trial import EpochReport
+from tuner.views.confirmations import winner_line
 from tuner.views.figures import PLOTS
 from tuner.views.images import grid_png
 from tuner.views.trial_svg import curves_svg
@@ -96,10 +97,11 @@ def refresh_plots(store: StudyStore, *, last: bool = False) -> None:
             return
         began = time.perf_counter()
         trials = store.trials()
-        count = events(trials)
+        count = events([*trials, *store.confirmation_trials()])
         if previous.events < count:
             drawn, note = plots(store.spec, trials), study_note(store.name, store.spec)
-            publish(store, count, time.perf_counter() - began, drawn, note)
+            winner = plain(winner_line(store.confirmed(), store.spec))
+            publish(store, count, time.perf_counter() - began, drawn, note, winner)
 
 
 def plots(spec: StudySpec, trials: Sequence[TrialRecord]) -> dict[str, str]:

@@ -6,6 +6,7 @@ files of the new owner. The last two are kept: the older one is used if the newe
 its epoch was never reported.
 """
 
+import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,7 +23,7 @@ from tuner.files.folders import MAX_ARRAY_BYTES
 from tuner.files.serialization import Arrays, decode, encode, pack, unpack
 from tuner.files.study_files import StudyFiles
 from tuner.gan.state import GanState, abstract_state
-from tuner.trial import TrialConfig
+from tuner.trial import Hyperparameters, Program, TrialConfig
 
 KEPT = 2
 CHECKPOINTS = "checkpoints"  # the folder with all trials' checkpoints
@@ -88,11 +89,18 @@ def decode_checkpoint(config: TrialConfig, data: bytes, origin: str) -> Checkpoi
 
 
 def _signature(config: TrialConfig) -> list[Any]:
+    """What identifies the trial. As in earlier versions, if no later field is used."""
     program, hyperparameters, seed, _ = config
     fields = program._asdict()
     del fields["clips"]  # which follows from the hyperparameters
+    later = {name: fields.pop(name) for name in ("scheduled", "augment_some")}
+    numbers = hyperparameters._asdict()
+    later |= {name: numbers.pop(name) for name in Hyperparameters._field_defaults}
+    defaults = Program._field_defaults | Hyperparameters._field_defaults
+    used = {name: value for name, value in later.items() if value != defaults[name]}
     program_fields = [list(x) if isinstance(x, tuple) else x for x in fields.values()]
-    return [program_fields, list(hyperparameters), seed]
+    signature: list[Any] = [program_fields, [*numbers.values()], seed]
+    return [*signature, json.loads(json.dumps(used))] if used else signature
 
 
 def _under(arrays: Arrays, prefix: str) -> Arrays:

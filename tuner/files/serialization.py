@@ -132,7 +132,8 @@ def _program(fields: Any, origin: str) -> Program:
     """Validate the program in a file, within the bounds that hold for study files."""
     if not isinstance(fields, dict):
         raise InputError(f"{origin}: not a tuner generator file: it has no program")
-    if set(fields) != set(Program._fields):
+    required = set(Program._fields) - set(Program._field_defaults)
+    if not required <= set(fields) <= set(Program._fields):
         raise InputError(f"{origin}: this generator was written by another version of tuner")
     try:
         program = _PROGRAMS.validate_json(json.dumps(fields), strict=True)

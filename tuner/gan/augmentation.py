@@ -8,19 +8,28 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def differentiable(images: Array, policies: Sequence[str], key: Array) -> Array:
+def differentiable(
+    images: Array, policies: Sequence[str], key: Array, probability: Array | float | None = None
+) -> Array:
     """DiffAugment of images (batch, h, w, c) in [-1, 1], each image independently.
 
     ``color`` shifts brightness by up to 0.5 and scales saturation by 0 to 2 and contrast by 0.5 to
     1.5. ``translation`` shifts by up to an eighth of the size and fills with grey. ``cutout``
     covers a square of half the size with grey. The ``policies`` are applied in this order (Zhao et
-    al. 2020, section 3.2 and appendix).
+    al. 2020, section 3.2 and appendix). Given a ``probability``, all of them are applied to an
+    image with this probability, and none otherwise.
     """
     kinds = {"color": _color, "translation": _translation, "cutout": _cutout}
+    changed = images
     for i, (name, change) in enumerate(kinds.items()):
         if name in policies:
-            images = change(images, jax.random.fold_in(key, i))
-    return images
+            changed = change(changed, jax.random.fold_in(key, i))
+    if probability is None:
+        return changed
+    folded = jax.random.fold_in(key, len(kinds))
+    return jnp.where(
+        jax.random.bernoulli(folded, probability, (len(images), 1, 1, 1)), changed, images
+    )
 
 
 def _color(images: Array, key: Array) -> Array:

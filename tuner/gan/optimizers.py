@@ -23,7 +23,8 @@ def make_optimizer(
 
     adam: Kingma and Ba 2015; adamw: decoupled weight decay, Loshchilov and Hutter 2019; sgd with
     momentum; rmsprop; lion: Chen et al. 2023, with adamw's decay; optimistic_adam: Daskalakis et
-    al. 2018. There is no schedule: the caller scales the updates by ``rate_factor``.
+    al. 2018. There is no schedule: the caller scales the updates by ``schedules.rate_factor``, and
+    passes the hyperparameters of the step. Adam's bias correction uses the ``beta2`` of the step.
     """
     kind = getattr(program, f"{side}_optimizer")
     rate, beta1, beta2 = (
@@ -41,34 +42,6 @@ def make_optimizer(
     }[kind]
     clipped = clip_global_norm(h.clip_norm) if program.clips else optax.identity()
     return optax.chain(clipped, *direction, optax.scale(-rate))
-
-
-def rate_factor(program: Program, h: Hyperparameters, step: Array) -> Array:
-    """The factor of the learning rates at generator update ``step``, counted from 0.
-
-    The rates rise linearly over ``warmup_images`` real images, then decay to ``final_rate`` of
-    their full value over ``decay_images``: linearly, or as half a cosine (Loshchilov and Hutter
-    2017). The schedules of optax do not accept traced lengths.
-    """
-    after = images_seen(program, step + 1.0)
-    rising = jnp.minimum(1.0, after / jnp.maximum(h.warmup_images, images_seen(program, 1)))
-    if program.schedule == "constant":
-        return rising
-    passed = (images_seen(program, step) - h.warmup_images) / jnp.maximum(h.decay_images, 1.0)
-    passed = jnp.clip(passed, 0.0, 1.0)
-    left = 1.0 - passed if program.schedule == "linear" else (1.0 + jnp.cos(jnp.pi * passed)) / 2
-    return rising * (h.final_rate + (1.0 - h.final_rate) * left)
-
-
-def images_seen(program: Program, step: Array | float) -> Array:
-    """Real images seen in ``step`` iterations: float32.
-
-    int32 would overflow after 2**25 updates with batches of 64. The number is exact up to 2**24
-    images, and up to 2**24 updates if each sees a power of two; beyond that, its relative error is
-    at most 1.2e-7.
-    """
-    images: Array = jnp.float32(step) * (program.batch_size * program.d_steps)
-    return images
 
 
 def clip_global_norm(max_norm: float | Array) -> optax.GradientTransformation:

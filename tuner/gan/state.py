@@ -48,9 +48,10 @@ class Networks(NamedTuple):
 @functools.cache
 def networks(program: Program) -> Networks:
     """Trace the constructors, without computing anything on a device."""
-    _, statistics = abstract_generator(program)
+    generator = _trace(GENERATORS[program.generator], program)
+    statistics = nnx.state(generator, nnx.Not(nnx.Param))
     return Networks(
-        nnx.graphdef(_trace(GENERATORS[program.generator], program)),
+        nnx.graphdef(generator),
         nnx.graphdef(_trace(DISCRIMINATORS[program.discriminator], program)),
         jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), statistics),
     )

@@ -25,8 +25,9 @@ from tuner.gan.gradient_penalties import (
     with_slopes,
 )
 from tuner.gan.losses import LOSSES
-from tuner.gan.optimizers import Side, images_seen, make_optimizer, rate_factor
+from tuner.gan.optimizers import Side, make_optimizer
 from tuner.gan.packing import Unpack
+from tuner.gan.schedules import at_step, ema_decay, images_seen, rate_factor
 from tuner.gan.state import GanState, Variables, networks
 from tuner.spec import traits
 from tuner.trial import Hyperparameters, Program
@@ -56,7 +57,7 @@ class _Game(NamedTuple):
     """Settings that the updates of D and G in one iteration share."""
 
     program: Program
-    h: Hyperparameters
+    h: Hyperparameters  # at this step
     step: Array
     unpack: Unpack | None = None  # if G's parameters are packed
 
@@ -93,7 +94,8 @@ class _Game(NamedTuple):
     def _prepared(self, images: Array, key: Array) -> Array:
         if self.program.augment:
             folded = jax.random.fold_in(key, _AUGMENTATION)
-            images = differentiable(images, self.program.augment, folded)
+            probability = self.h.augment_probability if self.program.augment_some else None
+            images = differentiable(images, self.program.augment, folded, probability)
         if self.program.instance_noise:  # its standard deviation falls linearly to 0
             seen = images_seen(self.program, self.step)
             deviation = self.h.instance_noise * jnp.maximum(0.0, 1.0 - seen / self.h.total_images)
@@ -120,7 +122,7 @@ def train_step(
     (d_steps, batch_size), are needed if the program has classes. A fake batch has the classes of
     the real batch that it is paired with. ``unpack`` belongs to a packed state (see ``packing``).
     """
-    game = _Game(program, hyperparameters, state.step, unpack)
+    game = _Game(program, at_step(program, hyperparameters, state.step), state.step, unpack)
     key = jax.random.fold_in(jax.random.fold_in(state.key, _STEP), state.step)
     g_key, *d_keys = jax.random.split(key, 1 + program.d_steps)
     d_loss, d_adversarial = jnp.float32(0), jnp.float32(0)
@@ -188,8 +190,7 @@ def _update_generator(
     """The state after one update of G, G's loss, and the measure of G."""
     loss = functools.partial(_generator_loss, game, state, batch, key)
     state, value, measure = _descend(game, "generator", state, loss)
-    ema = _average(state.ema, state.generator, game.h.ema_decay, state.step)
-    return state._replace(ema=ema), value, measure
+    return state._replace(ema=_average(game, state.ema, state.generator)), value, measure
 
 
 def _generator_loss(
@@ -228,13 +229,11 @@ def _apply_gradients(game: _Game, side: Side, state: GanState, gradients: Variab
     return state._replace(**{side: params, f"{side}_optimizer": optimizer_state})
 
 
-def _average(
-    ema: Variables | None, params: Variables, decay: float | Array, step: Array
-) -> Variables | None:
-    """The exponential moving average, with decay min(decay, (1 + t) / (10 + t)) at step t."""
+def _average(game: _Game, ema: Variables | None, params: Variables) -> Variables | None:
+    """The exponential moving average after this step."""
     if ema is None:
         return None
-    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    decay = ema_decay(game.program, game.h, game.step)
     average: Variables = jax.tree.map(
         lambda old, new: decay * old + (1.0 - decay) * new, ema, params
     )

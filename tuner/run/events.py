@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tuner.study.claims import Claim
+from tuner.study.records import Confirms
 from tuner.study.sinks import Ending, Released, TrialSink
 from tuner.study.verdict import Complete, Fail, Pause, Prune
 from tuner.trial import EpochReport, Hyperparameters, Program, TrialConfig
@@ -66,8 +67,12 @@ def replay(line: str, sink: TrialSink) -> None:
 
 def _claim(values: Any) -> Claim:
     trial_id, number, params, (program, hyperparameters, seed, epochs), token, *rest = values
-    history, *others = rest
+    history, predecessor, rung, confirms, prune_reason = rest
+    confirmed = None if confirms is None else Confirms(*confirms)
     fields: list[Any] = [tuple(x) if isinstance(x, list) else x for x in program]
     config = TrialConfig(Program(*fields), Hyperparameters(*hyperparameters), seed, epochs)
     reports = tuple(EpochReport(*report) for report in history)
-    return Claim(trial_id, number, params, config, token, reports, *others)
+    return Claim(
+        *(trial_id, number, params, config, token, reports, predecessor, rung),
+        *(confirmed, prune_reason),
+    )

@@ -4,10 +4,10 @@ import jax
 import numpy as np
 
 from tuner.files.checkpoints import pack_state
-from tuner.files.serialization import Arrays, pack
+from tuner.files.serialization import Arrays, pack, unpack
 from tuner.gan.losses import LOSSES
 from tuner.gan.sampling import Generator, all_finite
-from tuner.gan.state import GanState, init_state
+from tuner.gan.state import GanState, abstract_generator, init_state
 from tuner.gan.training import train_epoch
 from tuner.metrics.diagnostics import loss_ratio
 from tuner.phases import Phase, PhaseClock
@@ -94,6 +94,20 @@ class Trainer:
             score_seconds=found.score_seconds,
             **found.scores,
         )
+
+    def fresh_value(self, arrays: Arrays) -> float | None:
+        """The objective of one of the trial's packed generators, on latents that no epoch was
+        measured with; None if it is not finite.
+
+        The value of a trial's best epoch is the best of many looks at the same latents.
+        """
+        program, evaluator = self._config.program, self._evaluator
+        objective = evaluator.spec.metrics.objective
+        like = Generator(*abstract_generator(program))
+        generator = unpack(like, arrays, "the best generator")
+        samples = evaluator.fresh_samples(program, generator)
+        value = evaluator.scores(samples, {objective} - {"fid"})[objective]
+        return None if value is None else _number(value)
 
     def packed_state(self) -> Arrays:
         """Return the state after the last epoch as host arrays."""

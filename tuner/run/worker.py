@@ -30,10 +30,11 @@ from tuner.run.trainer import Trainer
 from tuner.run.trial import TrialRun
 from tuner.run.watchdog import Watchdog
 from tuner.study.claims import Claim, Idle
+from tuner.study.records import FRESH
 from tuner.study.retrying import Retrier
 from tuner.study.session import WorkerSession
 from tuner.study.sinks import Ending, Publisher, Released, TrialSink
-from tuner.study.verdict import Continue, Fail, Pause, Prune, Verdict, verdict
+from tuner.study.verdict import Complete, Continue, Fail, Pause, Prune, Verdict, verdict
 from tuner.trial import EpochReport
 
 MOST_FAILURES = 5  # in a row, after which the worker exits: the fault may be its own
@@ -236,9 +237,13 @@ class Worker:
         record = trial.record(end, artifact, session.machine)
         best = trial.best_epoch()
         samples = kept.samples if kept is not None and kept.epoch == best else None
+        if kept is not None and isinstance(end, Complete):
+            with session.clock.phase(Phase.EVALUATION):
+                record = record._replace(fresh=self.trainer.fresh_value(kept.arrays))
         with self._files():
-            published = self.publisher.end(record, best, samples)
-        session.finish(trial.claim, end, artifact, trial.traceback, *published)
+            attributes, note = self.publisher.end(record, best, samples)
+        fresh = {} if record.fresh is None else {FRESH: record.fresh}
+        session.finish(trial.claim, end, artifact, trial.traceback, {**attributes, **fresh}, note)
         with suppress(StorageError), self._files():
             trial.writer.remove_all()
         return end

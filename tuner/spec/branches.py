@@ -28,7 +28,9 @@ STRUCTURAL = (
     *("optimizer", "generator_optimizer", "discriminator_optimizer", "schedule"),
 )
 # Settings of which 0 is off, and needs a program of its own.
-SWITCHES = ("gradient_penalty", "r1", "r2", "instance_noise", "ema_decay", "clip_norm")
+SWITCHES = (
+    *("gradient_penalty", "r1", "r2", "instance_noise", "ema_decay", "ema_half_life", "clip_norm"),
+)
 
 
 class Branch(NamedTuple):

@@ -6,14 +6,28 @@ from typing import Any
 
 from tuner.spec.kinds import is_custom_network
 from tuner.spec.parameters import Range, Setting, Value, values_of
-from tuner.spec.traits import CONDITIONAL, DECIDING, LOSSES, NETWORKS, OPTIMIZERS, PENALTIES
+from tuner.spec.traits import (
+    CONDITIONAL,
+    DECIDING,
+    FINAL,
+    LOSSES,
+    NETWORKS,
+    OPTIMIZERS,
+    PENALTIES,
+)
 from tuner.spec.trial import TrialSection
 
 _SIDES = ("generator", "discriminator")
 _PER_NETWORK = ("optimizer", "learning_rate", "beta1", "beta2")  # may be set for each separately
 # The settings whose choices decide whether others have an effect.
-DECIDING_SETTINGS = (*DECIDING, *(f"{side}_{name}" for side in _SIDES for name in _PER_NETWORK))
-# The settings that ``_network_rules`` and ``_loss_rules`` read.
+DECIDING_SETTINGS = (
+    *(*DECIDING, "r1", "r2"),
+    *(f"{side}_{name}" for side in _SIDES for name in _PER_NETWORK),
+)
+# Without effect, these settings are refused even if they have one value: they are never set by
+# default, and whoever sets one expects a change.
+_NEVER_IDLE = (*FINAL, "augment_probability", "burn_in")
+# The settings that ``_network_rules``, ``_loss_rules`` and ``_schedule_rules`` read.
 _NETWORK_KEYS = (
     "generator",
     "discriminator",
@@ -22,6 +36,7 @@ _NETWORK_KEYS = (
     "conditional",
 )
 _LOSS_KEYS = ("discriminator", "discriminator_norm", "loss", "label_smoothing", *PENALTIES)
+_SCHEDULE_KEYS = ("decay_images", "burn_in", "ema_decay", "ema_half_life", "ema_half_life_final")
 
 Conflict = tuple[tuple[str, ...], str]  # settings, the first of which is to blame, and a message
 
@@ -29,7 +44,11 @@ Conflict = tuple[tuple[str, ...], str]  # settings, the first of which is to bla
 def conflicts(trial: TrialSection) -> list[Conflict]:
     """Every conflict that some trial of the study can have."""
     found: dict[tuple[str, ...], str] = {}
-    for names, rules in ((_LOSS_KEYS, _loss_rules), (_NETWORK_KEYS, _network_rules)):
+    for names, rules in (
+        (_LOSS_KEYS, _loss_rules),
+        (_NETWORK_KEYS, _network_rules),
+        (_SCHEDULE_KEYS, _schedule_rules),
+    ):
         settings = [_representatives(getattr(trial, name)) for name in names]
         for values in itertools.product(*settings):
             for involved, text in rules(dict(zip(names, values, strict=True))):
@@ -98,13 +117,30 @@ def _network_rules(point: Mapping[str, Any]) -> Iterator[Conflict]:
         yield ("generator_norm", "conditional", "generator"), text
 
 
+def _schedule_rules(point: Mapping[str, Any]) -> Iterator[Conflict]:
+    """Two settings for the same length or average, at one point."""
+    if None not in (point["burn_in"], point["decay_images"]):
+        text = f"found {point['burn_in']:g}, but decay_images sets the same length; use one of them"
+        yield ("burn_in", "decay_images"), text
+    for name in ("ema_half_life", "ema_half_life_final"):
+        if point[name] and point["ema_decay"]:
+            text = f"found {point[name]:g}, but ema_decay = {point['ema_decay']:g}"
+            yield (name, "ema_decay"), f"{text} sets the same average; use one of them"
+
+
+def purposeful(trial: TrialSection) -> dict[str, str]:
+    """The settings that must have an effect, each with "searched" or "set"."""
+    given = [name for name in _NEVER_IDLE if getattr(trial, name) is not None]
+    return dict.fromkeys(given, "set") | dict.fromkeys(trial.searched(), "searched")
+
+
 def unused(trial: TrialSection) -> dict[str, str]:
-    """The searched settings that have no effect, each with the reason."""
-    searched = trial.searched()
+    """The settings of ``purposeful`` that have no effect, each with the reason."""
+    given = purposeful(trial)
     return {
-        name: f"{name} is searched, but {reason}"
+        name: f"{name} is {given[name]}, but {reason}"
         for name, reason in _without_effect(trial)
-        if name in searched
+        if name in given
     }
 
 
@@ -118,6 +154,10 @@ def _without_effect(trial: TrialSection) -> Iterator[tuple[str, str]]:
             values = values_of(getattr(trial, decider)) or []
             if not any(is_custom_network(v) or name in table[str(v)].uses for v in values):
                 yield name, f"{decider} = {_listed(values)} ignores it"
+    yield from _unused_by_optimizers(trial, "beta2_final")
+    for name in ("r1", "r2"):
+        if not any(_representatives(getattr(trial, name))):
+            yield f"{name}_final", f"{name} = 0 turns the penalty off"
     for name in _PER_NETWORK:
         if not _users(trial, name):
             yield name, f"each network has its own {name}"
@@ -129,7 +169,8 @@ def _unused_by_optimizers(trial: TrialSection, name: str) -> Iterator[tuple[str,
     for setting in (name, *separate):
         users = _users(trial, setting)
         kinds = [kind for network in users for kind in _optimizers(trial, network)]
-        if users and not any(name in OPTIMIZERS[str(kind)].uses for kind in kinds):
+        base = name.removesuffix("_final")
+        if users and not any(base in OPTIMIZERS[str(kind)].uses for kind in kinds):
             whose = "" if len(users) == len(_SIDES) else f"the {users[0]}'s "
             yield setting, f"{whose}optimizer = {_listed(kinds)} ignores it"
 

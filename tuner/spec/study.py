@@ -74,6 +74,18 @@ class StudySection(Section):
     )
 
 
+class ConfirmSection(Section):
+    """How a study that has ended confirms its winner: see ``tuner.study.confirmation``."""
+
+    top: int = entry(
+        0, "best configurations to train again with fresh seeds; 0 for none", ge=0, le=100
+    )
+    seeds: int = entry(5, "seeds with which each is trained at most", ge=2, le=1000)
+    confidence: float = entry(
+        0.95, "confidence at which a configuration leaves the race, and of intervals", gt=0.5, lt=1
+    )
+
+
 class PicturesSection(Section):
     images: int = entry(36, "images in the sample grid of a trial; 0 for no grids", ge=0, le=400)
     first: int = entry(5, "every evaluated epoch up to this one gets a grid", ge=0)
@@ -117,6 +129,7 @@ class StudySpec(Section):
     warm_start: WarmStartSection = WarmStartSection()
     sampler: SamplerSpec = TpeSampler()
     pruner: PrunerSpec = SuccessiveHalvingPruner()
+    confirm: ConfirmSection = ConfirmSection()
     guard: GuardSection = GuardSection()
     metrics: MetricsSection = MetricsSection()
     pictures: PicturesSection = PicturesSection()

@@ -9,6 +9,9 @@ from typing import Any, Literal, NamedTuple
 
 DEFAULT_PENALTY = 10.0
 PENALTIES = ("gradient_penalty", "r1", "r2")
+# Settings that a schedule can move to the value of a second setting, NAME_final.
+SCHEDULED = ("r1", "r2", "beta2", "ema_half_life", "augment_probability")
+FINAL = tuple(f"{name}_final" for name in SCHEDULED)
 
 
 class Loss(NamedTuple):
@@ -35,7 +38,13 @@ class Optimizer(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """A learning-rate schedule; ``tuner.gan.optimizers.rate_factor`` computes it."""
+    """A schedule of learning rates and other settings; ``tuner.gan.schedules`` computes it."""
+
+    uses: tuple[str, ...] = ()
+
+
+class Augmentation(NamedTuple):
+    """A choice of augmentations, joined by +; ``tuner.gan.augmentation`` applies them."""
 
     uses: tuple[str, ...] = ()
 
@@ -78,8 +87,19 @@ OPTIMIZERS = {
 
 SCHEDULES = {
     "constant": Schedule(),
-    "linear": Schedule(uses=("decay_images", "final_rate")),
-    "cosine": Schedule(uses=("decay_images", "final_rate")),
+    "linear": Schedule(uses=("decay_images", "burn_in", "final_rate", *FINAL)),
+    "cosine": Schedule(uses=("decay_images", "burn_in", "final_rate", *FINAL)),
+}
+
+_POLICIES = (
+    *("color", "translation", "cutout", "color+translation", "color+cutout"),
+    *("translation+cutout", "color+translation+cutout"),
+)
+AUGMENTATIONS = {
+    "none": Augmentation(),
+    **dict.fromkeys(
+        _POLICIES, Augmentation(uses=("augment_probability", "augment_probability_final"))
+    ),
 }
 
 SOURCES = {
@@ -101,6 +121,7 @@ SOURCES = {
 DECIDING: dict[str, Mapping[str, Any]] = {
     "loss": LOSSES,
     "schedule": SCHEDULES,
+    "augment": AUGMENTATIONS,
     "discriminator": NETWORKS,
     "optimizer": OPTIMIZERS,
 }

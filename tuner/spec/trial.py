@@ -8,14 +8,10 @@ from pydantic import Field
 from tuner.spec.kinds import Kind, Name, Real, Whole
 from tuner.spec.parameters import Choices, Range, Setting
 from tuner.spec.sections import Section, entry
-from tuner.spec.traits import LOSSES, NETWORKS, OPTIMIZERS, SCHEDULES
+from tuner.spec.traits import AUGMENTATIONS, LOSSES, NETWORKS, OPTIMIZERS, SCHEDULES
 
 GENERATOR_NORMS = ("batch", "none")
 DISCRIMINATOR_NORMS = ("none", "batch", "layer", "spectral")
-AUGMENTATIONS = (
-    *("none", "color", "translation", "cutout", "color+translation", "color+cutout"),
-    *("translation+cutout", "color+translation+cutout"),
-)
 PRECISIONS = ("float32", "bfloat16")
 _RATE = Real(0, 10, open_low=True)
 _FRACTION = Real(0, 1, open_high=True)
@@ -27,6 +23,9 @@ _Amount = Annotated[Setting, Real(0)]
 _Rate = Annotated[Setting, _RATE]
 _Fraction = Annotated[Setting, _FRACTION]
 _Optimizer = Annotated[Setting, _OPTIMIZER]
+# Values at the end of the schedule; None where the setting keeps its value.
+_FinalAmount = Annotated[Setting | None, Real(0)]
+_Probability = Annotated[Setting | None, Real(0, 1)]
 # Settings of one network; None where the common setting applies.
 _OwnRate = Annotated[Setting | None, _RATE]
 _OwnFraction = Annotated[Setting | None, _FRACTION]
@@ -58,6 +57,8 @@ class TrialSection(Section):
     )
     r1: _Amount = entry(0.0, "weight of the R1 penalty, on D's gradient at real images")
     r2: _Amount = entry(0.0, "weight of the R2 penalty, on D's gradient at generated images")
+    r1_final: _FinalAmount = entry(None, "r1 at the end of the schedule; by default r1")
+    r2_final: _FinalAmount = entry(None, "r2 at the end of the schedule; by default r2")
     weight_clip: Annotated[Setting, Real(0, open_low=True)] = entry(
         0.01, "largest absolute weight of D, to which wasserstein clips"
     )
@@ -67,8 +68,14 @@ class TrialSection(Section):
     instance_noise: _Amount = entry(
         0.0, "initial standard deviation of noise on D's images; falls to 0 by the end of the trial"
     )
-    augment: Annotated[Setting, Name(AUGMENTATIONS)] = entry(
+    augment: Annotated[Setting, Name(tuple(AUGMENTATIONS))] = entry(
         "none", "DiffAugment of real and generated images"
+    )
+    augment_probability: _Probability = entry(
+        None, "probability that an image is augmented; by default every image is"
+    )
+    augment_probability_final: _Probability = entry(
+        None, "augment_probability at the end of the schedule; by default the same"
     )
     flips: _Switch = entry("off", "flip real images left to right at random")
     batch_size: Annotated[Setting, Whole(2, 65_536)] = entry(64, "images per batch")
@@ -91,19 +98,28 @@ class TrialSection(Section):
     )
     generator_beta2: _OwnFraction = entry(None, "for the generator only")
     discriminator_beta2: _OwnFraction = entry(None, "for the discriminator only")
+    beta2_final: _OwnFraction = entry(
+        None, "beta2 of both networks at the end of the schedule; by default the same"
+    )
     momentum: _Fraction = entry(0.9, "SGD: momentum")
     rms_decay: _Fraction = entry(0.9, "RMSprop: decay of the mean squared gradient")
     weight_decay: _Amount = entry(
         0.0, "AdamW, Lion: decoupled weight decay, scaled by the learning rate"
     )
     schedule: Annotated[Setting, Name(tuple(SCHEDULES))] = entry(
-        "constant", "decay of the learning rates"
+        "constant",
+        "curve on which the learning rates decay, and settings with a final value move to it",
     )
     warmup_images: _Amount = entry(0.0, "images over which the learning rates warm up")
     decay_images: Annotated[Setting | None, Real(0, open_low=True)] = entry(
         None,
-        "images over which the learning rates decay after the warm-up; by default until the end "
-        "of the trial",
+        "images over which the schedule runs after the warm-up; by default until the end of the "
+        "trial",
+    )
+    burn_in: Annotated[Setting | None, Real(0, 1, open_low=True)] = entry(
+        None,
+        "share of the trial at which the schedule, with the warm-up, has ended: the same as "
+        "decay_images, but relative",
     )
     final_rate: Annotated[Setting, Real(0, 1)] = entry(
         0.0, "final learning rate as a fraction of the full one"
@@ -112,6 +128,15 @@ class TrialSection(Section):
     clip_norm: _Amount = entry(0.0, "largest global norm of the gradient; 0 is off")
     ema_decay: _Fraction = entry(
         0.0, "decay of the generator's moving average, which is then evaluated; 0 is off"
+    )
+    ema_half_life: _Amount = entry(
+        0.0,
+        "the same as ema_decay, in images: after that many, half of the moving average is new",
+    )
+    ema_half_life_final: Annotated[Setting | None, Real(0, open_low=True)] = entry(
+        None,
+        "half-life at the end of the schedule, without the warm-up that ema_decay has: let it "
+        "rise from ema_half_life = 0",
     )
 
     when: dict[str, dict[str, dict[str, Any]]] = Field(

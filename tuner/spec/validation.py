@@ -6,7 +6,7 @@ from typing import Any, get_args
 import numpy as np
 
 from tuner.spec import branches, search
-from tuner.spec.compatibility import DECIDING_SETTINGS, conflicts, unused
+from tuner.spec.compatibility import DECIDING_SETTINGS, conflicts, purposeful, unused
 from tuner.spec.data import DataSpec
 from tuner.spec.guard import ClassCoverageGuard
 from tuner.spec.kinds import did_you_mean, shown
@@ -75,16 +75,16 @@ def _all_contradictions(spec: StudySpec) -> Iterator[tuple[Key, str, list[Key]]]
 
 
 def _branch_problems(trial: TrialSection) -> Iterator[tuple[str, str, Sequence[str]]]:
-    """Conflicts in any branch, and settings without effect in all branches that search them.
+    """Conflicts in any branch, and settings without effect in all branches that have them.
 
     Yields the setting, the message, and all settings involved.
     """
     parts = [branch.trial for branch in branches.branches(trial)]
     for names, text in {names: text for part in parts for names, text in conflicts(part)}.items():
         yield names[0], text, names
-    ignored = [unused(part) for part in parts]
-    for name in dict.fromkeys(name for part in parts for name in part.searched()):
-        reasons = [ignored[i].get(name) for i, part in enumerate(parts) if name in part.searched()]
+    checked = [(purposeful(part), unused(part)) for part in parts]
+    for name in dict.fromkeys(name for given, _ in checked for name in given):
+        reasons = [ignored.get(name) for given, ignored in checked if name in given]
         if all(reasons):
             yield name, str(reasons[0]), DECIDING_SETTINGS
 

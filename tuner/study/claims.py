@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 from tuner.phases import Phase
 from tuner.spec.study import StudySpec
 from tuner.study import rows
-from tuner.study.records import SEED_OF
+from tuner.study.records import SEED_OF, Confirms
 from tuner.study.rows import UNREADABLE
 from tuner.study.space import distributions, misfit
 from tuner.study.storage import Choice, FencedStorage
@@ -29,6 +29,7 @@ class Claim(NamedTuple):
     history: tuple[EpochReport, ...] = ()
     predecessor: str | None = None  # the worker and host that made the last of these reports
     rung: int = 0  # the last one passed
+    confirms: Confirms | None = None
     prune_reason: str | None = None  # of a request to prune it
 
 

@@ -62,10 +62,17 @@ def _published(value: Any, now: float = 0.0) -> Published | None:
 
 
 def publish(
-    store: StudyStore, events: int, seconds: float, plots: Mapping[str, str], note: str
+    store: StudyStore,
+    events: int,
+    seconds: float,
+    plots: Mapping[str, str],
+    note: str,
+    winner: str = "",
 ) -> bool:
     """Show ``plots``, plotly JSON by name, unless those shown now cover more ``events``, and the
-    study's ``note``, unless it has one. Returns whether the plots are shown."""
+    study's ``note`` below its confirmed ``winner``, unless a user wrote another one.
+
+    Returns whether the plots are shown."""
     with store.database.errors(), store.database.rdb.engine.begin() as connection:
         # One at a time. Rows are locked in the same order as by a worker that begins a trial.
         theirs = tables.optuna_studies.c.study_id
@@ -81,10 +88,24 @@ def publish(
         now = connection.execute(select(tables.db_now())).scalar_one()
         new: dict[str, Any] = {f"dashboard:plot_data:{n}:0": text for n, text in plots.items()}
         new[PUBLISHED] = [events, now, seconds]
-        if "dashboard:note_ver" not in note_keys:
-            new |= {"dashboard:note_ver": 1, "dashboard:note_str:0": note}
+        new |= _study_note(note_keys, note, winner)
         tables.write_attributes(connection, _ours.c.study_id, store.study_id, new)
     return True
+
+
+def _study_note(stored: Mapping[str, Any], note: str, winner: str) -> dict[str, Any]:
+    """The attributes that show the note and the winner; none if they are shown already, or if the
+    stored note is not one that tuner wrote."""
+    text, version = stored.get("dashboard:note_str:0"), stored.get("dashboard:note_ver")
+    wanted = f"**{winner}**\n\n{note}" if winner else note
+    if version is not None:
+        led = isinstance(text, str) and text.startswith("**") and text.endswith(f"**\n\n{note}")
+        if text == wanted or not (text == note or led):
+            return {}
+    return {
+        "dashboard:note_ver": (rows.whole(version) or 0) + 1,
+        "dashboard:note_str:0": wanted,
+    }
 
 
 def _read(connection: Connection, study_id: int, prefix: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session
 
 from tuner.phases import UNCOUNTED, PhaseSeconds
 from tuner.study import rows, tables
+from tuner.study.records import Confirms
 from tuner.study.tables import StudyKey
 from tuner.study.workers import dead_among
 
@@ -77,8 +78,14 @@ def _taken(row: Sequence[Any] | None) -> Taken | None:
     return Taken(trial_id, token, epoch, takeovers, rung, reason, rows.phase_seconds(seconds))
 
 
-def create(session: Session, study_id: int, trial_id: int, lease: Lease) -> None:
-    """Lease a trial that is being created in this transaction."""
+def create(
+    session: Session,
+    study_id: int,
+    trial_id: int,
+    lease: Lease,
+    confirms: Confirms | None = None,
+) -> None:
+    """Lease a trial that is being created in this transaction, and may confirm another one."""
     if session.get_bind().dialect.name == "sqlite":
         # SQLite reuses the ids of deleted trials, and other programs delete trials without our
         # rows.
@@ -94,6 +101,8 @@ def create(session: Session, study_id: int, trial_id: int, lease: Lease) -> None
             expires_at=tables.db_now() + lease.seconds,
             epoch=0,
             takeovers=0,
+            confirms=confirms and confirms.trial,
+            confirm_seed=confirms and confirms.seed,
         )
     )
 

@@ -67,17 +67,16 @@ class Promoter:
         paused = self._paused(session)
         if not paused or self._is_any_active(session):
             return False
-        standings = self._standings(session)
-        if standings.promotable(_rungs(paused)):
-            return True
-        if not self._is_any_complete(session):
-            first = paused[standings.ranked(_rungs(paused))[0]]
+        standings, rungs = self._standings(session), _rungs(paused)
+        resumed = standings.promoted_last(rungs, self._is_any_complete(session))
+        if resumed is None:
+            for number, one in paused.items():
+                why = f"not promoted from {self._place(number, one.rung)}"
+                self._request_end(session, one, f"{why}: {standings.why_paused(number, one.rung)}")
+        elif not standings.passes(resumed, rungs[resumed]):  # else a claim promotes it
+            first = paused[resumed]
             freed = update(tables.leases).where(_leases.trial_id == first.trial_id)
             session.execute(freed.values(status="free", rung=first.rung, checkpoint_bytes=None))
-            return True
-        for number, one in paused.items():
-            reason = f"not promoted from {self._place(number, one.rung)}"
-            self._request_end(session, one, f"{reason}: {standings.why_paused(number, one.rung)}")
         return True
 
     def keep_to_budget(self, session: Session) -> None:
@@ -112,6 +111,7 @@ class Promoter:
             .join(tables.leases, _leases.trial_id == _trials.trial_id)
             .where(_trials.study_id == self._study.study_id, self._study.exists())
             .where(_trials.state != TrialState.FAIL, value.step.in_(self._ladder.rungs))
+            .where(_leases.confirms.is_(None))
         )
         found = session.execute(query).all()
         return Standings(
@@ -136,13 +136,16 @@ class Promoter:
         active = select(func.count()).where(
             _trials.study_id == self._study.study_id,
             _trials.state == TrialState.RUNNING,
+            tables.is_search(),
             ~select(_leases.trial_id).where(_leases.trial_id == _trials.trial_id, idle).exists(),
         )
         return bool(session.execute(active).scalar_one())
 
     def _is_any_complete(self, session: Session) -> bool:
         complete = select(_trials.trial_id).where(
-            _trials.study_id == self._study.study_id, _trials.state == TrialState.COMPLETE
+            _trials.study_id == self._study.study_id,
+            _trials.state == TrialState.COMPLETE,
+            tables.is_search(),
         )
         return session.execute(complete.limit(1)).first() is not None
 

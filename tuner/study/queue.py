@@ -20,8 +20,9 @@ def utc_now() -> datetime:
 def has_room(session: Session, study: StudyKey) -> bool:
     """Whether the total is not reached yet; locks the study. KeyError if the study is gone."""
     trials = tables.optuna_trials.c
-    counted = (trials.study_id == study.study_id) & trials.state.in_(COUNTED)
-    total, found = study.lock(session, select(func.count()).where(counted).scalar_subquery())
+    counted = (trials.study_id == study.study_id) & trials.state.in_(COUNTED) & tables.is_search()
+    [total] = study.lock(session)
+    found = session.execute(select(func.count()).where(counted)).scalar_one()
     return bool(found < total)
 
 

@@ -20,7 +20,16 @@ REASON, ARTIFACT, MACHINE = "tuner:reason", "tuner:generator", "tuner:machine"
 TRACEBACK, BASELINE, HUNG = "tuner:traceback", "tuner:baseline", "tuner:hung"
 WARM_START = "tuner:warm_start"  # the study and trial whose configuration it was queued with
 PAUSED = "tuner:paused"  # the epoch after which the trial was paused last
+CONFIRMS = "tuner:confirms"  # see Confirms
+FRESH = "tuner:fresh"  # the objective of the stored generator on fresh latents
 SEED_OF = "tuner:seed_of"  # the trial whose random numbers are drawn again
+
+
+class Confirms(NamedTuple):
+    """Marks a trial that repeats another one with a seed of its own; samplers do not see it."""
+
+    trial: int  # the number of the other
+    seed: int  # index of the seed, from 0
 
 
 class TrialRecord(NamedTuple):
@@ -39,6 +48,9 @@ class TrialRecord(NamedTuple):
     started: str | None = None  # "2026-05-31 14:05", by the clock of the machine that started it
     ended: str | None = None
     phase_seconds: PhaseSeconds = UNCOUNTED  # of all its workers
+    confirms: Confirms | None = None
+    fresh: float | None = None  # objective of the stored generator on fresh latents
+    paused_at: int | None = None  # the epoch of the rung at which it is, or has ended, paused
     warm_start: str | None = None  # "trial 3 of study old", whose configuration it was queued with
 
     @property
@@ -95,7 +107,9 @@ class Ownership(NamedTuple):
 
 def best_of(trials: Sequence[TrialRecord]) -> TrialRecord | None:
     """The complete trial with the lowest value, if any."""
-    complete = [t for t in trials if t.state == "COMPLETE" and t.value is not None]
+    complete = [
+        t for t in trials if t.state == "COMPLETE" and t.value is not None and not t.confirms
+    ]
     return min(complete, key=lambda trial: (trial.value, trial.number), default=None)
 
 
@@ -129,7 +143,22 @@ def record_of(
         ended=_minute(trial.datetime_complete),
         phase_seconds=phase_seconds,
         warm_start=_origin(attributes.get(WARM_START)),
+        confirms=confirms_of(attributes),
+        fresh=rows.finite(attributes.get(FRESH)),
+        paused_at=trial.last_step if attributes.get(PAUSED) == trial.last_step else None,
     )
+
+
+def confirms_of(attributes: Mapping[str, Any]) -> Confirms | None:
+    """What a trial with these attributes confirms; None if it belongs to the search."""
+    match attributes.get(CONFIRMS):
+        case {"trial": int(trial), "seed": int(seed)} if trial >= 0 and seed >= 0:
+            return Confirms(trial, seed)
+    return None
+
+
+def _minute(moment: datetime | None) -> str | None:
+    return None if moment is None else f"{moment:%Y-%m-%d %H:%M}"
 
 
 def _origin(attribute: Any) -> str | None:
@@ -137,10 +166,6 @@ def _origin(attribute: Any) -> str | None:
         case {"study": str(study), "trial": int(number)}:
             return f"trial {number} of study {printable(study)}"
     return None
-
-
-def _minute(moment: datetime | None) -> str | None:
-    return None if moment is None else f"{moment:%Y-%m-%d %H:%M}"
 
 
 def hang_of(attributes: Mapping[str, Any]) -> Hang | None:

@@ -109,6 +109,16 @@ class Standings:
         """The paused trials that pass their rung now, those to be promoted first in front."""
         return [number for number in self.ranked(paused) if self.passes(number, paused[number])]
 
+    def promoted_last(self, paused: Mapping[int, int], is_any_complete: bool) -> int | None:
+        """The paused trial to resume when no trial runs and no new one can begin; None if all end.
+
+        If no trial is complete, the one that is ranked first goes on, so that a study has a result.
+        """
+        candidates = self.promotable(paused)
+        if not candidates and not is_any_complete:
+            candidates = self.ranked(paused)
+        return candidates[0] if candidates else None
+
     def why_paused(self, number: int, rung: int) -> str:
         """The trial's value at the rung and the one needed, as text."""
         value, needed = self._values.get((number, rung)), self.threshold(number, rung)

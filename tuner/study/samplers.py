@@ -16,7 +16,6 @@ from tuner.errors import InputError
 from tuner.spec import search
 from tuner.spec.parameters import values_of
 from tuner.spec.study import StudySpec
-from tuner.study.cma_es import CmaEsSampler
 from tuner.study.grid import GridSampler
 from tuner.study.space import derive_seed, distributions
 
@@ -80,6 +79,9 @@ def _build_sampler(spec: StudySpec, trial_seed: int) -> Any:
             points = {name: values_of(s) or [] for name, s in spec.trial.searched().items()}
             return GridSampler(distributions(spec), points, study_seed)
         case search.CmaEsSampler():
+            # cmaes imports scipy.stats, which takes as long as the rest of the command line.
+            from tuner.study.cma_es import CmaEsSampler
+
             return CmaEsSampler(distributions(spec), options, trial_seed)
         case search.TpeSampler():
             # Without groups, TPE would draw at random the parameters that only some trials have.

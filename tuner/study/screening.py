@@ -15,7 +15,7 @@ from tuner.spec.branches import branches
 from tuner.spec.study import StudySpec
 from tuner.study import rows
 from tuner.study.optuna_internals import CachedStorage
-from tuner.study.records import FINISHED, PAUSED
+from tuner.study.records import CONFIRMS, FINISHED, PAUSED
 from tuner.study.space import contains, distributions
 
 _RUNG, _CONSTRAINT = "completed_rung_", "constraints"
@@ -71,9 +71,12 @@ def screened(study: optuna.Study, spec: StudySpec) -> optuna.Study:
 def comparable(spec: StudySpec, trial: FrozenTrial) -> FrozenTrial | None:
     """Reduce a trial to the parameters and attributes that the study's own trials have.
 
-    None if it has ended with a missing or unusable result or parameter. A paused trial looks
-    pruned, with its value at the rung. The study's other own trials are returned unchanged.
+    None if it has ended with a missing or unusable result or parameter, or if it confirms another
+    trial. A paused trial looks pruned, with its value at the rung. The study's other own trials are
+    returned unchanged.
     """
+    if CONFIRMS in trial.user_attrs:
+        return None
     if (value := _paused_with(trial)) is not None:
         trial = copy.copy(trial)
         trial.state, trial.datetime_complete = TrialState.PRUNED, trial.datetime_start

@@ -26,13 +26,23 @@ from tuner.spec.search import AshaPruner
 from tuner.spec.study import StudySpec
 from tuner.study import leases, tables
 from tuner.study.claims import Claim, Idle, Refusal, choose_params, known_params, problem_of
+from tuner.study.confirmation import FIRST_SEED
 from tuner.study.dashboard_attributes import add_note
 from tuner.study.edits import earlier_specs
 from tuner.study.leases import Lease, Taken
 from tuner.study.presence import WorkerPresence, persistent
 from tuner.study.promotion import Promoter
 from tuner.study.queue import queued
-from tuner.study.records import ARTIFACT, MACHINE, PAUSED, REASON, SEED_OF, TRACEBACK, hang_of
+from tuner.study.records import (
+    ARTIFACT,
+    MACHINE,
+    PAUSED,
+    REASON,
+    SEED_OF,
+    TRACEBACK,
+    confirms_of,
+    hang_of,
+)
 from tuner.study.retrying import LIMIT
 from tuner.study.samplers import make_pruner, make_sampler
 from tuner.study.screening import comparable, screened
@@ -132,7 +142,20 @@ class WorkerSession(WorkerPresence):
         trial_id = self._storage.begin_trial()
         if trial_id is not None:
             return Taken(trial_id, 1, 0, 0)
-        return self._next() if self._end_paused() else self._idle()
+        if self._end_paused():
+            return self._next()
+        return self._confirm() or self._idle()
+
+    def _confirm(self) -> Taken | None:
+        """Once the search has ended, begin a run that confirms its winner, if one is wanted."""
+        if not self.spec.confirm.top or self.store.search_remaining() > 0:
+            return None
+        for wanted in self.store.confirmation().wanted:
+            original = self.store.frozen_trial(wanted.trial)
+            trial_id = self._storage.begin_confirmation(original, wanted)
+            if trial_id is not None:
+                return Taken(trial_id, 1, 0, 0)
+        return None
 
     def _take_paused(self, session: Session, lease: Lease) -> Taken | None:
         """Promote a paused trial. If an edit has replaced asha, each of them goes on."""
@@ -201,7 +224,10 @@ class WorkerSession(WorkerPresence):
         choices = choose_params(study, self._storage, spec, trial)
         self._storage.write_params(trial_id, choices, {MACHINE: self.machine})
         params = trial.params | {choice.name: choice.value for choice in choices}
+        confirms = confirms_of(trial.user_attrs)
         seeded = trial.user_attrs.get(SEED_OF, trial.number)
+        if confirms is not None:
+            seeded = FIRST_SEED + confirms.seed
         config = trial_config(spec, params, seeded, dataset)
         predecessor = None
         if history and (owners := self.store.ownership_history(trial.number)):
@@ -217,6 +243,7 @@ class WorkerSession(WorkerPresence):
             history=history,
             predecessor=predecessor,
             rung=taken.rung,
+            confirms=confirms,
             prune_reason=taken.prune_reason,
         )
 
@@ -284,6 +311,8 @@ class WorkerSession(WorkerPresence):
     def pruner_decision(self, claim: Claim, epoch: int) -> Pause | Prune | None:
         """What the pruner would do with the trial after ``epoch``, the last one reported, which has
         a value; None if the trial continues."""
+        if claim.confirms is not None:
+            return None
         if self._promoter is not None:
             return self._pause_at(claim, epoch)
         name = self.spec.pruner.name

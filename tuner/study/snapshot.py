@@ -26,7 +26,7 @@ MAX_WAIT = 1.0  # seconds for which BackgroundPoller waits for the database
 
 
 class StudySnapshot(NamedTuple):
-    """The state of a study at one moment."""
+    """The state of a study at one moment; ``trials`` and ``epochs`` are those of the search."""
 
     total: int  # trials requested
     trials: dict[str, int]  # by state
@@ -36,6 +36,7 @@ class StudySnapshot(NamedTuple):
     workers: list[WorkerRecord]
     best: TrialRecord | None
     phase_seconds: PhaseSeconds = UNCOUNTED  # of all trials
+    confirmed: int = 0  # runs that have ended, of those that confirm the winner
     on_hold: bool = False  # by tuner pause
 
     @property
@@ -133,11 +134,14 @@ def _counts(connection: Connection, store: StudyStore) -> StudySnapshot:
     # As text, because other programs may have written states that Optuna does not know.
     state = case((paused, PAUSED), else_=cast(trials.state, String))
     phases = [func.sum(lease[name]) for name in tables.PHASE_COLUMNS.values()]
+    runs = select(func.count()).where(
+        lease.study_id == store.study_id, lease.confirms.is_not(None), lease.status == "done"
+    )
     by_state = (
         select(state, func.count(), func.coalesce(func.sum(lease.epoch), 0), *phases)
         .select_from(tables.optuna_trials)
         .outerjoin(tables.leases, lease.trial_id == trials.trial_id)
-        .where(trials.study_id == store.study_id)
+        .where(trials.study_id == store.study_id, lease.confirms.is_(None))
         .group_by(state)
     )
     found = connection.execute(by_state).all()
@@ -145,8 +149,9 @@ def _counts(connection: Connection, store: StudyStore) -> StudySnapshot:
     epochs = {s: int(rows.finite(count) or 0) for s, _, count, *_ in found}
     sums = [rows.phase_seconds(values) for _, _, _, *values in found]
     seconds = {phase: sum(each[phase] for each in sums) for phase in Phase}
+    confirmed: int = connection.execute(runs).scalar_one()
     on_hold = study.on_hold_since is not None
-    return StudySnapshot(study.total, counts, epochs, {}, [], None, seconds, on_hold)
+    return StudySnapshot(study.total, counts, epochs, {}, [], None, seconds, confirmed, on_hold)
 
 
 def recent_seconds(trial: TrialRecord) -> float | None:

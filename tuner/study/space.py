@@ -15,7 +15,7 @@ from optuna.distributions import (
 from tuner.spec.branches import branch_at, branches, deciders, structures
 from tuner.spec.parameters import Choices, Range, values_of
 from tuner.spec.study import StudySpec
-from tuner.spec.traits import DEFAULT_PENALTY, LOSSES, NETWORKS, PENALTIES
+from tuner.spec.traits import DEFAULT_PENALTY, LOSSES, NETWORKS, OPTIMIZERS, PENALTIES, SCHEDULED
 from tuner.trial import DatasetInfo, Hyperparameters, Program, TrialConfig
 
 
@@ -90,13 +90,9 @@ def trial_config(
     values |= {name: default for name, default in defaults.items() if values[name] is None}
     program = _program(values, dataset)
     total = spec.study.epochs * program.images_per_epoch(dataset.images)
-    values["total_images"] = total
-    if values["decay_images"] is None:
-        values["decay_images"] = max(1, total - values["warmup_images"])
-    numbers = {name: float(values[name]) for name in Hyperparameters._fields}
     return TrialConfig(
         program=program,
-        hyperparameters=Hyperparameters(**numbers),
+        hyperparameters=_hyperparameters(values, program, total),
         seed=derive_seed(spec.study.seed, number),
         epochs=spec.study.epochs,
     )
@@ -126,18 +122,57 @@ def _defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     return defaults | {"gradient_penalty": weight}
 
 
+def _hyperparameters(values: Mapping[str, Any], program: Program, total: int) -> Hyperparameters:
+    """The numbers of a trial of ``total`` images; optional ones only if the program uses them."""
+    derived: dict[str, Any] = {"total_images": total}
+    if values["decay_images"] is None:
+        end = total if values["burn_in"] is None else values["burn_in"] * total
+        derived["decay_images"] = max(1, end - values["warmup_images"])
+    if values["ema_half_life"] > 0 and "ema_half_life" not in program.scheduled:
+        per_update = program.batch_size * program.d_steps
+        derived["ema_decay"] = 0.5 ** (per_update / values["ema_half_life"])
+    if values["augment_probability"] is None:
+        derived["augment_probability"] = 1.0
+    optional = {*program.scheduled, *(f"{name}_final" for name in program.scheduled)}
+    if program.augment_some:
+        optional.add("augment_probability")
+    idle = set(Hyperparameters._field_defaults) - optional
+    used = [name for name in Hyperparameters._fields if name not in idle]
+    return Hyperparameters(**{name: float({**values, **derived}[name]) for name in used})
+
+
+def _scheduled(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The settings that move to a final value, and have an effect at all."""
+    kinds = (values["generator_optimizer"], values["discriminator_optimizer"])
+    effective = {
+        "r1": values["r1"] > 0,
+        "r2": values["r2"] > 0,
+        "beta2": any("beta2" in OPTIMIZERS[kind].uses for kind in kinds),
+        "ema_half_life": True,
+        "augment_probability": values["augment"] != "none",
+    }
+    if values["schedule"] == "constant":
+        return ()
+    return tuple(n for n in SCHEDULED if effective[n] and values[f"{n}_final"] is not None)
+
+
 def _program(values: Mapping[str, Any], dataset: DatasetInfo) -> Program:
+    scheduled = _scheduled(values)
     sources = dict(dataset.sources)
     networks = values["generator"], values["discriminator"]
     derived = {
         "image_shape": dataset.image_shape,
-        "ema": values["ema_decay"] > 0,
+        "ema": max(values["ema_decay"], values["ema_half_life"]) > 0
+        or "ema_half_life" in scheduled,
         "classes": dataset.classes if values["conditional"] == "on" else 0,
         "penalties": tuple(name for name in PENALTIES if values[name] > 0),
         "augment": () if values["augment"] == "none" else tuple(values["augment"].split("+")),
         "flips": values["flips"] == "on",
         "instance_noise": values["instance_noise"] > 0,
         "clips": values["clip_norm"] > 0,
+        "scheduled": scheduled,
+        "augment_some": "augment_probability" in scheduled
+        or (values["augment"] != "none" and values["augment_probability"] is not None),
         "sources": "+".join(sources[name] for name in networks if name in sources),
     }
     return Program(**{name: values[name] for name in Program._fields if name in values} | derived)

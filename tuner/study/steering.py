@@ -62,7 +62,7 @@ def enqueue(store: StudyStore, point: dict[str, Value], attributes: dict[str, An
         trials = tables.optuna_trials.c
         states = (*COUNTED, TrialState.WAITING)
         query = select(func.count()).where(
-            trials.study_id == store.study_id, trials.state.in_(states)
+            trials.study_id == store.study_id, trials.state.in_(states), tables.is_search()
         )
         with store.database.rdb.engine.connect() as connection:
             wanted: int = connection.execute(query).scalar_one()

@@ -14,16 +14,18 @@ from typing import Any, NamedTuple
 
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import ColumnElement, Row, insert, select, update
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import ColumnElement, Row, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from tuner.errors import LeaseLostError
 from tuner.phases import PhaseClock
 from tuner.study import leases, rows, tables
+from tuner.study.confirmation import Wanted
 from tuner.study.leases import Lease
 from tuner.study.optuna_internals import models
 from tuner.study.queue import has_room, start_queued, utc_now
+from tuner.study.records import CONFIRMS, Confirms
 from tuner.study.unfenced_storage import UnfencedStorage
 
 
@@ -75,6 +77,33 @@ class FencedStorage(UnfencedStorage):
                 made = self._get_prepared_new_trial(study_id, None, session)
                 trial_id = int(made.trial_id)
             leases.create(session, study_id, trial_id, lease)
+        self.held[trial_id] = lease
+        return trial_id
+
+    def begin_confirmation(self, original: FrozenTrial, wanted: Wanted) -> int | None:
+        """Start a trial with the parameters of ``original``; returns its id, or None if another
+        worker has started it."""
+        study, lease, our = self.study, self.new_lease, tables.leases.c
+        assert study is not None
+        assert lease is not None
+        mark = Confirms(wanted.trial, wanted.seed)
+        template = create_trial(
+            state=TrialState.RUNNING,
+            params=original.params,
+            distributions=original.distributions,
+            user_attrs={CONFIRMS: mark._asdict()},
+        )
+        template.datetime_start = utc_now()
+        same = (our.confirms == mark.trial) & (our.confirm_seed == mark.seed)
+        begun = select(func.count()).where(our.study_id == study.study_id, same)
+        with self.transaction() as session:
+            models.StudyModel.find_or_raise_by_id(study.study_id, session, for_update=True)
+            study.lock(session)
+            if session.execute(begun).scalar_one() != wanted.attempts:
+                return None
+            made = self._get_prepared_new_trial(study.study_id, template, session)
+            trial_id = int(made.trial_id)
+            leases.create(session, study.study_id, trial_id, lease, mark)
         self.held[trial_id] = lease
         return trial_id
 

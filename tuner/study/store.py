@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Select, func, select
 from tuner.errors import InputError
 from tuner.phases import UNCOUNTED, PhaseSeconds
 from tuner.study import rows, tables
+from tuner.study.confirmation import Confirmation, Result, confirmation, results
 from tuner.study.fingerprint import digest
 from tuner.study.records import (
     FINISHED,
@@ -43,10 +44,47 @@ class StudyStore(StudyRow):
     """A study in its database. Only ``WorkerSession`` runs its trials."""
 
     def remaining(self) -> int:
-        """The number of trials still to finish. Failed trials do not count as finished."""
+        """The number of trials still to finish, then that of runs that may still have to confirm
+        the winner. Failed trials do not count as finished."""
+        left = self.search_remaining()
+        return left if left > 0 else self._runs_left()
+
+    def _runs_left(self) -> int:
+        if not self.spec.confirm.top:
+            return 0
+        found = self.confirmation()
+        left = sum(
+            self.spec.confirm.seeds - len(one.values())
+            for number, one in found.configurations.items()
+            if not found.ended and f"trial {number}" in found.race.racing
+        )
+        return max(left, int(not found.ended))
+
+    def confirmation(self, *, reports: bool = False) -> Confirmation:
+        """The confirmation of the winner as far as it has come; ``reports``: with the epochs."""
+        if reports:
+            records = self._begun()
+        else:
+            with self.database.errors():
+                trials = self.study.get_trials(deepcopy=False)
+                records = [record_of(t, ()) for t in trials if t.state != TrialState.WAITING]
+        search = [record for record in records if not record.confirms]
+        runs = [record for record in records if record.confirms]
+        return confirmation(self.spec.confirm, search, runs)
+
+    def confirmed(self) -> list[Result]:
+        """What the runs so far say about the best configurations, the best first; empty before the
+        first of them has ended."""
+        found = self.confirmation(reports=True)
+        if not any(run.has_ended for one in found.configurations.values() for run in one.runs):
+            return []
+        return results(self.spec.confirm, found, self.spec.metrics.objective)
+
+    def search_remaining(self) -> int:
+        """The number of the search's trials still to finish."""
         trials = tables.optuna_trials.c
         done = select(func.count()).where(
-            trials.study_id == self.study_id, trials.state.in_(FINISHED)
+            trials.study_id == self.study_id, trials.state.in_(FINISHED), tables.is_search()
         )
         query = select(tables.studies.c.total, done.scalar_subquery()).where(self.key.row())
         with self.database.reading() as connection:
@@ -75,7 +113,7 @@ class StudyStore(StudyRow):
             paused = self._leases(tables.leases.c.status == "paused")
             names = self.database.rdb.get_study_system_attrs(self.study_id).get(METRIC_NAMES)
         records = [record_of(trial, (), paused=trial._trial_id in paused) for trial in trials]
-        states = Counter(record.state for record in records)
+        states = Counter(record.state for record in records if not record.confirms)
         best, parts = best_of(records), self.fingerprint()
         objective = rows.text(names[0]) if isinstance(names, list) and names else None
         measured = (best and best.value, objective or "FID", digest(parts) if parts else None)
@@ -85,7 +123,14 @@ class StudyStore(StudyRow):
     # Trials
 
     def trials(self) -> list[TrialRecord]:
-        """Every trial that has begun, with its reports, by number."""
+        """Every trial of the search that has begun, with its reports, by number."""
+        return [trial for trial in self._begun() if not trial.confirms]
+
+    def confirmation_trials(self) -> list[TrialRecord]:
+        """The trials that confirm others, with their reports, by number."""
+        return [trial for trial in self._begun() if trial.confirms]
+
+    def _begun(self) -> list[TrialRecord]:
         with self.database.errors():
             trials = self.study.get_trials(deepcopy=False)
             begun = [trial for trial in trials if trial.state != TrialState.WAITING]
@@ -160,7 +205,7 @@ class StudyStore(StudyRow):
 
     def trial(self, number: int) -> TrialRecord:
         """The trial ``number``; InputError if there is none."""
-        trials = {trial.number: trial for trial in self.trials()}
+        trials = {trial.number: trial for trial in self._begun()}
         if number not in trials:
             known = f"its trials are 0 to {max(trials)}" if trials else "none has begun"
             raise InputError(f"study {self.name!r} has no trial {number}; {known}")
@@ -216,6 +261,12 @@ class StudyStore(StudyRow):
             if all(rows.finite(number) is not None for number in numbers)
         ]
 
+    def frozen_trial(self, number: int) -> FrozenTrial:
+        """The trial as Optuna reads it; KeyError if there is none."""
+        with self.database.errors():
+            trials = self.study.get_trials(deepcopy=False)
+        return {trial.number: trial for trial in trials}[number]
+
     def traceback(self, number: int) -> str | None:
         """The traceback with which a trial failed; None if it did not."""
         return rows.text(self._attributes(number).get(TRACEBACK))
@@ -225,9 +276,10 @@ class StudyStore(StudyRow):
         return hang_of(self._attributes(number))
 
     def _attributes(self, number: int) -> Mapping[str, Any]:
-        with self.database.errors():
-            trials = self.study.get_trials(deepcopy=False)
-        return next((trial.user_attrs for trial in trials if trial.number == number), {})
+        try:
+            return self.frozen_trial(number).user_attrs
+        except KeyError:
+            return {}
 
     def workers(self) -> list[WorkerRecord]:
         """The workers that have joined and not left: see ``read_workers``."""

@@ -121,6 +121,8 @@ leases = Table(
     *(Column(name, Double, nullable=False, server_default="0") for name in PHASE_COLUMNS.values()),
     Column("rung", Integer, nullable=False, server_default="0"),  # the last one passed
     Column("checkpoint_bytes", BigInteger),  # of a paused trial
+    Column("confirms", Integer),  # number of the trial that it repeats with another seed, if any
+    Column("confirm_seed", Integer),  # index of that seed
     Index("tuner_leases_by_study", "study_id", "status", "expires_at"),
 )
 
@@ -140,6 +142,12 @@ workers = Table(
     Column("left_at", Double),
     Index("tuner_workers_by_study", "study_id"),
 )
+
+
+def is_search() -> ColumnElement[bool]:
+    """A condition on ``optuna_trials``: the trial belongs to the search, not to a confirmation."""
+    lease, trial = leases.alias().c, optuna_trials.c.trial_id
+    return ~exists().where(lease.trial_id == trial, lease.confirms.is_not(None))
 
 
 class StudyKey(NamedTuple):

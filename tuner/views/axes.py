@@ -17,7 +17,9 @@ from tuner.views.formatting import number, value_text
 BINS = 12  # cells into which a map divides a range
 _GOLDEN = 0.6180339887498949  # fractional parts of its multiples cover 0..1 evenly
 _JITTER = 0.6  # width of the band over which the points of one choice are jittered
-_IN_IMAGES = ("batch_size", "warmup_images", "decay_images")
+_IN_IMAGES = (
+    *("batch_size", "warmup_images", "decay_images", "ema_half_life", "ema_half_life_final"),
+)
 
 
 class ParameterAxis(NamedTuple):

@@ -17,10 +17,11 @@ from plotly.offline import get_plotlyjs
 from tuner.spec.metrics import OBJECTIVES
 from tuner.spec.parameters import to_toml
 from tuner.spec.study import StudySpec
+from tuner.study.confirmation import Result
 from tuner.study.importance import importances
 from tuner.study.records import StudySummary, TrialRecord, best_of
 from tuner.version import __version__
-from tuner.views import parameters, summaries
+from tuner.views import confirmations, parameters, summaries
 from tuner.views.axes import parameter_axes
 from tuner.views.curves import trial_curves
 from tuner.views.figures import PLOTS
@@ -61,6 +62,7 @@ def study_page(
     fingerprint: Mapping[str, str],
     trials: Trials,
     pictures: Pictures = (),
+    confirmed: Sequence[Result] = (),
 ) -> str:
     """Render the report, which also says what could not be computed, and why."""
     objective = spec.metrics.objective
@@ -81,7 +83,9 @@ def study_page(
         version=__version__,
         plotly=Markup(get_plotlyjs()),
         tiles=_tiles(spec, summary, trials),
-        gain=summaries.baseline_gain(trials, objective),
+        winner=confirmations.winner_line(confirmed, spec),
+        confirmed=confirmed and Table(*confirmations.results_rows(confirmed, spec)),
+        gain=confirmations.gain_line(confirmed, spec) or summaries.baseline_gain(trials, objective),
         best=trials_table(spec, best),
         collapsed=best and summaries.collapse(best[0], objective),
         samples=[

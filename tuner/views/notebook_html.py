@@ -6,14 +6,15 @@ untrusted notebooks lose.
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tuner.spec.metrics import OBJECTIVES
 from tuner.spec.study import StudySpec
+from tuner.study.confirmation import Result
 from tuner.study.fingerprint import Parts, digest
 from tuner.study.records import FINISHED, TrialRecord
 from tuner.study.snapshot import StudySnapshot
-from tuner.views import summaries
+from tuner.views import confirmations, summaries
 from tuner.views.formatting import duration, number
 from tuner.views.html_report import ranked, render, trials_table
 from tuner.views.style import MARKS, Trials
@@ -24,14 +25,22 @@ RUNNING_SHOWN = 8
 
 
 def study_card(
-    spec: StudySpec, total: int, parts: Parts, trials: Trials, name: str, place: str
+    spec: StudySpec,
+    total: int,
+    parts: Parts,
+    trials: Trials,
+    name: str,
+    place: str,
+    confirmed: Sequence[Result] = (),
 ) -> str:
     """The study ``name`` in the database at ``place``: totals, best trials, measurement, cost."""
     lines = [
         f"{_totals(total, Counter(trial.state for trial in trials))}.",
         _running(spec, trials),
+        confirmations.winner_line(confirmed, spec),
         summaries.best_line(trials, spec.metrics.objective),
-        summaries.baseline_gain(trials, spec.metrics.objective),
+        confirmations.gain_line(confirmed, spec)
+        or summaries.baseline_gain(trials, spec.metrics.objective),
     ]
     notes = [
         summaries.measured_as(parts, digest(parts)),

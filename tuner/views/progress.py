@@ -47,6 +47,9 @@ class PlainProgress:
             return  # it ends at once
         reported = len(claim.history)
         begins = f"continues after epoch {reported}" if reported else "starts"
+        if claim.confirms is not None:
+            trial, seed = claim.confirms
+            begins += f" (trial {trial} again, seed {seed + 1})"
         if reported and reported == claim.rung:
             begins = f"promoted after epoch {reported}"
         elif claim.predecessor:
@@ -113,7 +116,7 @@ class LiveProgress:
             self.announce(f"trial {claim.number} {ending.reason}")
             return
         epochs = running.epochs if running else History(claim.history)
-        self._ended += not isinstance(ending, Fail | Pause)
+        self._ended += not isinstance(ending, Fail | Pause) and claim.confirms is None
         lowest = min([value for _, value in epochs.measured(self._objective)], default=None)
         self._console.print(
             f"trial {claim.number}: {OBJECTIVES[self._objective]} {number(lowest)}"

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tuner.study.replay import Correlation, Curve, Outcome, winner_of
+from tuner.study.curves import Correlation, Curve, winner_of
+from tuner.study.replay import Outcome
 from tuner.views.axes import log_ticks
 from tuner.views.formatting import evenly_spaced, number
 from tuner.views.tables import FittingTable

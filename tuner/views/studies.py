@@ -120,6 +120,8 @@ def status_view(
     parts: list[RenderableType] = [totals]
     parts += [Text(hold_line(spec.study.name), style="bold")] if snapshot.on_hold else []
     parts += [Text(best_line(best, spec.metrics.objective))]
+    if snapshot.confirmed:
+        parts += [Text(f"Confirming: {snapshot.confirmed} runs with fresh seeds have ended.")]
     if shares := phase_shares(snapshot.phase_seconds):
         parts += [Text(shares)]
     if snapshot.workers:

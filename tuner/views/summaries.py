@@ -26,7 +26,7 @@ def best_line(trials: Sequence[TrialRecord], objective: str) -> str:
     name = OBJECTIVES[objective]
     warning = f" ({collapsed})" if (collapsed := collapse(trial, objective)) else ""
     return (
-        f"Best: trial {trial.number}, {name} {number(trial.value)}{warning}, "
+        f"Best: trial {trial.number}, {name} {number(trial.value)} (one seed){warning}, "
         f"{params_text(trial.params)}"
     )
 

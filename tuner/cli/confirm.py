@@ -1,0 +1,113 @@
+"""``tuner confirm`` and ``noise``: the winner with several seeds, and what seeds do to values."""
+
+from typing import Annotated
+
+import typer
+
+from tuner import hints
+from tuner.cli.app import Task, command, out, print_json
+from tuner.cli.edit import editor
+from tuner.cli.options import (
+    Allow,
+    Artifacts,
+    AsJson,
+    Data,
+    MaxTime,
+    Storage,
+    StudyName,
+    Weights,
+    WorkersPerDevice,
+    open_study,
+)
+from tuner.cli.processes import plan_processes
+from tuner.cli.run import Respawn, Workers, run_study
+from tuner.data.listing import check_data_option
+from tuner.environment import METRICS_HOST, STORAGE, MachineOptions
+from tuner.errors import InputError
+from tuner.study import edits
+from tuner.study.seed_noise import seed_noise
+from tuner.views import confirmations
+
+Top = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=100,
+        help="Configurations to train again. Default: the study's, or 3.",
+    ),
+]
+Seeds = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=2, max=1000, help="Seeds for each, at most. Default: the study's, or 5."
+    ),
+]
+
+
+@command(Task.RUN, uses_jax=True)
+def confirm(
+    name: StudyName,
+    top: Top = None,
+    seeds: Seeds = None,
+    storage: Storage = STORAGE,
+    artifacts: Artifacts = None,
+    workers: Workers = None,
+    workers_per_device: WorkersPerDevice = None,
+    respawn: Respawn = 0,
+    data: Data = None,
+    weights: Weights = None,
+    allow: Allow = None,
+    max_time: MaxTime = None,
+) -> None:
+    """Train the best configurations again, with fresh seeds.
+
+    For a study whose search has ended. A configuration that can no longer be the best gets no
+    further seed. Other workers may join. Ctrl-C stops; the same command goes on.
+
+    Example: tuner confirm quickstart --top 3 --seeds 5
+    """
+    from tuner.files.study_files import open_files
+
+    processes = plan_processes(workers, workers_per_device)
+    store = open_study(storage, name)
+    check_data_option(store.spec.data, data)
+    if (left := store.search_remaining()) > 0:
+        finish = hints.command("worker", name)
+        text = f"study {name!r}: {left} of {store.total} trials are left; finish the search first"
+        raise InputError(f"{text}: {finish}")
+    wanted = {"top": top or store.spec.confirm.top or 3, "seeds": seeds or store.spec.confirm.seeds}
+    edits.edit(store, [f"confirm.{key}={value}" for key, value in wanted.items()], editor())
+    options = MachineOptions(data, weights, tuple(allow or ()))
+    run_study(
+        store,
+        open_files(store, artifacts),
+        storage,
+        artifacts,
+        options,
+        processes,
+        respawn,
+        max_time,
+        (METRICS_HOST, None),
+    )
+
+
+@command(Task.RESULTS)
+def noise(name: StudyName, storage: Storage = STORAGE, as_json: AsJson = False) -> None:
+    """Show how much of the spread between trials is due to their seeds.
+
+    Estimated from trials with the same parameters, such as the runs of a confirmation; without
+    them, an upper bound from the most similar trials.
+
+    Example: tuner noise quickstart
+    """
+    store = open_study(storage, name)
+    found = seed_noise(store.spec, [*store.trials(), *store.confirmation_trials()])
+    if as_json:
+        print_json(found._asdict())
+        return
+    for line in confirmations.noise_lines(found, store.spec):
+        out.print(line, soft_wrap=True)
+    if found.deviation is None:
+        again = hints.command("confirm", name)
+        out.print(f"To measure it: {again}", soft_wrap=True)
