@@ -287,7 +287,7 @@ def test_a_study_card_summarises_the_study(studies: Studies) -> None:
     for words in (
         "<b>Study s</b>",
         "3 of 9 trials finished: 2 complete, 1 running, 1 failed, 1 pruned.",
-        "Best: trial 0, FID 20, optimizer=adam batch_size=32 learning_rate=0.001",
+        "Best: trial 0, FID 20 (one seed), optimizer=adam batch_size=32 learning_rate=0.001",
         "Running: trial 4, 2 of 4 epochs, FID 45.5",
         "data abc, samples 300",
         "45 s on cpu, 20% of it evaluating",

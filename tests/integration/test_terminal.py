@@ -108,7 +108,7 @@ def test_eighty_columns_cut_names_but_no_number() -> None:
     lines = rendered(status_view(SNAPSHOT, spec(epochs=50)), 80)
     assert max(map(len, lines)) <= 80
     assert lines[1].split() == ["100", "30", "40", "3", "1", "1,943", "1", "h", "08", "min"]
-    assert lines[2] == "Best: trial 4, FID 25.5, width=8"
+    assert lines[2] == "Best: trial 4, FID 25.5 (one seed), width=8"
     [head] = [line for line in lines if line.startswith("worker ")]
     rows = lines[lines.index(head) + 1 :][: len(SNAPSHOT.workers)]
     assert rows[0].split()[-7:] == ["17", "12/50", "1235", "1.234e-05", "123,457", "3", "s"]
@@ -153,7 +153,7 @@ def test_a_study_that_has_ended_is_shown_once(sqlite: Studies, tuner: Command) -
     assert (code, errors) == (0, "")
     assert text.count("study s") == 1
     assert re.search(r"^ +2 +2 +0 +0 +0 +6 +0 s$", text, re.M)
-    assert "Best: trial 0, FID 20, " in text
+    assert "Best: trial 0, FID 20 (one seed), " in text
     assert "\x1b" not in text
 
 
@@ -224,7 +224,7 @@ def test_a_terminal_shows_workers_until_the_last_has_left(
         assert screen.wait() == 0
         before, after = screen.shown.split(LEAVE_SCREEN)
         assert ENTER_SCREEN in before
-        assert re.search(r"\n +2 +2 +0 +0 +0 +2 +0 s *\r\n.*Best: trial 1, FID 35, ", after, re.S)
+        assert re.search(r"\n +2 +2 +0 +0 +0 +2 +0 s *\r\n.*Best: trial 1, FID 35 \(one seed\), ", after, re.S)
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
@@ -271,8 +271,8 @@ def test_watch_waits_for_an_unreachable_database(
         assert "p4ss" not in text + line
         with session.joined():
             run(session, [7.0], Complete())
-        screen.frame("Best: trial 0, FID 7, ", r"press Ctrl-C to leave")
-        log.wait_for("Best: trial 0, FID 7, ")
+        screen.frame("Best: trial 0, FID 7 ", r"press Ctrl-C to leave")
+        log.wait_for("Best: trial 0, FID 7 ")
         log.signal(signal.SIGINT)
         assert log.wait() == 0
         assert log.errors == ""

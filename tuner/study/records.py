@@ -142,10 +142,10 @@ def record_of(
         started=_minute(trial.datetime_start),
         ended=_minute(trial.datetime_complete),
         phase_seconds=phase_seconds,
-        warm_start=_origin(attributes.get(WARM_START)),
         confirms=confirms_of(attributes),
         fresh=rows.finite(attributes.get(FRESH)),
         paused_at=trial.last_step if attributes.get(PAUSED) == trial.last_step else None,
+        warm_start=_origin(attributes.get(WARM_START)),
     )
 
 
@@ -155,10 +155,6 @@ def confirms_of(attributes: Mapping[str, Any]) -> Confirms | None:
         case {"trial": int(trial), "seed": int(seed)} if trial >= 0 and seed >= 0:
             return Confirms(trial, seed)
     return None
-
-
-def _minute(moment: datetime | None) -> str | None:
-    return None if moment is None else f"{moment:%Y-%m-%d %H:%M}"
 
 
 def _origin(attribute: Any) -> str | None:

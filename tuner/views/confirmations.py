@@ -12,7 +12,7 @@ from tuner.study.racing import Difference, Interval, Noise
 from tuner.views.formatting import number, params_text
 from tuner.views.tables import FittingTable
 
-ONE_SEED = "one seed"
+LEFT = "left the race"  # the only column that is prose
 
 
 def winner_line(results: Sequence[Result], spec: StudySpec) -> str:
@@ -73,7 +73,9 @@ def results_rows(results: Sequence[Result], spec: StudySpec) -> tuple[list[str],
     """
     objective = spec.metrics.objective
     headings = [heading.format(metric=OBJECTIVES[objective]) for heading in HEADINGS]
-    return [*headings, "over baseline", "left the race"], [
+    compared = any(result.over_baseline for result in results)
+    over = ["over baseline"] if compared else []
+    return [*headings, *over, LEFT], [
         [
             str(result.trial.number),
             number(result.value.mean),
@@ -84,7 +86,7 @@ def results_rows(results: Sequence[Result], spec: StudySpec) -> tuple[list[str],
             number(result.best_epoch.mean),
             number(result.last_epoch.mean),
             "-" if result.probability is None else _percent(result.probability),
-            _over(result.over_baseline),
+            *([_over(result.over_baseline)] if compared else []),
             result.left or "",
         ]
         for result in results
@@ -100,8 +102,8 @@ def _over(difference: Difference | None) -> str:
 def results_table(results: Sequence[Result], spec: StudySpec) -> FittingTable:
     """``results_rows`` for a terminal."""
     headings, rows = results_rows(results, spec)
-    spare = ["best epoch", "last epoch", "sd", "over baseline"]
-    table = FittingTable(headings, prose=["left the race"], spare=spare)
+    spare = [h for h in ("best epoch", "last epoch", "sd", "over baseline") if h in headings]
+    table = FittingTable(headings, prose=[LEFT], spare=spare)
     for place, row in enumerate(rows):
         table.add_row(*row, style="bold green" if place == 0 else None)
     return table

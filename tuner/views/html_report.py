@@ -84,7 +84,7 @@ def study_page(
         plotly=Markup(get_plotlyjs()),
         tiles=_tiles(spec, summary, trials),
         winner=confirmations.winner_line(confirmed, spec),
-        confirmed=confirmed and Table(*confirmations.results_rows(confirmed, spec)),
+        confirmed=confirmed and _confirmed_table(spec, confirmed),
         gain=confirmations.gain_line(confirmed, spec) or summaries.baseline_gain(trials, objective),
         best=trials_table(spec, best),
         collapsed=best and summaries.collapse(best[0], objective),
@@ -144,11 +144,16 @@ def trials_table(spec: StudySpec, trials: Trials, *, every: bool = False) -> Tab
     return Table(headings, [[cells[heading] for heading in headings] for cells in rows], right)
 
 
+def _confirmed_table(spec: StudySpec, confirmed: Sequence[Result]) -> Table:
+    headings, cells = confirmations.results_rows(confirmed, spec)
+    return Table(headings, cells, [h for h in headings if h != confirmations.LEFT])
+
+
 def _tiles(spec: StudySpec, summary: StudySummary, trials: Trials) -> list[tuple[str | int, str]]:
     best, metric = best_of(trials), OBJECTIVES[spec.metrics.objective]
     epochs = epochs_of(trials)
     finished = sum(trial.state in ("COMPLETE", "PRUNED") for trial in trials)
-    trial = f", trial {best.number}" if best else ""
+    trial = f", trial {best.number}, one seed" if best else ""
     return [
         (number(best and best.value), f"best {metric}{trial}"),
         (f"{finished} of {summary.total}", "trials complete or pruned"),
