@@ -164,6 +164,10 @@ def _origin(attribute: Any) -> str | None:
     return None
 
 
+def _minute(moment: datetime | None) -> str | None:
+    return None if moment is None else f"{moment:%Y-%m-%d %H:%M}"
+
+
 def hang_of(attributes: Mapping[str, Any]) -> Hang | None:
     """The last hang in a trial's attributes; None if there is none that can be read."""
     match attributes.get(HUNG):
