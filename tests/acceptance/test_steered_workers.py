@@ -96,7 +96,7 @@ def test_impossible_requests_are_refused(desk: Desk) -> None:
     line = desk.here.fails_with(2, "retry", "s", "2")
     assert "trial 2 is still running; retry it once it has ended" in line
     line = desk.here.fails_with(2, "prune", "s", "0")
-    assert "trial 0 is PRUNED; only running trials can be pruned" in line
+    assert "trial 0 is PRUNED; only running and paused trials can be pruned" in line
     assert before == (desk.rows.read("SELECT total FROM tuner_studies"), desk.rows.leases().keys())
 
 

@@ -213,7 +213,9 @@ def test_a_prune_request_is_returned_by_the_next_report(studies: Studies) -> Non
     steering.request_prune(store, 0, "enough of it")
     assert session.report(claimed, epoch(2), [epoch(1)]) == "enough of it"
     session.finish(claimed, Prune("enough of it"))
-    with pytest.raises(InputError, match="trial 0 is PRUNED; only running trials can be"):
+    with pytest.raises(
+        InputError, match="trial 0 is PRUNED; only running and paused trials can be"
+    ):
         steering.request_prune(store, 0, "once more")
     with pytest.raises(InputError, match="has no trial 1; its trials are 0 to 0"):
         steering.request_prune(store, 1, "what is not there")

@@ -60,8 +60,8 @@ def test_the_study_table_counts_trials_by_state() -> None:
         StudySummary("two", 4, {}, None, "FID infinity", None),
     ]
     lines = [line.split() for line in shown(study_table(found))]
-    assert lines[1] == ["one", "9", "3", "2", "0", "1", "12.35", "FID", "abcdef"]
-    assert lines[2] == ["two", "4", "0", "0", "0", "0", "-", "FID", "infinity", "-"]
+    assert lines[1] == ["one", "9", "3", "2", "0", "0", "1", "12.35", "FID", "abcdef"]
+    assert lines[2] == ["two", "4", "0", "0", "0", "0", "0", "-", "FID", "infinity", "-"]
 
 
 def test_the_worker_table_marks_lost_workers() -> None:
