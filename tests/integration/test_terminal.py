@@ -224,14 +224,8 @@ def test_a_terminal_shows_workers_until_the_last_has_left(
         assert screen.wait() == 0
         before, after = screen.shown.split(LEAVE_SCREEN)
         assert ENTER_SCREEN in before
-<<<<<<< HEAD
         best = r"Best: trial 1, FID 35 \(one seed\), "
         assert re.search(rf"\n +2 +2 +0 +0 +0 +0 +2 +0 s *\r\n.*{best}", after, re.S)
-=======
-        assert re.search(
-            r"\n +2 +2 +0 +0 +0 +2 +0 s *\r\n.*Best: trial 1, FID 35 \(one seed\), ", after, re.S
-        )
->>>>>>> edit
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])

@@ -94,7 +94,7 @@ def confirm(
 
 @command(Task.RESULTS)
 def noise(name: StudyName, storage: Storage = STORAGE, as_json: AsJson = False) -> None:
-    """Show how much of the spread between trials is due to their seeds.
+    """Show how much of the spread between trials is seed noise.
 
     Estimated from trials with the same parameters, such as the runs of a confirmation; without
     them, an upper bound from the most similar trials.
