@@ -34,7 +34,7 @@ def best(
     allow: Allow = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the winner, measured on fresh latents, and its samples.
+    """Measure the winner on fresh latents and draw its samples.
 
     The best of many noisy scores is optimistic, so the evaluation uses fresh latents, and
     ``tuner confirm`` trains the best configurations again with fresh seeds.
