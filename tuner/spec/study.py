@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator
 
+from tuner.spec.budget import BudgetSection, StopSection
 from tuner.spec.data import DataSpec
 from tuner.spec.guard import GuardSection
 from tuner.spec.kinds import shown
@@ -110,6 +111,8 @@ class StudySpec(Section):
     )
     sampler: SamplerSpec = TpeSampler()
     pruner: PrunerSpec = SuccessiveHalvingPruner()
+    budget: BudgetSection = BudgetSection()
+    stop: StopSection = StopSection()
     confirm: ConfirmSection = ConfirmSection()
     guard: GuardSection = GuardSection()
     metrics: MetricsSection = MetricsSection()

@@ -45,6 +45,7 @@ class Idle(enum.Enum):
 
     WAIT = "other workers run the last trials, and may leave some behind"
     ENDED = "the study has all of its trials"
+    SPENT = "the study's budget is spent"
 
 
 def problem_of(

@@ -16,12 +16,14 @@ from typing import Any
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from tuner.errors import LeaseLostError, TunerError
 from tuner.phases import PhaseClock
 from tuner.spec.branches import setting_params
 from tuner.spec.search import AshaPruner
 from tuner.study import leases, tables
+from tuner.study.budget import read_budget
 from tuner.study.claims import Claim, Idle, Refusal, choose_params, known_params, problem_of
 from tuner.study.confirmation import FIRST_SEED
 from tuner.study.dashboard_attributes import add_note
@@ -43,6 +45,7 @@ from tuner.study.retrying import LIMIT
 from tuner.study.samplers import make_pruner, make_sampler
 from tuner.study.screening import comparable, screened
 from tuner.study.space import misfit, trial_config
+from tuner.study.stopping import end_if_stalled
 from tuner.study.store import StudyStore
 from tuner.study.verdict import Complete, Continue, Fail, Pause, Prune, Verdict
 from tuner.trial import DatasetInfo, EpochReport, History
@@ -70,13 +73,14 @@ class WorkerSession(WorkerPresence):
         if isinstance(self.spec.pruner, AshaPruner):
             self._promoter = Promoter(store.key, self.spec, self.spec.pruner)
         self._broken = 0  # trials in a row that could not be begun for an unknown reason
+        self._spent: str | None = None  # why the budget was spent, when it was read last
         self._marks: dict[str, Any] = {}  # the pruner's attributes for a trial that is to end
 
     # Claiming
 
     def claim(self, dataset: DatasetInfo) -> Claim | Idle:
         """Claim a trial: one left behind, else a paused one that is promotable, else the next in
-        the queue, else one from the sampler.
+        the queue, else one from the sampler. None is claimed once the study's budget is spent.
 
         A trial that can't be begun, such as a queued point outside the search space, fails with the
         reason. TunerError if several in a row can't be begun for an unknown reason.
@@ -107,6 +111,8 @@ class WorkerSession(WorkerPresence):
         key, held = self.store.key, self._storage.held
         with self._storage.transaction() as session:
             taken = leases.held_unknown(session, key.study_id, self.worker, held)
+            if taken is None and self._is_spent(session):
+                return Idle.SPENT
             if taken is None:
                 lease = Lease(self.worker, 0, self._seconds)
                 dead = leases.dead_workers(session, key.study_id, self.worker)
@@ -117,12 +123,29 @@ class WorkerSession(WorkerPresence):
         if taken is not None:
             held[taken.trial_id] = Lease(self.worker, taken.token, self._seconds)
             return taken
+        end_if_stalled(self.store, self.spec)
         trial_id = self._storage.begin_trial()
         if trial_id is not None:
             return Taken(trial_id, 1, 0, 0)
         if self._end_paused():
             return self._next()
         return self._confirm() or self._idle()
+
+    @persistent
+    def is_budget_spent(self) -> bool:
+        """Whether the study's budget is spent; if it is, announces which part of it."""
+        with self._storage.transaction() as session:
+            return self._is_spent(session)
+
+    def _is_spent(self, session: Session) -> bool:
+        if not self.spec.budget.limits:
+            return False
+        reason = read_budget(session.connection(), self.store.key).reason
+        if reason != self._spent:
+            self._spent = reason
+            if reason is not None:
+                self._announce(f"{reason}: exiting")
+        return reason is not None
 
     def _confirm(self) -> Taken | None:
         """Once the search has ended, begin a run that confirms its winner, if one is wanted."""
@@ -240,7 +263,7 @@ class WorkerSession(WorkerPresence):
         self.finish(claim, Fail(text))
 
     def _close(self, trial_id: int) -> None:
-        with self._storage.fenced(trial_id, status="done"):
+        with self._storage.fenced(trial_id, status="done", stopped_at=tables.db_now()):
             pass
         del self._storage.held[trial_id]
 
@@ -356,8 +379,8 @@ class WorkerSession(WorkerPresence):
             self.store.key.lock(session)
             # Else the answer to an earlier attempt was lost.
             if leases.status(session, trial_id, held[trial_id]) != "paused":
-                size = {"checkpoint_bytes": checkpoint_bytes}
-                row = self._storage.fence(session, trial_id, status="paused", **size)
+                values = {"checkpoint_bytes": checkpoint_bytes, "stopped_at": tables.db_now()}
+                row = self._storage.fence(session, trial_id, status="paused", **values)
                 paused = tables.trial_attributes.c.trial_id
                 tables.write_attributes(session, paused, trial_id, {PAUSED: row.epoch})
                 promoter.keep_to_budget(session)
