@@ -105,7 +105,7 @@ def test_the_budget_as_json() -> None:
         "limits": {"epochs": 9},
         "spent": {"device_hours": 0.5, "epochs": 9, "wall_hours": 1.0},
         "exhausted": "budget.epochs: all 9 epochs are trained",
-        "trials_left": None,
+        "trials_left": 0.0,
     }
 
 

@@ -269,7 +269,8 @@ def _show_outcome(
     if left > 0:
         out.print(f"\n{_to_go_on(store, files, left)}", soft_wrap=True)
     elif store.ended_reason is not None:
-        out.print(f"\nEnded early: {store.ended_reason}.", soft_wrap=True)
+        go_on = f"to go on, raise its {store.total} trials with --trials"
+        out.print(f"\nEnded early: {store.ended_reason}; {go_on}.", soft_wrap=True)
     if (not stopped or is_spent) and best is not None:
         show_best(store, files, options, evaluator)
     if found:

@@ -46,6 +46,8 @@ class Budget(NamedTuple):
     def trials_left(self, workers: int) -> float | None:
         """How many more trials will end within the budget if they cost as much as those so far;
         ``workers`` are running. None without a limit, or before the first trial has stopped."""
+        if self.reason is not None:
+            return 0.0
         if not self.stopped or not self.section.limits:
             return None
         limits = self.section.limits.items()
