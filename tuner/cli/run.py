@@ -198,8 +198,8 @@ def worker(
     if trials is not None:
         store.raise_total(trials)
     options = MachineOptions(data, weights, tuple(allow or ()))
-    if store.budget().reason is not None:
-        view.announce("the study has spent its budget")
+    if (spent := store.budget().reason) is not None:
+        view.announce(f"{spent}: exiting")
     elif count > 1:
         from tuner.run.fleet import run_fleet
 
