@@ -20,10 +20,17 @@ from tuner.cli import app
 from tuner.cli.app import Commands, Task
 from tuner.run import monitoring
 from tuner.spec import guard, search, traits
+from tuner.spec.budget import BudgetSection, StopSection
 from tuner.spec.data import DataSpec
 from tuner.spec.metrics import MetricsSection
 from tuner.spec.parameters import to_toml
-from tuner.spec.study import PicturesSection, StudySection, WarmStartSection, study_file_schema
+from tuner.spec.study import (
+    ConfirmSection,
+    PicturesSection,
+    StudySection,
+    WarmStartSection,
+    study_file_schema,
+)
 from tuner.spec.trial import TrialSection, kind_of, setting_names
 from tuner.trial import FIELDS
 
@@ -42,6 +49,9 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "guard.variance_ratio": guard.VarianceRatioGuard,
     "guard.d_auc": guard.DiscriminatorAucGuard,
     "guard.class_coverage": guard.ClassCoverageGuard,
+    "budget": BudgetSection,
+    "stop": StopSection,
+    "confirm": ConfirmSection,
     "pictures": PicturesSection,
 }
 

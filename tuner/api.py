@@ -37,7 +37,8 @@ def sweep(
     sink: TrialSink | None = None,
     progress: bool = True,
 ) -> StudyStore:
-    """Run or resume a study until all of its trials have ended; return its store.
+    """Run or resume a study until all of its trials have ended or its budget is spent; return its
+    store.
 
     Other workers may run the same study at the same time.
 
@@ -66,7 +67,7 @@ def sweep(
     store, files = begin_study(
         database, spec, location, trials=trials, raise_total=True, announce=announce
     )
-    if store.remaining() > 0:
+    if store.remaining() > 0 and store.budget().reason is None:
         stop = Stop()
         options = MachineOptions(
             weights=None if weights is None else str(weights), allow=tuple(allow)

@@ -9,7 +9,7 @@ from tuner.data import load_images
 from tuner.gan.training import training_memory
 from tuner.run import planning
 from tuner.run.evaluator import dataset_info
-from tuner.run.planning import largest_program, measured_memory, plan
+from tuner.run.planning import largest_program, measured_memory, measured_seconds, plan
 from tuner.trial import DatasetInfo, Program
 
 SPEC = "[data]\nsource = 'gaussians'\n[trial]\nwidth = 4\nlatent_dim = 8\n"
@@ -31,6 +31,28 @@ def test_the_largest_program_has_every_penalty_that_is_searched() -> None:
     spec = spec_of(SPEC + "r1 = { low = 0.02, high = 20.0 }\ngradient_penalty = [0.0, 10.0]\n")
     found = largest_program(spec, DatasetInfo((32, 32, 1), 128))
     assert found.penalties == ("gradient_penalty", "r1")
+
+
+def test_iterations_are_timed_in_a_process_of_its_own(program: Program) -> None:
+    found = measured_seconds(program, seconds=300)
+    assert found is not None
+    assert found > 0
+    assert measured_seconds(program, seconds=0.1) is None
+
+
+@pytest.mark.parametrize(("limit", "seconds"), [("epochs", None), ("wall_hours", 0.5)])
+def test_a_budget_of_hours_is_timed(
+    monkeypatch: pytest.MonkeyPatch, limit: str, seconds: float | None
+) -> None:
+    monkeypatch.setattr(planning, "measured_memory", lambda *_: 7)
+    monkeypatch.setattr(planning, "measured_seconds", lambda *_: 0.5)
+    found = plan(spec_of(f"{SPEC}[budget]\n{limit} = 3\n"))
+    if seconds is None:
+        assert found["epoch_seconds"] is None
+    else:  # training, and evaluation in proportion to its operations
+        iterations = Program._make(found["largest"].values()).iterations(found["images"])
+        share = found["evaluation_flops"] / found["training_flops"]
+        assert found["epoch_seconds"] == pytest.approx(seconds * iterations * (1 + share))
 
 
 def test_measuring_stops_at_its_time_limit(program: Program) -> None:

@@ -29,7 +29,8 @@ def test_a_snapshot_has_trials_epochs_workers_and_the_best(studies: Studies) -> 
     store = studies.create(RANDOM + "[[baseline]]\nbeta1 = 0.5\n" * 6, trials=7)
     poller = StudyPoller(store)
     empty = poller.look()
-    assert empty == (7, {"WAITING": 6}, {"WAITING": 0}, {}, [], None, UNCOUNTED, 0, False)
+    waiting = {"WAITING": 6}, {"WAITING": 0}
+    assert empty == StudySnapshot(7, *waiting, {}, [], None, UNCOUNTED)
     first, second = studies.join(), studies.join()
     run(first, [30.0, 25.0], Complete())
     run(first, [5.0], Prune("its value does not count"))
@@ -99,7 +100,7 @@ def test_other_studies_are_not_included(studies: Studies) -> None:
     session = studies.join("other")
     run(session, [9.0], Complete())
     claim(session)
-    assert StudyPoller(store).look() == (3, {}, {}, {}, [], None, UNCOUNTED, 0, False)
+    assert StudyPoller(store).look() == StudySnapshot(3, {}, {}, {}, [], None, UNCOUNTED)
 
 
 def test_finished_trials_are_not_read_again(studies: Studies) -> None:

@@ -17,6 +17,7 @@ from tuner.study import steering
 from tuner.study.creation import study_summaries
 from tuner.study.database import Database
 from tuner.study.fingerprint import digest
+from tuner.study.records import StudySummary
 from tuner.study.session import WorkerSession
 from tuner.study.store import StudyStore
 from tuner.study.verdict import Complete, Fail, Prune
@@ -52,7 +53,7 @@ def test_only_a_complete_trial_is_the_best(studies: Studies) -> None:
         store.trial(7)
     [summary] = study_summaries(studies.open(), print)
     states = {"PRUNED": 1, "COMPLETE": 2, "FAIL": 1, "RUNNING": 1}
-    assert summary == ("s", 7, states, 25.0, "FID", None, False)
+    assert summary == StudySummary("s", 7, states, 25.0, "FID", None)
 
 
 def test_waiting_trials_have_not_started(studies: Studies) -> None:

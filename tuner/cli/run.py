@@ -40,7 +40,7 @@ from tuner.study.retrying import Retrier
 from tuner.study.sinks import Sinks
 from tuner.study.store import StudyStore
 from tuner.study.urls import repeatable
-from tuner.views import studies, summaries
+from tuner.views import budgets, studies, summaries
 from tuner.views.progress import PlainProgress, progress_view
 
 Name = Annotated[
@@ -95,7 +95,7 @@ def sweep(
     """Run or resume a study, then show the results.
 
     Ctrl-C finishes the epoch, saves and stops; the same command resumes the study. A second Ctrl-C
-    stops at once.
+    stops at once. The study's budget ends it in the same way.
 
     Example: tuner sweep studies/quickstart.toml
     """
@@ -127,7 +127,12 @@ def run_study(
     """
     evaluator, stopped = None, False
     if store.remaining() <= 0:
-        out.print(f"Study {store.name!r} has all of its {store.total} trials: nothing to run.")
+        what = f"has all of its {store.total} trials"
+        if store.ended_reason is not None:
+            what = f"has ended early ({store.ended_reason})"
+        out.print(f"Study {store.name!r} {what}: nothing to run.", soft_wrap=True)
+    elif store.budget().reason is not None:
+        out.print(f"Study {store.name!r} has spent its budget: nothing to run.")
     elif processes.most == 1 and respawn == 0:
         with (
             progress_view(store, out) as view,
@@ -188,7 +193,7 @@ def worker(
     metrics_host: MetricsHost = METRICS_HOST,
     events: Events = False,
 ) -> None:
-    """Join a study and run its trials until it ends.
+    """Join a study and run its trials until it ends or its budget is spent.
 
     Needs no study file. SIGTERM or Ctrl-C finishes the epoch, saves a checkpoint, releases the
     trial and exits; a second one exits at once.
@@ -210,7 +215,9 @@ def worker(
     if trials is not None:
         store.raise_total(trials)
     options = MachineOptions(data, weights, tuple(allow or ()))
-    if count > 1:
+    if (spent := store.budget().reason) is not None:
+        view.announce(f"{spent}: exiting")
+    elif count > 1:
         from tuner.run.fleet import run_fleet
 
         more = ["--grace", f"{grace:g}", *(["--exit-when-idle"] if exit_when_idle else [])]
@@ -230,7 +237,9 @@ def worker(
             run_here(store, files, sink, stop, limits, options=options, grace=grace, watch=watch)
     if not events:
         left = store.remaining()
-        view.announce(_to_resume(store, files, left) if left > 0 else "the study has ended")
+        early = f" early: {store.ended_reason}" if store.ended_reason else ""
+        ended = f"the study has ended{early}"
+        view.announce(_to_go_on(store, files, left) if left > 0 else ended)
 
 
 def _begin(
@@ -271,7 +280,10 @@ def _metrics(
         yield Sinks(view, monitor), monitor.watch
 
 
-def _to_resume(store: StudyStore, files: Any, left: int) -> str:
+def _to_go_on(store: StudyStore, files: Any, left: int) -> str:
+    """Why ``left`` trials are left, and how to run them."""
+    if (budget := store.budget()).reason is not None:
+        return budgets.end_line(store.name, budget, store.unfinished())
     url = repeatable(store.database.address.url)
     command = resume_command(sys.argv[1:], url, files.store.url)
     return f"{left} of {store.total} trials are left; to resume: {command}"
@@ -281,11 +293,14 @@ def _show_outcome(
     store: StudyStore, files: Any, evaluator: Any, stopped: bool, options: MachineOptions
 ) -> None:
     found, left = store.trials(), store.remaining()
-    best = best_of(found)
+    best, is_spent = best_of(found), store.budget().reason is not None
     out.print(studies.trial_table(found, store.spec.metrics.objective, best and best.number))
     if left > 0:
-        out.print(f"\n{_to_resume(store, files, left)}", soft_wrap=True)
-    if not stopped and best is not None:
+        out.print(f"\n{_to_go_on(store, files, left)}", soft_wrap=True)
+    elif store.ended_reason is not None:
+        go_on = f"to go on, raise its {store.total} trials with --trials"
+        out.print(f"\nEnded early: {store.ended_reason}; {go_on}.", soft_wrap=True)
+    if (not stopped or is_spent) and best is not None:
         show_best(store, files, options, evaluator)
     if found:
         out.print(summaries.evaluation_cost(summaries.durations(found)))
@@ -294,5 +309,5 @@ def _show_outcome(
     page = hints.command("report", store.name, "--out", "report.html", *where)
     dashboard = hints.command("dashboard", *where)
     out.print(f"To explore the results: {page}, or {dashboard}", soft_wrap=True)
-    if left > 0 and not stopped:
+    if left > 0 and not stopped and not is_spent:
         raise TunerError(f"study {store.name!r} has not ended: {left} trials are left")

@@ -18,7 +18,7 @@ from tuner.study.creation import study_summaries
 from tuner.study.database import Database
 from tuner.study.snapshot import StudyPoller, StudySnapshot
 from tuner.study.store import StudyStore
-from tuner.views import confirmations, studies, summaries
+from tuner.views import budgets, confirmations, studies, summaries
 from tuner.views.formatting import duration
 
 INTERVAL = 2.0  # seconds between two refreshes
@@ -67,12 +67,16 @@ def status(
         values = [studies.trial_values(trial) for trial in running]
         about = {"running": values, "workers": [worker._asdict() for worker in snapshot.workers]}
         parts = {"measured_as": store.fingerprint(), "phase_seconds": snapshot.phase_seconds}
+        alive = sum(worker.alive for worker in snapshot.workers)
+        parts |= {"budget": budgets.budget_values(snapshot.budget, alive)}
         parts |= {"confirmation": confirmations.results_values(store.confirmed())}
         print_json(summary._asdict() | parts | about)
         return
     out.print(studies.study_table([summary]))
     if summary.on_hold:
         out.print(summaries.hold_line(name))
+    for line in studies.limit_lines(snapshot):
+        out.print(line, soft_wrap=True)
     if snapshot.workers:
         out.print()
         out.print(studies.worker_table(snapshot.workers))
@@ -92,8 +96,8 @@ def status(
 def _watch(name: str | None, storage: str, interval: float, as_json: bool) -> None:
     """Show the study, refreshed every ``interval`` seconds, until it has ended.
 
-    A study has ended when it is complete and no worker is alive. Ctrl-C also ends the view, without
-    an error. While the database is unreachable, the view keeps trying.
+    A study has ended when it is complete, or its budget is spent, and no worker is alive. Ctrl-C
+    also ends the view, without an error. While the database is unreachable, the view keeps trying.
     """
     if name is None:
         raise InputError("--watch needs the name of a study: tuner status NAME --watch")

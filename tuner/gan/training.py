@@ -12,6 +12,7 @@ long trials are unrolled.
 
 import functools
 import math
+import time
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from jax import Array, lax
 
 from tuner.gan.input_pipeline import Images, portion_lengths, portions
 from tuner.gan.packing import Unpack, packed, unpacked
-from tuner.gan.state import GanState, abstract_state, compile_initial_state
+from tuner.gan.state import GanState, abstract_state, compile_initial_state, init_state
 from tuner.gan.step import StepLosses, train_step
 from tuner.trial import Hyperparameters, Program
 from tuner.xla import abstract, flops_of, jit
@@ -29,6 +30,7 @@ from tuner.xla import abstract, flops_of, jit
 _ORDER = 1  # folded into the trial's key; 0 is for initial weights, 2 for steps
 _LONGEST_UNROLL = 4
 _LONG_TRIAL = 1000  # iterations
+_TIMED = 8  # iterations that are timed
 
 
 def train_epoch(
@@ -169,6 +171,20 @@ def training_memory(program: Program, count: int, epochs: int) -> int:
     arguments = _abstract_arguments(program, count, iterations, *_scan_plan(iterations, epochs))
     lowered = _train_steps.compiled.lower(*arguments)
     return int(lowered.compile().memory_analysis().temp_size_in_bytes)
+
+
+def iteration_seconds(program: Program, hyperparameters: Hyperparameters) -> float:
+    """Seconds of an iteration on this device, averaged over a few; compiles the program."""
+    count = _TIMED * program.d_steps * program.batch_size
+    images = jnp.zeros((count, *program.image_shape), jnp.uint8)
+    labels = jnp.zeros(count, jnp.int32) if program.classes else None
+    state = init_state(program, hyperparameters, 0)
+    began = 0.0
+    for epoch in range(2):  # the first one compiles
+        began = time.perf_counter()
+        state, _ = train_epoch(program, state, hyperparameters, images, labels, epoch)
+        jax.block_until_ready(state)
+    return (time.perf_counter() - began) / program.iterations(count)
 
 
 def _abstract_arguments(

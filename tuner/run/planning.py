@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from tuner.data import Announce, silent
 from tuner.environment import DEFAULT_OPTIONS, MachineOptions, compiled_programs
 from tuner.gan.sampling import generation_flops
 from tuner.gan.state import abstract_state
-from tuner.gan.training import iteration_flops, training_memory
+from tuner.gan.training import iteration_flops, iteration_seconds, training_memory
 from tuner.metrics.extractors import extraction_flops
 from tuner.run.custom_networks import import_allowed
 from tuner.run.evaluator import device_memory, image_memory
@@ -24,7 +25,7 @@ from tuner.spec.parameters import largest_value, values_of
 from tuner.spec.study import StudySpec
 from tuner.study.samplers import make_sampler
 from tuner.study.space import trial_config
-from tuner.trial import DatasetInfo, Program
+from tuner.trial import DatasetInfo, Hyperparameters, Program
 from tuner.xla import keep_compiled
 
 TIME_LIMIT = 45.0  # seconds that measuring memory may take
@@ -33,7 +34,8 @@ TIME_LIMIT = 45.0  # seconds that measuring memory may take
 def plan(
     spec: StudySpec, local: MachineOptions = DEFAULT_OPTIONS, announce: Announce = silent
 ) -> dict[str, Any]:
-    """Count programs and images; give parameters, memory (bytes) and FLOPs of the largest program.
+    """Count programs and images; give parameters, memory (bytes) and FLOPs of the largest program,
+    and if the budget has hours, the seconds of its epochs.
 
     Loads the images and compiles the largest program; its memory is None if that takes too long.
     InputError if the study can't be run.
@@ -50,6 +52,14 @@ def plan(
         "measuring the memory of training the largest program: compiling it takes at most "
         f"{TIME_LIMIT:g} s"
     )
+    count, limits = len(images.images), spec.budget.limits
+    memory = measured_memory(program, count, spec.study.epochs, local.allow)
+    flops = iteration_flops(program) * program.iterations(count)
+    evaluation = spec.metrics.samples * flops_per_image  # the rest is negligible
+    seconds = None
+    if {"device_hours", "wall_hours"} & limits.keys():
+        announce(f"timing the largest program, which takes at most {TIME_LIMIT:g} s")
+        seconds = measured_seconds(program, local.allow)
     return {
         "programs": program_count(spec.trial),
         "images": len(images.images),
@@ -62,13 +72,14 @@ def plan(
             for leaf in jax.tree.leaves(state)
             if leaf is not state.key
         ),
-        "activation_bytes": measured_memory(
-            program, len(images.images), spec.study.epochs, local.allow
-        ),
+        "activation_bytes": memory,
         "image_bytes": size if size <= image_memory() else 0,  # otherwise they are streamed
         "device_bytes": device_memory(),
-        "training_flops": iteration_flops(program) * program.iterations(len(images.images)),
-        "evaluation_flops": spec.metrics.samples * flops_per_image,  # the rest is negligible
+        "training_flops": flops,
+        "evaluation_flops": evaluation,
+        # Evaluation is assumed to run at the speed of training.
+        "epoch_seconds": seconds
+        and seconds * program.iterations(count) * (1 + evaluation / (flops * spec.metrics.every)),
         "device": jax.devices()[0].platform,
     }
 
@@ -80,30 +91,46 @@ def measured_memory(
     allow: Sequence[str] = (),
     seconds: float = TIME_LIMIT,
 ) -> int | None:
-    """Return ``training_memory`` in bytes, for ``count`` images; None after ``seconds``.
+    """Return ``training_memory`` in bytes, for ``count`` images; None after ``seconds``."""
+    found = _elsewhere(["memory", program, count, epochs, list(allow)], seconds)
+    return None if found is None else int(found)
 
-    Runs in a separate process, because XLA's compiler can't be interrupted.
-    """
-    request = json.dumps([program, count, epochs, list(allow)])
+
+def measured_seconds(
+    program: Program, allow: Sequence[str] = (), seconds: float = TIME_LIMIT
+) -> float | None:
+    """The seconds that an iteration takes; None if measuring takes more than ``seconds``."""
+    return _elsewhere(["time", program, 0, 0, list(allow)], seconds)
+
+
+def _elsewhere(request: list[Any], seconds: float) -> float | None:
+    """Measure in a separate process, because XLA's compiler can't be interrupted; None if it fails
+    or takes more than ``seconds``."""
     # -P: files in the working directory must not shadow libraries.
     command = [sys.executable, "-P", "-c", f"from {__name__} import _measure; _measure()"]
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    text = json.dumps(request)
     try:
         done = subprocess.run(
-            command, input=request, env=environment, capture_output=True, text=True, timeout=seconds
+            command, input=text, env=environment, capture_output=True, text=True, timeout=seconds
         )
-        return int(done.stdout)
+        return float(done.stdout)
     except (subprocess.TimeoutExpired, ValueError):
         return None
 
 
 def _measure() -> None:
-    """Print the memory in bytes; runs in the separate process."""
-    fields, count, epochs, allow = json.load(sys.stdin)
+    """Print the memory in bytes or the time in seconds; runs in the separate process."""
+    what, fields, count, epochs, allow = json.load(sys.stdin)
     program = Program._make(tuple(v) if isinstance(v, list) else v for v in fields)
     import_allowed([program.generator, program.discriminator], allow)
     keep_compiled(compiled_programs(), silent)
-    sys.stdout.write(str(training_memory(program, count, epochs)))
+    if what == "memory":
+        sys.stdout.write(str(training_memory(program, count, epochs)))
+    else:
+        # As arrays, like a trial's; which numbers makes no difference to the time.
+        numbers = jax.device_put([np.float32(0.1)] * len(Hyperparameters._fields))
+        sys.stdout.write(str(iteration_seconds(program, Hyperparameters(*numbers))))
 
 
 def largest_program(spec: StudySpec, dataset: DatasetInfo) -> Program:

@@ -66,7 +66,8 @@ class Worker:
     precompiler: Precompiler
 
     def work(self, limits: Limits = NO_LIMITS) -> None:
-        """Run trials until the study has ended, a stop is requested or a limit is reached.
+        """Run trials until the study has ended, its budget is spent, a stop is requested or a
+        limit is reached.
 
         TunerError if too many trials fail in a row or a file can't be written; StorageError if the
         database or the artifact store stays unavailable.
@@ -85,7 +86,7 @@ class Worker:
                     last = f"the last with: {ending.reason}"
                     raise TunerError(f"{failures} trials in a row failed, {last}")
                 self.publisher.study()
-            elif claim is Idle.ENDED or limits.when_idle:
+            elif claim in (Idle.ENDED, Idle.SPENT) or limits.when_idle:
                 self._clean_up()
                 return
             else:
@@ -143,7 +144,7 @@ class Worker:
 
     def _train(self, trial: TrialRun) -> Verdict:
         """Train, report and judge until the trial ends; ``Continue`` if a stop is requested or the
-        study is on hold.
+        study is on hold or its budget is spent.
 
         The previous worker may have died between its last report and the verdict, so judge first:
         if that ends the trial, epochs are repeated only up to its best one.
@@ -155,7 +156,7 @@ class Worker:
             last = reported if goes_on else trial.best_epoch()
             self._load(trial)
             while isinstance(end, Continue) or self.trainer.epoch < last:
-                if self._must_leave() or self.session.on_hold:
+                if self._must_leave() or self.session.on_hold or self.session.is_budget_spent():
                     return Continue()
                 with self.watchdog.epoch(trial.claim, self.trainer.epoch + 1, trial.pace):
                     report = trial.run_epoch()

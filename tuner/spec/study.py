@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator
 
+from tuner.spec.budget import BudgetSection, StopSection
 from tuner.spec.data import DataSpec
 from tuner.spec.guard import GuardSection
 from tuner.spec.kinds import shown
@@ -129,6 +130,8 @@ class StudySpec(Section):
     warm_start: WarmStartSection = WarmStartSection()
     sampler: SamplerSpec = TpeSampler()
     pruner: PrunerSpec = SuccessiveHalvingPruner()
+    budget: BudgetSection = BudgetSection()
+    stop: StopSection = StopSection()
     confirm: ConfirmSection = ConfirmSection()
     guard: GuardSection = GuardSection()
     metrics: MetricsSection = MetricsSection()

@@ -46,6 +46,7 @@ class Idle(enum.Enum):
     WAIT = "other workers run the last trials, and may leave some behind"
     ENDED = "the study has all of its trials"
     ON_HOLD = "the study is on hold"
+    SPENT = "the study's budget is spent"
 
 
 def problem_of(

@@ -18,6 +18,7 @@ from tuner.spec.study import StudySpec
 from tuner.study import rows, tables
 from tuner.study.optuna_internals import models
 from tuner.study.store import StudyStore
+from tuner.study.study_row import search_goes_on
 
 _edits, _studies = tables.edits.c, tables.studies.c
 
@@ -49,6 +50,8 @@ def edit(store: StudyStore, words: Sequence[str], editor: str) -> list[Change]:
             found.append(Change("study.trials", total, wanted))
         if found:
             values = {"spec": new.model_dump_json(), "total": wanted}
+            if any(one.key == "study.trials" or one.key.startswith("stop.") for one in found):
+                values |= search_goes_on()
             session.execute(update(tables.studies).where(store.key.row()).values(values))
             _record(session, store, editor, found, text)
     store.refresh()

@@ -18,10 +18,13 @@ def utc_now() -> datetime:
 
 
 def has_room(session: Session, study: StudyKey) -> bool:
-    """Whether the total is not reached yet; locks the study. KeyError if the study is gone."""
+    """Whether another trial may begin: the total is not reached yet, and unless a trial is queued
+    the search has not ended early. Locks the study. KeyError if the study is gone."""
     trials = tables.optuna_trials.c
     counted = (trials.study_id == study.study_id) & trials.state.in_(COUNTED) & tables.is_search()
-    [total] = study.lock(session)
+    total, ended_reason = study.lock(session, tables.studies.c.ended_reason)
+    if ended_reason is not None and not session.execute(queued(study.study_id, 1)).first():
+        return False
     found = session.execute(select(func.count()).where(counted)).scalar_one()
     return bool(found < total)
 

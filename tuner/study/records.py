@@ -80,6 +80,7 @@ class StudySummary(NamedTuple):
     objective: str  # display name of the metric that ``best`` is a value of
     fingerprint: str | None  # of the measurement; None before the first worker is ready
     on_hold: bool = False  # by tuner pause
+    ended_reason: str | None = None  # why the search has ended before its total, if it has
 
 
 class Hang(NamedTuple):

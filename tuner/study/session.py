@@ -25,6 +25,7 @@ from tuner.spec.branches import setting_params
 from tuner.spec.search import AshaPruner
 from tuner.spec.study import StudySpec
 from tuner.study import leases, tables
+from tuner.study.budget import read_budget
 from tuner.study.claims import Claim, Idle, Refusal, choose_params, known_params, problem_of
 from tuner.study.confirmation import FIRST_SEED
 from tuner.study.dashboard_attributes import add_note
@@ -47,6 +48,7 @@ from tuner.study.retrying import LIMIT
 from tuner.study.samplers import make_pruner, make_sampler
 from tuner.study.screening import comparable, screened
 from tuner.study.space import misfit, trial_config
+from tuner.study.stopping import end_if_stalled
 from tuner.study.store import StudyStore
 from tuner.study.verdict import Complete, Continue, Fail, Pause, Prune, Verdict
 from tuner.trial import DatasetInfo, EpochReport, History
@@ -72,6 +74,7 @@ class WorkerSession(WorkerPresence):
         self.when_edited: Callable[[StudySpec], None] = lambda spec: None
         self._follow(self.spec)
         self._broken = 0  # trials in a row that could not be begun for an unknown reason
+        self._spent: str | None = None  # why the budget was spent, when it was read last
         self._marks: dict[str, Any] = {}  # the pruner's attributes for a trial that is to end
 
     def _follow(self, spec: StudySpec) -> None:
@@ -85,7 +88,7 @@ class WorkerSession(WorkerPresence):
 
     def claim(self, dataset: DatasetInfo) -> Claim | Idle:
         """Claim a trial: one left behind, else a paused one that is promotable, else the next in
-        the queue, else one from the sampler.
+        the queue, else one from the sampler. None is claimed once the study's budget is spent.
 
         A trial that can't be begun, such as a queued point outside the search space, fails with the
         reason. TunerError if several in a row can't be begun for an unknown reason; InputError if
@@ -129,6 +132,8 @@ class WorkerSession(WorkerPresence):
         key, held = self.store.key, self._storage.held
         with self._storage.transaction() as session:
             taken = leases.held_unknown(session, key.study_id, self.worker, held)
+            if taken is None and self._is_spent(session):
+                return Idle.SPENT
             if taken is None:
                 lease = Lease(self.worker, 0, self._seconds)
                 dead = leases.dead_workers(session, key.study_id, self.worker)
@@ -139,12 +144,29 @@ class WorkerSession(WorkerPresence):
         if taken is not None:
             held[taken.trial_id] = Lease(self.worker, taken.token, self._seconds)
             return taken
+        end_if_stalled(self.store, self.spec)
         trial_id = self._storage.begin_trial()
         if trial_id is not None:
             return Taken(trial_id, 1, 0, 0)
         if self._end_paused():
             return self._next()
         return self._confirm() or self._idle()
+
+    @persistent
+    def is_budget_spent(self) -> bool:
+        """Whether the study's budget is spent; if it is, announces which part of it."""
+        with self._storage.transaction() as session:
+            return self._is_spent(session)
+
+    def _is_spent(self, session: Session) -> bool:
+        if not self.spec.budget.limits:
+            return False
+        reason = read_budget(session.connection(), self.store.key).reason
+        if reason != self._spent:
+            self._spent = reason
+            if reason is not None:
+                self._announce(f"{reason}: exiting")
+        return reason is not None
 
     def _confirm(self) -> Taken | None:
         """Once the search has ended, begin a run that confirms its winner, if one is wanted."""
@@ -279,7 +301,7 @@ class WorkerSession(WorkerPresence):
         self.finish(claim, Fail(text))
 
     def _close(self, trial_id: int) -> None:
-        with self._storage.fenced(trial_id, status="done"):
+        with self._storage.fenced(trial_id, status="done", stopped_at=tables.db_now()):
             pass
         del self._storage.held[trial_id]
 
@@ -395,8 +417,8 @@ class WorkerSession(WorkerPresence):
             self.store.key.lock(session)
             # Else the answer to an earlier attempt was lost.
             if leases.status(session, trial_id, held[trial_id]) != "paused":
-                size = {"checkpoint_bytes": checkpoint_bytes}
-                row = self._storage.fence(session, trial_id, status="paused", **size)
+                values = {"checkpoint_bytes": checkpoint_bytes, "stopped_at": tables.db_now()}
+                row = self._storage.fence(session, trial_id, status="paused", **values)
                 paused = tables.trial_attributes.c.trial_id
                 tables.write_attributes(session, paused, trial_id, {PAUSED: row.epoch})
                 promoter.keep_to_budget(session)

@@ -13,7 +13,9 @@ from sqlalchemy import Connection, String, case, cast, func, select
 
 from tuner.errors import StorageError
 from tuner.phases import UNCOUNTED, Phase, PhaseSeconds
+from tuner.spec.budget import BudgetSection
 from tuner.study import rows, tables
+from tuner.study.budget import Budget, Spent, read_budget
 from tuner.study.connections import Address
 from tuner.study.records import FINISHED, TrialRecord
 from tuner.study.store import StudyStore
@@ -38,6 +40,8 @@ class StudySnapshot(NamedTuple):
     phase_seconds: PhaseSeconds = UNCOUNTED  # of all trials
     confirmed: int = 0  # runs that have ended, of those that confirm the winner
     on_hold: bool = False  # by tuner pause
+    ended_reason: str | None = None  # why the search has ended before its total, if it has
+    budget: Budget = Budget(BudgetSection(), Spent())
 
     @property
     def counts(self) -> dict[str, int]:
@@ -52,9 +56,19 @@ class StudySnapshot(NamedTuple):
         return sum(self.trials.get(state.name, 0) for state in FINISHED)
 
     @property
+    def to_begin(self) -> int:
+        """The number of trials still to begin: if the search has ended early, of queued ones."""
+        counts = self.counts
+        left = self.total - self.finished - counts["running"] - counts["paused"]
+        return max(0, left if self.ended_reason is None else min(left, counts["waiting"]))
+
+    @property
     def ended(self) -> bool:
-        """Whether nothing more will happen: no trial is left to run and no worker is alive."""
-        return self.finished >= self.total and not any(worker.alive for worker in self.workers)
+        """Whether nothing more will happen: no trial is left to run, or the budget is spent, and no
+        worker is alive."""
+        left = self.to_begin + self.counts["running"] + self.counts["paused"]
+        over = self.finished >= self.total or not left or self.budget.reason is not None
+        return over and not any(worker.alive for worker in self.workers)
 
     @property
     def left_behind(self) -> list[int]:
@@ -124,8 +138,8 @@ class BackgroundPoller:
 def _counts(connection: Connection, store: StudyStore) -> StudySnapshot:
     """Read only the counts. KeyError if the study is gone."""
     # SQLite may have given the id of a deleted study to another one.
-    columns = tables.studies.c
-    query = select(columns.total, columns.on_hold_since).where(store.key.row())
+    ours = tables.studies.c
+    query = select(ours.total, ours.on_hold_since, ours.ended_reason).where(store.key.row())
     study = connection.execute(query).one_or_none()
     if study is None:
         raise KeyError(f"study {store.name!r}")
@@ -150,8 +164,19 @@ def _counts(connection: Connection, store: StudyStore) -> StudySnapshot:
     sums = [rows.phase_seconds(values) for _, _, _, *values in found]
     seconds = {phase: sum(each[phase] for each in sums) for phase in Phase}
     confirmed: int = connection.execute(runs).scalar_one()
-    on_hold = study.on_hold_since is not None
-    return StudySnapshot(study.total, counts, epochs, {}, [], None, seconds, confirmed, on_hold)
+    return StudySnapshot(
+        total=study.total,
+        trials=counts,
+        epochs=epochs,
+        running={},
+        workers=[],
+        best=None,
+        phase_seconds=seconds,
+        confirmed=confirmed,
+        on_hold=study.on_hold_since is not None,
+        ended_reason=rows.text(study.ended_reason),
+        budget=read_budget(connection, store.key),
+    )
 
 
 def recent_seconds(trial: TrialRecord) -> float | None:
@@ -169,8 +194,7 @@ def seconds_left(snapshot: StudySnapshot, epochs: int) -> float | None:
     Promotions of paused trials are not foreseen. A trial runs on one worker, so the longest time
     left of a running trial is a lower bound.
     """
-    stopped = snapshot.finished + snapshot.trials.get(PAUSED, 0)
-    to_come = max(0, snapshot.total - stopped - len(snapshot.running))
+    stopped, to_come = snapshot.finished + snapshot.trials.get(PAUSED, 0), snapshot.to_begin
     if not to_come and not snapshot.running:
         return 0.0
     in_training = [

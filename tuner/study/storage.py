@@ -301,7 +301,7 @@ class FencedStorage(UnfencedStorage):
         with self.transaction() as session:
             if also is not None:
                 also(session)
-            self.fence(session, trial_id, status="done")
+            self.fence(session, trial_id, status="done", stopped_at=tables.db_now())
             self._set_attributes(session, trial_id, attributes)
             if not super().set_trial_state_values(trial_id, state, values):
                 raise StorageInternalError("the trial's end was not stored")
@@ -311,7 +311,7 @@ class FencedStorage(UnfencedStorage):
         trials, now = tables.optuna_trials, utc_now()
         running = (trials.c.trial_id == trial_id) & (trials.c.state == TrialState.RUNNING)
         ended = {"state": TrialState.FAIL, "datetime_start": now, "datetime_complete": now}
-        with self.fenced(trial_id, status="done") as session:
+        with self.fenced(trial_id, status="done", stopped_at=tables.db_now()) as session:
             session.execute(update(trials).where(running).values(ended))
             owners = tables.trial_attributes.c.trial_id
             tables.write_attributes(session, owners, trial_id, reasons)

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, ScalarSelect, Select, func, select
 
 from tuner.errors import InputError
 from tuner.phases import UNCOUNTED, PhaseSeconds
 from tuner.study import rows, tables
+from tuner.study.budget import Budget, Unfinished, read_budget, read_unfinished
 from tuner.study.confirmation import Confirmation, Result, confirmation, results
 from tuner.study.fingerprint import digest
 from tuner.study.records import (
@@ -82,17 +83,41 @@ class StudyStore(StudyRow):
 
     def search_remaining(self) -> int:
         """The number of the search's trials still to finish."""
-        trials = tables.optuna_trials.c
-        done = select(func.count()).where(
-            trials.study_id == self.study_id, trials.state.in_(FINISHED), tables.is_search()
-        )
-        query = select(tables.studies.c.total, done.scalar_subquery()).where(self.key.row())
+        return self.search_progress()[1]
+
+    def search_progress(self) -> tuple[int, int]:
+        """The numbers of the search's trials that have finished, and that are still to finish: if
+        the search has ended early, those that have begun or are queued."""
+        ours = tables.studies.c
+        open_states = (TrialState.RUNNING, TrialState.WAITING)
+        counts = (self._count(FINISHED), self._count(open_states))
+        query = select(ours.total, ours.ended_reason, *counts).where(self.key.row())
         with self.database.reading() as connection:
             row = connection.execute(query).one_or_none()
             if row is None:
                 raise KeyError("the study")
-        self.total, finished = map(int, row)
-        return self.total - finished
+        self.total, self.ended_reason, finished, begun = row
+        left = self.total - finished
+        return finished, left if self.ended_reason is None else min(left, begun)
+
+    def _count(self, states: Sequence[TrialState]) -> ScalarSelect[int]:
+        trials = tables.optuna_trials.c
+        return (
+            select(func.count())
+            .where(trials.study_id == self.study_id, trials.state.in_(states), tables.is_search())
+            .scalar_subquery()
+        )
+
+    def budget(self) -> Budget:
+        """The study's budget and what was spent so far."""
+        with self.database.reading() as connection:
+            return read_budget(connection, self.key)
+
+    def unfinished(self) -> Unfinished:
+        """What has become of the trials still to finish."""
+        remaining = self.remaining()
+        with self.database.reading() as connection:
+            return read_unfinished(connection, self.key, remaining)
 
     def ended(self) -> set[int]:
         """The numbers of all trials that have ended, failed ones included."""
@@ -118,7 +143,8 @@ class StudyStore(StudyRow):
         objective = rows.text(names[0]) if isinstance(names, list) and names else None
         measured = (best and best.value, objective or "FID", digest(parts) if parts else None)
         self.refresh()
-        return StudySummary(self.name, self.total, dict(states), *measured, self.on_hold)
+        flags = self.on_hold, self.ended_reason
+        return StudySummary(self.name, self.total, dict(states), *measured, *flags)
 
     # Trials
 

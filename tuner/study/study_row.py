@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 import pydantic
 from optuna.study import StudyDirection
-from sqlalchemy import select, update
+from sqlalchemy import case, select, update
 
 from tuner.errors import InputError
 from tuner.spec.study import STUDY_NAME, StudySpec
@@ -50,6 +50,7 @@ class StudyRow:
         self._stored_spec: str = row.spec
         self._version: str = row.tuner_version
         self.total: int = row.total
+        self.ended_reason = rows.text(row.ended_reason)  # why the search has ended early
         self.token: str = row.token
         self.key = tables.StudyKey(self.study_id, self.token)
         self._recorded_artifacts: str | None = row.artifacts
@@ -96,7 +97,7 @@ class StudyRow:
         edited. StorageError if the study is gone."""
         row = self._read()
         self.on_hold = row.on_hold_since is not None
-        self.total = row.total
+        self.total, self.ended_reason = row.total, row.ended_reason
         if row.spec != self._stored_spec:
             self._stored_spec = row.spec
             self.__dict__.pop("spec", None)
@@ -110,10 +111,13 @@ class StudyRow:
             )
 
     def raise_total(self, trials: int) -> None:
-        """Raise the study's total to ``trials``; a lower number changes nothing."""
+        """Raise the study's total to ``trials``; a lower number changes nothing. A search that has
+        ended early goes on."""
         lower = self.key.row() & (tables.studies.c.total < trials)
-        self.database.execute(update(tables.studies).where(lower).values(total=trials))
-        self.total = self._read().total
+        raised = update(tables.studies).where(lower).values(total=trials, **search_goes_on())
+        self.database.execute(raised)
+        row = self._read()
+        self.total, self.ended_reason = row.total, row.ended_reason
 
     def request_stop(self) -> None:
         """Request that all workers that have joined so far leave after their epoch.
@@ -244,6 +248,15 @@ class StudyRow:
             row = update(tables.studies).where(unset).values(fingerprint=json.dumps(parts))
             self.database.execute(row)
         self.check_fingerprint(parts)
+
+
+def search_goes_on() -> dict[str, Any]:
+    """Values of ``tuner_studies`` with which a search that has ended early goes on, with patience
+    for as many trials as at its start."""
+    ours = tables.studies.c
+    early = ours.ended_reason.is_not(None)
+    since = case((early, tables.db_now()), else_=ours.patience_from)
+    return {"ended_reason": None, "patience_from": since}
 
 
 def _why_missing(database: Database, name: str, names: Sequence[str]) -> str:

@@ -66,6 +66,8 @@ studies = Table(
     Column("preparer", String(32)),  # the worker that prepares what all share: see leases
     Column("preparer_until", Double),
     Column("fingerprint", Text),  # JSON: see the module fingerprint
+    Column("ended_reason", Text),  # why the search ended before its total
+    Column("patience_from", Double),  # trials that stopped earlier don't count for stop.patience
     Column("on_hold_since", Double),  # no trial is claimed while it is set
 )
 
@@ -123,6 +125,7 @@ leases = Table(
     Column("checkpoint_bytes", BigInteger),  # of a paused trial
     Column("confirms", Integer),  # number of the trial that it repeats with another seed, if any
     Column("confirm_seed", Integer),  # index of that seed
+    Column("stopped_at", Double),  # when the trial ended, or was paused last
     Index("tuner_leases_by_study", "study_id", "status", "expires_at"),
 )
 

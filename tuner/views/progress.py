@@ -190,8 +190,8 @@ def progress_view(store: StudyStore, console: Console) -> Iterator[LiveProgress 
     if not console.is_terminal:
         yield PlainProgress(console)
         return
-    finished = store.total - store.remaining()
-    view = LiveProgress(console, finished, store.total, store.spec.metrics.objective)
+    finished, left = store.search_progress()
+    view = LiveProgress(console, finished, finished + left, store.spec.metrics.objective)
     with view.live:
         yield view
 

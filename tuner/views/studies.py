@@ -16,6 +16,7 @@ from tuner.study.records import StudySummary, TrialRecord
 from tuner.study.snapshot import StudySnapshot, seconds_left
 from tuner.study.workers import WorkerRecord
 from tuner.trial import FIELDS
+from tuner.views.budgets import budget_line
 from tuner.views.formatting import duration, number, params_text, value_text
 from tuner.views.summaries import best_line, hold_line, phase_shares
 from tuner.views.tables import FittingTable
@@ -117,7 +118,7 @@ def status_view(
     epochs = f"{sum(snapshot.epochs.values()):,}"
     totals.add_row(*counts, epochs, "-" if left is None else duration(left))
     best = [snapshot.best] if snapshot.best else []
-    parts: list[RenderableType] = [totals]
+    parts: list[RenderableType] = [totals, *map(Text, limit_lines(snapshot))]
     parts += [Text(hold_line(spec.study.name), style="bold")] if snapshot.on_hold else []
     parts += [Text(best_line(best, spec.metrics.objective))]
     if snapshot.confirmed:
@@ -134,6 +135,14 @@ def status_view(
     if left:
         parts += ["", Text(ESTIMATE, style="dim")]
     return Group(*parts)
+
+
+def limit_lines(snapshot: StudySnapshot) -> list[str]:
+    """The study's budget, and why its search has ended early; empty without either."""
+    left = snapshot.to_begin + len(snapshot.running) + snapshot.trials.get("PAUSED", 0)
+    alive = sum(worker.alive for worker in snapshot.workers)
+    ended = f"Ended early: {snapshot.ended_reason}." if snapshot.ended_reason else ""
+    return [line for line in (budget_line(snapshot.budget, left, alive), ended) if line]
 
 
 def _running_workers(

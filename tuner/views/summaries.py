@@ -11,6 +11,7 @@ from tuner.spec.warnings import warnings
 from tuner.study.records import TrialRecord, best_of
 from tuner.study.verdict import collapse_signs
 from tuner.trial import DURATIONS, FIELDS, History, ReportField
+from tuner.views.budgets import budget_plan
 from tuner.views.formatting import number, params_text, size
 
 SHOWN_APART = ("fid", "fid_infinity", "class_coverage", "class_entropy")  # on separate lines
@@ -189,6 +190,7 @@ def plan(spec: StudySpec, found: Mapping[str, Any]) -> str:
         f"state {size(found['state_bytes'])}, "
         f"activations {activations} on this {found['device']}",
         _evaluation(spec, found),
+        *budget_plan(spec, found.get("epoch_seconds")),
     ]
     texts = [*warnings(spec), *_too_little_memory(found)]
     return "\n".join([*lines, *(f"warning: {text}" for text in texts)])
