@@ -9,7 +9,7 @@ from tuner.run.monitoring import Monitor, ports
 from tuner.study.claims import Claim
 from tuner.study.sinks import Released
 from tuner.study.space import trial_config
-from tuner.study.verdict import Complete, Fail, Prune
+from tuner.study.verdict import Complete, Fail, Pause, Prune
 from tuner.trial import EpochReport
 
 sqlite = study_databases.sqlite
@@ -97,13 +97,14 @@ def test_a_resumed_trial_starts_from_its_reports_with_new_counters(
 
 
 def test_trial_outcomes_are_counted_separately(monitor: Monitor) -> None:
-    none = {"complete": 0, "pruned": 0, "fail": 0, "left": 0}
+    none = {"complete": 0, "paused": 0, "pruned": 0, "fail": 0, "left": 0}
     name = "tuner_trials_ended_total "
     assert scraped(monitor, name) == none
-    for end in (Complete(), Prune("bad"), Prune("worse"), Fail("broken")):
+    for end in (Complete(), Pause("so far"), Prune("bad"), Prune("worse"), Fail("broken")):
         monitor.ended(claim(0), end)
     monitor.ended(claim(0), Released("released, to be resumed"))
-    assert scraped(monitor, name) == {"complete": 1, "pruned": 2, "fail": 1, "left": 1}
+    expected = {"complete": 1, "paused": 1, "pruned": 2, "fail": 1, "left": 1}
+    assert scraped(monitor, name) == expected
 
 
 def test_values_unknown_before_joining_are_absent(sqlite: Studies) -> None:

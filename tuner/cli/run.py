@@ -193,9 +193,9 @@ def worker(
     metrics_host: MetricsHost = METRICS_HOST,
     events: Events = False,
 ) -> None:
-    """Join a study and run its trials until it ends or its budget is spent.
+    """Join a study and run its trials until it ends.
 
-    Needs no study file. SIGTERM or Ctrl-C finishes the epoch, saves a checkpoint, releases the
+    Exits when the study's budget is spent, too. Needs no study file. SIGTERM or Ctrl-C finishes the epoch, saves a checkpoint, releases the
     trial and exits; a second one exits at once.
 
     Example: tuner worker quickstart --storage postgresql://tuner@db/tuner
