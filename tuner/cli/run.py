@@ -195,8 +195,8 @@ def worker(
 ) -> None:
     """Join a study and run its trials until it ends.
 
-    Exits when the study's budget is spent, too. Needs no study file. SIGTERM or Ctrl-C finishes the epoch, saves a checkpoint, releases the
-    trial and exits; a second one exits at once.
+    Exits when the study's budget is spent, too. Needs no study file. SIGTERM or Ctrl-C finishes the
+    epoch, saves a checkpoint, releases the trial and exits; a second one exits at once.
 
     Example: tuner worker quickstart --storage postgresql://tuner@db/tuner
     """
