@@ -26,6 +26,8 @@ SETTINGS = {
     "rms_decay": 0.9,
     "weight_clip": 0.01,
     "dropout": 0.3,
+    "augment_probability": 1.0,
+    "augment_probability_final": 1.0,
 }
 
 
