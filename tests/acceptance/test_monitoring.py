@@ -165,6 +165,7 @@ def test_trials_are_those_of_the_study(site: Site) -> None:
         ("complete",): 0,
         ("fail",): 0,
         ("left",): 0,
+        ("paused",): 0,
         ("pruned",): 1,
     }
 
