@@ -102,7 +102,11 @@ def test_the_time_of_trials_is_counted_by_phase(
         seconds, reports = trial["phase_seconds"], trial["reports"]
         assert seconds["training"] >= sum(r["train_seconds"] for r in reports)
         evaluating = sum(r["evaluate_seconds"] for r in reports)
-        assert seconds["evaluation"] == pytest.approx(evaluating, rel=0.01)
+        # The generator of a complete trial is measured once more, on fresh latents.
+        longest = max(r["evaluate_seconds"] for r in reports)
+        again = seconds["evaluation"] - evaluating
+        assert -0.01 * evaluating <= again <= 2 * longest
+        assert again > 0.01 * evaluating or trial["state"] != "COMPLETE"
         assert min(seconds["database"], seconds["files"]) > 0
         assert seconds["waiting"] == 0
         sums = {phase: sums.get(phase, 0.0) + s for phase, s in seconds.items()}

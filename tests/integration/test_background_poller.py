@@ -18,7 +18,7 @@ from tuner.study.snapshot import BackgroundPoller
 from tuner.study.verdict import Complete, Fail, Prune
 
 url, studies, sqlite = study_databases.url, study_databases.studies, study_databases.sqlite
-NONE = {"running": 0, "waiting": 0, "complete": 0, "pruned": 0, "fail": 0}
+NONE = {"running": 0, "waiting": 0, "paused": 0, "complete": 0, "pruned": 0, "fail": 0}
 
 
 def counts(poller: BackgroundPoller) -> tuple[int, dict[str, int]] | None:

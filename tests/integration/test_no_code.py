@@ -174,7 +174,7 @@ LIST_MODULES = """
 import sys
 import tuner.cli, tuner.run.startup, tuner.run.worker, tuner.run.fleet, tuner.run.planning
 import tuner.files.stores, tuner.run.monitoring, tuner.data, psycopg, s3fs
-import fsspec.implementations.local
+import fsspec.implementations.local, cmaes, optuna.samplers._cmaes
 for name, module in sorted(sys.modules.items()):
     print(f"{name}={getattr(module, '__file__', None)}")
 """

@@ -108,7 +108,8 @@ print(*blas, len(os.listdir("/proc/self/task")))
 def test_the_installed_libraries_read_the_variables_that_divide_a_gpu_and_the_cores(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in (gpus.FRACTION, gpus.OLDER_FRACTION, gpus.PREALLOCATE):
+    limits = (gpus.FRACTION, gpus.OLDER_FRACTION, gpus.PREALLOCATE, "OPENBLAS_NUM_THREADS")
+    for name in limits:
         monkeypatch.delenv(name, raising=False)
     threads = {}
     for each in (1, 8):
