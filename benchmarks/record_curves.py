@@ -1,10 +1,10 @@
 """Record whole learning curves of real trials, on which ``search.py`` compares pruners.
 
-    python benchmarks/record_curves.py --folder /tmp/curves
+    python benchmarks/record_curves.py --folder curves
 
 Trains the two studies below without a pruner and without guards, so that every trial reaches its
 last epoch, and writes their curves to ``curves.json``. If interrupted, run it again: it goes on
-where it was. It took 40 minutes on two cores.
+where it was. It takes about 40 minutes on two cores.
 """
 
 import argparse
