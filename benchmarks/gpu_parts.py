@@ -209,7 +209,7 @@ def _run_job(job: Job) -> None:
 
 
 def saved(out: str, epochs: int) -> str:
-    """The file with a job's arrays after so many epochs."""
+    """The file with a job's arrays after the given number of epochs."""
     return f"{out}-{epochs}.npz"
 
 
@@ -337,7 +337,7 @@ def _measure_workers(scale: Scale, sharing: str) -> None:
 def _train_together(
     servers: Sequence[train_speed.Server], case: train_speed.Case, epochs: int
 ) -> float:
-    """The seconds until all have trained so many epochs."""
+    """The seconds until all jobs have trained the given number of epochs."""
     began = time.perf_counter()
     for server in servers:
         server.begin(case, epochs)

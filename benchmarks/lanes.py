@@ -99,7 +99,7 @@ def _folded_kernel(kernel: Array) -> Array:
 
 
 class FoldedDiscriminator(dcgan.Discriminator):
-    """The DCGAN's discriminator: the same parameters, and the same logits but for rounding."""
+    """The DCGAN's discriminator: the same parameters, and the same logits up to rounding."""
 
     def __init__(self, program: Program, *, rngs: nnx.Rngs) -> None:
         super().__init__(program, rngs=rngs)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import forked
-import one_thread  # noqa: F401 - before all that imports NumPy
+import one_thread  # noqa: F401 - sets a variable that NumPy reads on import
 import pytest
 from postgres import BINARIES, Postgres
 from processes import STUDY, Tuner, run

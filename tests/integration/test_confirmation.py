@@ -227,3 +227,20 @@ def test_lost_answers_begin_each_run_once(studies: Studies) -> None:
     runs = studies.store().confirmation_trials()
     assert len({trial.confirms for trial in runs}) == len(runs) >= 3
     assert all(trial.state == TrialState.COMPLETE.name for trial in runs)
+
+
+def test_the_confirmed_winner_is_delivered_not_the_luckiest_trial(studies: Studies) -> None:
+    studies.create(STUDY.replace("SEEDS", "2"), trials=2, epochs=1)
+    session = studies.join()
+    for fid in (10.0, 20.0):
+        trial = claim(session)
+        session.report(trial, epoch(1, fid), [])
+        session.finish(trial, Complete(), f"trial-{trial.number:05d}-1.safetensors")
+    store = studies.store()
+    assert (store.winner(), store.best_kept().number) == (None, 0)
+    while isinstance(claimed := session.claim(DATASET), Claim):
+        assert claimed.confirms is not None
+        confirm(session, claimed, {0: 30.0, 1: 20.0}[claimed.confirms.trial])
+    winner = store.winner()
+    assert winner is not None
+    assert (winner.number, store.best_kept().number, store.best().number) == (1, 1, 0)

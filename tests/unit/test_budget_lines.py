@@ -48,7 +48,7 @@ HALFWAY = Budget(ALL, Spent(2.5, 120, 1.0), 10, Spent(2.0, 100))
 def test_the_trials_left_follow_from_those_so_far(
     limits: dict[str, float], workers: int, trials: float | None
 ) -> None:
-    budget = HALFWAY._replace(section=BudgetSection(**limits))  # type: ignore[arg-type]
+    budget = HALFWAY._replace(section=BudgetSection.model_validate(limits))
     assert budget.trials_left(workers) == pytest.approx(trials)
 
 

@@ -50,7 +50,7 @@ def test_the_winner_has_a_mean_an_interval_and_a_probability() -> None:
 def test_the_gain_over_the_baseline_has_an_interval() -> None:
     # Paired over two seeds: -69 and -68, so -68.5 +- 12.706 * 0.7071 / sqrt(2).
     assert confirmations.gain_line(WHOLE, SPEC) == (
-        "The winner is FID 68.5 below the baseline, 62.15 to 74.85 with a confidence of 95%."
+        "The winner is FID 68.5 below the baseline (95% interval -74.85 to -62.15)."
     )
 
 

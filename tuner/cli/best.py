@@ -43,7 +43,7 @@ def best(
     """
     options = MachineOptions(weights=weights, allow=tuple(allow or ()))
     store = open_study(storage, name)
-    trial, confirmed = store.best(), store.confirmed()
+    trial = store.winner() or store.best()
     from tuner.files.study_files import open_files
 
     if not as_json:
@@ -60,7 +60,7 @@ def best(
     values: dict[str, Any] = {
         "trial": studies.trial_values(trial),
         "warnings": [warning] if warning else [],
-        "confirmation": confirmations.results_values(confirmed),
+        "confirmation": confirmations.results_values(store.confirmed()),
     }
     print_json(found._asdict() | values)
 
@@ -78,7 +78,7 @@ def show_best(
     except InputError as error:  # all results were added by another program
         out.print(f"\n{error}", soft_wrap=True)
         return
-    if (added := store.best()).number != trial.number:
+    if store.winner() is None and (added := store.best()).number != trial.number:
         out.print(
             f"\nTrial {added.number} is better ({number(added.value)}) but has no generator; the "
             "best trial with a generator is evaluated instead."

@@ -72,6 +72,12 @@ class Confirmation(NamedTuple):
         """Whether no run is missing or under way."""
         return not self.wanted and not any(c.running() for c in self.configurations.values())
 
+    def runs_left(self, seeds: int) -> int:
+        """The number of runs that are still to end if no further configuration leaves the race."""
+        racing = [c for n, c in self.configurations.items() if _name(n) in self.race.racing]
+        left = sum(seeds - len(one.values()) for one in racing)
+        return 0 if self.ended else max(1, left)
+
 
 def confirmation(
     section: ConfirmSection, search: Sequence[TrialRecord], runs: Sequence[TrialRecord]

@@ -2,9 +2,8 @@
 
 Every RUNNING trial has a lease. Before ``claim`` begins new trials, it takes over those that other
 workers gave back or left behind, and promotes paused ones; such a trial keeps its number and its
-reports. All methods can be
-repeated after a database failure with unknown outcome: a lease this worker already holds is
-reused, a stored report is not stored again, and so on.
+reports. All methods can be repeated after a database failure with unknown outcome: a lease this
+worker already holds is reused, a stored report is not stored again, and so on.
 """
 
 import contextlib

@@ -1,5 +1,6 @@
 """``StudyStore``: a study in its database, with its trials and workers."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -53,13 +54,7 @@ class StudyStore(StudyRow):
     def _runs_left(self) -> int:
         if not self.spec.confirm.top:
             return 0
-        found = self.confirmation()
-        left = sum(
-            self.spec.confirm.seeds - len(one.values())
-            for number, one in found.configurations.items()
-            if not found.ended and f"trial {number}" in found.race.racing
-        )
-        return max(left, int(not found.ended))
+        return self.confirmation().runs_left(self.spec.confirm.seeds)
 
     def confirmation(self, *, reports: bool = False) -> Confirmation:
         """The confirmation of the winner as far as it has come; ``reports``: with the epochs."""
@@ -80,6 +75,12 @@ class StudyStore(StudyRow):
         if not any(run.has_ended for one in found.configurations.values() for run in one.runs):
             return []
         return results(self.spec.confirm, found, self.spec.metrics.objective)
+
+    def winner(self) -> TrialRecord | None:
+        """The search's trial of the configuration with the lowest mean over seeds; None if no
+        configuration is confirmed."""
+        confirmed = self.confirmed() if self.spec.confirm.top else []
+        return confirmed[0].trial if confirmed and math.isfinite(confirmed[0].value.mean) else None
 
     def search_remaining(self) -> int:
         """The number of the search's trials still to finish."""
@@ -245,10 +246,14 @@ class StudyStore(StudyRow):
         return found
 
     def best_kept(self) -> TrialRecord:
-        """The complete trial with the lowest value among those with a stored generator.
+        """The trial whose generator is delivered: the confirmed winner, else the complete trial
+        with the lowest value among those with a stored generator.
 
         InputError if there is none. Trials that another program added have no generator.
         """
+        winner = self.winner()
+        if winner is not None and winner.artifact is not None:
+            return winner
         found = self.best_so_far(kept=True)
         if found is None:
             raise InputError(f"study {self.name!r}: no complete trial has a stored generator")

@@ -70,7 +70,7 @@ def end_line(name: str, budget: Budget, unfinished: Unfinished) -> str:
 
 
 def _raised(budget: Budget, trials: int) -> list[str]:
-    """Assignments of limits within which so many more trials can probably end."""
+    """Assignments of limits within which the given number of further trials can probably end."""
     found = []
     for key, limit in budget.section.limits.items():
         spent = getattr(budget.spent, key)

@@ -48,11 +48,8 @@ def gain_line(results: Sequence[Result], spec: StudySpec) -> str:
     text = f"{metric} {number(abs(over.mean))} {'below' if over.mean < 0 else 'above'} the baseline"
     if over.low is None or over.high is None:
         return f"The winner is {text}."
-    bounds = sorted((-over.low, -over.high))
-    return (
-        f"The winner is {text}, {number(bounds[0])} to {number(bounds[1])} with a confidence of "
-        f"{spec.confirm.confidence:.0%}."
-    )
+    bounds = f"{over.low:+.4g} to {over.high:+.4g}"
+    return f"The winner is {text} ({spec.confirm.confidence:.0%} interval {bounds})."
 
 
 def how_to_confirm(name: str) -> str:
