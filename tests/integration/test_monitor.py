@@ -81,6 +81,17 @@ def test_the_objective_is_the_studys(sqlite: Studies) -> None:
     assert (found["objective"], found["fid"]) == (0.25, 60.0)
 
 
+def test_hold_and_budget_of_the_study(sqlite: Studies) -> None:
+    monitor = Monitor(sqlite.create(f"{study_databases.RANDOM}\n[budget]\nepochs = 40\n"))
+    assert scraped(monitor, "tuner_study_on_hold ") == {"s": 0}
+    assert scraped(monitor, "tuner_study_budget_limit ") in ({"s epochs": 40}, {"epochs s": 40})
+    assert set(scraped(monitor, "tuner_study_budget_spent ").values()) == {0}
+
+
+def test_a_study_without_a_budget_has_no_metrics_of_one(monitor: Monitor) -> None:
+    assert scraped(monitor, "tuner_study_budget_") == {}
+
+
 def test_a_resumed_trial_starts_from_its_reports_with_new_counters(
     monitor: Monitor,
 ) -> None:

@@ -3,7 +3,7 @@
 import pytest
 from builders import assert_problem, problems, spec_of
 
-from tuner.spec.search import SuccessiveHalvingPruner
+from tuner.spec.search import AshaPruner
 from tuner.spec.warnings import warnings
 
 LATE = "but trials end at epoch 10, so none could be pruned; lower it"
@@ -79,9 +79,9 @@ def test_a_pruner_that_can_never_prune_is_refused(
 
 def test_the_default_pruner_refuses_no_study() -> None:
     """With one epoch, the default pruner only warns, and the same pruner is refused if named."""
-    one, named = "[study]\nepochs = 1\n", "[pruner]\nname = 'successive_halving'\n"
+    one, named = "[study]\nepochs = 1\n", "[pruner]\nname = 'asha'\n"
     assert problems(one) == []
-    warning = "pruner: successive_halving, the default, never prunes with epochs = 1"
+    warning = "pruner: asha, the default, never prunes with epochs = 1"
     assert warning in warnings(spec_of(one))
     [line] = problems(one + named)
     assert line.startswith("study.toml: pruner.min_resource: the first rung is at epoch 1 ")
@@ -132,7 +132,7 @@ def test_a_rung_between_evaluations_is_refused(
 
 def test_by_default_the_first_rung_is_the_first_evaluation() -> None:
     spec = spec_of("[study]\nepochs = 20\n[metrics]\nevery = 5\n")
-    assert isinstance(spec.pruner, SuccessiveHalvingPruner)
+    assert isinstance(spec.pruner, AshaPruner)
     assert spec.pruner.first_rung(spec.metrics.every) == 5
     halving = "[pruner]\nname = 'successive_halving'\n"
     toml = "[study]\nepochs = 5\n[metrics]\nevery = 5\n" + halving

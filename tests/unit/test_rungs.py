@@ -122,11 +122,20 @@ def test_promotions_prefer_higher_rungs_then_lower_values() -> None:
 def test_with_nothing_else_to_do_the_first_paused_trial_is_promoted() -> None:
     values = [Reached(n, 1, 10.0 - n) for n in range(5)] + [Reached(4, 3, 20.0)]
     found = Standings(Ladder((1, 3), 3), values)
-    assert found.promoted_last({3: 1, 4: 3, 0: 1}, is_any_complete=False) == 4
-    assert found.promoted_last({3: 1, 4: 3, 0: 1}, is_any_complete=True) is None
-    assert found.promoted_last({}, is_any_complete=False) is None
+    assert found.promoted_last({3: 1, 4: 3, 0: 1}, best=None) == 4
+    assert found.promoted_last({3: 1, 4: 3, 0: 1}, best=7.0) is None
+    assert found.promoted_last({}, best=None) is None
     # Only the best of five passes the first rung, and it is promoted in any case.
-    assert found.promoted_last({4: 1, 3: 1}, is_any_complete=True) == 4
+    assert found.promoted_last({4: 1, 3: 1}, best=0.0) == 4
+
+
+def test_a_paused_trial_that_beats_the_complete_ones_is_promoted_at_the_end() -> None:
+    values = [Reached(n, 1, 10.0 - n) for n in range(5)] + [Reached(4, 3, 20.0)]
+    found = Standings(Ladder((1, 3), 3), values)
+    assert found.promoted_last({3: 1, 2: 1, 4: 3}, best=7.5) == 3  # with the value 7
+    assert found.promoted_last({3: 1, 2: 1, 4: 3}, best=20.5) == 4  # at the highest rung
+    assert found.promoted_last({2: 1}, best=8.0) is None  # its value is no lower
+    assert found.promoted_last({9: 1}, best=8.0) is None  # it has no value
 
 
 @given(

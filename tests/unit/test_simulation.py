@@ -106,7 +106,7 @@ def transcribed(
     reached: list[tuple[tuple[int, ...], int, float, int]] = []
     paused: dict[int, int] = {}
     at = [0] * len(curves)
-    complete, new = 0, 0
+    best, new = float("inf"), 0  # best value of a complete trial
 
     def passes(number: int, epoch: int) -> bool:
         rung = sorted(row[2:] for row in reached if row[:2] == (rungs(number), epoch))
@@ -121,8 +121,8 @@ def transcribed(
             number = min(promotable, key=order)
         elif new < len(curves):
             number, new = new, new + 1
-        elif paused and not complete:
-            number = min(paused, key=order)
+        elif better := [n for n in paused if curves[n].values[paused[n]] < best]:
+            number = min(better, key=order)
         else:
             return trained, paused
         paused.pop(number, None)
@@ -135,7 +135,8 @@ def transcribed(
                 reached.append((rungs(number), epoch, value, number))
                 if not passes(number, epoch):
                     paused[number] = epoch
-        complete += at[number] == epochs
+        if at[number] == epochs:
+            best = min(best, curves[number].values[epochs])
 
 
 @pytest.mark.parametrize("brackets", [1, 2, 3])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tuner.errors import InputError
 from tuner.spec.loading import differences, load_spec
 from tuner.spec.parameters import Choices, Range
-from tuner.spec.search import SuccessiveHalvingPruner, TpeSampler
+from tuner.spec.search import AshaPruner, TpeSampler
 from tuner.spec.study import StudySpec
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -102,7 +102,7 @@ def test_defaults_are_the_tutorials_recipe() -> None:
     assert (trial.batch_size, trial.width, trial.latent_dim) == (64, 64, 100)
     assert (trial.dropout, trial.d_steps, trial.clip_norm, trial.ema_decay) == (0.3, 1, 0.0, 0.0)
     assert trial.searched() == {}
-    assert (spec.sampler, spec.pruner) == (TpeSampler(), SuccessiveHalvingPruner())
+    assert (spec.sampler, spec.pruner) == (TpeSampler(), AshaPruner())
 
 
 def test_settings_are_parsed_to_their_kind() -> None:

@@ -139,7 +139,7 @@ PLAN = {
 
 def test_plan_ends_with_the_warnings() -> None:
     lines = summaries.plan(spec_of("[study]\ntrials = 9\nepochs = 8"), PLAN).splitlines()
-    assert lines[1] == "trials: 9 of up to 8 epochs, sampler tpe, pruner successive_halving"
+    assert lines[1] == "trials: 9 of up to 8 epochs, sampler tpe, pruner asha"
     assert lines[2].endswith("1,200")
     assert lines[3] == "images: 5,000 of 32x32x1"
     assert "generator 1,234,567 parameters, discriminator 89; state 2 MB" in lines[4]

@@ -18,7 +18,7 @@ from tuner.phases import Phase
 from tuner.study.claims import Claim
 from tuner.study.session import WorkerSession
 from tuner.study.sinks import Ending, Released
-from tuner.study.snapshot import BackgroundPoller
+from tuner.study.snapshot import BackgroundPoller, StudySnapshot
 from tuner.study.store import StudyStore
 from tuner.study.verdict import Complete, Fail, Pause, Prune
 from tuner.trial import MEASUREMENTS, EpochReport
@@ -53,6 +53,9 @@ MEANINGS = {
     "tuner_study_trials": "Trials of the study by state, of all its workers together: take the max "
     "over workers, not the sum.",
     "tuner_study_trials_wanted": "Complete and pruned trials after which the study ends.",
+    "tuner_study_on_hold": "1 while tuner pause keeps the study on hold, else 0.",
+    "tuner_study_budget_spent": "What all workers have spent of each key of [budget], in its unit.",
+    "tuner_study_budget_limit": "The limits in [budget]; absent if the study has none.",
     "tuner_database_up": "1 if the database answered when trials were last counted; if 0, "
     "tuner_study_... are absent.",
     "tuner_database_transaction_seconds": "Duration of a transaction of the training thread, with "
@@ -69,6 +72,9 @@ LABELS = {  # an info metric may have more
     "tuner_trials_ended_total": ("outcome",),
     "tuner_study_trials": ("study", "state"),
     "tuner_study_trials_wanted": ("study",),
+    "tuner_study_on_hold": ("study",),
+    "tuner_study_budget_spent": ("study", "key"),
+    "tuner_study_budget_limit": ("study", "key"),
     "tuner_lease_renewals_total": ("outcome",),
 }
 
@@ -163,13 +169,23 @@ class Monitor(Collector):
         snapshot = self._poller.look()
         yield _family("tuner_database_up", {(): float(snapshot is not None)})
         if snapshot is not None:
-            counts = {(self._study, state): number for state, number in snapshot.counts.items()}
-            yield _family("tuner_study_trials", counts)
-            yield _family("tuner_study_trials_wanted", {(self._study,): snapshot.total})
+            yield from _collect_study(snapshot, self._study)
         for name, value in self._trial.items():
             yield _family(name, {(): value})
         if self._session is not None:
             yield from _collect_worker(self._session, self._study)
+
+
+def _collect_study(snapshot: StudySnapshot, study: str) -> Iterator[Metric]:
+    counts = {(study, state): number for state, number in snapshot.counts.items()}
+    yield _family("tuner_study_trials", counts)
+    yield _family("tuner_study_trials_wanted", {(study,): snapshot.total})
+    yield _family("tuner_study_on_hold", {(study,): float(snapshot.on_hold)})
+    spent, limits = snapshot.budget.spent, snapshot.budget.section.limits
+    if limits:
+        used = {(study, key): float(getattr(spent, key)) for key in limits}
+        yield _family("tuner_study_budget_spent", used)
+        yield _family("tuner_study_budget_limit", {(study, key): v for key, v in limits.items()})
 
 
 def _collect_worker(session: WorkerSession, study: str) -> Iterator[Metric]:

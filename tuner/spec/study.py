@@ -15,7 +15,7 @@ from tuner.spec.guard import GuardSection
 from tuner.spec.kinds import shown
 from tuner.spec.metrics import MetricsSection
 from tuner.spec.parameters import Value
-from tuner.spec.search import PrunerSpec, SamplerSpec, SuccessiveHalvingPruner, TpeSampler
+from tuner.spec.search import AshaPruner, PrunerSpec, SamplerSpec, TpeSampler
 from tuner.spec.sections import Section, entry
 from tuner.spec.trial import TrialSection
 
@@ -129,7 +129,7 @@ class StudySpec(Section):
     )
     warm_start: WarmStartSection = WarmStartSection()
     sampler: SamplerSpec = TpeSampler()
-    pruner: PrunerSpec = SuccessiveHalvingPruner()
+    pruner: PrunerSpec = AshaPruner()
     budget: BudgetSection = BudgetSection()
     stop: StopSection = StopSection()
     confirm: ConfirmSection = ConfirmSection()

@@ -60,15 +60,15 @@ class Promoter:
         """Request the end of all paused trials, because no new trial can begin; returns whether one
         can be claimed now.
 
-        Nothing happens while a running trial may still change what is promotable. If no trial has
-        completed, the paused trial that comes first is promoted, so that a study has a result.
+        Nothing happens while a running trial may still change what is promotable. A paused trial
+        that is better than all complete ones is promoted: see ``Standings.promoted_last``.
         """
         self._study.lock(session)
         paused = self._paused(session)
         if not paused or self._is_any_active(session):
             return False
         standings, rungs = self._standings(session), _rungs(paused)
-        resumed = standings.promoted_last(rungs, self._is_any_complete(session))
+        resumed = standings.promoted_last(rungs, self._best_complete(session))
         if resumed is None:
             for number, one in paused.items():
                 why = f"not promoted from {self._place(number, one.rung)}"
@@ -141,13 +141,17 @@ class Promoter:
         )
         return bool(session.execute(active).scalar_one())
 
-    def _is_any_complete(self, session: Session) -> bool:
-        complete = select(_trials.trial_id).where(
-            _trials.study_id == self._study.study_id,
-            _trials.state == TrialState.COMPLETE,
-            tables.is_search(),
+    def _best_complete(self, session: Session) -> float | None:
+        """The lowest value of the search's complete trials."""
+        value = models.TrialValueModel
+        query = (
+            select(func.min(value.value))
+            .join(tables.optuna_trials, _trials.trial_id == value.trial_id)
+            .where(_trials.study_id == self._study.study_id, value.objective == 0)
+            .where(value.value_type == value.TrialValueType.FINITE)
+            .where(_trials.state == TrialState.COMPLETE, tables.is_search())
         )
-        return session.execute(complete.limit(1)).first() is not None
+        return rows.finite(session.execute(query).scalar_one())
 
 
 def _rungs(paused: Mapping[int, _Paused]) -> dict[int, int]:

@@ -109,14 +109,17 @@ class Standings:
         """The paused trials that pass their rung now, those to be promoted first in front."""
         return [number for number in self.ranked(paused) if self.passes(number, paused[number])]
 
-    def promoted_last(self, paused: Mapping[int, int], is_any_complete: bool) -> int | None:
+    def promoted_last(self, paused: Mapping[int, int], best: float | None) -> int | None:
         """The paused trial to resume when no trial runs and no new one can begin; None if all end.
 
-        If no trial is complete, the one that is ranked first goes on, so that a study has a result.
+        A trial that was better at its rung than ``best``, the value of the best complete trial,
+        can only win: it goes on. So does the one ranked first if none is complete.
         """
-        candidates = self.promotable(paused)
-        if not candidates and not is_any_complete:
-            candidates = self.ranked(paused)
+        candidates = self.promotable(paused) or [
+            number
+            for number in self.ranked(paused)
+            if best is None or self._values.get((number, paused[number]), best) < best
+        ]
         return candidates[0] if candidates else None
 
     def why_paused(self, number: int, rung: int) -> str:

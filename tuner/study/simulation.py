@@ -125,12 +125,14 @@ class _RungRules:
         self._standings = Standings(self._ladder)
         self._paused: dict[int, int] = {}  # rungs by number
         self._numbers = count()
-        self._any_complete = False
+        self._latest: dict[int, float] = {}  # values by number
+        self._best: float | None = None  # value of a complete trial
 
     def begin(self) -> int:
         return next(self._numbers)
 
     def stops(self, number: int, epoch: int, value: float) -> bool:
+        self._latest[number] = value
         if epoch not in self._ladder.rungs_of(number):
             return False
         self._standings.add(Reached(number, epoch, value))
@@ -140,13 +142,15 @@ class _RungRules:
         return True
 
     def end(self, number: int, is_complete: bool) -> None:
-        self._any_complete |= is_complete
+        if is_complete and number in self._latest:
+            value = self._latest[number]
+            self._best = value if self._best is None else min(value, self._best)
 
     def promoted(self) -> int | None:
         return self._resume(next(iter(self._standings.promotable(self._paused)), None))
 
     def promoted_last(self) -> int | None:
-        return self._resume(self._standings.promoted_last(self._paused, self._any_complete))
+        return self._resume(self._standings.promoted_last(self._paused, self._best))
 
     def _resume(self, number: int | None) -> int | None:
         if number is not None:
