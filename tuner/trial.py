@@ -31,6 +31,7 @@ class Program(NamedTuple):
     clips: bool = False  # whether gradients are clipped
     scheduled: tuple[str, ...] = ()  # settings with a final value: see tuner.spec.traits.SCHEDULED
     augment_some: bool = False  # whether images are augmented with a probability
+    augment_adapts: bool = False  # whether this probability follows D's logits
 
     def iterations(self, images: int) -> int:
         """Iterations (``d_steps`` D updates and one G update each) per epoch of ``images``."""
@@ -76,6 +77,8 @@ class Hyperparameters(NamedTuple):
     ema_half_life_final: float = 0.0
     augment_probability: float = 1.0
     augment_probability_final: float = 1.0
+    augment_target: float = 0.0  # for a probability that adapts
+    augment_images: float = 0.0
 
 
 class DatasetInfo(NamedTuple):

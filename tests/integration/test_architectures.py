@@ -47,7 +47,7 @@ def logits_of(program: Program, network: Any, labels: Array | None = None) -> Ar
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("size", [32, 64, 128, 256])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_and_logits_have_their_shapes(name: str, size: int, channels: int) -> None:
     at = program(name, size, channels, classes=3 if name in CONDITIONAL else 0)

@@ -46,7 +46,7 @@ PROGRAMS = [
     {"generator_optimizer": optimizer, "ema": ema}
     for optimizer in OPTIMIZERS
     for ema in (False, True)
-]
+] + [{"generator_optimizer": "adam", "ema": False, "augment_adapts": True}]
 
 files = artifacts.files
 
@@ -84,6 +84,7 @@ def test_a_state_round_trips_bit_for_bit(program: dict[str, Any]) -> None:
     assert bits(found.state) == bits(state)
     assert jnp.issubdtype(found.state.key.dtype, jax.dtypes.prng_key)
     assert found.state.step.shape == ()
+    assert (found.state.adaptive is not None) == ("augment_adapts" in program)
     assert (found.state.ema is not None) == program["ema"]
     assert found.epoch == 3
     assert found.kept is not None

@@ -36,6 +36,7 @@ RECIPE = FULL._replace(
     augment_some=True,
     batch_size=8,
 )
+ADAPTIVE = PLAIN._replace(augment=("color",), augment_some=True, augment_adapts=True)
 ITERATIONS = 5  # per epoch, of any program
 NUMBERS = hyperparameters(
     generator_learning_rate=2e-3,
@@ -278,6 +279,32 @@ def test_a_learning_rate_of_0_leaves_its_network_and_no_other(program: Program, 
     start, (end, _) = init_state(program, h, 0), trained(program, h)
     assert equal(getattr(start, idle), getattr(end, idle))
     assert not equal(getattr(start, busy), getattr(end, busy))
+
+
+@pytest.mark.parametrize(("logit", "expected"), [(100.0, 0.8), (-100.0, 0.0)])
+def test_augmentation_adapts_to_the_logits_of_real_images(logit: float, expected: float) -> None:
+    """D does not learn here; it takes everything for real, or nothing. Eight updates of eight
+    images: two changes of 4 * 8 / 80."""
+    h = hyperparameters(
+        discriminator_learning_rate=0.0, augment_target=0.6, augment_images=80.0, dropout=0.0
+    )
+    state = init_state(ADAPTIVE, h, 0)
+    d = jax.tree.map_with_path(
+        lambda path, x: jnp.full_like(x, logit if "bias" in str(path) and x.shape == (1,) else 0.0),
+        state.discriminator,
+    )
+    state = state._replace(discriminator=d)
+    reals = normalise(IMAGES[:8])[None]
+    for _ in range(8):
+        state, _ = step(ADAPTIVE, state, h, reals)
+    assert state.adaptive is not None
+    assert float(state.adaptive.probability) == pytest.approx(expected)
+
+
+def test_a_probability_that_has_not_risen_is_a_fixed_one_of_0() -> None:
+    fixed = ADAPTIVE._replace(augment_adapts=False)
+    h = NUMBERS._replace(augment_probability=0.0, augment_target=0.6, augment_images=1e30)
+    assert equal(weights(trained(ADAPTIVE, h)[0]), weights(trained(fixed, h)[0]))
 
 
 def test_dropout_and_clipping_apply_only_on_request() -> None:

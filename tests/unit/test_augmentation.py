@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from builders import hyperparameters
 
-from tuner.gan.augmentation import differentiable, flipped, noisy
+from tuner.gan.augmentation import adapted, differentiable, flipped, noisy
+from tuner.gan.state import AdaptiveAugmentation
+from tuner.trial import Program
 
 COUNT, SIZE = 400, 16
 IMAGES = jnp.float32(np.random.default_rng(0).uniform(-1, 1, (COUNT, SIZE, SIZE, 3)))
@@ -110,3 +113,23 @@ def test_noise_has_its_deviation() -> None:
     added = np.asarray(noisy(IMAGES, jnp.float32(0.2), KEY) - IMAGES)
     assert added.std() == pytest.approx(0.2, rel=0.01)
     assert abs(added.mean()) < 0.002
+
+
+def test_probability_adapts_as_in_the_paper() -> None:
+    """Against the rule of Karras et al. 2020, section 3.2, one minibatch after the other."""
+    program = Program(
+        *("dcgan", "dcgan", 2, 9, (32, 32, 1), 8, "hinge", "sgd", "sgd", 2, False),
+        augment=("color",),
+        augment_adapts=True,
+    )
+    h = hyperparameters(augment_target=0.6, augment_images=400.0)
+    signs = np.random.default_rng(0).uniform(0.1, 1.0, 80).astype(np.float32)
+    signs[40:60] = 0.9  # overfitting raises the probability to 1
+    now, p, seen = AdaptiveAugmentation(jnp.float32(0), jnp.float32(0)), 0.0, list[float]()
+    for step, sign in enumerate(signs):
+        now = adapted(program, h, now, jnp.float32(sign), jnp.int32(step))
+        seen.append(float(sign))
+        if len(seen) == 4:  # minibatches, of 8 images for each of two updates of D
+            direction = 1 if sum(seen) / 4 > 0.6 else -1
+            p, seen = min(1.0, max(0.0, p + direction * 4 * 8 * 2 / 400)), []
+        np.testing.assert_allclose(float(now.probability), p, atol=1e-6)

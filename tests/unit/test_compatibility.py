@@ -184,6 +184,13 @@ IDLE = [
         "augment_probability_final",
         'augment = "none" ignores it',
     ),
+    ("augment_target = 0.6", "augment_target", 'augment = "none" ignores it'),
+    (
+        "augment = 'color'\nloss = 'relativistic'\naugment_target = 0.6",
+        "augment_target",
+        'loss = "relativistic" ignores it',
+    ),
+    ("augment = 'color'\naugment_images = 1e4", "augment_images", "augment_target is not set"),
 ]
 
 
@@ -204,6 +211,7 @@ def test_a_final_value_without_effect_is_refused_even_if_fixed(
         COSINE + "r1 = { low = 0.0, high = 1.0 }\nr1_final = { low = 0.0, high = 0.1 }",
         COSINE + "generator_optimizer = 'sgd'\nbeta2_final = 0.99",
         "augment = ['none', 'color']\naugment_probability = 0.5",
+        "augment = ['none', 'color']\nloss = ['hinge', 'relativistic']\naugment_target = 0.6",
         "schedule = ['constant', 'linear']\n[trial.when.schedule.linear]\nbeta2_final = 0.99",
     ],
 )

@@ -54,7 +54,8 @@ def infogan(start: int) -> tuple[int, int]:
 
 
 def resnet(g: list[int], d: list[int], halvings: int) -> tuple[int, int]:
-    """Miyato et al. 2018, tables 4 and 6: channels at 4x4 and after each block."""
+    """Miyato et al. 2018, tables 4 and 6, and Brock et al. 2019, table 6, without attention:
+    channels at 4x4 and after each block."""
     blocks = sum(up(i, o) for i, o in itertools.pairwise(g)) + 2 * g[-1]
     downs = sum(down(i, o) for i, o in itertools.pairwise(d[:halvings]))
     # Blocks that keep size and channels have no convolution in their shortcut.
@@ -78,15 +79,21 @@ COUNTS = {
     ("dcgan", 32): dcgan([256, 128, 64]),
     ("dcgan", 64): dcgan([512, 256, 128, 64]),
     ("dcgan", 128): dcgan([1024, 512, 256, 128, 64]),
+    ("dcgan", 256): dcgan([2048, 1024, 512, 256, 128, 64]),
     ("sndcgan", 32): sndcgan(4),
     ("sndcgan", 64): sndcgan(8),
     ("sndcgan", 128): sndcgan(16),
+    ("sndcgan", 256): sndcgan(32),
     ("resnet", 32): resnet([256] * 4, [128] * 4, 2),
     ("resnet", 64): resnet([1024, 512, 256, 128, 64], [64, 128, 256, 512, 1024], 5),
     ("resnet", 128): resnet([1024, 1024, 512, 256, 128, 64], [64, 128, 256, 512, 1024, 1024], 5),
+    ("resnet", 256): resnet(
+        [1024, 1024, 512, 512, 256, 128, 64], [64, 128, 256, 512, 512, 1024, 1024], 6
+    ),
     ("infogan", 32): infogan(8),
     ("infogan", 64): infogan(16),
     ("infogan", 128): infogan(32),
+    ("infogan", 256): infogan(64),
     ("r3gan", 32): (20_732_160, 20_683_776),
     ("r3gan", 64): (22_429_824, 22_381_440),
     ("r3gan", 128): (22_910_016, 22_861_632),

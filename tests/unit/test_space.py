@@ -33,7 +33,7 @@ def assert_within(value: Any, setting: Setting) -> None:
 
 CONVERTED = ("augment", "flips")  # to tuples and booleans
 # Numbers that a trial has only if its program uses them.
-OPTIONAL = (*FINAL, "augment_probability", "ema_half_life")
+OPTIONAL = (*FINAL, "augment_probability", "augment_target", "augment_images", "ema_half_life")
 
 
 @settings(deadline=None)
@@ -129,7 +129,7 @@ def test_every_field_of_a_trial_is_a_setting() -> None:
     config = trial_config(spec_of(""), {}, 0, DATASET)
     fields = {*config.program._fields, *config.hyperparameters._fields}
     derived = {"image_shape", "total_images", "ema", "clips", "classes", "penalties", "sources"}
-    derived |= {"scheduled", "augment_some"}
+    derived |= {"scheduled", "augment_some", "augment_adapts"}
     shared = {"optimizer", "learning_rate", "beta1", "beta2", "conditional", "burn_in"}
     assert fields - derived == set(setting_names()) - shared
 
@@ -214,6 +214,28 @@ def test_every_image_is_augmented_unless_a_probability_is_given() -> None:
             spec_of(f"[trial]\n{trial}"), {"augment": "none"} if "[" in trial else {}, 0, DATASET
         )
         assert (program.augment_some, numbers.augment_probability) == expected
+
+
+@pytest.mark.parametrize(
+    ("more", "adapts", "images"),
+    [
+        ("augment = 'color'", True, 500_000.0),
+        ("augment = 'color'\naugment_images = 1e4", True, 10_000.0),
+        ("augment = ['none', 'color']", False, 0.0),
+        ("augment = 'color'\nloss = ['hinge', 'relativistic']", False, 0.0),
+    ],
+)
+def test_augmentation_adapts_if_it_has_a_target_and_the_loss_allows_it(
+    more: str, adapts: bool, images: float
+) -> None:
+    point = {"augment": "none"} if "'none'" in more else {}
+    point |= {"loss": "relativistic"} if "loss" in more else {}
+    spec = spec_of(f"[trial]\naugment_target = 0.6\n{more}")
+    program, numbers, *_ = trial_config(spec, point, 0, DATASET)
+    assert (program.augment_adapts, program.augment_some) == (adapts, adapts)
+    assert numbers.augment_images == images
+    assert numbers.augment_target == (0.6 if adapts else 0.0)
+    assert numbers.augment_probability == 1.0  # which adaptation replaces
 
 
 def test_seeds_are_stable() -> None:

@@ -62,7 +62,7 @@ def test_an_unknown_key_lists_the_allowed_ones(toml: str, key: str, expected: st
         ("[study]\nseed = 2147483648", "study.seed", "2147483648", "below 2.14748e+09"),
         ("[study]\nvalue = 'bst'", "study.value", "'bst'", "'best' or 'last' (did you mean 'best'"),
         ("[data]\nsource = 'mnist'", "data.source", "'mnist'", "'mnist5k', 'digits',"),
-        ("[data]\nsize = 48", "data.size", "48", "32, 64 or 128"),
+        ("[data]\nsize = 48", "data.size", "48", "32, 64, 128 or 256"),
         ("[data]\nfit = 'cut'", "data.fit", "'cut'", "'pad', 'crop' or 'stretch'"),
         ("[data]\nunreadable = 1.5", "data.unreadable", "1.5", "at most 1"),
         ("[data]\nchannels = 2", "data.channels", "2", "1 or 3"),

@@ -28,6 +28,7 @@ from tuner.trial import Hyperparameters, Program, TrialConfig
 KEPT = 2
 CHECKPOINTS = "checkpoints"  # the folder with all trials' checkpoints
 _NAME = re.compile(rf"{CHECKPOINTS}/trial-(\d{{5,}})/epoch-\d{{6,}}-\d{{6,}}\.safetensors")
+_LATER = ("scheduled", "augment_some", "augment_adapts")  # fields of Program
 _STATE, _GENERATOR, _SAMPLES = "state", "generator", "samples"
 
 
@@ -93,7 +94,7 @@ def _signature(config: TrialConfig) -> list[Any]:
     program, hyperparameters, seed, _ = config
     fields = program._asdict()
     del fields["clips"]  # which follows from the hyperparameters
-    later = {name: fields.pop(name) for name in ("scheduled", "augment_some")}
+    later = {name: fields.pop(name) for name in _LATER}
     numbers = hyperparameters._asdict()
     later |= {name: numbers.pop(name) for name in Hyperparameters._field_defaults}
     defaults = Program._field_defaults | Hyperparameters._field_defaults

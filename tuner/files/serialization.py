@@ -21,6 +21,7 @@ from tuner.gan.state import abstract_generator
 from tuner.metrics.evaluate import ReferenceStatistics
 from tuner.metrics.extractors import Extractor, abstract_weights
 from tuner.metrics.fid import Reference
+from tuner.spec.data import Size
 from tuner.spec.kinds import Whole
 from tuner.spec.trial import kind_of
 from tuner.trial import Program
@@ -30,7 +31,7 @@ About = dict[str, Any]
 
 _CHECKSUM = "sha256"
 _PROGRAMS = pydantic.TypeAdapter(Program)
-_SHAPES = pydantic.TypeAdapter(tuple[Literal[32, 64, 128], Literal[32, 64, 128], Literal[1, 3]])
+_SHAPES = pydantic.TypeAdapter(tuple[Size, Size, Literal[1, 3]])
 _BOUNDED = (
     *("generator", "discriminator", "width", "latent_dim", "batch_size", "loss", "d_steps"),
     *("generator_optimizer", "discriminator_optimizer", "generator_norm", "discriminator_norm"),

@@ -1,4 +1,4 @@
-"""Augmentation of the images that the discriminator sees: DiffAugment, flips and noise."""
+"""Augmentation of the images that the discriminator sees: DiffAugment, ADA, flips and noise."""
 
 import functools
 from collections.abc import Sequence
@@ -6,6 +6,11 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from tuner.gan.state import AdaptiveAugmentation
+from tuner.trial import Hyperparameters, Program
+
+_ADAPTED_EVERY = 4  # updates of the generator
 
 
 def differentiable(
@@ -29,6 +34,27 @@ def differentiable(
     folded = jax.random.fold_in(key, len(kinds))
     return jnp.where(
         jax.random.bernoulli(folded, probability, (len(images), 1, 1, 1)), changed, images
+    )
+
+
+def adapted(
+    program: Program, h: Hyperparameters, now: AdaptiveAugmentation, sign: Array, step: Array
+) -> AdaptiveAugmentation:
+    """The probability after generator update ``step``, in which the mean sign of D's logits at real
+    images was ``sign``.
+
+    Adaptive discriminator augmentation (Karras et al. 2020, section 3.2, with the heuristic r_t):
+    every four updates the probability rises if the signs of these updates are above
+    ``augment_target`` on average, which D's overfitting causes, and else falls. It can go from 0
+    to 1 within ``augment_images`` real images.
+    """
+    signs = now.signs + sign
+    images = _ADAPTED_EVERY * program.batch_size * program.d_steps
+    change = jnp.sign(signs / _ADAPTED_EVERY - h.augment_target) * (images / h.augment_images)
+    due = (step + 1) % _ADAPTED_EVERY == 0
+    return AdaptiveAugmentation(
+        jnp.where(due, jnp.clip(now.probability + change, 0.0, 1.0), now.probability),
+        jnp.where(due, 0.0, signs),
     )
 
 

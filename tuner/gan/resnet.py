@@ -25,6 +25,7 @@ _WIDTHS = {
     32: _Widths((4, 4, 4, 4), (2, 2, 2, 2), 2),  # Miyato et al. 2018, table 4
     64: _Widths((16, 8, 4, 2, 1), (1, 2, 4, 8, 16), 5),  # the authors' code for 64x64
     128: _Widths((16, 16, 8, 4, 2, 1), (1, 2, 4, 8, 16, 16), 5),  # their table 6
+    256: _Widths((16, 16, 8, 8, 4, 2, 1), (1, 2, 4, 8, 8, 16, 16), 6),  # Brock et al. 2019, table 6
 }
 _GLOROT_TIMES_ROOT_2 = nnx.initializers.variance_scaling(2.0, "fan_avg", "uniform")
 
@@ -58,7 +59,8 @@ class _GeneratorBlock(nnx.Module):
 
 
 class Generator(nnx.Module):
-    """The ResNet generator of Miyato et al. 2018 (tables 4 and 6; 64x64 as in the authors' code).
+    """The ResNet generator of Miyato et al. 2018 (tables 4 and 6; 64x64 as in the authors' code;
+    256x256 with the channels of Brock et al. 2019, table 6).
 
     Dense to 4x4, residual blocks that double the size, batch norm, ReLU, a 3x3 convolution. At
     latent size 128, 3 channels and the papers' width of 64 (256 channels at 32x32 pixels)

@@ -21,6 +21,13 @@ Variables = nnx.State[Any, Any]  # the parameters, or the statistics, of a netwo
 _INIT = 0  # folded into the trial's key: see training
 
 
+class AdaptiveAugmentation(NamedTuple):
+    """The probability of augmentation, and what decides how it changes next."""
+
+    probability: Array
+    signs: Array  # sum over updates since the last change of the mean sign of D's logits
+
+
 class GanState(NamedTuple):
     """Everything that is needed to continue a trial."""
 
@@ -32,6 +39,7 @@ class GanState(NamedTuple):
     ema: Variables | None  # the generator's moving average, if the program keeps one
     key: Array
     step: Array  # int32, generator updates so far
+    adaptive: AdaptiveAugmentation | None = None  # if the program adapts it
 
 
 class Networks(NamedTuple):
@@ -84,6 +92,7 @@ def _init_state(program: Program, hyperparameters: Hyperparameters, key: Array) 
         ema=jax.tree.map(jnp.copy, g_params) if program.ema else None,
         key=key,
         step=jnp.int32(0),
+        adaptive=AdaptiveAugmentation(*jnp.zeros(2)) if program.augment_adapts else None,
     )
 
 
@@ -100,7 +109,7 @@ def _structure(program: Program) -> Program:
     if program.sources:
         return program
     plain = Program._field_defaults
-    kept = ("generator_norm", "discriminator_norm", "classes")
+    kept = ("generator_norm", "discriminator_norm", "classes", "augment_adapts")
     rest = {name: value for name, value in plain.items() if name not in kept}
     return program._replace(batch_size=1, loss="", d_steps=1, **rest)
 

@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 from jax import Array
 
-from tuner.gan.augmentation import differentiable, flipped, noisy
+from tuner.gan.augmentation import adapted, differentiable, flipped, noisy
 from tuner.gan.gradient_penalties import (
     Critic,
     around,
@@ -122,39 +122,48 @@ def train_step(
     (d_steps, batch_size), are needed if the program has classes. A fake batch has the classes of
     the real batch that it is paired with. ``unpack`` belongs to a packed state (see ``packing``).
     """
-    game = _Game(program, at_step(program, hyperparameters, state.step), state.step, unpack)
+    h = at_step(program, hyperparameters, state.step)
+    if state.adaptive is not None:
+        h = h._replace(augment_probability=state.adaptive.probability)
+    game = _Game(program, h, state.step, unpack)
     key = jax.random.fold_in(jax.random.fold_in(state.key, _STEP), state.step)
     g_key, *d_keys = jax.random.split(key, 1 + program.d_steps)
-    d_loss, d_adversarial = jnp.float32(0), jnp.float32(0)
+    d_loss, d_adversarial, signs = jnp.float32(0), jnp.float32(0), []
     for i, d_key in enumerate(d_keys):
         batch = Batch(reals[i], None if labels is None else labels[i])
         if program.flips:
             mirrored = flipped(batch.images, jax.random.fold_in(d_key, _FLIPS))
             batch = batch._replace(images=mirrored)
-        state, loss, adversarial = _update_discriminator(game, state, batch, d_key)
+        state, loss, (adversarial, sign) = _update_discriminator(game, state, batch, d_key)
         d_loss += loss / program.d_steps
         d_adversarial += adversarial / program.d_steps
+        signs.append(sign)
+    if state.adaptive is not None:
+        sign = sum(signs) / program.d_steps
+        state = state._replace(adaptive=adapted(program, h, state.adaptive, sign, state.step))
     state, g_loss, g_measure = _update_generator(game, state, batch, g_key)
     return state._replace(step=state.step + 1), StepLosses(d_loss, g_loss, d_adversarial, g_measure)
 
 
 def _update_discriminator(
     game: _Game, state: GanState, batch: Batch, key: Array
-) -> tuple[GanState, Array, Array]:
-    """The state after one update of D, D's loss, and the loss without penalties."""
+) -> tuple[GanState, Array, tuple[Array, Any]]:
+    """The state after one update of D, D's loss, the loss without penalties, and the mean sign of
+    its logits at real images if augmentation adapts."""
     loss = functools.partial(_discriminator_loss, game, state, batch, key)
-    state, value, (adversarial, statistics) = _descend(game, "discriminator", state, loss)
+    state, value, (found, statistics) = _descend(game, "discriminator", state, loss)
     if "weight_clip" in traits.LOSSES[game.program.loss].uses:  # Arjovsky et al. 2017, algorithm 1
         limit = game.h.weight_clip
         clipped = jax.tree.map(lambda x: jnp.clip(x, -limit, limit), state.discriminator)
         state = state._replace(discriminator=clipped)
-    return state._replace(discriminator_statistics=statistics), value, adversarial
+    return state._replace(discriminator_statistics=statistics), value, found
 
 
 def _discriminator_loss(
     game: _Game, state: GanState, batch: Batch, key: Array, params: Variables
-) -> tuple[Array, tuple[Array, Variables]]:
-    """D's loss with penalties, then the loss without them and D's new statistics."""
+) -> tuple[Array, tuple[tuple[Array, Any], Variables]]:
+    """D's loss with penalties; the loss without them, and the mean sign of D's logits at real
+    images if augmentation adapts; D's new statistics."""
     program, h, loss = game.program, game.h, LOSSES[game.program.loss]
     z_key, real_key, fake_key = jax.random.split(key, 3)
     fakes = game.generate(state.generator, batch.labels, z_key)
@@ -173,7 +182,8 @@ def _discriminator_loss(
             points = between(batch.images, fakes, folded)
         at_points = critic(statistics, batch.labels, folded)
         total += h.gradient_penalty * gradient_penalty(at_points, points)
-    return total, (adversarial, statistics)
+    sign = jnp.mean(jnp.sign(real)) if program.augment_adapts else None
+    return total, ((adversarial, sign), statistics)
 
 
 def _with_penalty(critic: Critic, images: Array, wanted: bool) -> tuple[Array, Any, Array]:

@@ -26,8 +26,8 @@ DECIDING_SETTINGS = (
 )
 # Without effect, these settings are refused even if they have one value: they are never set by
 # default, and whoever sets one expects a change.
-_NEVER_IDLE = (*FINAL, "augment_probability", "burn_in")
-# The settings that ``_network_rules``, ``_loss_rules`` and ``_schedule_rules`` read.
+_NEVER_IDLE = (*FINAL, "augment_probability", "augment_target", "augment_images", "burn_in")
+# The settings that the functions named ``_..._rules`` read.
 _NETWORK_KEYS = (
     "generator",
     "discriminator",
@@ -36,6 +36,7 @@ _NETWORK_KEYS = (
     "conditional",
 )
 _LOSS_KEYS = ("discriminator", "discriminator_norm", "loss", "label_smoothing", *PENALTIES)
+_AUGMENT_KEYS = ("augment_target", "augment_probability", "augment_probability_final")
 _SCHEDULE_KEYS = ("decay_images", "burn_in", "ema_decay", "ema_half_life", "ema_half_life_final")
 
 Conflict = tuple[tuple[str, ...], str]  # settings, the first of which is to blame, and a message
@@ -48,6 +49,7 @@ def conflicts(trial: TrialSection) -> list[Conflict]:
         (_LOSS_KEYS, _loss_rules),
         (_NETWORK_KEYS, _network_rules),
         (_SCHEDULE_KEYS, _schedule_rules),
+        (_AUGMENT_KEYS, _augment_rules),
     ):
         settings = [_representatives(getattr(trial, name)) for name in names]
         for values in itertools.product(*settings):
@@ -128,6 +130,14 @@ def _schedule_rules(point: Mapping[str, Any]) -> Iterator[Conflict]:
             yield (name, "ema_decay"), f"{text} sets the same average; use one of them"
 
 
+def _augment_rules(point: Mapping[str, Any]) -> Iterator[Conflict]:
+    """Two settings for the probability of augmentation, at one point."""
+    for name in ("augment_probability", "augment_probability_final"):
+        if None not in (point[name], point["augment_target"]):
+            text = f"found {point[name]:g}, but augment_target adapts the probability"
+            yield (name, "augment_target"), f"{text}; use one of them"
+
+
 def purposeful(trial: TrialSection) -> dict[str, str]:
     """The settings that must have an effect, each with "searched" or "set"."""
     given = [name for name in _NEVER_IDLE if getattr(trial, name) is not None]
@@ -155,6 +165,8 @@ def _without_effect(trial: TrialSection) -> Iterator[tuple[str, str]]:
             if not any(is_custom_network(v) or name in table[str(v)].uses for v in values):
                 yield name, f"{decider} = {_listed(values)} ignores it"
     yield from _unused_by_optimizers(trial, "beta2_final")
+    if trial.augment_target is None:
+        yield "augment_images", "augment_target is not set"
     for name in ("r1", "r2"):
         if not any(_representatives(getattr(trial, name))):
             yield f"{name}_final", f"{name} = 0 turns the penalty off"

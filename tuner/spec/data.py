@@ -9,6 +9,7 @@ from tuner.spec.sections import OneOf, Section, entry
 from tuner.spec.traits import SOURCES
 
 Fit = Literal["pad", "crop", "stretch"]
+Size = Literal[32, 64, 128, 256]
 
 
 def _exactly_whole(value: Any) -> Any:
@@ -34,9 +35,7 @@ class DataSpec(Section):
         "folder or file, or name of a dataset on the Hugging Face hub; the environment variable "
         "TUNER_DATA overrides it",
     )
-    size: Annotated[Literal[32, 64, 128], _EXACTLY_WHOLE] = entry(
-        32, "height and width of the images in pixels"
-    )
+    size: Annotated[Size, _EXACTLY_WHOLE] = entry(32, "height and width of the images in pixels")
     fit: Fit | None = entry(
         None,
         "how images of other sizes are fitted: `pad` with black (larger ones are shrunk first), "

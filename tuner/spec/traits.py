@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 DEFAULT_PENALTY = 10.0
+ADA_IMAGES = 500_000.0  # Karras et al. 2020, section 3.2
 PENALTIES = ("gradient_penalty", "r1", "r2")
 # Settings that a schedule can move to the value of a second setting, NAME_final.
 SCHEDULED = ("r1", "r2", "beta2", "ema_half_life", "augment_probability")
@@ -56,16 +57,18 @@ class Source(NamedTuple):
     uses: tuple[str, ...]  # keys of [data] that it reads
 
 
+# Only losses that make D a classifier, with logits above 0 for what it takes to be real, use
+# ``augment_target``.
 LOSSES = {
-    "minimax": Loss(uses=("label_smoothing",)),
-    "non_saturating": Loss(uses=("label_smoothing",)),
+    "minimax": Loss(uses=("label_smoothing", "augment_target")),
+    "non_saturating": Loss(uses=("label_smoothing", "augment_target")),
     "least_squares": Loss(uses=("label_smoothing",)),
-    "hinge": Loss(),
+    "hinge": Loss(uses=("augment_target",)),
     "wasserstein": Loss(uses=("weight_clip",)),
     "wasserstein_gp": Loss(penalised=True),
-    "dragan": Loss(uses=("label_smoothing",), penalised=True),
+    "dragan": Loss(uses=("label_smoothing", "augment_target"), penalised=True),
     "relativistic": Loss(),
-    "gradient_normalized": Loss(uses=("label_smoothing",), bounds_gradients=True),
+    "gradient_normalized": Loss(uses=("label_smoothing", "augment_target"), bounds_gradients=True),
 }
 
 NETWORKS = {
@@ -98,7 +101,13 @@ _POLICIES = (
 AUGMENTATIONS = {
     "none": Augmentation(),
     **dict.fromkeys(
-        _POLICIES, Augmentation(uses=("augment_probability", "augment_probability_final"))
+        _POLICIES,
+        Augmentation(
+            uses=(
+                *("augment_probability", "augment_probability_final"),
+                *("augment_target", "augment_images"),
+            )
+        ),
     ),
 }
 

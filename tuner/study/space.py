@@ -15,7 +15,15 @@ from optuna.distributions import (
 from tuner.spec.branches import branch_at, branches, deciders, structures
 from tuner.spec.parameters import Choices, Range, values_of
 from tuner.spec.study import StudySpec
-from tuner.spec.traits import DEFAULT_PENALTY, LOSSES, NETWORKS, OPTIMIZERS, PENALTIES, SCHEDULED
+from tuner.spec.traits import (
+    ADA_IMAGES,
+    DEFAULT_PENALTY,
+    LOSSES,
+    NETWORKS,
+    OPTIMIZERS,
+    PENALTIES,
+    SCHEDULED,
+)
 from tuner.trial import DatasetInfo, Hyperparameters, Program, TrialConfig
 
 
@@ -134,7 +142,11 @@ def _hyperparameters(values: Mapping[str, Any], program: Program, total: int) ->
     if values["augment_probability"] is None:
         derived["augment_probability"] = 1.0
     optional = {*program.scheduled, *(f"{name}_final" for name in program.scheduled)}
-    if program.augment_some:
+    if program.augment_adapts:
+        optional |= {"augment_target", "augment_images"}
+        if values["augment_images"] is None:
+            derived["augment_images"] = ADA_IMAGES
+    elif program.augment_some:
         optional.add("augment_probability")
     idle = set(Hyperparameters._field_defaults) - optional
     used = [name for name in Hyperparameters._fields if name not in idle]
@@ -158,6 +170,10 @@ def _scheduled(values: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _program(values: Mapping[str, Any], dataset: DatasetInfo) -> Program:
     scheduled = _scheduled(values)
+    adapts = (
+        *(values["augment"] != "none", values["augment_target"] is not None),
+        "augment_target" in LOSSES[values["loss"]].uses,
+    )
     sources = dict(dataset.sources)
     networks = values["generator"], values["discriminator"]
     derived = {
@@ -171,7 +187,9 @@ def _program(values: Mapping[str, Any], dataset: DatasetInfo) -> Program:
         "instance_noise": values["instance_noise"] > 0,
         "clips": values["clip_norm"] > 0,
         "scheduled": scheduled,
+        "augment_adapts": all(adapts),
         "augment_some": "augment_probability" in scheduled
+        or all(adapts)
         or (values["augment"] != "none" and values["augment_probability"] is not None),
         "sources": "+".join(sources[name] for name in networks if name in sources),
     }
