@@ -24,6 +24,7 @@ from tuner.tracking.runs import Epoch, TrackedTrial
 
 IDENTITY = "tuner_trial"  # the tag that identifies a run
 MARK = "epoch"  # the metric that is logged last: an epoch that has it is complete
+FOLDER = "samples"  # of the artifacts
 BATCH = 1000  # metrics that MLflow accepts at a time
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 for _name in ("mlflow", "alembic", "urllib3"):  # they would write into the progress of a sweep
@@ -61,7 +62,8 @@ class MlflowRun:
     """A ``Run`` on an MLflow server, or in a local store."""
 
     def __init__(self, client: MlflowClient, run: Any) -> None:
-        self._client, self._id = client, run.info.run_id
+        self._client, self._id, self._status = client, run.info.run_id, run.info.status
+        self._pictures: set[str] | None = None  # unknown
         self.last_epoch: int | None = int(run.data.metrics.get(MARK, 0))
 
     def epochs(self, epochs: Sequence[Epoch]) -> None:
@@ -77,12 +79,20 @@ class MlflowRun:
         self._client.log_batch(self._id, metrics=metrics)
 
     def picture(self, epoch: int, png: bytes) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"samples-epoch-{epoch:06d}.png"
-            path.write_bytes(png)
-            self._client.log_artifact(self._id, str(path), "samples")
+        if self._pictures is None:
+            known = self._client.list_artifacts(self._id, FOLDER)
+            self._pictures = {Path(artifact.path).name for artifact in known}
+        name = f"samples-epoch-{epoch:06d}.png"
+        if name not in self._pictures:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / name
+                path.write_bytes(png)
+                self._client.log_artifact(self._id, str(path), FOLDER)
+            self._pictures.add(name)
 
     def end(self, state: str, reason: str | None) -> None:
+        if self._status == _STATUS[state]:
+            return
         tags = {"tuner_state": state} | ({"tuner_reason": reason} if reason else {})
         self._client.log_batch(self._id, tags=[RunTag(*tag) for tag in tags.items()])
         self._client.set_terminated(self._id, _STATUS[state], round(1000 * time.time()))
