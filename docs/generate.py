@@ -31,6 +31,7 @@ from tuner.spec.study import (
     WarmStartSection,
     study_file_schema,
 )
+from tuner.spec.tracking import NotifySection, TrackingSection
 from tuner.spec.trial import TrialSection, kind_of, setting_names
 from tuner.trial import FIELDS
 
@@ -53,6 +54,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "stop": StopSection,
     "confirm": ConfirmSection,
     "pictures": PicturesSection,
+    "tracking": TrackingSection,
+    "notify": NotifySection,
 }
 
 
@@ -108,7 +111,7 @@ def _table(title: str, section: type[BaseModel]) -> str:
 
 
 def _default(value: Any) -> str:
-    if value is None or value is PydanticUndefined or value == "":
+    if value is None or value is PydanticUndefined or value in ("", ()):
         return "-"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"

@@ -21,6 +21,7 @@ from tuner.study.database import Database
 from tuner.study.session import WorkerSession
 from tuner.study.sinks import Sinks, TrialSink
 from tuner.study.store import StudyStore
+from tuner.tracking.sink import check_trackers, tracking
 from tuner.views.console import Terminal, TolerantStream
 from tuner.views.progress import PlainProgress, progress_view
 from tuner.xla import check_settings
@@ -34,7 +35,7 @@ def sweep(
     trials: int | None = None,
     weights: str | os.PathLike[str] | None = None,
     allow: Sequence[str] = (),
-    sink: TrialSink | None = None,
+    sinks: Sequence[TrialSink] = (),
     progress: bool = True,
 ) -> StudyStore:
     """Run or resume a study until all of its trials have ended or its budget is spent; return its
@@ -52,7 +53,8 @@ def sweep(
     ``weights``: path of the Inception weights on this machine, if it differs from the study's.
     ``allow``: packages that custom networks may be imported from.
     ``progress``: print a line after every epoch and trial, or redraw them in a terminal.
-    ``sink``: receives every trial and epoch; no progress is printed.
+    ``sinks``: objects with the methods of ``TrialSink``, which are called with every trial and
+    epoch from the thread that trains. What they raise ends the run.
 
     Raises InputError, StorageError or TunerError, each with a one-line message, and
     KeyboardInterrupt when Ctrl-C has ended the run after an epoch.
@@ -63,7 +65,8 @@ def sweep(
         raise InputError(f"trials: found {trials}, expected at least 1")
     database = Database(storage or default_storage(), create=True)
     location = variable(ARTIFACTS_VARIABLE) if artifacts is None else str(artifacts)
-    announce = print if progress and sink is None else lambda text: None
+    check_trackers(spec.tracking.to)
+    announce = print if progress else lambda text: None
     store, files = begin_study(
         database, spec, location, trials=trials, raise_total=True, announce=announce
     )
@@ -72,8 +75,8 @@ def sweep(
         options = MachineOptions(
             weights=None if weights is None else str(weights), allow=tuple(allow)
         )
-        with _view(store, progress) if sink is None else nullcontext(sink) as view:
-            run_here(store, files, view, stop, options=options)
+        with _view(store, progress) as view:
+            run_here(store, files, Sinks(view, *sinks), stop, options=options)
         if stop.requested:
             raise KeyboardInterrupt
     return store
@@ -90,19 +93,21 @@ def run_here(
     grace: float | None = None,
     watch: Callable[[WorkerSession], None] | None = None,
 ) -> Evaluator | None:
-    """Run trials in this process and publish them in the dashboard; see ``run_worker``."""
-    publisher = DashboardPublisher(store, files, sink.announce)
-    return run_worker(
-        store,
-        files,
-        sink,
-        stop,
-        limits,
-        publisher=publisher,
-        options=options,
-        grace=grace,
-        watch=watch,
-    )
+    """Run trials in this process, publish them in the dashboard and pass them to the study's
+    trackers; see ``run_worker``. InputError if a tracker can't be used on this machine."""
+    with tracking(store, sink.announce) as trackers:
+        publisher = DashboardPublisher(store, files, sink.announce, trackers.picture)
+        return run_worker(
+            store,
+            files,
+            Sinks(sink, trackers),
+            stop,
+            limits,
+            publisher=publisher,
+            options=options,
+            grace=grace,
+            watch=watch,
+        )
 
 
 def _view(store: StudyStore, visible: bool) -> AbstractContextManager[TrialSink]:

@@ -20,8 +20,10 @@ IMAGE_MEMORY_VARIABLE = "TUNER_IMAGE_MEMORY"  # bytes of images allowed on a dev
 COMPILE_AHEAD_VARIABLE = "TUNER_COMPILE_AHEAD"  # 1 or 0
 MACHINE_VARIABLE = "TUNER_MACHINE"  # name of this machine
 METRICS_HOST_VARIABLE, METRICS_PORT_VARIABLE = "TUNER_METRICS_HOST", "TUNER_METRICS_PORT"
+TENSORBOARD_VARIABLE = "TUNER_TENSORBOARD"  # the folder for TensorBoard's event files
+NOTIFY_VARIABLE = "TUNER_NOTIFY_URLS"  # apprise URLs that notifications are sent to
 
-METRICS_HOST = "127.0.0.1"
+METRICS_HOST, TENSORBOARD = "127.0.0.1", "runs"
 STORAGE, ARTIFACTS = "sqlite:///tuner-data/studies.db", "tuner-data/artifacts"
 
 
@@ -73,6 +75,11 @@ def decoded_images() -> Path:
     """Folder of decoded images on this machine."""
     named = variable(IMAGES_VARIABLE)
     return local_path(named, IMAGES_VARIABLE) if named else _cache() / "images"
+
+
+def tensorboard_folder() -> Path:
+    """Folder of TensorBoard's event files on this machine."""
+    return local_path(variable(TENSORBOARD_VARIABLE) or TENSORBOARD, TENSORBOARD_VARIABLE)
 
 
 def image_memory() -> float | None:

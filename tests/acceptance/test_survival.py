@@ -102,7 +102,8 @@ class Log:
 
 def sweep(study_file: Path, sink: Log) -> StudyStore:
     folder = study_file.parent
-    return api.sweep(study_file, storage=f"sqlite:///{folder}/s.db", artifacts=folder, sink=sink)
+    url = f"sqlite:///{folder}/s.db"
+    return api.sweep(study_file, storage=url, artifacts=folder, sinks=[sink], progress=False)
 
 
 def test_failures_in_a_row_end_the_run(study_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

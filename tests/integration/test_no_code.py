@@ -190,6 +190,7 @@ REVIEWED = {
     "tuner.gan.networks": "imports the architectures in tuner.spec.traits.NETWORKS",
     "tuner.data.loading": "imports the loaders in tuner.spec.traits.SOURCES",
     "tuner.views.figures": "imports the plot modules listed in its source",
+    "tuner.tracking.runs": "imports the modules of the trackers in tuner.spec.tracking.TRACKERS",
     "tuner.files.gcs": "imports its packages, under their own names",
     "tuner.files.s3": "imports its package, under its own name",
     "tuner.run.custom_networks": "imports networks from packages named by --allow",

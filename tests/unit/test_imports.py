@@ -17,6 +17,8 @@ MAY_IMPORT = {
     "metrics": ("spec",),
     "study": ("spec",),
     "views": ("spec", "study"),
+    "tracking": ("spec", "study"),
+    "notify": ("spec", "study", "views"),
     "files": ("spec", "gan", "metrics", "study"),
     "dashboard": ("spec", "study", "views", "files"),
     "run": ("spec", "data", "gan", "metrics", "study", "files"),

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,8 +12,9 @@ from tuner.cli.app import Task, command, out
 from tuner.cli.best import warn_of_changed_code
 from tuner.cli.options import Allow, Artifacts, Storage, StudyName, open_study
 from tuner.cli.writing import check_target, write_output
-from tuner.environment import STORAGE, MachineOptions
+from tuner.environment import STORAGE, MachineOptions, tensorboard_folder
 from tuner.errors import InputError, TunerError
+from tuner.paths import local_path
 from tuner.study.records import TrialRecord
 from tuner.study.store import StudyStore
 from tuner.views import studies
@@ -26,35 +28,87 @@ KINDS = (*PLOTS, "trial")
 def export(
     name: StudyName,
     storage: Storage = STORAGE,
+    artifacts: Artifacts = None,
     form: Annotated[
-        Literal["csv", "json"],
+        Literal["csv", "json"] | None,
         typer.Option(
-            "--format", help="csv: one row per epoch; json: the study file and all trials."
+            "--format",
+            help="csv: one row per epoch; json: the study file and all trials. Default: csv.",
         ),
-    ] = "csv",
+    ] = None,
+    tracker: Annotated[
+        Literal["tensorboard", "mlflow"] | None,
+        typer.Option(
+            "--to",
+            help="Pass all trials to a tracker instead: to TensorBoard's event files, or to the "
+            "MLflow server in MLFLOW_TRACKING_URI.",
+        ),
+    ] = None,
     to: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="File to write. Default: standard output."),
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="File to write. Default: standard output. With --to tensorboard: the folder. "
+            "Default: TUNER_TENSORBOARD, else runs.",
+        ),
     ] = None,
 ) -> None:
-    """Export every epoch of every trial as CSV or JSON.
+    """Export every epoch of every trial as CSV or JSON, or to an experiment tracker.
+
+    A tracker gets what it lacks, so the command can be repeated.
 
     Example: tuner export quickstart --format csv --out quickstart.csv
     """
+    if tracker is not None:
+        _export_to(tracker, open_study(storage, name), artifacts, form, to)
+        return
     to = check_target(to) if to is not None else None
     store = open_study(storage, name)
     found = store.trials()
-    if form == "csv":
-        text = studies.epochs_csv(found)
-    else:
+    if form == "json":
         values = [studies.trial_values(trial) for trial in found]
         spec = store.spec.model_dump(mode="json")
         text = json.dumps({"spec": spec, "trials": values}, indent=2) + "\n"
+    else:
+        text = studies.epochs_csv(found)
     if to is None:
         # A terminal would obey escape sequences. Other programs receive the data unchanged.
         sys.stdout.write(harmless(text) if out.is_terminal else text)
     else:
         write_output(to, text.encode())
+
+
+def _export_to(
+    tracker: str, store: StudyStore, artifacts: str | None, form: str | None, to: Path | None
+) -> None:
+    """Pass all trials to a tracker, with the sample grids that are stored."""
+    if form is not None or (to is not None and tracker != "tensorboard"):
+        option = "--format" if form is not None else "--out"
+        raise InputError(f"{option} has no effect with --to {tracker}: omit it")
+    from tuner.files.pictures import sample_grids
+    from tuner.files.study_files import open_files
+    from tuner.tracking.export import export_trials
+    from tuner.tracking.runs import begin, check_installed
+
+    check_installed((tracker,))
+    where = f"MLflow's experiment {store.name!r}"
+    start: Any = partial(begin, tracker)
+    if tracker == "tensorboard":
+        from tuner.tracking import tensorboard
+
+        root = tensorboard_folder() if to is None else local_path(to, "--out")
+        where, start = str(root / store.folder), partial(tensorboard.begin, root=root)
+    files, problem = None, None
+    try:
+        if store.artifacts is not None:  # some worker has begun
+            files = open_files(store, artifacts)
+    except TunerError as error:  # the numbers are exported all the same
+        problem = error
+    count = export_trials(store, start, lambda number: sample_grids(files, number) if files else ())
+    out.print(f"{count} trials of study {store.name!r}: {where}", soft_wrap=True)
+    if problem:
+        out.print(f"Sample grids are missing: {problem}", soft_wrap=True)
 
 
 @command(Task.RESULTS)

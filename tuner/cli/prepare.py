@@ -16,6 +16,7 @@ from tuner.spec.metrics import INCEPTION_SHA256
 from tuner.spec.study import study_file_schema
 from tuner.study import database
 from tuner.study.connections import Address
+from tuner.tracking.sink import check_trackers
 from tuner.views import studies, summaries
 from tuner.views.progress import PlainProgress
 
@@ -42,6 +43,7 @@ def check(
     Example: tuner check studies/quickstart.toml
     """
     spec = load_spec(file)
+    check_trackers(spec.tracking.to)
     from tuner.run.planning import plan
 
     options = MachineOptions(data, weights, tuple(allow or ()))

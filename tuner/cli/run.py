@@ -40,6 +40,7 @@ from tuner.study.retrying import Retrier
 from tuner.study.sinks import Sinks
 from tuner.study.store import StudyStore
 from tuner.study.urls import repeatable
+from tuner.tracking.sink import check_trackers
 from tuner.views import budgets, studies, summaries
 from tuner.views.progress import PlainProgress, progress_view
 
@@ -103,6 +104,7 @@ def sweep(
     options = MachineOptions(data, weights, tuple(allow or ()))
     spec = load_spec(file, name)
     check_data_option(spec.data, data)
+    check_trackers(spec.tracking.to)
     for line in warnings(spec):
         out.print(f"warning: {line}", soft_wrap=True)
     store, files = _begin(storage, spec, artifacts, trials, raise_total=True)

@@ -35,9 +35,14 @@ class DashboardPublisher(Publisher):
     """Pictures and a note for every trial, plots and a note for the study."""
 
     def __init__(
-        self, store: StudyStore, files: StudyFiles, announce: Callable[[str], None]
+        self,
+        store: StudyStore,
+        files: StudyFiles,
+        announce: Callable[[str], None],
+        drawn: Callable[[int, int, bytes], None] = lambda trial, epoch, png: None,
     ) -> None:
-        self._store, self._files, self._announce = store, files, announce
+        """``drawn`` receives each sample grid, on another thread: trial, epoch, PNG file."""
+        self._store, self._files, self._announce, self._drawn = store, files, announce, drawn
         self._claim: Claim
         self._uploader: PictureUploader
 
@@ -78,7 +83,12 @@ class DashboardPublisher(Publisher):
 
     def _add(self, epoch: int, samples: np.ndarray | None) -> None:
         if samples is not None and len(samples):
-            self._uploader.add(epoch, partial(grid_png, samples))
+            self._uploader.add(epoch, partial(self._draw, self._claim.number, epoch, samples))
+
+    def _draw(self, trial: int, epoch: int, samples: np.ndarray) -> bytes:
+        png = grid_png(samples)
+        self._drawn(trial, epoch, png)
+        return png
 
 
 def refresh_plots(store: StudyStore, *, last: bool = False) -> None:

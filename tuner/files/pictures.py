@@ -7,7 +7,7 @@ the file. The attribute is stored once the file exists, with an epoch's report o
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -70,6 +70,15 @@ def picture_of(artifact: str) -> tuple[str, Picture] | None:
     """
     found = _ID.fullmatch(artifact)
     return found and (found[1], Picture(int(found[2]), int(found[3])))
+
+
+def sample_grids(files: StudyFiles, trial: int) -> Iterator[tuple[int, bytes]]:
+    """The stored sample grids of a trial: epochs and PNG files. StorageError if the store is
+    away."""
+    for name in files.names(folder_of(trial)):
+        found = _TITLE.search(name)
+        if found and found[1] and (data := files.read(name)) is not None:
+            yield int(found[1]), data
 
 
 class PictureUploader:

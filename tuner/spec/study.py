@@ -17,6 +17,7 @@ from tuner.spec.metrics import MetricsSection
 from tuner.spec.parameters import Value
 from tuner.spec.search import AshaPruner, PrunerSpec, SamplerSpec, TpeSampler
 from tuner.spec.sections import Section, entry
+from tuner.spec.tracking import NotifySection, TrackingSection
 from tuner.spec.trial import TrialSection
 
 MOST_TRIALS = 1_000_000
@@ -136,6 +137,8 @@ class StudySpec(Section):
     guard: GuardSection = GuardSection()
     metrics: MetricsSection = MetricsSection()
     pictures: PicturesSection = PicturesSection()
+    tracking: TrackingSection = TrackingSection()
+    notify: NotifySection = NotifySection()
 
 
 def file_table(spec: StudySpec) -> dict[str, Any]:

@@ -218,6 +218,21 @@ class StudyStore(StudyRow):
                     reports.setdefault(trial_id, []).append(report)
         return reports
 
+    def report_times(self) -> dict[int, dict[int, float]]:
+        """When each epoch was reported, by trial number and epoch: seconds since 1970."""
+        ours, trials = tables.epochs.c, tables.optuna_trials.c
+        query = (
+            select(trials.number, ours.epoch, ours.reported_at)
+            .join(tables.optuna_trials, trials.trial_id == ours.trial_id)
+            .where(trials.study_id == self.study_id, self.key.exists())
+        )
+        found: dict[int, dict[int, float]] = {}
+        with self.database.reading() as connection:
+            for number, epoch, at in connection.execute(query):
+                if rows.finite(at) is not None:
+                    found.setdefault(number, {})[epoch] = at
+        return found
+
     def _leases(self, where: ColumnElement[bool]) -> dict[int, _Leased]:
         """What the leases of the study's trials say about them, by trial id."""
         ours = tables.leases.c

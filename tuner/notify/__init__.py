@@ -1,0 +1,1 @@
+"""Notifications of a study's events: see docs/tracking.md."""

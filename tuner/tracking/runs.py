@@ -1,0 +1,124 @@
+"""``Run``: a trial in a tracker, and what all trackers are told about it."""
+
+import importlib
+import importlib.util
+import math
+import os
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+from tuner import hints
+from tuner.errors import InputError, one_line
+from tuner.spec.tracking import TRACKERS
+from tuner.study.records import Confirms
+from tuner.trial import EpochReport
+
+_SECRET = re.compile("KEY|TOKEN|SECRET|PASS|AUTH|UR[IL]")  # in names of variables
+_USER = re.compile(r"//[^/\s]*@")  # the user and password of a URL
+NO_EXTRA = ("trackio",)  # installed by itself: see pyproject.toml
+MOST_SHOWN = 300  # characters of a failure
+
+
+class TrackedTrial(NamedTuple):
+    """A trial as trackers identify it: any worker that runs it continues the same run."""
+
+    study: str
+    folder: str  # of the study's files: its name and the start of its token
+    number: int
+    params: dict[str, Any]
+    confirms: Confirms | None = None
+
+    @property
+    def name(self) -> str:
+        return f"trial-{self.number:05d}"
+
+    @property
+    def identity(self) -> str:
+        """The same for all workers, and different for every trial of every study."""
+        return f"{self.folder[-8:]}-{self.number:05d}"
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The searched settings; for a run that confirms a trial, also which one and the seed."""
+        if self.confirms is None:
+            return self.params
+        return self.params | {"confirms": self.confirms.trial, "seed": self.confirms.seed}
+
+
+class Epoch(NamedTuple):
+    """A report, and when it was made, in seconds since 1970."""
+
+    report: EpochReport
+    at: float
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """The numbers of the report by field, without the epoch and what is not finite."""
+        fields = self.report._asdict().items()
+        numbers = {name: float(value) for name, value in fields if value is not None}
+        del numbers["epoch"]
+        return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
+class Run(Protocol):
+    """A trial's run in a tracker, opened by the function ``begin`` of the tracker's module.
+
+    What a method has written is durable when it returns. Any exception may be raised; then the run
+    is dropped, and ``begin`` is called again.
+    """
+
+    last_epoch: int | None  # the last epoch that the run has; 0: none; None: it can't be known
+
+    def epochs(self, epochs: Sequence[Epoch]) -> None:
+        """Add epochs, all of them after ``last_epoch``."""
+
+    def picture(self, epoch: int, png: bytes) -> None:
+        """Add the sample grid of an epoch, unless the run has it."""
+
+    def end(self, state: str, reason: str | None) -> None:
+        """The trial has ended, as COMPLETE, PRUNED or FAIL."""
+
+    def close(self) -> None:
+        """Leave the run open: another worker will continue it."""
+
+
+def begin(tracker: str, trial: TrackedTrial) -> Run:
+    """Begin or continue the trial's run in a tracker of ``TRACKERS``."""
+    run: Run = importlib.import_module(f"tuner.tracking.{tracker}").begin(trial)
+    return run
+
+
+def check_installed(trackers: Iterable[str]) -> None:
+    """InputError if the package of a tracker is missing; nothing is imported."""
+    for tracker in trackers:
+        module = TRACKERS[tracker]
+        if importlib.util.find_spec(module) is None:
+            raise InputError(
+                f"tracking.to: {tracker!r} needs the package {module}; install it with "
+                f"{'pip install trackio' if tracker in NO_EXTRA else hints.install(tracker)}"
+            )
+
+
+def failure(error: BaseException) -> str:
+    """A tracker's failure in one line, without addresses and passwords from the environment."""
+    text = one_line(error, _without_secrets)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+
+
+def _without_secrets(text: str) -> str:
+    for name, value in os.environ.items():
+        if _SECRET.search(name) and len(value) >= 4:
+            text = text.replace(value, f"${name}")
+            for word in value.replace(",", " ").split():
+                password = _password(word)
+                text = text.replace(password, "***") if password else text
+    return _USER.sub("//", text)
+
+
+def _password(url: str) -> str | None:
+    try:
+        return urlsplit(url).password
+    except ValueError:
+        return None
