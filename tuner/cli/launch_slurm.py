@@ -75,7 +75,7 @@ Mem = Annotated[str | None, typer.Option(metavar="SIZE", help="Memory of each jo
 Sbatch = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="KEY=VALUE", help="Another option of sbatch, without dashes. Can be repeated."
+        metavar="KEY[=VALUE]", help="Another option of sbatch, without dashes. Can be repeated."
     ),
 ]
 Logs = Annotated[
@@ -156,10 +156,10 @@ def _minutes(seconds: float, grace: float) -> int:
 
 
 def _add_option(options: dict[str, str], text: str) -> None:
-    """Add ``KEY=VALUE`` to the options of sbatch; InputError if tuner sets that option."""
-    key, equals, value = text.lstrip("-").partition("=")
-    if not equals or not re.fullmatch("[a-z][a-z-]*", key):
-        raise InputError("--sbatch: expected KEY=VALUE, such as --sbatch constraint=a100")
+    """Add ``KEY`` or ``KEY=VALUE`` to the options of sbatch; InputError if tuner sets it."""
+    key, _, value = text.partition("=")
+    if not re.fullmatch("[a-z][a-z-]*", key):
+        raise InputError("--sbatch: expected KEY or KEY=VALUE, such as --sbatch constraint=a100")
     if key in slurm.OWN_OPTIONS:
         raise InputError(f"--sbatch: {key} is set by tuner launch")
     if key in options:

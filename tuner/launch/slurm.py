@@ -1,5 +1,6 @@
 """Slurm: a study's workers as a job array submitted through submitit, its queue, and its end."""
 
+import io
 import os
 import shlex
 import shutil
@@ -8,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,7 +53,7 @@ def submit(
 ) -> str:
     """Submit ``count`` workers; returns the id of their job or array.
 
-    ``options`` are options of sbatch, without dashes. Scripts and logs get a folder of their own
+    ``options`` are options of sbatch, without dashes, '' for one without a value. Scripts and logs get a folder of their own
     below ``folder``. ``grace`` is the workers' own, in seconds. InputError if Slurm refuses.
     """
     submitit = hints.require("submitit", "slurm", "tuner launch slurm")
@@ -69,10 +70,11 @@ def submit(
         array_parallelism=count,
         stderr_to_stdout=True,
         srun_args=[] if cpus is None else [f"--cpus-per-task={cpus}"],  # srun does not inherit it
-        additional_parameters=_defaults(grace) | dict(options),
+        additional_parameters=_defaults(grace) | {k: v or True for k, v in options.items()},
     )
     try:
-        with _environment(storage, options):
+        # submitit prints Slurm's message before it raises it.
+        with _environment(storage, options), redirect_stderr(io.StringIO()):
             jobs = executor.submit_array([job] * count)
     except submitit.core.utils.FailedJobError as error:
         shutil.rmtree(logs, ignore_errors=True)

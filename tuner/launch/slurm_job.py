@@ -1,8 +1,8 @@
 """``WorkerJob``: what each Slurm job runs. ``tuner worker``, again while its study has trials left.
 
-Slurm signals the job step: SIGUSR2 before the time limit, SIGTERM on preemption, ``scancel`` and at
-the time limit, and SIGINT comes from ``tuner launch cancel``. The worker stops after its epoch,
-whatever the signal; the job then decides whether it returns to the queue.
+Slurm signals a job's step: SIGUSR2 before the time limit; SIGTERM on preemption, ``scancel`` and at
+the time limit; SIGUSR1 for ``tuner launch cancel``. Whatever the signal, the worker stops after its
+epoch; the job then decides whether it returns to the queue.
 """
 
 import os
@@ -10,14 +10,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Collection, Sequence
+from typing import NoReturn
 
 from tuner.environment import default_storage, slurm_job
 from tuner.errors import HUNG_EXIT_CODE, StorageError, TunerError
 
-CANCEL = signal.SIGINT
+CANCEL = signal.SIGUSR1
 TIME_LIMIT = signal.SIGUSR2
 MOST_FRUITLESS = 3  # restarts without any epoch, after which a job's time limit is too short
-STOPPED = (0, 128 + signal.SIGTERM)  # exit codes of a worker that was stopped
+STOP = signal.SIGINT  # what the worker gets instead of them
+STOPPED = (0, 128 + STOP, -STOP)  # exit codes of a worker that was stopped
 REASONS = {
     CANCEL: "the job was cancelled",
     TIME_LIMIT: "the job's time limit is near",
@@ -53,17 +55,16 @@ class WorkerJob:
             if len(signals) == 1:  # at a second signal, the worker would leave its epoch unfinished
                 say(f"{REASONS[signal.Signals(number)]}: stopping the worker")
                 for process in processes:
-                    process.terminate()
+                    process.send_signal(STOP)
 
         for number in REASONS:
             signal.signal(number, stop)
-        # -P: files in the working folder must not shadow libraries. The worker gets a session of
-        # its own, because Slurm signals the whole process group of a step.
+        # -P: files in the working folder must not shadow libraries.
         command = [sys.executable, "-P", "-m", "tuner.cli", "worker", self.name, *self.words]
-        with subprocess.Popen(command, start_new_session=True) as process:
+        with subprocess.Popen(command, preexec_fn=_ignore_signals) as process:
             processes.append(process)
             if signals:  # received while the process started
-                process.terminate()
+                process.send_signal(STOP)
             return process.wait(), signals
 
     def _goes_on(self, code: int, signals: Collection[int]) -> bool:
@@ -98,6 +99,12 @@ class WorkerJob:
         return left, store.has_reported(job)
 
 
+def _ignore_signals() -> None:
+    """Ignore Slurm's signals: depending on its plugins, all processes of a step receive them."""
+    for number in REASONS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def may_return(code: int, signals: Collection[int], preempted: bool) -> bool:
     """Whether a job whose worker was stopped may return to the queue.
 
@@ -122,12 +129,12 @@ def job_description(job: str) -> str:
     return _scontrol("--oneliner", "show", "job", job)[1]
 
 
-def requeue(job: str) -> None:
-    """Return this job to the queue; Slurm then ends this process."""
+def requeue(job: str) -> NoReturn:
+    """Return this job to the queue, and exit."""
     code, text = _scontrol("requeue", job)
     if code != 0:
         say(f"Slurm did not resubmit the job: {' '.join(text.split())}")
-        sys.exit(1)
+    sys.exit(code)
 
 
 def _scontrol(*words: str) -> tuple[int, str]:
