@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-
 HUNG_EXIT_CODE = 4  # of a worker that ends because an epoch hangs
 
 

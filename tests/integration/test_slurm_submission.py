@@ -77,8 +77,10 @@ def test_no_password_is_on_a_command_line_or_in_a_file(
     monkeypatch.setenv("SBATCH_PARTITION", "theirs")
     monkeypatch.setenv("SBATCH_ACCOUNT", "lab")
     before = dict(os.environ)
-    words = ("--partition", "gpu", "--gres", "gpu:1", "--time", "8h", "--cpus-per-task", "4")
-    words += ("--sbatch", "exclusive", "--sbatch", "constraint=a100|h100")
+    words = [
+        *("--partition", "gpu", "--gres", "gpu:1", "--time", "8h", "--cpus-per-task", "4"),
+        *("--sbatch", "exclusive", "--sbatch", "constraint=a100|h100"),
+    ]
     assert launch("--workers", "3", "--storage", url, "--weights", "w.bin", *words) == 0
     assert dict(os.environ) == before
 

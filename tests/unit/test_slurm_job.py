@@ -36,7 +36,10 @@ def test_what_lets_a_job_return_to_the_queue(
     ("line", "preempted"),
     [
         ("JobId=7 JobState=RUNNING Reason=None PreemptTime=2026-11-29T21:37:11 SuspendTime=", True),
-        ("JobId=7 JobState=RUNNING PreemptEligibleTime=2026-11-29T21:31:22 PreemptTime=None", False),
+        (
+            "JobId=7 JobState=RUNNING PreemptEligibleTime=2026-11-29T21:31:22 PreemptTime=None",
+            False,
+        ),
         ("JobId=7 JobState=CANCELLED PreemptTime=2026-11-29T21:37:11", False),
         ("JobId=7 JobState=PENDING Requeue=1 PreemptTime=2026-11-29T21:37:11", False),
         ("", False),

@@ -54,9 +54,7 @@ Workers = Annotated[
     int, typer.Option(metavar="N", min=1, max=MOST_JOBS, help="Number of workers: one job each.")
 ]
 Partition = Annotated[str | None, typer.Option(metavar="NAME", help="Partition of the jobs.")]
-Gres = Annotated[
-    str | None, typer.Option(metavar="LIST", help="Devices of each job, e.g. gpu:1.")
-]
+Gres = Annotated[str | None, typer.Option(metavar="LIST", help="Devices of each job, e.g. gpu:1.")]
 Time = Annotated[
     float | None,
     typer.Option(
@@ -140,8 +138,9 @@ def launch_slurm(
     machine = MachineOptions(data, weights, tuple(allow or ()))
     [words] = worker_arguments(1, name, artifacts, machine, (METRICS_HOST, None), *more)
     folder = local_path(logs, "--logs")
-    job = slurm.submit(store, storage, WorkerJob(name, words[1:]), workers, options, folder, grace)
-    _print_submitted(store, workers, job, folder)
+    job = WorkerJob(name, words[1:])
+    submitted, made = slurm.submit(store, storage, job, workers, options, folder, grace)
+    _print_submitted(store, workers, submitted, made)
 
 
 def _minutes(seconds: float, grace: float) -> int:
@@ -174,7 +173,7 @@ def _check(options: dict[str, str]) -> None:
             raise InputError(f"--{key}: the value contains control characters")
 
 
-def _print_submitted(store: StudyStore, workers: int, job: str, folder: Path) -> None:
+def _print_submitted(store: StudyStore, workers: int, job: str, logs: Path) -> None:
     if store.database.address.is_sqlite and workers > 1:
         out.print(
             "warning: a SQLite database serves workers on one machine only: use Postgres, or "
@@ -183,7 +182,7 @@ def _print_submitted(store: StudyStore, workers: int, job: str, folder: Path) ->
         )
     what = f"{workers} workers as array" if workers > 1 else "1 worker as"
     out.print(
-        f"Submitted {what} job {job}. Logs: {folder / store.folder}. To end them: "
+        f"Submitted {what} job {job}. Logs: {logs}. To end them: "
         f"{hints.command('launch', 'cancel', store.name)}",
         soft_wrap=True,
     )

@@ -23,8 +23,10 @@ SECONDS, PATIENCE = 60.0, 5.0  # for an answer from Slurm: needed, or only wante
 MARGIN = 60  # seconds that remain to a job once its worker's grace period has ended
 ATTEMPTS = 3  # to cancel jobs, which change their states meanwhile
 # Options of sbatch that decide how workers are started and stopped.
-OWN_OPTIONS = ("array", "error", "export", "job-name", "nodes", "ntasks", "open-mode", "output")
-OWN_OPTIONS += ("no-requeue", "requeue", "signal", "wrap")
+OWN_OPTIONS = (
+    *("array", "error", "export", "job-name", "nodes", "ntasks", "open-mode", "output"),
+    *("no-requeue", "requeue", "signal", "wrap"),
+)
 # Variables that sbatch prefers to the options in a script, where not SBATCH_ and the option's name.
 VARIABLES = {"array": "SBATCH_ARRAY_INX", "time": "SBATCH_TIMELIMIT", "mem": "SBATCH_MEM_PER_NODE"}
 
@@ -50,11 +52,12 @@ def submit(
     options: Mapping[str, str],
     folder: Path,
     grace: float,
-) -> str:
-    """Submit ``count`` workers; returns the id of their job or array.
+) -> tuple[str, Path]:
+    """Submit ``count`` workers; returns the id of their job or array, and the folder of their logs.
 
-    ``options`` are options of sbatch, without dashes, '' for one without a value. Scripts and logs get a folder of their own
-    below ``folder``. ``grace`` is the workers' own, in seconds. InputError if Slurm refuses.
+    ``options`` are options of sbatch, without dashes; '' for one without a value. Scripts and logs
+    get a folder of their own below ``folder``. ``grace`` is the workers' own, in seconds.
+    InputError if Slurm refuses.
     """
     submitit = hints.require("submitit", "slurm", "tuner launch slurm")
     _need("sbatch", "srun")
@@ -79,7 +82,7 @@ def submit(
     except submitit.core.utils.FailedJobError as error:
         shutil.rmtree(logs, ignore_errors=True)
         raise _refusal(str(error)) from None
-    return str(jobs[0].job_id.partition("_")[0])
+    return str(jobs[0].job_id.partition("_")[0]), logs
 
 
 def _defaults(grace: float) -> dict[str, str | bool]:
