@@ -18,10 +18,9 @@ from storm_disruptions import Outage
 from storm_journal import Note, read_journal
 from storm_workers import HANGS, ON_A_TERMINAL, READER_LEFT, TRAINED, Exit
 
-from tuner.errors import InputError, StorageError, TunerError
+from tuner.errors import HUNG_EXIT_CODE, InputError, StorageError, TunerError
 from tuner.files.serialization import decode
 from tuner.files.study_files import StudyFiles, open_files
-from tuner.run.watchdog import HUNG_EXIT_CODE
 from tuner.spec.search import AshaPruner
 from tuner.spec.study import StudySpec
 from tuner.study.claims import Claim

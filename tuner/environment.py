@@ -118,6 +118,12 @@ def _temporary_cache() -> Path:
     return Path(folder)
 
 
+def slurm_job() -> str | None:
+    """Id of the Slurm job that this process runs in, as ``squeue`` shows it; None outside Slurm."""
+    array, task = variable("SLURM_ARRAY_JOB_ID"), variable("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else variable("SLURM_JOB_ID")
+
+
 class Place(NamedTuple):
     """Location of a database or a folder; ``inode`` is 0 if it is not on a file system."""
 

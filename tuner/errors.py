@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+HUNG_EXIT_CODE = 4  # of a worker that ends because an epoch hangs
+
 
 class TunerError(Exception):
     """Something failed while running."""

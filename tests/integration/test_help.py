@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from generate import COMMANDS
@@ -38,10 +39,20 @@ def test_help_fits_into_80_columns(name: str) -> None:
     assert re.search(rf"^  {name} +{re.escape(summary)}$", help_of(), re.M)
 
 
-@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"db"}))
+def with_subcommands() -> dict[str, Any]:
+    """All commands that do something, those of groups under their full names."""
+    groups = {name: getattr(command, "commands", {}) for name, command in COMMANDS.items()}
+    nested = {f"{name} {sub}": c for name, found in groups.items() for sub, c in found.items()}
+    return {name: c for name, c in (COMMANDS | nested).items() if not hasattr(c, "commands")}
+
+
+@pytest.mark.parametrize("name", with_subcommands())
 def test_every_option_has_help(name: str) -> None:
-    for parameter in COMMANDS[name].params:
+    command = with_subcommands()[name]
+    assert f"Example: tuner {name}" in command.help
+    for parameter in command.params:
         assert parameter.hidden or parameter.help, parameter.name
+    assert max(map(len, help_of(*name.split()).splitlines())) <= 80
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "files": ("spec", "gan", "metrics", "study"),
     "dashboard": ("spec", "study", "views", "files"),
     "run": ("spec", "data", "gan", "metrics", "study", "files"),
+    "launch": ("spec", "study"),
 }
 FRONT_ENDS = ("cli", "api", "notebook")  # these may import everything
 COMMON = (

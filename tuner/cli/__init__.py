@@ -17,6 +17,8 @@ __all__ = ["app", "main"]
 # The modules that define commands, in the order of `tuner --help`.
 for _module in (
     "run",
+    "launch",
+    "launch_slurm",
     "status",
     "trials",
     "dashboard",

@@ -13,6 +13,7 @@ from tuner.cli.app import Task, command, err, out, print_json
 from tuner.cli.options import AsJson, Storage, open_study
 from tuner.environment import STORAGE
 from tuner.errors import InputError, StorageError
+from tuner.launch import slurm
 from tuner.run.signals import interrupting
 from tuner.study.creation import study_summaries
 from tuner.study.database import Database
@@ -80,6 +81,8 @@ def status(
     if snapshot.workers:
         out.print()
         out.print(studies.worker_table(snapshot.workers))
+    if line := slurm.waiting_line(store):
+        out.print(line, soft_wrap=True)
     if running:
         out.print()
         out.print(studies.trial_table(running, objective))

@@ -21,6 +21,7 @@ from tuner.run.widening import EpochTimes, Widening, should_widen
 from tuner.study.sinks import Sinks, TrialSink
 
 FINISHING = "the workers finish their epochs, then stop; a second signal stops them at once"
+STOP = signal.SIGINT  # workers obey it even where they ignore SIGTERM or SIGHUP
 LATE = 10.0  # seconds after its grace period until a worker that has not exited is killed
 KEPT_LINES = 5  # of a worker's standard error
 
@@ -123,7 +124,7 @@ class _Fleet:
         )
         self.processes[index] = process
         if self.stopping:  # requested while the process started
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(STOP)
         thread = threading.Thread(target=self._attend, args=(index, process), daemon=True)
         self.threads.append(thread)
         thread.start()
@@ -167,7 +168,7 @@ class _Fleet:
             code = process.wait()
             reader.join(timeout=5)
         # A worker with nothing to finish exits with the exit code of the signal.
-        if code != 0 and not (self.stopping and code == 128 + signal.SIGTERM):
+        if code != 0 and not (self.stopping and code == 128 + STOP):
             lines = [line.strip() for line in kept if line.strip()]
             self._handle_death(index, process.pid, code, lines)
         else:
@@ -221,7 +222,7 @@ class _Fleet:
             self.leave_at_once()
             end_process(1, LEFT)
         self.stopping = True
-        self.signal_all(signal.SIGTERM)
+        self.signal_all(STOP)
         briefly(AT_ONCE, self.sink.announce, FINISHING)
         late = threading.Timer(self.grace + LATE, self.signal_all, (signal.SIGKILL,))
         late.daemon = True
@@ -229,7 +230,7 @@ class _Fleet:
 
     def leave_at_once(self) -> None:
         """Stop the workers at once, and wait as long as that should take."""
-        for number in (signal.SIGTERM, signal.SIGINT):  # two of the same signal may be merged
+        for number in (signal.SIGTERM, STOP, signal.SIGHUP):  # the same ones may be merged
             self.signal_all(number)
         until = time.monotonic() + AT_ONCE + 0.2
         while time.monotonic() < until and any(

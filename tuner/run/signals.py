@@ -120,8 +120,10 @@ class _Sentinel:
     def __init__(self) -> None:
         self.respond: Respond = leave
         self._responds = False
-        nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        self._handled = [n for n in SIGNALS if not (nohup and n == signal.SIGHUP)]
+        # nohup ignores SIGHUP; a Slurm job ignores SIGTERM, which it passes on as SIGINT. SIGINT
+        # is ignored by what a shell script starts in the background, but obeyed all the same.
+        ignored = {n for n in SIGNALS if signal.getsignal(n) is signal.SIG_IGN} - {signal.SIGINT}
+        self._handled = [n for n in SIGNALS if n not in ignored]
         ends = os.pipe()
         # From 3 on: a closed standard stream leaves its number free, and other code writes to it.
         self._read, write = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends)
@@ -155,7 +157,10 @@ _sentinel: _Sentinel | None = None
 
 
 def leave_on_signals() -> None:
-    """Make SIGINT, SIGTERM and SIGHUP end the process at once, except within ``responding``."""
+    """Make SIGINT, SIGTERM and SIGHUP end the process at once, except within ``responding``.
+
+    SIGTERM and SIGHUP stay ignored if the process started so.
+    """
     global _sentinel
     if _sentinel is None and threading.current_thread() is threading.main_thread():
         _sentinel = _Sentinel()

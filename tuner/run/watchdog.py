@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from statistics import median
 from typing import NamedTuple, Self
 
+from tuner.errors import HUNG_EXIT_CODE
 from tuner.run.signals import Stop, briefly, end_process
 from tuner.spec.metrics import MetricsSection
 from tuner.study.claims import Claim
 from tuner.study.session import WorkerSession
 from tuner.trial import EpochReport
 
-HUNG_EXIT_CODE = 4
 FACTOR = 10  # times the median duration, after which an epoch counts as hung
 SHORTEST_LIMIT = 600.0  # seconds
 FIRST_LIMIT = 3 * 3600.0  # seconds for an epoch that compiles

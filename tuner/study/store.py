@@ -26,7 +26,7 @@ from tuner.study.records import (
     record_of,
 )
 from tuner.study.study_row import StudyRow
-from tuner.study.workers import WorkerRecord, read_workers
+from tuner.study.workers import WorkerRecord, has_reported, read_workers
 from tuner.trial import DURATIONS, FIELDS, EpochReport
 
 METRIC_NAMES = "study:metric_names"  # Optuna's
@@ -332,3 +332,8 @@ class StudyStore(StudyRow):
         seconds = self.spec.study.lease_seconds
         with self.database.reading() as connection:
             return read_workers(connection, self.study_id, seconds)
+
+    def has_reported(self, job: str) -> bool:
+        """Whether a worker in this Slurm job has reported an epoch."""
+        with self.database.reading() as connection:
+            return has_reported(connection, self.study_id, job)

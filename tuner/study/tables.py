@@ -143,6 +143,7 @@ workers = Table(
     Column("joined_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
     Column("left_at", Double),
+    Column("job", Text),  # the Slurm job that it runs in, if any
     Index("tuner_workers_by_study", "study_id"),
 )
 

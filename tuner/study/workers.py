@@ -8,10 +8,10 @@ import platform
 from pathlib import Path
 from typing import NamedTuple
 
-from sqlalchemy import Column, ColumnElement, Connection, func, insert, select
+from sqlalchemy import Column, ColumnElement, Connection, exists, func, insert, select
 from sqlalchemy.orm import Session
 
-from tuner.environment import MACHINE_VARIABLE, variable
+from tuner.environment import MACHINE_VARIABLE, slurm_job, variable
 from tuner.study import rows, tables
 from tuner.study.rows import printable
 from tuner.version import __version__
@@ -39,6 +39,7 @@ class WorkerRecord(NamedTuple):
     seen: float  # seconds since its last heartbeat, by the database's clock
     trial: int | None
     epoch: int | None  # the last one reported of that trial
+    job: str | None = None  # id of the Slurm job that it runs in
 
 
 _who = tables.workers.c
@@ -55,7 +56,7 @@ def read_workers(connection: Connection, study_id: int, lease_seconds: float) ->
     # A heartbeat in the future dates from before the clock was set back; it ages all the same.
     age = func.abs(tables.db_now() - _who.seen_at)
     query = (
-        select(_who.worker, _who.device, age, trials.number, lease.epoch, *_PROCESS)
+        select(_who.worker, _who.device, age, trials.number, lease.epoch, _who.job, *_PROCESS)
         .select_from(tables.workers)
         .outerjoin(tables.leases, (lease.worker == _who.worker) & (lease.status == "held"))
         .outerjoin(tables.optuna_trials, trials.trial_id == lease.trial_id)
@@ -63,20 +64,29 @@ def read_workers(connection: Connection, study_id: int, lease_seconds: float) ->
         .order_by(_who.joined_at, trials.number)
     )
     workers = []
-    for worker, device, seen, trial, epoch, host, place, pid, since in connection.execute(query):
+    for worker, device, seen, trial, epoch, job, *identity in connection.execute(query):
+        host, place, pid, since = identity
         seen, pid = rows.finite(seen), rows.whole(pid)
         if seen is None or pid is None or not (seen < LOST_SHOWN or trial is not None):
             continue
         process = Process(printable(str(host)), str(place), pid, str(since))
         alive = seen < lease_seconds and not has_died(process)
         known = (printable(str(worker)), process.host, pid, printable(str(device)))
-        workers.append(WorkerRecord(*known, alive, seen, rows.whole(trial), rows.whole(epoch)))
+        current = (rows.whole(trial), rows.whole(epoch))
+        workers.append(WorkerRecord(*known, alive, seen, *current, job and printable(str(job))))
     return workers
+
+
+def has_reported(connection: Connection, study_id: int, job: str) -> bool:
+    """Whether a worker in this Slurm job has reported an epoch."""
+    reported = exists().where(tables.epochs.c.worker == _who.worker)
+    query = select(_who.worker).where(_who.study_id == study_id, _who.job == job, reported)
+    return connection.execute(query.limit(1)).first() is not None
 
 
 def insert_worker(session: Session, study_id: int, worker: str, device: str) -> float:
     """Add this process to the study's workers; returns the database's time."""
-    process = this_process()
+    process, job = this_process(), slurm_job()
     joined = session.execute(
         insert(tables.workers)
         .values(
@@ -88,6 +98,7 @@ def insert_worker(session: Session, study_id: int, worker: str, device: str) -> 
             pid_since=process.since,
             device=printable(device),
             tuner_version=__version__,
+            job=job and printable(job),
             joined_at=tables.db_now(),
             seen_at=tables.db_now(),
         )

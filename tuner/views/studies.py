@@ -86,16 +86,21 @@ def comparison_table(bests: Sequence[tuple[str, TrialRecord]], objective: str) -
 
 
 def worker_table(workers: Sequence[WorkerRecord]) -> FittingTable:
-    """One row per worker that has not left: machine, trial, and when it was last seen."""
+    """One row per worker that has not left: machine, trial, and when it was last seen.
+
+    The id of its Slurm job, too, if any worker has one.
+    """
+    job = ["job"] * any(worker.job for worker in workers)
     table = FittingTable(
-        ("worker", "machine", "process", "device", "trial", "epoch", "last seen"),
-        left=("worker", "machine", "device"),
+        ("worker", "machine", "process", *job, "device", "trial", "epoch", "last seen"),
+        left=("worker", "machine", "job", "device"),
     )
     for worker in workers:
         table.add_row(
             worker.worker,
             worker.host,
             worker.pid,
+            *([worker.job or "-"] if job else []),
             worker.device,
             "" if worker.trial is None else worker.trial,
             "" if worker.epoch is None else worker.epoch,
@@ -149,10 +154,12 @@ def _running_workers(
     snapshot: StudySnapshot, spec: StudySpec, age: float, most: int | None
 ) -> FittingTable:
     """One row per worker. A narrow terminal cuts names, but never numbers."""
+    job = ["job"] * any(worker.job for worker in snapshot.workers)
     names = ("worker", "machine", "device")
     measured = ("trial", "epoch", OBJECTIVES[spec.metrics.objective], "loss ratio", "images/s")
     spare = ("device", "machine", "images/s", "loss ratio")
-    table = FittingTable((*names, *measured, "seen"), names=names, spare=spare)
+    headings = (*names, *job, *measured, "seen")
+    table = FittingTable(headings, names=names, left=job, spare=spare)
     for worker in snapshot.workers[:most]:
         cells = ["-"] * len(measured)
         if worker.trial is not None:
@@ -170,6 +177,7 @@ def _running_workers(
             worker.worker,
             worker.host,
             worker.device,
+            *([worker.job or "-"] if job else []),
             *cells,
             seen if worker.alive else f"lost {seen}",
             style=None if worker.alive else "red",

@@ -1,0 +1,153 @@
+"""``WorkerJob``: what each Slurm job runs. ``tuner worker``, again while its study has trials left.
+
+Slurm signals a job's step: SIGUSR2 before the time limit; SIGTERM on preemption, ``scancel`` and at
+the time limit; SIGUSR1 for ``tuner launch cancel``. Whatever the signal, the worker stops after its
+epoch; the job then decides whether it returns to the queue.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Collection, Sequence
+from typing import NoReturn
+
+from tuner.environment import default_storage, slurm_job
+from tuner.errors import HUNG_EXIT_CODE, StorageError, TunerError
+
+CANCEL = signal.SIGUSR1
+TIME_LIMIT = signal.SIGUSR2
+MOST_FRUITLESS = 3  # restarts without any epoch, after which a job's time limit is too short
+STOP = signal.SIGINT  # what the worker gets instead of them
+STOPPED = (0, 128 + STOP, -STOP)  # exit codes of a worker that was stopped
+REASONS = {
+    CANCEL: "the job was cancelled",
+    TIME_LIMIT: "the job's time limit is near",
+    signal.SIGTERM: "Slurm ends the job",
+}
+
+
+class WorkerJob:
+    """Runs ``tuner worker NAME`` with further ``words``. Pickled by submitit: holds no password."""
+
+    def __init__(self, name: str, words: Sequence[str]) -> None:
+        self.name, self.words = name, list(words)
+
+    def __call__(self) -> None:
+        """Run the worker, then requeue the job if it should go on.
+
+        Exits with the worker's exit code unless the worker was stopped.
+        """
+        code, signals = self._run()
+        stopped = bool(signals) and code in STOPPED
+        if (stopped or code == HUNG_EXIT_CODE) and self._goes_on(code, signals):
+            requeue(str(slurm_job()))
+        elif code != 0 and not stopped:
+            sys.exit(code)
+
+    def _run(self) -> tuple[int, list[int]]:
+        """The worker's exit code, and the signals received while it ran."""
+        signals: list[int] = []
+        processes: list[subprocess.Popen[bytes]] = []
+
+        def stop(number: int, frame: object) -> None:
+            signals.append(number)
+            if len(signals) == 1:  # at a second signal, the worker would leave its epoch unfinished
+                say(f"{REASONS[signal.Signals(number)]}: stopping the worker")
+                for process in processes:
+                    process.send_signal(STOP)
+
+        for number in REASONS:
+            signal.signal(number, stop)
+        # -P: files in the working folder must not shadow libraries.
+        command = [sys.executable, "-P", "-m", "tuner.cli", "worker", self.name, *self.words]
+        with subprocess.Popen(command, preexec_fn=_ignore_signals) as process:
+            processes.append(process)
+            if signals:  # received while the process started
+                process.send_signal(STOP)
+            return process.wait(), signals
+
+    def _goes_on(self, code: int, signals: Collection[int]) -> bool:
+        """Whether the job should return to the queue, with a line that says why or why not."""
+        job = str(slurm_job())
+        preempted = signal.SIGTERM in signals and is_preempted(job_description(job))
+        if not may_return(code, signals, preempted):
+            say("not resubmitted: the job was cancelled")
+            return False
+        try:
+            left, reported = self._look(job)
+        except StorageError as error:
+            say(f"resubmitted without knowing whether trials are left: {error}")
+            return True
+        except TunerError as error:
+            say(f"not resubmitted: {error}")
+            return False
+        restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        if TIME_LIMIT in signals and not reported and restarts >= MOST_FRUITLESS:
+            say(f"not resubmitted: no epoch in {restarts + 1} runs; allow a longer --time")
+            return False
+        say(f"resubmitted: {left} trials are left" if left else "not resubmitted: no trial is left")
+        return left > 0
+
+    def _look(self, job: str) -> tuple[int, bool]:
+        """The number of trials left, and whether workers of this job have reported an epoch."""
+        from tuner.study.database import Database  # heavy, and needed only at the end
+        from tuner.study.store import StudyStore
+
+        store = StudyStore(Database(default_storage()), self.name)
+        left = 0 if store.budget().reason is not None else store.remaining()
+        return left, store.has_reported(job)
+
+
+def _ignore_signals() -> None:
+    """Ignore Slurm's signals: depending on its plugins, all processes of a step receive them."""
+    for number in REASONS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def may_return(code: int, signals: Collection[int], preempted: bool) -> bool:
+    """Whether a job whose worker was stopped may return to the queue.
+
+    ``scancel`` and a preemption both send SIGTERM; only Slurm knows which of them it was.
+    """
+    if CANCEL in signals:
+        return False
+    return code == HUNG_EXIT_CODE or TIME_LIMIT in signals or preempted
+
+
+def is_preempted(description: str) -> bool:
+    """Whether Slurm is preempting a running job, by its line from ``scontrol show job``.
+
+    A job in another state than RUNNING has been cancelled, or requeued by Slurm itself.
+    """
+    fields = dict(word.partition("=")[::2] for word in description.split())
+    return fields.get("JobState") == "RUNNING" and fields.get("PreemptTime", "None") != "None"
+
+
+def job_description(job: str) -> str:
+    """The line of ``scontrol show job``; empty if Slurm does not answer."""
+    return _scontrol("--oneliner", "show", "job", job)[1]
+
+
+def requeue(job: str) -> NoReturn:
+    """Return this job to the queue, and exit."""
+    code, text = _scontrol("requeue", job)
+    if code != 0:
+        say(f"Slurm did not resubmit the job: {' '.join(text.split())}")
+    sys.exit(code)
+
+
+def _scontrol(*words: str) -> tuple[int, str]:
+    """Exit code and output; 1 and the reason if it can't be run."""
+    try:
+        done = subprocess.run(
+            ["scontrol", *words], capture_output=True, text=True, errors="replace", timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return 1, str(error)
+    return done.returncode, done.stdout or done.stderr
+
+
+def say(text: str) -> None:
+    sys.stderr.write(f"tuner: {text}\n")
+    sys.stderr.flush()
