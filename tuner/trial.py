@@ -120,6 +120,17 @@ class ReportField(NamedTuple):
     default: float | None = None  # for rows from before the field existed
 
 
+def _held_out(label: str, better: str = "lower", *, logged: bool = False) -> ReportField:
+    """The field of a metric against held-out images."""
+    return ReportField(f"held-out {label}", f"{label} against held-out images", better, "", logged)
+
+
+def _gap(label: str, *, logged: bool = False) -> ReportField:
+    """The field of the gap between a metric against held-out and against training images."""
+    meaning = f"held-out {label} less {label} against as many training images"
+    return ReportField(f"{label} gap", meaning, "0", "", logged)
+
+
 class EpochReport(NamedTuple):
     """The numbers of one epoch of a trial.
 
@@ -222,6 +233,26 @@ class EpochReport(NamedTuple):
         float,
         ReportField("metrics", "part of evaluation: computing metrics from features", unit="s"),
     ] = 0.0
+    heldout_fid: Annotated[float | None, _held_out("FID", logged=True)] = None
+    fid_gap: Annotated[float | None, _gap("FID", logged=True)] = None
+    heldout_kid: Annotated[float | None, _held_out("KID")] = None
+    kid_gap: Annotated[float | None, _gap("KID")] = None
+    heldout_fid_infinity: Annotated[float | None, _held_out("FID infinity")] = None
+    fid_infinity_gap: Annotated[float | None, _gap("FID infinity")] = None
+    heldout_precision: Annotated[float | None, _held_out("precision", "higher")] = None
+    precision_gap: Annotated[float | None, _gap("precision")] = None
+    heldout_recall: Annotated[float | None, _held_out("recall", "higher")] = None
+    recall_gap: Annotated[float | None, _gap("recall")] = None
+    heldout_density: Annotated[float | None, _held_out("density", "higher")] = None
+    density_gap: Annotated[float | None, _gap("density")] = None
+    heldout_coverage: Annotated[float | None, _held_out("coverage", "higher")] = None
+    coverage_gap: Annotated[float | None, _gap("coverage")] = None
+    heldout_variance_ratio: Annotated[float | None, _held_out("variance ratio", "1")] = None
+    variance_ratio_gap: Annotated[float | None, _gap("variance ratio")] = None
+    copied: Annotated[
+        float | None,
+        ReportField("copied", "share of samples that copy training images", "lower"),
+    ] = None
 
     def value(self, field: str) -> float | None:
         """The number in a field, such as the study's objective; None if it was not measured."""
@@ -302,5 +333,7 @@ def _fields() -> dict[str, ReportField]:
 
 
 FIELDS = _fields()  # by name, in the order of ``EpochReport``
+# Metrics that are also measured against held-out images.
+COMPARED = tuple(n.removeprefix("heldout_") for n in FIELDS if n.startswith("heldout_"))
 MEASUREMENTS = tuple(field for field in FIELDS.values() if field.nullable)
 DURATIONS = tuple(name for name, field in FIELDS.items() if field.unit == "s")

@@ -160,6 +160,22 @@ def test_non_finite_images_are_not_measured(tmp_path: Path) -> None:
         assert evaluator.measure(program, bad, generator) == Evaluation()
 
 
+def test_samples_are_shown_with_the_training_images_nearest_to_them(tmp_path: Path) -> None:
+    spec, images = spec_of("random"), image_set(120, labelled=False)
+    pixels = images.images
+    images = ImageSet(pixels[:60], None, "with held-out images", held_out=pixels[60:])
+    evaluator = evaluator_of(spec, images, tmp_path)
+    strips = evaluator.nearest(images.images[:20])
+    assert strips is not None
+    assert strips.shape == (12, 6, *images.shape)
+    np.testing.assert_array_equal(strips[:, 0], images.images[:12])
+    np.testing.assert_array_equal(strips[:, 1], images.images[:12])  # copies of themselves
+    found = evaluator.scores(images.images, {"heldout"})
+    assert (found["copied"] or 0) > 0.9
+    whole = evaluator_of(spec, image_set(labelled=False), tmp_path / "whole")
+    assert whole.nearest(images.images) is None
+
+
 def test_the_latents_digest_depends_on_their_values() -> None:
     spec, other = spec_of("random"), spec_of("random")
     assert latents_digest(spec) == latents_digest(other)

@@ -1,5 +1,6 @@
 """The HTML report, and the study file in it."""
 
+import base64
 import re
 import tomllib
 import zipfile
@@ -133,3 +134,17 @@ def test_the_templates_are_in_the_wheel(tmp_path: Path) -> None:
     }
     assert templates
     assert templates <= packed
+
+
+def test_a_copying_best_generator_and_its_neighbours_are_shown(sqlite: Studies) -> None:
+    store = sqlite.create(trials=1)
+    run(sqlite.join(), [10.0], Complete())
+    [trial] = store.trials()
+    last = trial.reports[-1]._replace(copied=0.5, heldout_fid=12.0, fid_gap=1.5)
+    copying = trial._replace(reports=(last,))
+    arguments = store.spec, store.summary(), store.fingerprint(), [copying]
+    page = study_page(*arguments, neighbours=[(0, b"strips")])
+    assert "Warning: the generator copies training images: 50% of its samples." in page
+    assert "FID 12 (+1.5)" in page
+    assert f"base64,{base64.b64encode(b'strips').decode()}" in page
+    assert "Nearest training images" not in page_of(store)

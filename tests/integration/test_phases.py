@@ -143,8 +143,8 @@ class SlowTrainer:
             self._server.stop("immediate")
         return epoch(self.epoch, 50.0 / self.epoch)
 
-    def fresh_value(self, arrays: Any) -> float:
-        return 25.0
+    def appraise(self, arrays: Any) -> tuple[float, None]:
+        return 25.0, None
 
     def packed_generator(self) -> dict[str, Any]:
         return {"weights": np.zeros(8, np.float32)}

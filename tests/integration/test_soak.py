@@ -59,8 +59,8 @@ class FakeTrainer:
         self.samples = np.full((16, 32, 32, 1), self.epoch, np.uint8)
         return epoch(self.epoch, 100.0 / self.epoch)
 
-    def fresh_value(self, arrays: Any) -> float:
-        return 1.0
+    def appraise(self, arrays: Any) -> tuple[float, None]:
+        return 1.0, None
 
     def packed_state(self) -> dict[str, Any]:
         return {"weights": np.zeros(50_000, np.float32)}

@@ -83,6 +83,18 @@ def test_appraisal() -> None:
     assert line in summaries.appraisal(short, "fid").splitlines()
 
 
+def test_a_copying_generator_comes_with_a_warning() -> None:
+    copies = {"copied": 0.9, "heldout_fid": 12.5, "fid_gap": 3.0}
+    trial = record(0, value=3.0, reports=(epoch(1, **copies), epoch(2)))
+    warning = "the generator copies training images: 90% of its samples"
+    assert f"({warning})" in summaries.best_line([trial], "fid")
+    found = summaries.copying_warning(copies | {"copied": 0.15})
+    assert (found, summaries.copying_warning({})) == ("", "")
+    line = "Against held-out images (gap to training images): FID 12.5 (+3); copies of training"
+    assert summaries.held_out_line(copies).startswith(line)
+    assert summaries.held_out_line(epoch(1)._asdict()) == ""
+
+
 def test_the_cost_of_evaluation_is_a_share_of_the_time() -> None:
     parts = {"generate_seconds": 0.25, "extract_seconds": 0.5, "score_seconds": 0.1}
     trials = [record(0, reports=(epoch(1, **parts), epoch(2, None, evaluate_seconds=0.0)))]

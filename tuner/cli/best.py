@@ -56,10 +56,11 @@ def best(
     files, trial = open_files(store, artifacts), store.best_kept()
     evaluator = open_evaluator(store, files, silent, options=options)
     found = appraise(store, evaluator, files, trial)
-    warning = summaries.collapse_warning(found.fresh, found.classes)
+    collapse = summaries.collapse_warning(found.fresh, found.classes)
+    warnings = [text for text in (collapse, summaries.copying_warning(found.fresh)) if text]
     values: dict[str, Any] = {
         "trial": studies.trial_values(trial),
-        "warnings": [warning] if warning else [],
+        "warnings": warnings,
         "confirmation": confirmations.results_values(store.confirmed()),
     }
     print_json(found._asdict() | values)

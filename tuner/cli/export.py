@@ -170,6 +170,7 @@ def report(
 
     Example: tuner report quickstart --out report.html
     """
+    from tuner.files.pictures import neighbours_of
     from tuner.files.study_files import open_files
     from tuner.views.html_report import ranked, study_page
 
@@ -179,14 +180,25 @@ def report(
     shown = [trial for trial in ranked(trials)[:samples] if trial.artifact is not None]
     options = MachineOptions(allow=tuple(allow or ()))
     pictures: list[tuple[int, bytes]] = []
+    neighbours: list[tuple[int, bytes]] = []
     problem = None
     try:
         files = open_files(store, artifacts) if shown else None
         pictures.extend((trial.number, _samples(store, files, trial, options)) for trial in shown)
+        strips = [
+            (trial.number, files and files.read(neighbours_of(trial.number))) for trial in shown
+        ]
+        neighbours = [(number, png) for number, png in strips if png]
     except TunerError as error:  # the page shows the samples read so far
         problem = error
     page = study_page(
-        store.spec, store.summary(), store.fingerprint(), trials, pictures, store.confirmed()
+        store.spec,
+        store.summary(),
+        store.fingerprint(),
+        trials,
+        pictures,
+        store.confirmed(),
+        neighbours,
     )
     write_output(to, page.encode(), f"Report of study {name!r}")
     if problem:

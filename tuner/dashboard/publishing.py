@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 
 from tuner.dashboard.notes import plain, study_note, trial_note
-from tuner.errors import StorageError
-from tuner.files.pictures import CURVES, PictureUploader
+from tuner.errors import StorageError, TunerError
+from tuner.files.pictures import CURVES, PictureUploader, neighbours_of
 from tuner.files.study_files import StudyFiles
 from tuner.spec.study import StudySpec
 from tuner.study.claims import Claim
@@ -62,6 +62,12 @@ class DashboardPublisher(Publisher):
         due = spec.pictures.due(epoch, spec.metrics.every)
         if due or epoch == self._claim.config.epochs:
             self._add(epoch, samples)
+
+    def neighbours(self, strips: np.ndarray) -> None:
+        count, length, *shape = strips.shape
+        png = grid_png(strips.reshape(count * length, *shape), length)
+        with suppress(TunerError):  # the report can do without
+            self._files.write(neighbours_of(self._claim.number), png)
 
     def attributes(self, report: EpochReport) -> Mapping[str, str]:
         return self._uploader.take(EPOCH_WAIT * report.seconds)

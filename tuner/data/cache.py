@@ -32,7 +32,7 @@ class Skipped(NamedTuple):
 
 def entry_folder(spec: DataSpec, where: str, files: Files) -> Path:
     """The cache folder for these files, decoded with these settings."""
-    keys = spec.model_dump(exclude={"path", "modes", "unreadable"})
+    keys = spec.model_dump(exclude={"path", "modes", "unreadable", "holdout"})
     named = json.dumps([VERSION, where, files.digest, keys], sort_keys=True)
     return decoded_images() / hashlib.sha256(named.encode()).hexdigest()[:32]
 

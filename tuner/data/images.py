@@ -24,6 +24,7 @@ class ImageSet(NamedTuple):
     labels: Labels | None  # int64 (n,) from 0 to ``classes`` - 1
     fingerprint: str  # a hash of images and labels
     names: tuple[str, ...] = ()  # of the labels, if they have names
+    held_out: Images | None = None  # other images, never trained on; None if there are none
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -10,6 +10,7 @@ from tuner.data import cache
 from tuner.data.arrays import default_fit, fit_array
 from tuner.data.cache import Skipped
 from tuner.data.decoding import Recipe, decode_all
+from tuner.data.holdout import hold_out
 from tuner.data.images import (
     Announce,
     Arrays,
@@ -37,6 +38,11 @@ def load_images(spec: DataSpec, folder: str | None = None, announce: Announce = 
     ``FileSource`` whose decoded images are cached. Raises InputError for images that are missing or
     can't be read; ``announce`` shows progress and what was left out.
     """
+    found = _load_all(spec, folder, announce)
+    return hold_out(found, spec.holdout) if spec.holdout else found
+
+
+def _load_all(spec: DataSpec, folder: str | None, announce: Announce) -> ImageSet:
     check_data_option(spec, folder)
     module, _, name = SOURCES[spec.source].loader.partition(":")
     source = getattr(import_module(f"tuner.data.{module}"), name)(spec, folder, announce)

@@ -63,6 +63,11 @@ def folder_of(trial: int) -> str:
     return f"{PICTURES}/trial-{trial:05d}"
 
 
+def neighbours_of(trial: int) -> str:
+    """The file of strips of a trial's samples with their nearest training images."""
+    return f"{folder_of(trial)}/neighbours.png"
+
+
 def picture_of(artifact: str) -> tuple[str, Picture] | None:
     """Parse an artifact id: the start of the study's token, and the picture.
 

@@ -18,7 +18,7 @@ from tuner.files.study_files import StudyFiles
 from tuner.gan.networks import GENERATORS
 from tuner.gan.sampling import Generator
 from tuner.gan.state import abstract_generator
-from tuner.metrics.evaluate import ReferenceStatistics
+from tuner.metrics.evaluate import HeldOut, ReferenceStatistics
 from tuner.metrics.extractors import Extractor, abstract_weights
 from tuner.metrics.fid import Reference
 from tuner.spec.data import Size
@@ -38,6 +38,7 @@ _BOUNDED = (
     *("schedule", "precision"),
 )
 MAX_CLASSES = 100_000
+FEATURES = ("features", "held_out", "training")  # arrays of reference statistics
 
 
 def encode(arrays: Arrays, about: About) -> bytes:
@@ -180,6 +181,8 @@ def encode_reference_statistics(real: ReferenceStatistics) -> bytes:
     """Return reference statistics as a file."""
     arrays: Arrays = {"mean": real.moments.mean, "root": real.moments.root}
     arrays |= {"features": real.features, "radii": real.radii, "shares": real.shares}
+    if real.held_out is not None:
+        arrays |= {"held_out": real.held_out.features, "training": real.held_out.training}
     return encode(arrays, {"trace": real.moments.trace})
 
 
@@ -187,6 +190,8 @@ def decode_reference_statistics(data: bytes, origin: str) -> ReferenceStatistics
     """Read reference statistics; InputError for any other file."""
     arrays, about = decode(data, origin)
     dims = {"mean": 1, "root": 2, "features": 2, "radii": 2, "shares": 1}
+    if "held_out" in arrays:
+        dims |= {"held_out": 2, "training": 2}
     if arrays.keys() != dims.keys() or "trace" not in about:
         raise InputError(f"{origin}: not a file of reference statistics")
     trace, width = about["trace"], arrays["mean"].size
@@ -195,11 +200,17 @@ def decode_reference_statistics(data: bytes, origin: str) -> ReferenceStatistics
         and isinstance(trace, float)
         and math.isfinite(trace)
         and arrays["root"].shape == (width, width)
-        and arrays["features"].shape[1] == width
+        and all(x.shape[1] == width for name, x in arrays.items() if name in FEATURES)
         and len(arrays["radii"]) == 2
         and arrays["radii"].shape[1] <= len(arrays["features"])
     )
     if not is_consistent:
         raise InputError(f"{origin}: damaged: the statistics are inconsistent")
     moments = Reference(arrays.pop("mean"), arrays.pop("root"), trace)
-    return ReferenceStatistics(moments, **arrays)
+    held_out = None
+    if "held_out" in arrays:
+        pair = arrays.pop("held_out"), arrays.pop("training")
+        held_out = HeldOut(*pair, samples=arrays["radii"].shape[1])
+    return ReferenceStatistics(
+        moments, arrays["features"], arrays["radii"], arrays["shares"], held_out
+    )

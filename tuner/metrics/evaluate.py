@@ -1,6 +1,7 @@
 """All metrics on features: reference statistics once, then scores of generated images."""
 
 from collections.abc import Collection, Mapping
+from functools import cached_property
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -17,7 +18,9 @@ from tuner.metrics.fid import (
     reference,
 )
 from tuner.metrics.kid import kernel_distance
+from tuner.metrics.memorisation import CopyDetector
 from tuner.metrics.prdc import PRDC, compute_prdc, radii
+from tuner.trial import COMPARED
 
 VERSION = 3  # part of the metric fingerprint: increase it if this package's numbers change
 PRECISION = "highest"  # of matrix products on the device
@@ -36,6 +39,7 @@ NO_SCORES: Scores = MappingProxyType(
         )
     )
 )
+MOST_COMPARED = 100_000  # training images among which copies are looked for
 
 
 class ReferenceStatistics(NamedTuple):
@@ -45,11 +49,49 @@ class ReferenceStatistics(NamedTuple):
     features: Features  # (m, d) of a random subset, at most twice as many as generated
     radii: Matrix  # (2, p) squared distances of ``peers`` to their k-th neighbours
     shares: Matrix  # (K,) of each class among all images; (0,) without a classifier
+    held_out: "HeldOut | None" = None  # None if no images are held out
 
     @property
     def peers(self) -> Features:
         """As many real features (p, d) as generated ones, or all if there are fewer."""
         return self.features[: self.radii.shape[1]]
+
+
+class HeldOut:
+    """Features of held-out images, and of the training images to compare them with.
+
+    Most scores depend on the number of real images, so held-out images are compared with as many
+    training images.
+    """
+
+    def __init__(self, features: Features, training: Features, samples: int) -> None:
+        """Features (m, d) of held-out images and (n, d) of training images; ``samples`` as in
+        ``reference_statistics``."""
+        self.features, self.training, self._samples = features, training, samples
+
+    @cached_property
+    def sides(self) -> tuple[ReferenceStatistics, ReferenceStatistics]:
+        """Statistics of the held-out images, and of as many training images."""
+        some = np.random.default_rng(1).permutation(len(self.training))[: len(self.features)]
+        pair = self.features, self.training[some]
+        held_out, training = (reference_statistics(x, None, 0, self._samples) for x in pair)
+        return held_out, training
+
+    @cached_property
+    def copies(self) -> CopyDetector:
+        """Detects copies of training images."""
+        return CopyDetector(self.training, self.features)
+
+    def scores(self, features: Features, groups: Collection[str]) -> dict[str, float | None]:
+        """Scores against held-out images, their gaps to training images, and the copied share."""
+        groups = set(groups) - {"heldout"}
+        held_out, training = (scores(side, features, None, groups) for side in self.sides)
+        found: dict[str, float | None] = {"copied": self.copies.copied(features)}
+        for name in COMPARED:
+            here, there = held_out[name], training[name]
+            if here is not None and there is not None:
+                found |= {f"heldout_{name}": here, f"{name}_gap": here - there}
+        return found
 
 
 def scores(
@@ -61,7 +103,7 @@ def scores(
     """Compute the metrics of generated images from their features (n, d).
 
     ``classes`` (n,) are the classifier's predictions, if there is a classifier. ``groups`` selects
-    optional metrics: kid, fid_infinity, neighbours.
+    optional metrics: kid, fid_infinity, neighbours, and, if images are held out, heldout.
     """
     found = dict(NO_SCORES)
     found["fid"] = frechet_distance(real.moments, features)
@@ -74,6 +116,8 @@ def scores(
         found |= compute_prdc(real.peers, real.radii, features[: len(real.peers)])._asdict()
     if classes is not None:
         found["class_coverage"], found["class_entropy"] = class_balance(classes, real.shares)
+    if "heldout" in groups and real.held_out is not None:
+        found |= real.held_out.scores(features, groups)
     return found
 
 
@@ -91,6 +135,18 @@ def reference_statistics(
     if classes is not None:
         shares = np.bincount(classes, minlength=kinds) / len(classes)
     return ReferenceStatistics(reference(features), some, radii(some[:samples]), shares)
+
+
+def held_out_statistics(held_out: Features, training: Features, samples: int) -> HeldOut:
+    """``HeldOut`` from features (m, d) of held-out and (n, d) of all training images."""
+    some = training[compared_images(len(training))]
+    return HeldOut(np.asarray(held_out, np.float32), np.asarray(some, np.float32), samples)
+
+
+def compared_images(count: int) -> NDArray[np.intp]:
+    """Indices of the training images among which copies are looked for: all if they are few."""
+    chosen = np.random.default_rng(2).permutation(count)[:MOST_COMPARED]
+    return np.sort(chosen)
 
 
 def real_against_real(real: ReferenceStatistics) -> tuple[float, int]:

@@ -43,7 +43,9 @@ def appraise(
     """Measure a trial's generator on latents that were not used to select it."""
     program, generator, _ = load_generator(files, generator_of(store, trial))
     samples = evaluator.fresh_samples(program, generator)
-    extras = {"kid", "neighbours"} | ({"fid_infinity"} if can_extrapolate(store.spec) else set())
+    extras = {"kid", "neighbours", "heldout"} | (
+        {"fid_infinity"} if can_extrapolate(store.spec) else set()
+    )
     real_fid, real_count = real_against_real(evaluator.real)
     return Appraisal(
         trial=trial,

@@ -28,7 +28,13 @@ from tuner.gan.sampling import (
 from tuner.gan.state import GanState
 from tuner.gan.training import normalise
 from tuner.metrics.diagnostics import discriminator_auc
-from tuner.metrics.evaluate import NO_SCORES, ReferenceStatistics, Scores, scores
+from tuner.metrics.evaluate import (
+    NO_SCORES,
+    ReferenceStatistics,
+    Scores,
+    compared_images,
+    scores,
+)
 from tuner.metrics.extractors import Extractor, joined
 from tuner.run.custom_networks import Sources
 from tuner.spec.study import StudySpec
@@ -37,6 +43,7 @@ from tuner.xla import running_time
 
 AUC_IMAGES = 1000
 AUC_CHUNKS = -(-AUC_IMAGES // CHUNK)
+STRIPS, NEIGHBOURS = 12, 5  # samples that are shown with their nearest training images
 AHEAD = 2  # chunks under way while an earlier one is awaited
 IMAGE_SHARE = 0.4  # of the device's memory for images
 # Purposes of fixed latents, folded into the study's seed.
@@ -248,6 +255,17 @@ class Evaluator:
         """Score uint8 images (n, h, w, c)."""
         features = self.extractor(images)
         return scores(self.real, features, self.extractor.classes(features), extras)
+
+    def nearest(self, samples: np.ndarray) -> np.ndarray | None:
+        """The first samples, each followed by the training images nearest to it, uint8 (n, 1 + k,
+        h, w, c); None if no images are held out."""
+        if self.real.held_out is None:
+            return None
+        some = samples[:STRIPS]
+        copies = self.real.held_out.copies
+        indices = copies.nearest(self.extractor(some), NEIGHBOURS)
+        near = compared_images(len(self.images))[indices]
+        return np.concatenate([some[:, None], np.asarray(self.images[near])], axis=1)
 
     def fresh_samples(self, program: Program, generator: Generator) -> np.ndarray:
         """Generate as many uint8 images as an evaluation does, from other latents.

@@ -143,6 +143,9 @@ def _reference(extractor: Extractor, images: ImageSet, samples: int) -> bytes:
         features = extractor(images.images)
         classes = extractor.classes(features)
         real = evaluate.reference_statistics(features, classes, extractor.kinds, samples)
+        if images.held_out is not None:
+            held_out = extractor(images.held_out)
+            real = real._replace(held_out=evaluate.held_out_statistics(held_out, features, samples))
         if real.moments.trace == 0:
             raise InputError("data: all images have the same features, so FID would be meaningless")
         return encode_reference_statistics(real)

@@ -36,7 +36,7 @@ from tuner.trial import DatasetInfo
 from tuner.version import __version__
 from tuner.xla import check_settings, compilation_seconds, keep_compiled
 
-FEWEST_IMAGES, FEWEST_LABELLED = 20, 50
+FEWEST_IMAGES, FEWEST_LABELLED, FEWEST_HELD_OUT = 20, 50, 50
 
 
 def check_data(spec: StudySpec, images: ImageSet) -> None:
@@ -45,6 +45,9 @@ def check_data(spec: StudySpec, images: ImageSet) -> None:
         found = counted(len(images.images), "image")
         raise InputError(f"data: found {found}, expected at least {FEWEST_IMAGES}")
     problems = data_problems(spec, len(images.images))
+    if images.held_out is not None and len(images.held_out) < FEWEST_HELD_OUT:
+        found = f"{len(images.held_out)} of {len(images.held_out) + len(images.images)} images"
+        problems.append(f"data.holdout: holds out {found}, expected at least {FEWEST_HELD_OUT}")
     if spec.metrics.features == "classifier":
         problems += _classifier_problems(spec, images)
     settings = [branch.trial.conditional for branch in branches(spec.trial)]

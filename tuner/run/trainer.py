@@ -95,11 +95,12 @@ class Trainer:
             **found.scores,
         )
 
-    def fresh_value(self, arrays: Arrays) -> float | None:
+    def appraise(self, arrays: Arrays) -> tuple[float | None, np.ndarray | None]:
         """The objective of one of the trial's packed generators, on latents that no epoch was
-        measured with; None if it is not finite.
+        measured with, and some of its samples with their nearest training images.
 
-        The value of a trial's best epoch is the best of many looks at the same latents.
+        The value of a trial's best epoch is the best of many looks at the same latents. It is None
+        if it is not finite; the images are None if none are held out.
         """
         program, evaluator = self._config.program, self._evaluator
         objective = evaluator.spec.metrics.objective
@@ -107,7 +108,7 @@ class Trainer:
         generator = unpack(like, arrays, "the best generator")
         samples = evaluator.fresh_samples(program, generator)
         value = evaluator.scores(samples, {objective} - {"fid"})[objective]
-        return None if value is None else _number(value)
+        return None if value is None else _number(value), evaluator.nearest(samples)
 
     def packed_state(self) -> Arrays:
         """Return the state after the last epoch as host arrays."""

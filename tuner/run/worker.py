@@ -240,7 +240,11 @@ class Worker:
         samples = kept.samples if kept is not None and kept.epoch == best else None
         if kept is not None and isinstance(end, Complete):
             with session.clock.phase(Phase.EVALUATION):
-                record = record._replace(fresh=self.trainer.fresh_value(kept.arrays))
+                fresh_value, strips = self.trainer.appraise(kept.arrays)
+                record = record._replace(fresh=fresh_value)
+            if strips is not None:
+                with self._files():
+                    self.publisher.neighbours(strips)
         with self._files():
             attributes, note = self.publisher.end(record, best, samples)
         fresh = {} if record.fresh is None else {FRESH: record.fresh}

@@ -59,3 +59,10 @@ class DataSpec(Section):
     unreadable: float = entry(
         0.01, "largest share of images that may be unreadable; these are left out", ge=0, le=1
     )
+    holdout: float = entry(
+        0.0,
+        "share of the images, chosen by their content, that is never trained on: metrics are also "
+        "reported against it, and copies of training images are detected",
+        ge=0,
+        le=0.5,
+    )

@@ -51,6 +51,11 @@ class MetricsSection(Section):
     kid: When = entry("off", "KID at every evaluation, at the last, or never")
     neighbours: When = entry("end", "precision, recall, density and coverage, likewise")
     fid_infinity: When = entry("off", "FID extrapolated to infinitely many samples, likewise")
+    heldout: When = entry(
+        "end",
+        "metrics against held-out images, and the share of copied training images, likewise; it "
+        "applies if data.holdout is above 0",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -66,7 +71,7 @@ class MetricsSection(Section):
     def extras(self, epoch: int, epochs: int) -> set[str]:
         """The metrics that this evaluation computes in addition to FID."""
         due = ("every", "end") if epoch == epochs else ("every",)
-        optional = ("kid", "neighbours", "fid_infinity")
+        optional = ("kid", "neighbours", "fid_infinity", "heldout")
         return {name for name in optional if getattr(self, name) in due} | {self.objective} - {
             "fid"
         }

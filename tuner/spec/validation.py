@@ -62,7 +62,7 @@ def _all_contradictions(spec: StudySpec) -> Iterator[tuple[Key, str, list[Key]]]
             inputs = _PRUNER_INPUTS.get(str(key[-1]), [("study", "epochs"), ("metrics", "every")])
             yield ("pruner", *key), text, [("pruner",), *inputs]
     for key, text in _metrics(spec):
-        yield key, text, [("metrics",), ("study", "epochs"), ("pruner",)]
+        yield key, text, [("metrics",), ("study", "epochs"), ("pruner",), ("data", "holdout")]
     for key, text in _warm_start(spec):
         yield key, text, [("warm_start",), ("study", "name")]
     for key, text in _data(spec):
@@ -123,6 +123,9 @@ def _metrics(spec: StudySpec) -> Iterator[Problem]:
             if getattr(metrics, key) != MetricsSection.model_fields[key].default:
                 text = f'{key} is set, but features = "{metrics.features}" ignores it'
                 yield ("metrics", key), f'{text}; it applies to features = "inception"'
+    if not spec.data.holdout and metrics.heldout != MetricsSection.model_fields["heldout"].default:
+        text = "heldout is set, but without data.holdout no images are held out"
+        yield ("metrics", "heldout"), text
     guard = spec.guard.class_coverage
     if metrics.features != "classifier" and guard.enabled and guard != ClassCoverageGuard():
         text = f'class_coverage is set, but features = "{metrics.features}" ignores it'

@@ -82,6 +82,10 @@ class Publisher:
     def samples(self, epoch: int, samples: np.ndarray | None) -> None:
         """Images (n, h, w, c), uint8, generated after ``epoch``; None if it was not evaluated."""
 
+    def neighbours(self, strips: np.ndarray) -> None:
+        """Images (n, k, h, w, c), uint8, of the trial's best generator: a sample, then the training
+        images nearest to it."""
+
     def attributes(self, report: EpochReport) -> Mapping[str, str]:
         """Optuna attributes to store with the report."""
         return {}

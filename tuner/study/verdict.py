@@ -9,6 +9,7 @@ from tuner.trial import EpochReport
 # A generator below these counts as collapsed; the first two are also the guard's defaults.
 FEWEST_CLASSES, LEAST_VARIANCE = 0.25, 0.05
 LEAST_ENTROPY, LEAST_RECALL = 0.3, 0.01
+MOST_COPIED = 0.15  # of the samples; see ``copying_sign``
 
 
 class Continue(NamedTuple):
@@ -123,3 +124,13 @@ def collapse_signs(measured: Mapping[str, Any], classes: int = 0) -> list[str]:
     if recall is not None and recall < LEAST_RECALL:
         signs.append(f"recall {recall:.2g}")
     return signs
+
+
+def copying_sign(measured: Mapping[str, Any]) -> str | None:
+    """The measurement that shows that a generator copies training images; None if it does not.
+
+    With 50 held-out images, the fewest allowed, the estimated share of copies among new images
+    has a standard deviation of 0.03, a fifth of the limit.
+    """
+    copied = measured.get("copied")
+    return f"{copied:.0%} of its samples" if copied is not None and copied > MOST_COPIED else None

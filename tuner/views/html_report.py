@@ -63,8 +63,12 @@ def study_page(
     trials: Trials,
     pictures: Pictures = (),
     confirmed: Sequence[Result] = (),
+    neighbours: Pictures = (),
 ) -> str:
-    """Render the report, which also says what could not be computed, and why."""
+    """Render the report, which also says what could not be computed, and why.
+
+    ``neighbours`` are strips of samples with their nearest training images.
+    """
     objective = spec.metrics.objective
     best = ranked(trials)[:BEST_ROWS]
     plots = {"best": [_titled(trial_curves(spec, trial)) for trial in best[:1]]}
@@ -88,6 +92,11 @@ def study_page(
         gain=confirmations.gain_line(confirmed, spec) or summaries.baseline_gain(trials, objective),
         best=trials_table(spec, best),
         collapsed=best and summaries.collapse(best[0], objective),
+        copying=best and summaries.copying(best[0]),
+        held_out=best
+        and best[0].reports
+        and summaries.held_out_line(best[0].reports[-1]._asdict()),
+        neighbours=[(trial, base64.b64encode(png).decode()) for trial, png in neighbours],
         samples=[
             (trial, values.get(trial, "-"), base64.b64encode(png).decode())
             for trial, png in pictures

@@ -14,10 +14,15 @@ from rich.console import RenderableType
 ROWS = 24  # most terminal lines for a picture
 
 
-def grid(images: NDArray[np.uint8], *, gap: int = 2, scale: int = 2) -> NDArray[np.uint8]:
-    """Tile uint8 images (n, h, w, c) row by row into one (h', w', c), enlarged ``scale`` times."""
+def grid(
+    images: NDArray[np.uint8], *, columns: int | None = None, gap: int = 2, scale: int = 2
+) -> NDArray[np.uint8]:
+    """Tile uint8 images (n, h, w, c) row by row into one (h', w', c), enlarged ``scale`` times.
+
+    By default there are about as many rows as ``columns``.
+    """
     count, height, width, channels = images.shape
-    columns = math.ceil(math.sqrt(count))
+    columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     canvas = np.full(
         (rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 64, np.uint8
@@ -33,10 +38,10 @@ def picture(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
-def grid_png(images: NDArray[np.uint8]) -> bytes:
+def grid_png(images: NDArray[np.uint8], columns: int | None = None) -> bytes:
     """A grid as a PNG file."""
     data = io.BytesIO()
-    picture(grid(images)).save(data, format="PNG")
+    picture(grid(images, columns=columns)).save(data, format="PNG")
     return data.getvalue()
 
 

@@ -9,12 +9,16 @@ from tuner.spec.metrics import OBJECTIVES
 from tuner.spec.study import StudySpec
 from tuner.spec.warnings import warnings
 from tuner.study.records import TrialRecord, best_of
-from tuner.study.verdict import collapse_signs
-from tuner.trial import DURATIONS, FIELDS, History, ReportField
+from tuner.study.verdict import collapse_signs, copying_sign
+from tuner.trial import COMPARED, DURATIONS, FIELDS, History, ReportField
 from tuner.views.budgets import budget_plan
 from tuner.views.formatting import number, params_text, size
 
-SHOWN_APART = ("fid", "fid_infinity", "class_coverage", "class_entropy")  # on separate lines
+# On separate lines.
+SHOWN_APART = (
+    *("fid", "fid_infinity", "class_coverage", "class_entropy", "copied"),
+    *(field for name in COMPARED for field in (f"heldout_{name}", f"{name}_gap")),
+)
 MOST_PHASES = 2  # shown in one line, besides training and evaluation
 PARTS = ("generate_seconds", "extract_seconds", "score_seconds")  # of an evaluation
 
@@ -25,7 +29,8 @@ def best_line(trials: Sequence[TrialRecord], objective: str) -> str:
     if trial is None:
         return "No trial is complete yet."
     name = OBJECTIVES[objective]
-    warning = f" ({collapsed})" if (collapsed := collapse(trial, objective)) else ""
+    found = filter(None, (collapse(trial, objective), copying(trial)))
+    warning = "".join(f" ({text})" for text in found)
     return (
         f"Best: trial {trial.number}, {name} {number(trial.value)} (one seed){warning}, "
         f"{params_text(trial.params)}"
@@ -76,6 +81,34 @@ def collapse_warning(measured: Mapping[str, Any], classes: int | None = None) ->
     """A warning if the generator has collapsed by these measurements; else empty."""
     signs = collapse_signs(measured, classes or 0)
     return f"the generator has collapsed: {', '.join(signs)}" if signs else ""
+
+
+def copying(trial: TrialRecord) -> str:
+    """A warning if the generator copied training images when that was last measured; else empty."""
+    measured = [report for report in trial.reports if report.copied is not None]
+    return copying_warning(measured[-1]._asdict()) if measured else ""
+
+
+def copying_warning(measured: Mapping[str, Any]) -> str:
+    """A warning if the generator copies training images by these measurements; else empty."""
+    sign = copying_sign(measured)
+    return f"the generator copies training images: {sign}" if sign else ""
+
+
+def held_out_line(measured: Mapping[str, Any]) -> str:
+    """The metrics against held-out images with their gaps; empty if none are held out."""
+    if measured.get("copied") is None:
+        return ""
+    known = [name for name in COMPARED if measured.get(f"heldout_{name}") is not None]
+    parts = [
+        f"{FIELDS[name].label} {number(measured[f'heldout_{name}'])} "
+        f"({measured[f'{name}_gap']:+.3g})"
+        for name in known
+    ]
+    return (
+        f"Against held-out images (gap to training images): {', '.join(parts)}; "
+        f"copies of training images: {measured['copied']:.0%}"
+    )
 
 
 def durations(trials: Sequence[TrialRecord]) -> dict[str, float]:
@@ -145,11 +178,15 @@ def appraisal(found: Mapping[str, Any], objective: str) -> str:
     ]
     if collapsed := collapse_warning(fresh, classes):
         lines.append(f"Warning: {collapsed}. Its FID does not show that; look at the samples.")
+    if copying := copying_warning(fresh):
+        lines.append(f"Warning: {copying}. Its FID does not show that; look at their neighbours.")
     lines += [
         f"FID on fresh latents {number(fresh['fid'])}{extrapolated}; real against real images "
         f"{number(found['real_fid'])} ({found['real_count']} each)",
         ", ".join(f"{FIELDS[name].label} {number(fresh[name])}" for name in others),
     ]
+    if held_out := held_out_line(fresh):
+        lines.append(held_out)
     if classes is not None:
         lines.append(
             f"Classes generated: {round(fresh['class_coverage'] * classes)} of {classes}, "
