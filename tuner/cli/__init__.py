@@ -25,6 +25,7 @@ for _module in (
     "export",
     "replay",
     "steer",
+    "queue",
     "hold",
     "edit",
     "prepare",

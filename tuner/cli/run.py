@@ -25,6 +25,7 @@ from tuner.cli.options import (
     Trials,
     Weights,
     WorkersPerDevice,
+    database_words,
 )
 from tuner.cli.processes import Processes, plan_processes, worker_arguments
 from tuner.data.listing import check_data_option
@@ -304,8 +305,7 @@ def _show_outcome(
         show_best(store, files, options, evaluator)
     if found:
         out.print(summaries.evaluation_cost(summaries.durations(found)))
-    storage_given = any(word.startswith("--storage") for word in sys.argv)
-    where = ["--storage", store.database.address.shareable_url] if storage_given else []
+    where = database_words(store.database)
     page = hints.command("report", store.name, "--out", "report.html", *where)
     dashboard = hints.command("dashboard", *where)
     out.print(f"To explore the results: {page}, or {dashboard}", soft_wrap=True)

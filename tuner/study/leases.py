@@ -190,14 +190,14 @@ def _available(study: StudyKey, dead: Collection[str], latest: float | None) -> 
 
 
 def left_behind(
-    session: Session, study: StudyKey, dead: Collection[str], latest: float | None, most: int
+    session: Session | Connection, study: StudyKey, dead: Collection[str], latest: float | None, most: int
 ) -> list[int]:
     """The first trials that ``take`` would take over, at most ``most``."""
     query = select(_leases.trial_id).where(_available(study, dead, latest))
     return list(session.execute(query.order_by(_leases.expires_at).limit(most)).scalars())
 
 
-def dead_workers(session: Session, study_id: int, me: str) -> list[str]:
+def dead_workers(session: Session | Connection, study_id: int, me: str) -> list[str]:
     """The workers that hold leases but were processes of this machine and have died."""
     held = (_leases.study_id == study_id, _leases.status == "held", _leases.worker != me)
     return dead_among(session, _leases.worker, *held)

@@ -97,7 +97,9 @@ def insert_worker(session: Session, study_id: int, worker: str, device: str) -> 
     return now
 
 
-def dead_among(session: Session, column: Column[str], *where: ColumnElement[bool]) -> list[str]:
+def dead_among(
+    session: Session | Connection, column: Column[str], *where: ColumnElement[bool]
+) -> list[str]:
     """The workers named in a column that were processes of this machine and have died."""
     query = select(_who.worker, *_PROCESS).join(column.table, column == _who.worker).where(*where)
     found = session.execute(query.distinct())

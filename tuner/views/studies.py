@@ -3,12 +3,13 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from tuner.errors import InputError
 from tuner.spec.metrics import OBJECTIVES
 from tuner.spec.parameters import Choices, Range, to_toml, values_of
 from tuner.spec.study import StudySpec
@@ -18,7 +19,7 @@ from tuner.study.workers import WorkerRecord
 from tuner.trial import FIELDS
 from tuner.views.budgets import budget_line
 from tuner.views.formatting import duration, number, params_text, value_text
-from tuner.views.summaries import best_line, hold_line, phase_shares
+from tuner.views.summaries import best_line, hold_line, no_worker_line, phase_shares
 from tuner.views.tables import FittingTable
 
 STATES = {
@@ -59,6 +60,33 @@ def trial_table(
             style="bold green" if trial.number == best else None,
         )
     return table
+
+
+SORT_KEYS: dict[str, Callable[[TrialRecord], Any]] = {
+    "trial": lambda trial: trial.number,
+    "value": lambda trial: trial.value,
+    "epochs": lambda trial: len(trial.reports),
+    "loss_ratio": lambda trial: trial.reports[-1].loss_ratio if trial.reports else None,
+    "time": lambda trial: trial.history.seconds,
+}
+
+
+def sorted_trials(trials: Sequence[TrialRecord], key: str) -> list[TrialRecord]:
+    """The trials sorted by one of ``SORT_KEYS`` or a parameter; ``-key``: descending. Those without
+    the value come last. InputError if no trial has such a parameter."""
+    name = key.removeprefix("-")
+    params = dict.fromkeys(name for trial in trials for name in trial.params)
+    if name not in SORT_KEYS and name not in params:
+        expected = ", ".join([*SORT_KEYS, *params])
+        raise InputError(f"--sort: found {name!r}, expected one of: {expected}")
+    value = SORT_KEYS.get(name, lambda trial: trial.params.get(name))
+    known = [trial for trial in trials if value(trial) is not None]
+
+    def order(trial: TrialRecord) -> tuple[bool, Any]:
+        return isinstance(value(trial), str), value(trial)  # other programs mix types
+
+    missing = [trial for trial in trials if value(trial) is None]
+    return sorted(known, key=order, reverse=key != name) + missing
 
 
 def study_table(studies: Sequence[StudySummary]) -> FittingTable:
@@ -106,11 +134,16 @@ def worker_table(workers: Sequence[WorkerRecord]) -> FittingTable:
 
 
 def status_view(
-    snapshot: StudySnapshot, spec: StudySpec, age: float = 0.0, most: int | None = None
+    snapshot: StudySnapshot,
+    spec: StudySpec,
+    age: float = 0.0,
+    most: int | None = None,
+    where: Sequence[str] = (),
 ) -> Group:
     """A running study, read ``age`` seconds ago, with at most ``most`` workers; fits 80 columns.
 
-    Totals, the best trial, and the current trial of each worker.
+    Totals, the best trial, and the current trial of each worker. ``where`` are options that name
+    the database in suggested commands.
     """
     left = seconds_left(snapshot, spec.study.epochs)
     totals = FittingTable(("total", *STATES, "epochs done", "time left"))
@@ -129,6 +162,8 @@ def status_view(
         parts += ["", _running_workers(snapshot, spec, age, most)]
     if hidden := len(snapshot.workers[most:]) if most is not None else 0:
         parts += [Text(f"… and {hidden} more")]
+    if not snapshot.ended and not any(worker.alive for worker in snapshot.workers):
+        parts += [Text(no_worker_line(spec.study.name, where=where), style="bold")]
     if snapshot.left_behind:
         trials = ", ".join(map(str, snapshot.left_behind))
         parts += [Text(f"Without a live worker: trial {trials}")]
