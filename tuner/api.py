@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from tuner.dashboard.publishing import DashboardPublisher
@@ -22,7 +23,7 @@ from tuner.study.session import WorkerSession
 from tuner.study.sinks import Sinks, TrialSink
 from tuner.study.store import StudyStore
 from tuner.views.console import Terminal, TolerantStream
-from tuner.views.progress import PlainProgress, progress_view
+from tuner.views.progress import LiveProgress, PlainProgress, progress_view
 from tuner.xla import check_settings
 
 
@@ -73,7 +74,7 @@ def sweep(
             weights=None if weights is None else str(weights), allow=tuple(allow)
         )
         with _view(store, progress) if sink is None else nullcontext(sink) as view:
-            run_here(store, files, view, stop, options=options)
+            run_here(store, files, view, stop, options=options, watch=partial(_follow, view))
         if stop.requested:
             raise KeyboardInterrupt
     return store
@@ -103,6 +104,12 @@ def run_here(
         grace=grace,
         watch=watch,
     )
+
+
+def _follow(view: TrialSink, session: WorkerSession) -> None:
+    """Let a live view show what the worker is doing."""
+    if isinstance(view, LiveProgress):
+        view.follow(session.clock)
 
 
 def _view(store: StudyStore, visible: bool) -> AbstractContextManager[TrialSink]:

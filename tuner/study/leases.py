@@ -27,7 +27,7 @@ from tuner.phases import UNCOUNTED, PhaseSeconds
 from tuner.study import rows, tables
 from tuner.study.records import Confirms
 from tuner.study.tables import StudyKey
-from tuner.study.workers import dead_among
+from tuner.study.workers import dead_among, describe_worker
 
 MAX_REMAINING = 2 * 86_400.0  # seconds; a lease lasts a day at most
 ORPHAN_SECONDS = 600.0  # that another program has to end a trial that it began
@@ -62,6 +62,7 @@ class Taken(NamedTuple):
     rung: int = 0  # the last one passed
     prune_reason: str | None = None  # of a request to prune it
     seconds: PhaseSeconds = UNCOUNTED  # on its earlier workers
+    lost: str | None = None  # the worker that it was taken over from, if it did not give it back
 
 
 _PHASES = tuple(_leases[name] for name in tables.PHASE_COLUMNS.values())
@@ -136,13 +137,19 @@ def take(
     """
     available = _available(study, dead, latest)
     first = (
-        select(_leases.trial_id)
+        select(_leases.trial_id, _leases.worker)
         .where(available)
         .order_by(_leases.expires_at)
         .limit(1)
         .with_for_update(skip_locked=True)
     )
-    return _take(session, lease, _leases.trial_id == first.scalar_subquery(), available)
+    found = session.execute(first).one_or_none()
+    if found is None:
+        return None
+    taken = _take(session, lease, _leases.trial_id == found.trial_id, available)
+    if taken is None or found.worker is None:
+        return taken
+    return taken._replace(lost=describe_worker(session, found.worker))
 
 
 def _take(
@@ -190,7 +197,11 @@ def _available(study: StudyKey, dead: Collection[str], latest: float | None) -> 
 
 
 def left_behind(
-    session: Session | Connection, study: StudyKey, dead: Collection[str], latest: float | None, most: int
+    session: Session | Connection,
+    study: StudyKey,
+    dead: Collection[str],
+    latest: float | None,
+    most: int,
 ) -> list[int]:
     """The first trials that ``take`` would take over, at most ``most``."""
     query = select(_leases.trial_id).where(_available(study, dead, latest))

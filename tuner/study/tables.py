@@ -143,6 +143,8 @@ workers = Table(
     Column("joined_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
     Column("left_at", Double),
+    Column("doing", Text),  # what has lasted for a while, such as compiling; NULL if nothing has
+    Column("doing_since", Double),
     Index("tuner_workers_by_study", "study_id"),
 )
 

@@ -79,14 +79,11 @@ def sorted_trials(trials: Sequence[TrialRecord], key: str) -> list[TrialRecord]:
     if name not in SORT_KEYS and name not in params:
         expected = ", ".join([*SORT_KEYS, *params])
         raise InputError(f"--sort: found {name!r}, expected one of: {expected}")
-    value = SORT_KEYS.get(name, lambda trial: trial.params.get(name))
-    known = [trial for trial in trials if value(trial) is not None]
-
-    def order(trial: TrialRecord) -> tuple[bool, Any]:
-        return isinstance(value(trial), str), value(trial)  # other programs mix types
-
-    missing = [trial for trial in trials if value(trial) is None]
-    return sorted(known, key=order, reverse=key != name) + missing
+    of: Callable[[TrialRecord], Any] = SORT_KEYS.get(name) or (lambda trial: trial.params.get(name))
+    known = [(of(trial), trial) for trial in trials if of(trial) is not None]
+    # Other programs mix types in one parameter.
+    known.sort(key=lambda pair: (isinstance(pair[0], str), pair[0]), reverse=key != name)
+    return [trial for _, trial in known] + [trial for trial in trials if of(trial) is None]
 
 
 def study_table(studies: Sequence[StudySummary]) -> FittingTable:
@@ -116,8 +113,9 @@ def comparison_table(bests: Sequence[tuple[str, TrialRecord]], objective: str) -
 def worker_table(workers: Sequence[WorkerRecord]) -> FittingTable:
     """One row per worker that has not left: machine, trial, and when it was last seen."""
     table = FittingTable(
-        ("worker", "machine", "process", "device", "trial", "epoch", "last seen"),
-        left=("worker", "machine", "device"),
+        ("worker", "machine", "process", "device", "doing", "trial", "epoch", "last seen"),
+        left=("worker", "machine", "device", "doing"),
+        spare=("device", "worker"),
     )
     for worker in workers:
         table.add_row(
@@ -125,12 +123,22 @@ def worker_table(workers: Sequence[WorkerRecord]) -> FittingTable:
             worker.host,
             worker.pid,
             worker.device,
+            doing_text(worker),
             "" if worker.trial is None else worker.trial,
             "" if worker.epoch is None else worker.epoch,
             f"{duration(worker.seen)} ago" + ("" if worker.alive else ", lost"),
             style=None if worker.alive else "red",
         )
     return table
+
+
+def doing_text(worker: WorkerRecord, age: float = 0.0) -> str:
+    """What a worker was doing ``age`` seconds ago, and for how long: ``compiling 42 s``."""
+    if worker.doing is None or worker.doing_seconds is None:
+        return "-" if worker.trial is None else "training"
+    if not worker.alive:
+        return worker.doing
+    return f"{worker.doing} {duration(max(0.0, worker.doing_seconds + age))}"
 
 
 def status_view(
@@ -187,7 +195,8 @@ def _running_workers(
     names = ("worker", "machine", "device")
     measured = ("trial", "epoch", OBJECTIVES[spec.metrics.objective], "loss ratio", "images/s")
     spare = ("device", "machine", "images/s", "loss ratio")
-    table = FittingTable((*names, *measured, "seen"), names=names, spare=spare)
+    headings = (*names, "doing", *measured, "seen")
+    table = FittingTable(headings, names=names, left=["doing"], spare=spare)
     for worker in snapshot.workers[:most]:
         cells = ["-"] * len(measured)
         if worker.trial is not None:
@@ -205,6 +214,7 @@ def _running_workers(
             worker.worker,
             worker.host,
             worker.device,
+            doing_text(worker, age),
             *cells,
             seen if worker.alive else f"lost {seen}",
             style=None if worker.alive else "red",
