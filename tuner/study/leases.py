@@ -136,20 +136,21 @@ def take(
     owners have not had time to renew their leases.
     """
     available = _available(study, dead, latest)
+    owners = dict(session.execute(select(_leases.trial_id, _leases.worker).where(available)).all())
+    if not owners:
+        return None
+    # Not one of those just read: without locks, other workers would choose the same.
     first = (
-        select(_leases.trial_id, _leases.worker)
+        select(_leases.trial_id)
         .where(available)
         .order_by(_leases.expires_at)
         .limit(1)
         .with_for_update(skip_locked=True)
     )
-    found = session.execute(first).one_or_none()
-    if found is None:
-        return None
-    taken = _take(session, lease, _leases.trial_id == found.trial_id, available)
-    if taken is None or found.worker is None:
+    taken = _take(session, lease, _leases.trial_id == first.scalar_subquery(), available)
+    if taken is None or (owner := owners.get(taken.trial_id)) is None:
         return taken
-    return taken._replace(lost=describe_worker(session, found.worker))
+    return taken._replace(lost=describe_worker(session, owner))
 
 
 def _take(
