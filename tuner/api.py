@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from tuner.dashboard.publishing import DashboardPublisher
@@ -23,7 +24,7 @@ from tuner.study.sinks import Sinks, TrialSink
 from tuner.study.store import StudyStore
 from tuner.tracking.sink import check_trackers, tracking
 from tuner.views.console import Terminal, TolerantStream
-from tuner.views.progress import PlainProgress, progress_view
+from tuner.views.progress import LiveProgress, PlainProgress, progress_view
 from tuner.xla import check_settings
 
 
@@ -76,7 +77,8 @@ def sweep(
             weights=None if weights is None else str(weights), allow=tuple(allow)
         )
         with _view(store, progress) as view:
-            run_here(store, files, Sinks(view, *sinks), stop, options=options)
+            sink = Sinks(view, *sinks)
+            run_here(store, files, sink, stop, options=options, watch=partial(_follow, view))
         if stop.requested:
             raise KeyboardInterrupt
     return store
@@ -108,6 +110,12 @@ def run_here(
             grace=grace,
             watch=watch,
         )
+
+
+def _follow(view: TrialSink, session: WorkerSession) -> None:
+    """Let a live view show what the worker is doing."""
+    if isinstance(view, LiveProgress):
+        view.follow(session.clock)
 
 
 def _view(store: StudyStore, visible: bool) -> AbstractContextManager[TrialSink]:

@@ -148,13 +148,25 @@ class Jitted(Generic[P, R]):
     @contextmanager
     def _compiling(self, key: Any) -> Iterator[None]:
         """Wait, as part of the compilation, until no other thread compiles this program."""
-        began = time.perf_counter()
-        with self._locks.setdefault(key, threading.Lock()):
-            _compilations.add(time.perf_counter() - began)
-            yield
+        began, thread = time.perf_counter(), threading.get_ident()
+        outermost = _began.setdefault(thread, began) == began
+        try:
+            with self._locks.setdefault(key, threading.Lock()):
+                _compilations.add(time.perf_counter() - began)
+                yield
+        finally:
+            if outermost:
+                del _began[thread]
 
 
 jit = Jitted  # as a decorator
+_began: dict[int, float] = {}  # by thread that compiles: time.perf_counter()
+
+
+def compiling_since(thread: int) -> float | None:
+    """When the thread with this identifier began to compile, as ``time.perf_counter()``; None if it
+    does not compile. The first call of a program counts as a whole. Thread-safe."""
+    return _began.get(thread)
 
 
 def abstract(shape: tuple[int, ...], dtype: Any) -> Any:

@@ -1,6 +1,7 @@
 """Ownership of trials: when a trial is taken over, from whom, and with which history."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -35,7 +36,11 @@ def test_a_takeover_keeps_the_trials_point_and_history(studies: Studies) -> None
     studies.rows(EXPIRE_LEASES)
     session = studies.join()
     taken = claim(session)
+    here = f"{socket.gethostname()}:{os.getpid()}"
+    assert taken.lost is not None
+    assert re.fullmatch(rf"{here}, last seen \d+ s ago", taken.lost)
     assert taken == first._replace(
+        lost=taken.lost,
         token=2,
         history=(epoch(1, 30.0), epoch(2, None, finite=False)),
         predecessor=f"worker {lost.worker} on {socket.gethostname()}",

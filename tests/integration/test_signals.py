@@ -15,7 +15,7 @@ import pytest
 
 from tuner.cli.options import parse_duration
 from tuner.errors import InputError
-from tuner.run.signals import FINISHING, LEFT, SIGNALS, Stop, stop_on_ctrl_c
+from tuner.run.signals import BY, FINISHING, LEFT, SIGNALS, Stop, stop_on_ctrl_c
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,8 @@ def test_ctrl_c_requests_a_stop_and_the_second_interrupts() -> None:
             signal.raise_signal(signal.SIGTERM)
             assert stop.requested
             assert stop.by_signal
-            assert announced == [FINISHING]
+            assert announced == [f"SIGTERM: {FINISHING}"]
+            assert stop.reason == "SIGTERM"
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
@@ -242,7 +243,7 @@ def test_a_second_signal_leaves_at_once(block: str, number: signal.Signals) -> N
     with running(WORKER.format(something=True, code=BLOCKING[block])) as process:
         assert read_line(process) == "blocked"
         process.send_signal(number)
-        assert read_line(process) == FINISHING
+        assert read_line(process) == f"{BY[number]}: {FINISHING}"
         process.send_signal(signal.SIGTERM)
         assert outcome(process) == (1, "released\n", f"tuner: {LEFT}\n")
 

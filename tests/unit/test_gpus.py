@@ -1,8 +1,12 @@
 """The share of a GPU and of the CPU's cores for each of several workers."""
 
+import re
+from pathlib import Path
+
 import pytest
 
-from tuner.run.gpus import memory_share, share
+from tuner.run import gpus
+from tuner.run.gpus import memory_share, share, unused_gpu, warning_of_unused
 
 
 @pytest.mark.parametrize(("workers", "fraction"), [(2, "0.3750"), (3, "0.2500"), (12, "0.0625")])
@@ -41,3 +45,40 @@ def test_memory_is_divided_if_variables_are_empty_or_have_the_default_value() ->
 
 def test_a_number_of_threads_that_the_user_has_set_is_kept() -> None:
     assert "OMP_NUM_THREADS" not in share({"OMP_NUM_THREADS": "7"}, 2, threads=1)
+
+
+def test_a_gpu_is_found_by_its_driver(tmp_path: Path) -> None:
+    assert unused_gpu(tmp_path) is None
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/kfd").touch()
+    assert unused_gpu(tmp_path) == "AMD"
+    (tmp_path / "dev/nvidia0").touch()
+    assert unused_gpu(tmp_path) == "NVIDIA"
+    folder = tmp_path / "proc/driver/nvidia/gpus/0000:01:00.0"
+    folder.mkdir(parents=True)
+    (folder / "information").write_text("Model: \t\t NVIDIA H200\nIRQ:   \t\t 26\n")
+    assert unused_gpu(tmp_path) == "NVIDIA H200"
+
+
+@pytest.mark.parametrize(
+    ("variables", "advice"),
+    [
+        ({}, "to use it, install JAX for it: .*pip install .*cuda12"),
+        ({"CUDA_VISIBLE_DEVICES": ""}, "to use it, unset CUDA_VISIBLE_DEVICES"),
+        ({"JAX_PLATFORMS": "cpu"}, "to use it, unset JAX_PLATFORMS=cpu"),
+    ],
+)
+def test_an_unused_gpu_is_warned_of(
+    variables: dict[str, str], advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(gpus, "unused_gpu", lambda: None)
+    assert warning_of_unused("cpu (x86_64)") is None
+    monkeypatch.setattr(gpus, "unused_gpu", lambda: "NVIDIA H200")
+    found = warning_of_unused("cpu (x86_64)")
+    assert found is not None
+    assert found.startswith("warning: JAX uses cpu (x86_64), not this machine's GPU (NVIDIA H200);")
+    assert re.search(advice, found)

@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 
 from tuner.errors import StorageError
-from tuner.phases import UNCOUNTED, Phase, PhaseClock
+from tuner.phases import UNCOUNTED, Activity, Phase, PhaseClock
 from tuner.study.retrying import Retrier
 
 NOTHING = dict(UNCOUNTED)
@@ -60,6 +60,37 @@ def test_compilation_interrupts_any_phase(times: Times) -> None:
     times.passes(3, compiling=1)
     found = {Phase.TRAINING: 6, Phase.EVALUATION: 3, Phase.COMPILATION: 7, Phase.OTHER: 2}
     assert times.counted() == found
+
+
+def test_the_activity_lasts_through_phases_within_it_of_the_same_name(times: Times) -> None:
+    clock = times.clock
+    assert clock.activity.what == ""
+    with clock.phase(Phase.FILES, "loading the checkpoint"):
+        times.passes(2)
+        with clock.phase(Phase.WAITING, "loading the checkpoint"):
+            times.passes(3)
+            assert clock.activity == Activity("loading the checkpoint", 100)
+        with clock.phase(Phase.DATABASE):
+            times.passes(0.3)
+            assert clock.activity == Activity("waiting for the database", 105)
+            assert clock.lasting_activity is None  # it may be over soon
+            times.passes(0.3)
+            assert clock.lasting_activity == clock.activity
+        assert clock.activity == Activity("loading the checkpoint", 100)
+    clock.switch(Phase.EVALUATION)
+    assert clock.activity == Activity("evaluating", 105.6)
+
+
+def test_compiling_is_an_activity_unless_a_closer_description_is_known() -> None:
+    since: dict[int, float] = {}
+    clock = PhaseClock(now=lambda: 100.0, compiling_since=since.get)
+    with clock.phase(Phase.TRAINING):
+        assert clock.activity.what == "training"
+        since[threading.get_ident()] = 58.0
+        assert clock.activity == Activity("compiling", 58.0)
+        assert clock.elapsed(clock.activity) == 42.0
+        with clock.phase(Phase.OTHER, "extracting features"):
+            assert clock.activity.what == "extracting features"
 
 
 def test_another_thread_reads_the_seconds_up_to_the_last_change_of_phase(times: Times) -> None:

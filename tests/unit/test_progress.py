@@ -7,6 +7,7 @@ from builders import epoch
 from rich.console import Console
 from trials import claim_of, shown
 
+from tuner.phases import Phase, PhaseClock
 from tuner.study.sinks import Ending, Released
 from tuner.study.verdict import Complete, Fail, Prune
 from tuner.views.progress import LiveProgress, PlainProgress, outcome
@@ -60,16 +61,17 @@ def test_plain_progress_names_the_predecessor_of_a_resumed_trial() -> None:
 
 def test_live_progress_shows_the_epochs_of_a_resumed_trial() -> None:
     console = Console(file=io.StringIO(), width=160, force_terminal=True)
+    assert isinstance(console.file, io.StringIO)
     claim = claim_of(7)._replace(history=(epoch(1, 30.0), epoch(2, 20.0)))
     view = LiveProgress(console, finished=0, total=5, objective="fid")
     with view.live:
         view.started(claim)
         line = shown(view._render())[1].split()
-        assert line[:3] == ["7", "2/4", "20"]
+        assert line[:4] == ["7", "2/4", "training", "20"]
         view.ended(claim, Released("lost to another worker"))
         view.epoch(claim, epoch(3, 10.0))  # arrives late
         text = shown_text(view)
-    assert "trial 7 lost to another worker" in text
+    assert "trial 7 lost to another worker" in console.file.getvalue()
     assert "0/5 trials" in text
     assert "2/4" not in text
 
@@ -81,16 +83,22 @@ def test_live_progress_shows_running_trials_and_totals() -> None:
     with view.live:
         for one in (claim, other):
             view.started(one)
-        assert "trial 7: compiling and training its first epoch here, 0 s" in shown_text(view)
+        view.doing(0, 7, "compiling", 42.3)
+        view.doing(1, 8, "", 0.0)
+        rows = [line.split() for line in shown(view._render())[1:3]]
+        assert [row[:5] for row in rows] == [
+            ["7", "0/4", "compiling", "42", "s"],
+            ["8", "0/4", "training", "learning_rate=0.0002123", "batch_size=64"],
+        ]
         view.epoch(claim, epoch(1, 30.0))
-        assert "trial 7: compiling" not in shown_text(view)
+        view.doing(0, 7, "evaluating", 0.4)
         view.epoch(other, epoch(1, None))
         lines = [line.split() for line in shown(view._render())]
         assert lines[1] == [
-            *("7", "1/4", "30", "1.5", "16,000", "20%", "15", "s"),
+            *("7", "1/4", "evaluating", "30", "1.5", "16,000", "20%", "15", "s"),
             *("learning_rate=0.0002123", "batch_size=64"),
         ]
-        assert lines[2][:5] == ["8", "1/4", "-", "1.5", "16,000"]
+        assert lines[2][:6] == ["8", "1/4", "training", "-", "1.5", "16,000"]
         assert " ".join(lines[3]).endswith("2/5 trials, best FID here 30 (trial 7)")
         view.ended(claim, Complete())
         view.ended(other, Fail("a bug"))
@@ -104,12 +112,49 @@ def test_progress_is_a_bar_in_a_terminal() -> None:
     view = LiveProgress(console, finished=0, total=5, objective="fid")
     with view.live:
         view.announce("decoding images: 500 of 1,000", 0.5)
-        [_, _, line] = shown(view._render())
-        view.announce("starting JAX")
+        [*_, line] = shown(view._render())
+        view.announce("5,000 images")
         [_, _, later] = shown(view._render())
     assert line.count("━") == 15
     assert line.endswith("decoding images: 500 of 1,000")
     assert later.strip() == "starting JAX"
+
+
+def test_workers_without_a_trial_show_what_they_are_doing() -> None:
+    now = [100.0]
+    clock = PhaseClock(now=lambda: now[0])
+    view = LiveProgress(Console(file=io.StringIO(), width=80), 0, 5, "fid")
+    view.follow(clock)
+    assert len(shown(view._render())) == 2  # nothing worth a line
+    with clock.phase(Phase.OTHER, "loading images"):
+        now[0] += 12
+        assert shown(view._render())[2:] == ["loading images 12 s"]
+    view.started(claim_of(7))
+    with clock.phase(Phase.EVALUATION):
+        now[0] += 3
+        assert shown(view._render())[1].split()[:5] == ["7", "0/4", "evaluating", "3", "s"]
+
+
+def test_several_workers_without_a_trial_are_told_apart() -> None:
+    view = LiveProgress(Console(file=io.StringIO(), width=80), 0, 5, "fid")
+    view.doing(0, None, "compiling", 90.0)
+    view.doing(1, None, "waiting for a trial", 5.0)
+    view.doing(2, 7, "training", 5.0)
+    lines = shown(view._render())[2:]
+    assert lines == ["worker 0: compiling 1 min 30 s", "worker 1: waiting for a trial 5 s"]
+
+
+def test_a_taken_over_trial_names_the_lost_worker() -> None:
+    claim = claim_of(7)._replace(lost="north:4711, last seen 45 s ago", predecessor="worker a on b")
+    claim = claim._replace(history=(epoch(1, 30.0),))
+    console = Console(file=(file := io.StringIO()), width=200)
+    PlainProgress(console).started(claim)
+    lines = [line.split(" ", 1)[1] for line in file.getvalue().splitlines()]
+    assert lines[0] == "took over trial 7 from north:4711, last seen 45 s ago"
+    assert lines[1].startswith("trial 7 continues after epoch 1: learning_rate=")
+    file.truncate(0)
+    LiveProgress(console, 0, 5, "fid").started(claim)
+    assert "took over trial 7 from north:4711, last seen 45 s ago\n" in file.getvalue()
 
 
 def test_progress_in_a_log_is_throttled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,15 +66,18 @@ def test_the_study_table_counts_trials_by_state() -> None:
 
 def test_the_worker_table_marks_lost_workers() -> None:
     found = [
-        WorkerRecord("abc", "here", 12, "cpu", True, 3.2, 7, 4),
+        WorkerRecord("abc", "here", 12, "cpu", True, 3.2, 7, 4, None, "compiling", 83.6),
         WorkerRecord("def", "there", 34, "NVIDIA H100", True, 0.4, None, None),
         WorkerRecord("ghi", "there", 56, "cpu", False, 190.0, 0, 0),
     ]
     table = worker_table(found)
     lines = [line.split() for line in shown(table)]
-    assert lines[1] == ["abc", "here", "12", "cpu", "7", "4", "3", "s", "ago"]
-    assert lines[2] == ["def", "there", "34", "NVIDIA", "H100", "0", "s", "ago"]
-    assert " ".join(lines[3]) == "ghi there 56 cpu 0 0 3 min 10 s ago, lost"
+    assert lines[1] == [
+        *("abc", "here", "12", "cpu", "compiling", "1", "min", "24", "s"),
+        *("7", "4", "3", "s", "ago"),
+    ]
+    assert lines[2] == ["def", "there", "34", "NVIDIA", "H100", "-", "0", "s", "ago"]
+    assert " ".join(lines[3]) == "ghi there 56 cpu training 0 0 3 min 10 s ago, lost"
     assert [style for _, style in table.rows] == [None, None, "red"]
 
 

@@ -27,6 +27,7 @@ for _module in (
     "export",
     "replay",
     "steer",
+    "queue",
     "hold",
     "edit",
     "prepare",

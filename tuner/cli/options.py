@@ -1,6 +1,7 @@
 """Arguments and options that several commands share."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -132,6 +133,13 @@ MetricsHost = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def database_words(database: Database) -> list[str]:
+    """Options that name the database in a suggested command, if this command line names it."""
+    if any(word.startswith("--storage") for word in sys.argv):
+        return ["--storage", database.address.shareable_url]
+    return []
 
 
 def open_study(storage: str, name: str) -> StudyStore:

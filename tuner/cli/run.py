@@ -25,6 +25,7 @@ from tuner.cli.options import (
     Trials,
     Weights,
     WorkersPerDevice,
+    database_words,
 )
 from tuner.cli.processes import Processes, plan_processes, worker_arguments
 from tuner.data.listing import check_data_option
@@ -140,7 +141,6 @@ def run_study(
             progress_view(store, out) as view,
             _metrics(store, view, *metrics) as (sink, watch),
         ):
-            view.announce("starting JAX")
             from tuner.api import run_here
 
             stop = Stop(max_time)
@@ -155,7 +155,10 @@ def run_study(
         with progress_view(store, out) as view:
             arguments = worker_arguments(count, store.name, artifacts, options, metrics)
             none_lost = run_fleet(
-                arguments, storage, respawn, devices, view, widen=widen, max_time=max_time
+                *(arguments, storage, respawn, devices, view),
+                widen=widen,
+                max_time=max_time,
+                doing=view.doing,
             )
         stopped = none_lost and store.remaining() > 0
     _show_outcome(store, files, evaluator, stopped, options)
@@ -210,7 +213,8 @@ def worker(
     if count > 1 and max_trials is not None:
         raise InputError("--max-trials counts the trials of one worker: omit --workers-per-device")
     stop = Stop(max_time)
-    view = EventWriter(stop.request) if events else PlainProgress(out)
+    orphaned = partial(stop.request, "the process that started this worker has died")
+    view = EventWriter(orphaned) if events else PlainProgress(out)
     retry = Retrier(view.announce, busy_only=True)
     store = retry(lambda: StudyStore(Database(storage), name))
     files = open_files(store, artifacts)
@@ -274,12 +278,17 @@ def _metrics(
 ) -> Iterator[tuple[Any, Any]]:
     """Serve metrics of this process; yield the worker's sink and a callback for its session."""
     if port is None:
-        yield view, None
+        yield view, lambda session: view.follow(session.clock)
         return
     from tuner.run.monitoring import monitored
 
     with monitored(store, host, port, view.announce) as monitor:
-        yield Sinks(view, monitor), monitor.watch
+
+        def watch(session: Any) -> None:
+            view.follow(session.clock)
+            monitor.watch(session)
+
+        yield Sinks(view, monitor), watch
 
 
 def _to_go_on(store: StudyStore, files: Any, left: int) -> str:
@@ -306,8 +315,7 @@ def _show_outcome(
         show_best(store, files, options, evaluator)
     if found:
         out.print(summaries.evaluation_cost(summaries.durations(found)))
-    storage_given = any(word.startswith("--storage") for word in sys.argv)
-    where = ["--storage", store.database.address.shareable_url] if storage_given else []
+    where = database_words(store.database)
     page = hints.command("report", store.name, "--out", "report.html", *where)
     dashboard = hints.command("dashboard", *where)
     out.print(f"To explore the results: {page}, or {dashboard}", soft_wrap=True)

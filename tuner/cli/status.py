@@ -10,7 +10,8 @@ from rich.live import Live
 from rich.text import Text
 
 from tuner.cli.app import Task, command, err, out, print_json
-from tuner.cli.options import AsJson, Storage, open_study
+from tuner.cli.options import AsJson, Storage, database_words, open_study
+from tuner.cli.steer import print_no_worker
 from tuner.environment import STORAGE
 from tuner.errors import InputError, StorageError
 from tuner.launch import slurm
@@ -76,6 +77,8 @@ def status(
     out.print(studies.study_table([summary]))
     if summary.on_hold:
         out.print(summaries.hold_line(name))
+    if not snapshot.ended:
+        print_no_worker(store, snapshot.workers)
     for line in studies.limit_lines(snapshot):
         out.print(line, soft_wrap=True)
     if snapshot.workers:
@@ -166,7 +169,9 @@ class WatchedStudy:
     def _below(self, top: RenderableType, most: int | None = None) -> RenderableType:
         if self._snapshot is None:
             return top
-        return Group(top, studies.status_view(self._snapshot, self.store.spec, self._age, most))
+        where = database_words(self.store.database)
+        view = studies.status_view(self._snapshot, self.store.spec, self._age, most, where)
+        return Group(top, view)
 
     @property
     def _age(self) -> float:
@@ -207,10 +212,12 @@ def list_studies(storage: Storage = STORAGE, as_json: AsJson = False) -> None:
 
     Example: tuner list
     """
-    found = study_summaries(
-        Database(storage), lambda text: err.print(f"tuner: {text}", soft_wrap=True)
-    )
+    database = Database(storage)
+    found = study_summaries(database, lambda text: err.print(f"tuner: {text}", soft_wrap=True))
     if as_json:
         print_json([study._asdict() for study in found])
-    else:
-        out.print(studies.study_table(found))
+        return
+    out.print(studies.study_table(found))
+    if idle := [study.name for study in found if study.is_idle]:
+        where = database_words(database)
+        out.print(summaries.no_worker_line(*idle, where=where), soft_wrap=True)

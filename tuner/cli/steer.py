@@ -1,17 +1,26 @@
 """``tuner stop``, ``enqueue``, ``retry``, ``prune`` and ``delete``: steer or delete a study."""
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tuner import hints
 from tuner.cli.app import Task, command, out
-from tuner.cli.options import Artifacts, Storage, StudyName, TrialNumber, open_study
+from tuner.cli.options import (
+    Artifacts,
+    Storage,
+    StudyName,
+    TrialNumber,
+    database_words,
+    open_study,
+)
 from tuner.environment import STORAGE
 from tuner.errors import InputError, TunerError
 from tuner.study import steering
 from tuner.study.store import StudyStore
+from tuner.study.workers import WorkerRecord
+from tuner.views.summaries import no_worker_line
 
 if TYPE_CHECKING:
     from tuner.files.study_files import StudyFiles
@@ -82,9 +91,16 @@ def retry(
 def _print_queued(store: StudyStore, what: str, before: int) -> None:
     raised = f", raised from {before}" if store.total > before else ""
     out.print(f"{what} Total of study {store.name!r}: {store.total} trials{raised}.")
-    if not running_workers(store):
-        start = hints.command("worker", store.name)
-        out.print(f"No workers are running; to start one: {start}", soft_wrap=True)
+    print_no_worker(store, store.workers())
+
+
+def print_no_worker(store: StudyStore, workers: Sequence[WorkerRecord]) -> None:
+    """Say how to start a worker if trials are left and none of the ``workers`` is alive."""
+    if any(worker.alive for worker in workers) or store.remaining() <= 0:
+        return
+    if store.budget().reason is None:
+        where = database_words(store.database)
+        out.print(no_worker_line(store.name, where=where), soft_wrap=True)
 
 
 def running_workers(store: StudyStore) -> str:

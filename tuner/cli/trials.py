@@ -7,6 +7,7 @@ import typer
 
 from tuner.cli.app import Task, command, out, print_json
 from tuner.cli.options import Artifacts, AsJson, Storage, StudyName, TrialNumber, open_study
+from tuner.cli.steer import print_no_worker
 from tuner.environment import STORAGE
 from tuner.errors import InputError, TunerError
 from tuner.study.fingerprint import incomparable
@@ -21,19 +22,56 @@ if TYPE_CHECKING:
 
 
 @command(Task.LOOK)
-def trials(name: StudyName, storage: Storage = STORAGE, as_json: AsJson = False) -> None:
-    """List all trials: parameters, scores and outcomes.
+def trials(
+    name: StudyName,
+    storage: Storage = STORAGE,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="Sort by trial, value, epochs, loss_ratio, time or a parameter, ascending; -KEY: "
+            "descending. Default: trial.",
+        ),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Show the first N; without --sort, the N best."),
+    ] = None,
+    states: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--state",
+            metavar="STATE",
+            help=f"Show only trials in this state: {', '.join(studies.STATES)}. Can be repeated.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List trials: parameters, scores and outcomes.
 
-    Example: tuner trials quickstart
+    Example: tuner trials quickstart --top 5
     """
+    wanted = _states(states)
     store = open_study(storage, name)
-    found = store.trials()
+    found, objective = store.trials(), store.spec.metrics.objective
+    best = best_of(found)
+    if sort is not None or top is not None:
+        found = studies.sorted_trials(found, sort or "value")
+    found = [trial for trial in found if trial.state in wanted][:top]
     if as_json:
         print_json([studies.trial_values(trial) for trial in found])
     else:
-        best = best_of(found)
-        objective = store.spec.metrics.objective
         out.print(studies.trial_table(found, objective, best and best.number))
+        print_no_worker(store, store.workers())
+
+
+def _states(names: list[str] | None) -> list[str]:
+    """The states of these names, by default all; InputError for unknown names."""
+    for name in names or []:
+        if name not in studies.STATES:
+            expected = ", ".join(studies.STATES)
+            raise InputError(f"--state: found {name!r}, expected one of: {expected}")
+    return [studies.STATES[name] for name in names or studies.STATES]
 
 
 @command(Task.LOOK)

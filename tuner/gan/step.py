@@ -124,7 +124,8 @@ def train_step(
     """
     h = at_step(program, hyperparameters, state.step)
     if state.adaptive is not None:
-        h = h._replace(augment_probability=state.adaptive.probability)
+        probability: Any = state.adaptive.probability
+        h = h._replace(augment_probability=probability)
     game = _Game(program, h, state.step, unpack)
     key = jax.random.fold_in(jax.random.fold_in(state.key, _STEP), state.step)
     g_key, *d_keys = jax.random.split(key, 1 + program.d_steps)

@@ -7,16 +7,18 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from tuner.data.decoding import cores
 from tuner.environment import STORAGE_VARIABLE
 from tuner.errors import InputError
 from tuner.run import gpus, mps
 from tuner.run.events import replay
-from tuner.run.signals import AT_ONCE, GRACE, LEFT, briefly, end_process, responding
+from tuner.run.signals import AT_ONCE, GRACE, LEFT, briefly, end_process, finishing, responding
+from tuner.run.signals import FINISHING as FINISHING_EPOCH
 from tuner.run.widening import EpochTimes, Widening, should_widen
 from tuner.study.sinks import Sinks, TrialSink
 
@@ -36,12 +38,14 @@ def run_fleet(
     widen: bool = False,
     max_time: float | None = None,
     grace: float = GRACE,
+    doing: Callable[[int, int | None, str, float], None] | None = None,
 ) -> bool:
     """Run a ``tuner worker`` process for each list of arguments, until all have exited.
 
     ``devices`` are assigned in turn; workers on the same one share its memory, and all of them the
     CPU's cores. With ``widen`` the fleet begins with one worker on each device and adds one to each
     as long as that pays; see ``Widening``. Dead workers are replaced, ``respawn`` times in total.
+    ``doing`` receives the index of a worker, its trial, what it is doing, and for how many seconds.
     All stop ``max_time`` seconds from now; ``grace`` is the workers' own, in seconds. Returns False
     if a worker was lost, unless a stop was requested. InputError if every worker reported wrong
     input.
@@ -63,6 +67,7 @@ def run_fleet(
             variables,
             first,
             widening,
+            doing,
         )
         with responding(fleet.respond):
             try:
@@ -103,6 +108,7 @@ class _Fleet:
     variables: Mapping[str, str]  # of every worker
     first: int  # the number of workers to begin with
     widening: Widening | None  # while it may still grow
+    doing: Callable[[int, int | None, str, float], None] | None
     stopping: bool = False
     refusals: int = 0  # workers that reported wrong input
     lost: int = 0  # dead workers that were not replaced
@@ -158,11 +164,13 @@ class _Fleet:
         reader.start()
         widening = self.widening
         sink = self.sink if widening is None else Sinks(self.sink, EpochTimes(widening, index))
+        doing = None if self.doing is None else partial(self.doing, index)
         with process:
             for line in events:
                 with self.lock:
                     try:
-                        replay(line, sink)
+                        if not (self.stopping and FINISHING_EPOCH in line):  # said for all
+                            replay(line, sink, doing)
                     except Exception:  # a library's output must not end the loop
                         self.sink.announce(f"worker {index}: {line.strip()}")
             code = process.wait()
@@ -223,7 +231,7 @@ class _Fleet:
             end_process(1, LEFT)
         self.stopping = True
         self.signal_all(STOP)
-        briefly(AT_ONCE, self.sink.announce, FINISHING)
+        briefly(AT_ONCE, self.sink.announce, finishing(number, FINISHING))
         late = threading.Timer(self.grace + LATE, self.signal_all, (signal.SIGKILL,))
         late.daemon = True
         late.start()

@@ -6,7 +6,10 @@ Does not import JAX, which would allocate the GPUs' memory.
 import importlib.util
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+
+from tuner import hints
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 # The share of a GPU's memory that a JAX process takes when it starts. The second variable is the
@@ -31,6 +34,38 @@ def accelerators() -> list[str]:
         return [name for name in visible.split(",") if name.strip()]
     folder = Path("/proc/driver/nvidia/gpus")
     return [str(i) for i in range(len(list(folder.iterdir())))] if folder.is_dir() else []
+
+
+def unused_gpu(drivers: Path = Path("/")) -> str | None:
+    """A GPU of this machine by its driver's description; None if there is none.
+
+    For a process whose JAX does not use a GPU. ``drivers`` is the folder with /proc and /dev.
+    """
+    models = sorted((drivers / "proc/driver/nvidia/gpus").glob("*/information"))
+    for path in models:
+        with suppress(OSError):
+            for line in path.read_text(errors="replace").splitlines():
+                if line.startswith("Model:"):
+                    return line.partition(":")[2].strip()
+    if models or (drivers / "dev/nvidia0").exists():
+        return "NVIDIA"
+    return "AMD" if (drivers / "dev/kfd").exists() else None
+
+
+def warning_of_unused(device: str) -> str | None:
+    """A warning if this machine has a GPU, although JAX uses ``device``, which is none."""
+    gpu, platforms = unused_gpu(), os.environ.get("JAX_PLATFORMS")
+    if gpu is None:
+        return None
+    if platforms and "cpu" in platforms:
+        how = f"unset JAX_PLATFORMS={platforms}"
+    elif os.environ.get(VISIBLE) == "":
+        how = f"unset {VISIBLE}, which hides it"
+    elif gpu == "AMD":
+        how = "install JAX for ROCm"
+    else:
+        how = f"install JAX for it: {hints.install('cuda12')}"
+    return f"warning: JAX uses {device}, not this machine's GPU ({gpu}); to use it, {how}"
 
 
 def memory_share(environment: Mapping[str, str], workers: int) -> float | None:

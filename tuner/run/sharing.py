@@ -26,6 +26,7 @@ from tuner.metrics import evaluate
 from tuner.metrics.evaluate import ReferenceStatistics
 from tuner.metrics.extractors import VERSION, Extractor, random_extractor, train_classifier
 from tuner.paths import local_path
+from tuner.phases import Phase, PhaseClock
 from tuner.run.signals import Stop
 from tuner.spec.study import StudySpec
 from tuner.study.session import WorkerSession
@@ -63,13 +64,14 @@ def shared_measures(
     unsuitable; StoppedError if ``stop`` is requested while waiting.
     """
     published = load_inception_extractor(spec, weights)
+    clock = PhaseClock() if session is None else session.clock
     waiting = False
     while (found := _find(files, images, published)) is None:
         if session is None or session.may_prepare():
             try:
                 if _find(files, images, published) is None:  # unless another worker just did
                     announce("preparing the feature extractor and the real images' statistics")
-                    _make(spec, images, files, published)
+                    _make(spec, images, files, published, clock)
             finally:
                 if session is not None:
                     session.prepared()
@@ -78,7 +80,8 @@ def shared_measures(
             announce("waiting for another worker to prepare the feature extractor")
         waiting = True
         stop = stop or Stop()
-        stop.wait(PAUSE)
+        with clock.phase(Phase.WAITING, "waiting for the extractor"):
+            stop.wait(PAUSE)
         if stop.requested:
             raise StoppedError
     return found
@@ -124,11 +127,17 @@ def _find(files: StudyFiles, images: ImageSet, published: Extractor | None) -> M
 
 
 def _make(
-    spec: StudySpec, images: ImageSet, files: StudyFiles, published: Extractor | None
+    spec: StudySpec,
+    images: ImageSet,
+    files: StudyFiles,
+    published: Extractor | None,
+    clock: PhaseClock,
 ) -> None:
-    data = b"" if published else _extractor(spec, images, files)
-    extractor = published or decode_extractor(data, EXTRACTOR, images.shape)
-    real = _reference(extractor, images, spec.metrics.samples)
+    with clock.phase(Phase.OTHER, "preparing the extractor"):
+        data = b"" if published else _extractor(spec, images, files)
+        extractor = published or decode_extractor(data, EXTRACTOR, images.shape)
+    with clock.phase(Phase.OTHER, "extracting features"):
+        real = _reference(extractor, images, spec.metrics.samples)
     if not published:
         files.write(EXTRACTOR, data)
     files.write(REFERENCE, real)

@@ -25,6 +25,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SHOW_CURSOR = "\x1b[?25h"
 FINISHING = "finishing the epoch, then stopping; a second signal stops at once"
 LEFT = "stopped at once; the same command resumes the study"
+BY = {
+    signal.SIGINT: "Ctrl-C",
+    signal.SIGTERM: "SIGTERM",
+    signal.SIGHUP: "SIGHUP (a closed terminal)",
+}
+TIME_LIMIT, STOP_COMMAND = "the time limit (--max-time)", "tuner stop"
 
 Respond = Callable[[int], None]
 P = ParamSpec("P")
@@ -37,6 +43,7 @@ class Stop:
         """The stop is requested automatically after ``seconds``, if given."""
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self._since: float | None = None
+        self._reason: str | None = None
         self.by_signal = False
         self.has_something_to_finish = False
 
@@ -50,7 +57,13 @@ class Stop:
     def requested(self) -> bool:
         return self.since is not None
 
-    def request(self, *, by_signal: bool = False) -> None:
+    @property
+    def reason(self) -> str | None:
+        """Who or what requested the stop, as far as that is known."""
+        return self._reason or (TIME_LIMIT if self.requested and self._since is None else None)
+
+    def request(self, reason: str | None = None, *, by_signal: bool = False) -> None:
+        self._reason = self.reason or reason
         if self._since is None or by_signal:
             self._since = time.monotonic()
         self.by_signal |= by_signal
@@ -225,6 +238,15 @@ def interrupting(reset: str = "") -> Iterator[None]:
             over.set()
 
 
+def _name_of(number: int) -> str:
+    return BY[signal.Signals(number)]
+
+
+def finishing(number: int, what: str = FINISHING) -> str:
+    """What a worker does after its first signal, and which signal it was."""
+    return f"{_name_of(number)}: {what}"
+
+
 def stop_on_signals(
     stop: Stop, announce: Callable[[str], None], release: Callable[[], object]
 ) -> AbstractContextManager[None]:
@@ -236,8 +258,8 @@ def stop_on_signals(
 
     def respond(number: int) -> None:
         if stop.has_something_to_finish and not stop.by_signal:
-            stop.request(by_signal=True)
-            briefly(AT_ONCE, announce, FINISHING)
+            stop.request(_name_of(number), by_signal=True)
+            briefly(AT_ONCE, announce, finishing(number))
             return
         briefly(AT_ONCE, release)
         end_process(1 if stop.by_signal else 128 + number, LEFT)
@@ -260,10 +282,10 @@ def stop_on_ctrl_c(stop: Stop, announce: Callable[[str], None]) -> Iterator[None
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal at_once
         at_once = stop.by_signal or not stop.has_something_to_finish
-        stop.request(by_signal=True)
+        stop.request(_name_of(number), by_signal=True)
         if at_once:
             raise KeyboardInterrupt
-        announce(FINISHING)
+        announce(finishing(number))
 
     with _handling((signal.SIGINT, signal.SIGTERM), handle):
         yield

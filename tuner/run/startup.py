@@ -14,9 +14,10 @@ from tuner.environment import DEFAULT_OPTIONS, MachineOptions, compiled_programs
 from tuner.errors import InputError
 from tuner.files.study_files import StudyFiles
 from tuner.metrics import evaluate
-from tuner.phases import PhaseClock
+from tuner.phases import Phase, PhaseClock
 from tuner.run.custom_networks import Sources, check_all_shapes, import_allowed, networks_of
 from tuner.run.evaluator import Evaluator, dataset_info, latents_digest
+from tuner.run.gpus import warning_of_unused
 from tuner.run.precompile import Precompiler, worthwhile
 from tuner.run.sharing import StoppedError, shared_measures
 from tuner.run.signals import Stop, stop_on_ctrl_c, stop_on_signals
@@ -34,7 +35,7 @@ from tuner.study.sinks import Publisher, TrialSink
 from tuner.study.store import StudyStore
 from tuner.trial import DatasetInfo
 from tuner.version import __version__
-from tuner.xla import check_settings, compilation_seconds, keep_compiled
+from tuner.xla import check_settings, compilation_seconds, compiling_since, keep_compiled
 
 FEWEST_IMAGES, FEWEST_LABELLED, FEWEST_HELD_OUT = 20, 50, 50
 
@@ -116,17 +117,23 @@ def open_evaluator(
     """
     check_settings()
     keep_compiled(compiled_programs(), announce)
-    announce(f"device: {machine()['device']}")
+    device = machine()["device"]
+    announce(f"device: {device}")
+    if jax.default_backend() == "cpu" and (warning := warning_of_unused(device)) is not None:
+        announce(warning)
     announce(f"loading images from {origin(store.spec.data, options.data)}")
-    images, dataset = load_checked(store.spec, options, announce)
+    clock = PhaseClock() if session is None else session.clock
+    with clock.phase(Phase.OTHER, "loading images"):
+        images, dataset = load_checked(store.spec, options, announce)
     retrier = Retrier(announce)
     known = known_parts(store.spec, images, dataset.sources)
     retrier(lambda: store.check_fingerprint(known))
     if loaded is not None:
         loaded(images, dataset)
-    extractor, real = shared_measures(
-        store.spec, images, files, session, announce, options.weights, stop
-    )
+    with clock.phase(Phase.OTHER, "loading the extractor"):
+        extractor, real = shared_measures(
+            store.spec, images, files, session, announce, options.weights, stop
+        )
     parts = known | {"weights": extractor.digest}
     retrier(lambda: store.bind(parts))
     if extractor.accuracy is not None:
@@ -199,7 +206,7 @@ def run_worker(
     files.claim()
     if files.notice:
         sink.announce(files.notice)
-    clock = PhaseClock(compilation_seconds)
+    clock = PhaseClock(compilation_seconds, compiling_since=compiling_since)
     session = WorkerSession(store, machine(), sink.announce, clock=clock)
     if watch is not None:
         watch(session)

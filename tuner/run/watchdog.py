@@ -15,7 +15,7 @@ from statistics import median
 from typing import NamedTuple, Self
 
 from tuner.errors import HUNG_EXIT_CODE
-from tuner.run.signals import Stop, briefly, end_process
+from tuner.run.signals import STOP_COMMAND, Stop, briefly, end_process
 from tuner.spec.metrics import MetricsSection
 from tuner.study.claims import Claim
 from tuner.study.session import WorkerSession
@@ -129,7 +129,7 @@ class Watchdog:
         while not self._closed or (self._ends_process and self._stop.by_signal):
             time.sleep(TICK)
             if not self._closed and self._session.stop_requested:
-                self._stop.request()
+                self._stop.request(STOP_COMMAND)
             epoch, now = self._epoch, time.monotonic()
             if epoch is not None and now > epoch.began + epoch.limit:
                 self._give_up(epoch)

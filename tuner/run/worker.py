@@ -12,10 +12,11 @@
 """
 
 import random
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 
@@ -25,7 +26,7 @@ from tuner.files.checkpoints import CHECKPOINTS, CheckpointWriter, folder_of, lo
 from tuner.files.study_files import StudyFiles
 from tuner.phases import Phase
 from tuner.run.precompile import Precompiler
-from tuner.run.signals import GRACE, Stop
+from tuner.run.signals import GRACE, STOP_COMMAND, Stop
 from tuner.run.trainer import Trainer
 from tuner.run.trial import TrialRun
 from tuner.run.watchdog import Watchdog
@@ -36,6 +37,8 @@ from tuner.study.session import WorkerSession
 from tuner.study.sinks import Ending, Publisher, Released, TrialSink
 from tuner.study.verdict import Complete, Continue, Fail, Pause, Prune, Verdict, verdict
 from tuner.trial import EpochReport
+
+T = TypeVar("T")
 
 MOST_FAILURES = 5  # in a row, after which the worker exits: the fault may be its own
 LONGEST_WAIT = 5.0  # seconds between attempts to claim a trial
@@ -64,6 +67,7 @@ class Worker:
     watchdog: Watchdog
     stop: Stop
     precompiler: Precompiler
+    _says_why: bool = False  # whether it has said who asked it to stop
 
     def work(self, limits: Limits = NO_LIMITS) -> None:
         """Run trials until the study has ended, its budget is spent, a stop is requested or a
@@ -74,7 +78,7 @@ class Worker:
         """
         claimed, failures, waiting = 0, 0, None
         self.session.clock.skip()  # getting ready counts for no trial
-        self.publisher.study()
+        self._publish()
         while not self._must_leave() and claimed != limits.trials:
             claim = self.session.claim(self.trainer.dataset)
             if isinstance(claim, Claim):
@@ -85,7 +89,7 @@ class Worker:
                 if failures == MOST_FAILURES:
                     last = f"the last with: {ending.reason}"
                     raise TunerError(f"{failures} trials in a row failed, {last}")
-                self.publisher.study()
+                self._publish()
             elif claim in (Idle.ENDED, Idle.SPENT) or limits.when_idle:
                 self._clean_up()
                 return
@@ -94,7 +98,7 @@ class Worker:
                     self.sink.announce(self._why_waiting(claim))
                 waiting = claim
                 pause = min(LONGEST_WAIT, self.session.spec.study.lease_seconds / 4)
-                with self.session.clock.phase(Phase.WAITING):
+                with self.session.clock.phase(Phase.WAITING, "waiting for a trial"):
                     self.stop.wait(pause * random.uniform(0.5, 1.0))
 
     def _why_waiting(self, idle: Idle) -> str:
@@ -105,17 +109,25 @@ class Worker:
 
     def _clean_up(self) -> None:
         """Publish the final plots; remove checkpoints of ended trials that dead workers left."""
-        self.publisher.study(ended=True)
+        self._publish(ended=True)
         with suppress(TunerError):
             ended = self.session.store.ended()
             for number in ended & {trial_of(name) for name in self.files.own_names(CHECKPOINTS)}:
                 self.files.remove_all(folder_of(number))
 
+    def _publish(self, *, ended: bool = False) -> None:
+        with self.session.clock.phase(Phase.OTHER, "drawing plots"):
+            self.publisher.study(ended=ended)
+
     def _must_leave(self) -> bool:
-        if self.session.stop_requested and not self.stop.requested:
-            self.sink.announce("tuner stop was run: exiting")
-            self.stop.request()
-        return self.stop.requested
+        if self.session.stop_requested:
+            self.stop.request(STOP_COMMAND)
+        if not self.stop.requested:
+            return False
+        if not self._says_why and not self.stop.by_signal:  # a signal is answered at once
+            self.sink.announce(f"{self.stop.reason or 'a stop request'}: exiting")
+        self._says_why = True
+        return True
 
     def _run(self, claim: Claim) -> Ending:
         """Run one trial until it ends, is released, or is lost to another worker."""
@@ -180,7 +192,7 @@ class Worker:
         claim, announce = trial.claim, self.sink.announce
         reported = len(claim.history)
         load = partial(load_latest, self.files, claim.number, claim.config, reported, announce)
-        checkpoint = self._retry_files(load)
+        checkpoint = self._retry_files(load, "loading the checkpoint")
         with self.watchdog.epoch(claim, checkpoint.epoch + 1 if checkpoint else 1, trial.pace):
             trial.begin(checkpoint)
 
@@ -257,6 +269,6 @@ class Worker:
         """Count the time as held up by files."""
         return self.session.clock.phase(Phase.FILES)
 
-    @property
-    def _retry_files(self) -> Retrier:
-        return Retrier(self.sink.announce, clock=self.session.clock, phase=Phase.FILES)
+    def _retry_files(self, attempt: Callable[[], T], what: str | None = None) -> T:
+        clock, announce = self.session.clock, self.sink.announce
+        return Retrier(announce, clock=clock, phase=Phase.FILES, what=what)(attempt)

@@ -31,6 +31,7 @@ class Claim(NamedTuple):
     rung: int = 0  # the last one passed
     confirms: Confirms | None = None
     prune_reason: str | None = None  # of a request to prune it
+    lost: str | None = None  # the worker that had it last, if it was taken over from one
 
 
 class Refusal(NamedTuple):
@@ -90,7 +91,10 @@ def choose_params(
     study._thread_local.cached_all_trials = None
     study.get_trials(deepcopy=False)
     suggesting = optuna.Trial(study, trial._trial_id)
-    with storage.clock.phase(Phase.OTHER), storage.collected_params() as choices:
+    with (
+        storage.clock.phase(Phase.OTHER, "choosing parameters"),
+        storage.collected_params() as choices,
+    ):
         while missing := _missing(spec, params):
             for name, distribution in missing.items():
                 params[name] = suggesting._suggest(name, distribution)

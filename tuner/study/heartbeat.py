@@ -1,33 +1,46 @@
-"""The heartbeat thread of a worker: renews its leases, notices requests to stop or to wait."""
+"""The heartbeat thread of a worker: renews its leases, notices requests to stop or to wait, and
+stores what the worker is doing."""
 
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from sqlalchemy import Connection, select, update
 
 from tuner.errors import StorageError
+from tuner.phases import PhaseClock
 from tuner.study import leases, tables
 from tuner.study.store import StudyStore
 
+TICK = 0.25  # seconds between two looks at what the worker is doing
+# Seconds between two writes between beats: because of a new activity, because none lasts any more.
+RAREST, RAREST_WITHOUT = 1.0, 5.0
+
 
 class Heartbeat:
-    """Beats four times per lease period, until stopped.
+    """Beats four times per lease period, until stopped; stores new activities in between.
 
     Shares the storage's few connections with the worker's main thread, since a server may have none
     to spare.
     """
 
     def __init__(
-        self, store: StudyStore, worker: str, seconds: float, register: Callable[[], None]
+        self,
+        store: StudyStore,
+        worker: str,
+        seconds: float,
+        register: Callable[[], None],
+        clock: PhaseClock,
     ) -> None:
         """Renew the leases that the storage holds. ``register`` adds the worker's row again if
-        the database lacks it, as after a restore."""
+        the database lacks it, as after a restore. ``clock`` knows what the worker is doing."""
         self._address, self._engine = store.database.address, store.database.rdb.engine
         self._study, self._held = store.key, store.database.rdb.held
         self._worker, self._seconds, self._register = worker, seconds, register
+        self._activities, self._doing = clock, clock.lasting_activity
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self.hung: set[int] = set()  # trials whose leases are no longer renewed
@@ -49,9 +62,19 @@ class Heartbeat:
         self._thread.join(timeout=min(self._seconds, 10.0))
 
     def _run(self) -> None:
-        while not self._ended.wait(self._seconds / 4):
+        interval = self._seconds / 4
+        written = beaten = time.monotonic()
+        while not self._ended.wait(min(TICK, interval)):
+            now, doing = time.monotonic(), self._activities.lasting_activity
             with suppress(StorageError):
-                self.beat()
+                if now >= beaten + interval:
+                    beaten = written = now
+                    self.beat()
+                elif doing != self._doing and now >= written + (
+                    RAREST if doing else RAREST_WITHOUT
+                ):
+                    written = now
+                    self._store_activity()
 
     def beat(self) -> None:
         """Beat once. StorageError if the database is away; the next beat may succeed."""
@@ -76,7 +99,7 @@ class Heartbeat:
         seen_at = connection.execute(
             update(who)
             .where(who.c.worker == self._worker, self._study.exists())
-            .values(seen_at=tables.db_now())
+            .values(seen_at=tables.db_now(), **self._activity())
             .returning(who.c.seen_at)
         ).scalar_one_or_none()
         if self.preparing:
@@ -91,6 +114,19 @@ class Heartbeat:
             if stop_at is not None and stop_at != self.stop_before:
                 self.stop_requested = True
         return True
+
+    def _store_activity(self) -> None:
+        mine = update(tables.workers).where(tables.workers.c.worker == self._worker)
+        with self._address.errors(), self._engine.begin() as connection:
+            connection.execute(mine.values(self._activity()))
+
+    def _activity(self) -> dict[str, Any]:
+        """The columns for what the worker is doing."""
+        self._doing = doing = self._activities.lasting_activity
+        if doing is None:
+            return {"doing": None, "doing_since": None}
+        since = tables.db_now() - self._activities.elapsed(doing)
+        return {"doing": doing.what, "doing_since": since}
 
     def compare_clocks(self, now: float) -> None:
         """Record the database's time. After a clock change, expired leases mean nothing until

@@ -27,7 +27,7 @@ from tuner.phases import UNCOUNTED, PhaseSeconds
 from tuner.study import rows, tables
 from tuner.study.records import Confirms
 from tuner.study.tables import StudyKey
-from tuner.study.workers import dead_among
+from tuner.study.workers import dead_among, describe_worker
 
 MAX_REMAINING = 2 * 86_400.0  # seconds; a lease lasts a day at most
 ORPHAN_SECONDS = 600.0  # that another program has to end a trial that it began
@@ -62,6 +62,7 @@ class Taken(NamedTuple):
     rung: int = 0  # the last one passed
     prune_reason: str | None = None  # of a request to prune it
     seconds: PhaseSeconds = UNCOUNTED  # on its earlier workers
+    lost: str | None = None  # the worker that it was taken over from, if it did not give it back
 
 
 _PHASES = tuple(_leases[name] for name in tables.PHASE_COLUMNS.values())
@@ -135,6 +136,10 @@ def take(
     owners have not had time to renew their leases.
     """
     available = _available(study, dead, latest)
+    owners = dict(session.execute(select(_leases.trial_id, _leases.worker).where(available)).all())
+    if not owners:
+        return None
+    # Not one of those just read: without locks, other workers would choose the same.
     first = (
         select(_leases.trial_id)
         .where(available)
@@ -142,7 +147,10 @@ def take(
         .limit(1)
         .with_for_update(skip_locked=True)
     )
-    return _take(session, lease, _leases.trial_id == first.scalar_subquery(), available)
+    taken = _take(session, lease, _leases.trial_id == first.scalar_subquery(), available)
+    if taken is None or (owner := owners.get(taken.trial_id)) is None:
+        return taken
+    return taken._replace(lost=describe_worker(session, owner))
 
 
 def _take(
@@ -190,14 +198,18 @@ def _available(study: StudyKey, dead: Collection[str], latest: float | None) -> 
 
 
 def left_behind(
-    session: Session, study: StudyKey, dead: Collection[str], latest: float | None, most: int
+    session: Session | Connection,
+    study: StudyKey,
+    dead: Collection[str],
+    latest: float | None,
+    most: int,
 ) -> list[int]:
     """The first trials that ``take`` would take over, at most ``most``."""
     query = select(_leases.trial_id).where(_available(study, dead, latest))
     return list(session.execute(query.order_by(_leases.expires_at).limit(most)).scalars())
 
 
-def dead_workers(session: Session, study_id: int, me: str) -> list[str]:
+def dead_workers(session: Session | Connection, study_id: int, me: str) -> list[str]:
     """The workers that hold leases but were processes of this machine and have died."""
     held = (_leases.study_id == study_id, _leases.status == "held", _leases.worker != me)
     return dead_among(session, _leases.worker, *held)

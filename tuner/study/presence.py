@@ -68,7 +68,7 @@ class WorkerPresence:
         self._retrier = Retrier(announce, retry_seconds, clock=self.clock)
         self._last: tuple[int, Lease] | None = None  # the trial claimed last
         self._seconds = self.spec.study.lease_seconds
-        self._heart = Heartbeat(store, self.worker, self._seconds, self._register)
+        self._heart = Heartbeat(store, self.worker, self._seconds, self._register, self.clock)
 
     @contextlib.contextmanager
     def joined(self) -> Iterator[Self]:

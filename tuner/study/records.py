@@ -81,6 +81,13 @@ class StudySummary(NamedTuple):
     fingerprint: str | None  # of the measurement; None before the first worker is ready
     on_hold: bool = False  # by tuner pause
     ended_reason: str | None = None  # why the search has ended before its total, if it has
+    workers: int = 0  # alive
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether trials are left and no worker runs them."""
+        finished = sum(self.states.get(state.name, 0) for state in FINISHED)
+        return self.ended_reason is None and finished < self.total and not self.workers
 
 
 class Hang(NamedTuple):
@@ -146,7 +153,7 @@ def record_of(
         confirms=confirms_of(attributes),
         fresh=rows.finite(attributes.get(FRESH)),
         paused_at=trial.last_step if attributes.get(PAUSED) == trial.last_step else None,
-        warm_start=_origin(attributes.get(WARM_START)),
+        warm_start=warm_start_of(attributes),
     )
 
 
@@ -158,8 +165,9 @@ def confirms_of(attributes: Mapping[str, Any]) -> Confirms | None:
     return None
 
 
-def _origin(attribute: Any) -> str | None:
-    match attribute:
+def warm_start_of(attributes: Mapping[str, Any]) -> str | None:
+    """The trial whose configuration a trial with these attributes was queued with, if any."""
+    match attributes.get(WARM_START):
         case {"study": str(study), "trial": int(number)}:
             return f"trial {number} of study {printable(study)}"
     return None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from tuner.errors import StorageError
-from tuner.phases import Phase, PhaseClock
+from tuner.phases import ACTIVITIES, Phase, PhaseClock
 
 T = TypeVar("T")
 
@@ -25,13 +25,19 @@ class Retrier:
         busy_only: bool = False,
         clock: PhaseClock | None = None,
         phase: Phase = Phase.DATABASE,
+        what: str | None = None,
     ) -> None:
         """``limit`` is in seconds. ``busy_only`` is for a first connection, whose address may be
         wrong: retries only if the server answers that it is starting or has no free connection.
-        The ``clock`` counts attempts as ``phase``, but those that fail, and pauses, as waiting.
+        The ``clock`` counts attempts as ``phase``, but those that fail, and pauses, as waiting;
+        ``what`` describes all of it more closely.
         """
         self._announce, self._limit, self._busy_only = announce, limit, busy_only
-        self._clock, self._phase = clock or PhaseClock(), phase
+        self._clock, self._phase, self._what = (
+            clock or PhaseClock(),
+            phase,
+            what or ACTIVITIES[phase],
+        )
         self.last_trouble: float | None = None  # time.monotonic() of the last failure
         self.retries = 0
 
@@ -40,6 +46,10 @@ class Retrier:
 
         StorageError if it fails permanently, or still fails once the limit has passed.
         """
+        with self._clock.phase(self._phase, self._what):  # one activity, whatever it is counted as
+            return self._repeat(attempt)
+
+    def _repeat(self, attempt: Callable[[], T]) -> T:
         began = time.monotonic()
         failures = 0
         while True:
@@ -53,7 +63,7 @@ class Retrier:
                     raise StorageError(f"{error}; gave up after {self._limit:g} s") from error
                 if failures == 0:
                     self._announce(f"{error}; trying again for up to {self._limit:g} s")
-                with self._clock.phase(Phase.WAITING):
+                with self._clock.phase(Phase.WAITING, self._what):
                     time.sleep(random.uniform(0.5, 1.0) * min(LONGEST_PAUSE, 0.1 * 2**failures))
                 failures += 1
                 self.retries += 1
@@ -63,7 +73,7 @@ class Retrier:
                 return result
 
     def _timed(self, attempt: Callable[[], T]) -> T:
-        with self._clock.phase(self._phase):
+        with self._clock.phase(self._phase, self._what):
             try:
                 return attempt()
             except StorageError:

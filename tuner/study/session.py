@@ -266,6 +266,7 @@ class WorkerSession(WorkerPresence):
             rung=taken.rung,
             confirms=confirms,
             prune_reason=taken.prune_reason,
+            lost=taken.lost,
         )
 
     def _search_for(self, trial: FrozenTrial) -> tuple[StudySpec, optuna.Study]:

@@ -1,4 +1,4 @@
-"""Actions on a study while workers run it: enqueue, retry, prune, delete."""
+"""Actions on a study while workers run it: enqueue, dequeue, retry, prune, delete."""
 
 import tomllib
 from collections.abc import Sequence
@@ -8,18 +8,21 @@ from typing import Any
 from optuna.trial import TrialState
 from sqlalchemy import func, select, update
 
+from tuner import hints
 from tuner.errors import InputError
 from tuner.spec.branches import optuna_params, setting_params
 from tuner.spec.parameters import Value
 from tuner.spec.trial import kind_of
 from tuner.spec.validation import point_problems
 from tuner.study import tables
-from tuner.study.queue import COUNTED
-from tuner.study.records import BASELINE, SEED_OF
+from tuner.study.queue import COUNTED, utc_now
+from tuner.study.records import BASELINE, REASON, SEED_OF
 from tuner.study.rows import printable
 from tuner.study.store import StudyStore
 
 LONGEST_WORD = 300  # characters of a parameter's name and value
+DEQUEUED = "removed from the queue"  # reason of a trial that was dequeued
+DEQUEUED = "removed from the queue"  # the reason stored with a dequeued trial
 
 
 def parse_point(store: StudyStore, words: Sequence[str]) -> dict[str, Value]:
@@ -68,6 +71,33 @@ def enqueue(store: StudyStore, point: dict[str, Value], attributes: dict[str, An
             wanted: int = connection.execute(query).scalar_one()
     store.raise_total(wanted)
     return store.total
+
+
+def dequeue(store: StudyStore, numbers: Sequence[int]) -> None:
+    """Remove trials from the queue: they end as failed ones, which don't count towards the total.
+
+    InputError if one of them is not queued; then none is removed.
+    """
+    trials, owners = tables.optuna_trials, tables.trial_attributes.c.trial_id
+    mine = (trials.c.study_id == store.study_id) & trials.c.number.in_(numbers)
+    query = select(trials.c.number, trials.c.trial_id, trials.c.state).where(mine)
+    # Not deleted, because Optuna counts trials to number the next one.
+    ended = {"state": TrialState.FAIL, "datetime_complete": utc_now()}
+    with store.database.errors(), store.database.rdb.transaction() as session:
+        store.key.lock(session)  # as workers do before they take a trial from the queue
+        found = {number: (i, state) for number, i, state in session.execute(query)}
+        waiting = [i for i, state in found.values() if state == TrialState.WAITING]
+        if queued := len(waiting) == len(set(numbers)):
+            session.execute(update(trials).where(trials.c.trial_id.in_(waiting)).values(ended))
+            for trial_id in waiting:
+                tables.write_attributes(session, owners, trial_id, {REASON: DEQUEUED})
+    if not queued:
+        states = {n: found[n][1].name.lower() if n in found else "unknown" for n in numbers}
+        wrong = [f"trial {n} is {s}" for n, s in states.items() if s != "waiting"]
+        raise InputError(
+            f"study {store.name!r}: {', '.join(wrong)}; only queued trials can be removed, and "
+            f"{hints.command('queue', store.name)} lists them"
+        )
 
 
 def check_new(store: StudyStore, point: dict[str, Value]) -> None:

@@ -145,7 +145,8 @@ class StudyStore(StudyRow):
         measured = (best and best.value, objective or "FID", digest(parts) if parts else None)
         self.refresh()
         flags = self.on_hold, self.ended_reason
-        return StudySummary(self.name, self.total, dict(states), *measured, *flags)
+        alive = sum(worker.alive for worker in self.workers())
+        return StudySummary(self.name, self.total, dict(states), *measured, *flags, alive)
 
     # Trials
 

@@ -144,6 +144,8 @@ workers = Table(
     Column("seen_at", Double, nullable=False),
     Column("left_at", Double),
     Column("job", Text),  # the Slurm job that it runs in, if any
+    Column("doing", Text),  # what has lasted for a while, such as compiling; NULL if nothing has
+    Column("doing_since", Double),
     Index("tuner_workers_by_study", "study_id"),
 )
 

@@ -40,6 +40,8 @@ class WorkerRecord(NamedTuple):
     trial: int | None
     epoch: int | None  # the last one reported of that trial
     job: str | None = None  # id of the Slurm job that it runs in
+    doing: str | None = None  # such as "compiling"; None if nothing has lasted for a while
+    doing_seconds: float | None = None  # for how long, by the database's clock
 
 
 _who = tables.workers.c
@@ -55,8 +57,9 @@ def read_workers(connection: Connection, study_id: int, lease_seconds: float) ->
     lease, trials = tables.leases.c, tables.optuna_trials.c
     # A heartbeat in the future dates from before the clock was set back; it ages all the same.
     age = func.abs(tables.db_now() - _who.seen_at)
+    more = _who.job, _who.doing, tables.db_now() - _who.doing_since
     query = (
-        select(_who.worker, _who.device, age, trials.number, lease.epoch, _who.job, *_PROCESS)
+        select(_who.worker, _who.device, age, trials.number, lease.epoch, *more, *_PROCESS)
         .select_from(tables.workers)
         .outerjoin(tables.leases, (lease.worker == _who.worker) & (lease.status == "held"))
         .outerjoin(tables.optuna_trials, trials.trial_id == lease.trial_id)
@@ -64,16 +67,17 @@ def read_workers(connection: Connection, study_id: int, lease_seconds: float) ->
         .order_by(_who.joined_at, trials.number)
     )
     workers = []
-    for worker, device, seen, trial, epoch, job, *identity in connection.execute(query):
-        host, place, pid, since = identity
+    for worker, device, seen, trial, epoch, job, what, lasting, *which in connection.execute(query):
+        host, place, pid, since = which
         seen, pid = rows.finite(seen), rows.whole(pid)
         if seen is None or pid is None or not (seen < LOST_SHOWN or trial is not None):
             continue
         process = Process(printable(str(host)), str(place), pid, str(since))
         alive = seen < lease_seconds and not has_died(process)
         known = (printable(str(worker)), process.host, pid, printable(str(device)))
-        current = (rows.whole(trial), rows.whole(epoch))
-        workers.append(WorkerRecord(*known, alive, seen, *current, job and printable(str(job))))
+        numbers = rows.whole(trial), rows.whole(epoch)
+        activity = rows.text(what), rows.finite(lasting)
+        workers.append(WorkerRecord(*known, alive, seen, *numbers, rows.text(job), *activity))
     return workers
 
 
@@ -108,11 +112,25 @@ def insert_worker(session: Session, study_id: int, worker: str, device: str) -> 
     return now
 
 
-def dead_among(session: Session, column: Column[str], *where: ColumnElement[bool]) -> list[str]:
+def dead_among(
+    session: Session | Connection, column: Column[str], *where: ColumnElement[bool]
+) -> list[str]:
     """The workers named in a column that were processes of this machine and have died."""
     query = select(_who.worker, *_PROCESS).join(column.table, column == _who.worker).where(*where)
     found = session.execute(query.distinct())
     return [worker for worker, *process in found if has_died(Process(*process))]
+
+
+def describe_worker(session: Session, worker: str) -> str:
+    """Where a worker runs and when it was last seen: ``north:4711, last seen 45 s ago``."""
+    query = select(_who.host, _who.pid, tables.db_now() - _who.seen_at)
+    row = session.execute(query.where(_who.worker == worker)).one_or_none()
+    if row is None:
+        return f"worker {printable(worker)}"
+    host, pid, age = row
+    seen = rows.finite(age)
+    ago = "" if seen is None else f", last seen {max(0.0, seen):.0f} s ago"
+    return f"{printable(str(host))}:{pid}{ago}"
 
 
 def this_process() -> Process:

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -11,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tuner.phases import PhaseClock
 from tuner.spec.metrics import OBJECTIVES
 from tuner.study.claims import Claim
 from tuner.study.sinks import Ending, Released
@@ -21,6 +23,7 @@ from tuner.views.formatting import duration, number, params_text
 from tuner.views.tables import FittingTable
 
 INTERVAL = 10.0  # seconds between two lines about one activity
+MOST_LINES = 4  # about workers without a trial
 
 
 class PlainProgress:
@@ -52,8 +55,10 @@ class PlainProgress:
             begins += f" (trial {trial} again, seed {seed + 1})"
         if reported and reported == claim.rung:
             begins = f"promoted after epoch {reported}"
-        elif claim.predecessor:
+        elif claim.predecessor and claim.lost is None:
             begins += f" (trained by {claim.predecessor})"
+        if claim.lost:
+            self.announce(taken_over(claim))
         self.announce(f"trial {claim.number} {begins}: {params_text(claim.params)}")
 
     def epoch(self, claim: Claim, report: EpochReport) -> None:
@@ -70,16 +75,34 @@ class PlainProgress:
     def ended(self, claim: Claim, ending: Ending) -> None:
         self.announce(f"trial {claim.number} {outcome(ending)}")
 
+    def follow(self, clock: PhaseClock) -> None:
+        """Show what the clock's thread is doing: not in a log."""
+
+    def doing(self, worker: int, trial: int | None, what: str, seconds: float) -> None:
+        """Show what another process is doing: not in a log."""
+
 
 @dataclass
 class _Running:
     claim: Claim
     epochs: History
-    since: float = field(default_factory=time.monotonic)  # when this worker started it
+
+
+class _Doing(NamedTuple):
+    """What a worker is doing."""
+
+    trial: int | None
+    what: str  # empty if nothing lasts
+    since: float  # time.monotonic()
+
+    @property
+    def text(self) -> str:
+        seconds = time.monotonic() - self.since
+        return f"{self.what} {duration(seconds)}" if seconds >= 1 else self.what
 
 
 class LiveProgress:
-    """One line per running trial and a progress bar for the study.
+    """One line per running trial, with what its worker is doing, and a progress bar for the study.
 
     Redrawn in place while its ``live`` context is entered.
     """
@@ -90,17 +113,32 @@ class LiveProgress:
         self._ended = 0
         self._best: tuple[float, int] | None = None
         self._running: dict[int, _Running] = {}
-        self._message = "starting"
+        self._message = ""
         self._part: float | None = None
         self._began = time.monotonic()
+        self._clock: PhaseClock | None = None
+        self._doing = {0: _Doing(None, "starting JAX", self._began)}  # by worker
         self.live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
 
     def announce(self, text: str, part: float | None = None) -> None:
-        """Show a message, with a progress bar if ``part``, the completed share, is given."""
-        self._message, self._part = text, part
+        """Print a line above the live ones; if ``part``, the completed share, is given, show it
+        with a progress bar instead."""
+        self._message, self._part = ("", None) if part is None else (text, part)
+        if part is None:
+            self._console.print(" ".join(text.splitlines()), highlight=False, markup=False)
+
+    def follow(self, clock: PhaseClock) -> None:
+        """Show what the clock's thread is doing."""
+        self._clock = clock
+
+    def doing(self, worker: int, trial: int | None, what: str, seconds: float) -> None:
+        """Show what a worker process has been doing for ``seconds``; nothing if that is empty."""
+        self._doing[worker] = _Doing(trial, what, time.monotonic() - seconds)
 
     def started(self, claim: Claim) -> None:
         self._message, self._part = "", None
+        if claim.lost:
+            self.announce(taken_over(claim))
         self._running[claim.number] = _Running(claim, History(claim.history))
 
     def epoch(self, claim: Claim, report: EpochReport) -> None:
@@ -127,13 +165,20 @@ class LiveProgress:
 
     def _render(self) -> Group:
         running = list(self._running.values())  # a copy, because rich draws from its own thread
-        return Group(self._trials(running), self._overall(), self._activity(running))
+        if self._clock is not None:
+            activity, number = self._clock.activity, next(iter(self._running), None)
+            seconds = self._clock.elapsed(activity)
+            self._doing = {0: _Doing(number, activity.what, time.monotonic() - seconds)}
+        doing = dict(self._doing)
+        busy = {one.trial: one.text for one in doing.values() if one.what}
+        return Group(self._trials(running, busy), self._overall(), *self._others(doing))
 
-    def _trials(self, running: list[_Running]) -> FittingTable:
+    def _trials(self, running: list[_Running], busy: dict[int | None, str]) -> FittingTable:
         measured = (OBJECTIVES[self._objective], "loss ratio", "images/s", "evaluation", "left")
         table = FittingTable(
-            ("trial", "epoch", *measured, "settings"),
+            ("trial", "epoch", "doing", *measured, "settings"),
             prose=["settings"],
+            left=["doing"],
             spare=("evaluation", "images/s", "left", "loss ratio"),
         )
         for trial in running:
@@ -150,24 +195,21 @@ class LiveProgress:
                     duration(left),
                 ]
             done = f"{len(epochs)}/{claim.config.epochs}"
-            table.add_row(claim.number, done, *cells, params_text(claim.params))
+            doing = busy.get(claim.number, "training")
+            table.add_row(claim.number, done, doing, *cells, params_text(claim.params))
         return table
 
-    def _activity(self, running: list[_Running]) -> Table | Text:
-        """The last message; without one, the trials that are compiling."""
-        now = time.monotonic()
-        compiling = ", ".join(
-            f"trial {one.claim.number}: compiling and training its first epoch here, "
-            f"{duration(now - one.since)}"
-            for one in running
-            if len(one.epochs) == len(one.claim.history)  # its first epoch here can take minutes
-        )
-        text, part = Text(self._message or compiling, style="dim"), self._part
-        if part is None:
-            return text
-        line = Table.grid(padding=(0, 1))
-        line.add_row(ProgressBar(total=1, completed=part, width=30), text)
-        return line
+    def _others(self, doing: dict[int, _Doing]) -> Iterator[Table | Text]:
+        """What workers without a trial are doing, and how far that has come if they know."""
+        idle = {worker: one for worker, one in doing.items() if one.trial is None and one.what}
+        for worker, one in list(idle.items())[:MOST_LINES]:
+            name = f"worker {worker}: " if len(doing) > 1 else ""
+            yield Text(f"{name}{one.text}", style="dim")
+        if self._part is not None:
+            line = Table.grid(padding=(0, 1))
+            text = Text(self._message, style="dim")
+            line.add_row(ProgressBar(total=1, completed=self._part, width=30), text)
+            yield line
 
     def _overall(self) -> Table:
         finished = self._finished_before + self._ended
@@ -179,7 +221,7 @@ class LiveProgress:
         if self._ended:
             pace = (time.monotonic() - self._began) / self._ended
             parts += f", about {duration(pace * (self._total - finished))} left"
-        width = 30 if self._console.width >= 60 else 10
+        width = 30 if self._console.width >= 100 else 10
         line.add_row(ProgressBar(total=self._total, completed=finished, width=width), parts)
         return line
 
@@ -194,6 +236,11 @@ def progress_view(store: StudyStore, console: Console) -> Iterator[LiveProgress 
     view = LiveProgress(console, finished, finished + left, store.spec.metrics.objective)
     with view.live:
         yield view
+
+
+def taken_over(claim: Claim) -> str:
+    """Which lost worker the trial was taken over from."""
+    return f"took over trial {claim.number} from {claim.lost}"
 
 
 def outcome(ending: Ending) -> str:

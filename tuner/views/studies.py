@@ -3,12 +3,13 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from tuner.errors import InputError
 from tuner.spec.metrics import OBJECTIVES
 from tuner.spec.parameters import Choices, Range, to_toml, values_of
 from tuner.spec.study import StudySpec
@@ -18,7 +19,7 @@ from tuner.study.workers import WorkerRecord
 from tuner.trial import FIELDS
 from tuner.views.budgets import budget_line
 from tuner.views.formatting import duration, number, params_text, value_text
-from tuner.views.summaries import best_line, hold_line, phase_shares
+from tuner.views.summaries import best_line, hold_line, no_worker_line, phase_shares
 from tuner.views.tables import FittingTable
 
 STATES = {
@@ -61,6 +62,30 @@ def trial_table(
     return table
 
 
+SORT_KEYS: dict[str, Callable[[TrialRecord], Any]] = {
+    "trial": lambda trial: trial.number,
+    "value": lambda trial: trial.value,
+    "epochs": lambda trial: len(trial.reports),
+    "loss_ratio": lambda trial: trial.reports[-1].loss_ratio if trial.reports else None,
+    "time": lambda trial: trial.history.seconds,
+}
+
+
+def sorted_trials(trials: Sequence[TrialRecord], key: str) -> list[TrialRecord]:
+    """The trials sorted by one of ``SORT_KEYS`` or a parameter; ``-key``: descending. Those without
+    the value come last. InputError if no trial has such a parameter."""
+    name = key.removeprefix("-")
+    params = dict.fromkeys(name for trial in trials for name in trial.params)
+    if name not in SORT_KEYS and name not in params:
+        expected = ", ".join([*SORT_KEYS, *params])
+        raise InputError(f"--sort: found {name!r}, expected one of: {expected}")
+    of: Callable[[TrialRecord], Any] = SORT_KEYS.get(name) or (lambda trial: trial.params.get(name))
+    known = [(of(trial), trial) for trial in trials if of(trial) is not None]
+    # Other programs mix types in one parameter.
+    known.sort(key=lambda pair: (isinstance(pair[0], str), pair[0]), reverse=key != name)
+    return [trial for _, trial in known] + [trial for trial in trials if of(trial) is None]
+
+
 def study_table(studies: Sequence[StudySummary]) -> FittingTable:
     """One row per study: its trials by state, and its best value."""
     headings = ("study", "total", *STATES, "best", "objective", "fingerprint")
@@ -92,8 +117,9 @@ def worker_table(workers: Sequence[WorkerRecord]) -> FittingTable:
     """
     job = ["job"] * any(worker.job for worker in workers)
     table = FittingTable(
-        ("worker", "machine", "process", *job, "device", "trial", "epoch", "last seen"),
-        left=("worker", "machine", "job", "device"),
+        ("worker", "machine", "process", *job, "device", "doing", "trial", "epoch", "last seen"),
+        left=("worker", "machine", "job", "device", "doing"),
+        spare=("device", "worker"),
     )
     for worker in workers:
         table.add_row(
@@ -102,6 +128,7 @@ def worker_table(workers: Sequence[WorkerRecord]) -> FittingTable:
             worker.pid,
             *([worker.job or "-"] if job else []),
             worker.device,
+            doing_text(worker),
             "" if worker.trial is None else worker.trial,
             "" if worker.epoch is None else worker.epoch,
             f"{duration(worker.seen)} ago" + ("" if worker.alive else ", lost"),
@@ -110,12 +137,26 @@ def worker_table(workers: Sequence[WorkerRecord]) -> FittingTable:
     return table
 
 
+def doing_text(worker: WorkerRecord, age: float = 0.0) -> str:
+    """What a worker was doing ``age`` seconds ago, and for how long: ``compiling 42 s``."""
+    if worker.doing is None or worker.doing_seconds is None:
+        return "-" if worker.trial is None else "training"
+    if not worker.alive:
+        return worker.doing
+    return f"{worker.doing} {duration(max(0.0, worker.doing_seconds + age))}"
+
+
 def status_view(
-    snapshot: StudySnapshot, spec: StudySpec, age: float = 0.0, most: int | None = None
+    snapshot: StudySnapshot,
+    spec: StudySpec,
+    age: float = 0.0,
+    most: int | None = None,
+    where: Sequence[str] = (),
 ) -> Group:
     """A running study, read ``age`` seconds ago, with at most ``most`` workers; fits 80 columns.
 
-    Totals, the best trial, and the current trial of each worker.
+    Totals, the best trial, and the current trial of each worker. ``where`` are options that name
+    the database in suggested commands.
     """
     left = seconds_left(snapshot, spec.study.epochs)
     totals = FittingTable(("total", *STATES, "epochs done", "time left"))
@@ -134,6 +175,8 @@ def status_view(
         parts += ["", _running_workers(snapshot, spec, age, most)]
     if hidden := len(snapshot.workers[most:]) if most is not None else 0:
         parts += [Text(f"… and {hidden} more")]
+    if not snapshot.ended and not any(worker.alive for worker in snapshot.workers):
+        parts += [Text(no_worker_line(spec.study.name, where=where), style="bold")]
     if snapshot.left_behind:
         trials = ", ".join(map(str, snapshot.left_behind))
         parts += [Text(f"Without a live worker: trial {trials}")]
@@ -158,8 +201,8 @@ def _running_workers(
     names = ("worker", "machine", "device")
     measured = ("trial", "epoch", OBJECTIVES[spec.metrics.objective], "loss ratio", "images/s")
     spare = ("device", "machine", "images/s", "loss ratio")
-    headings = (*names, *job, *measured, "seen")
-    table = FittingTable(headings, names=names, left=job, spare=spare)
+    headings = (*names, *job, "doing", *measured, "seen")
+    table = FittingTable(headings, names=names, left=(*job, "doing"), spare=spare)
     for worker in snapshot.workers[:most]:
         cells = ["-"] * len(measured)
         if worker.trial is not None:
@@ -178,6 +221,7 @@ def _running_workers(
             worker.host,
             worker.device,
             *([worker.job or "-"] if job else []),
+            doing_text(worker, age),
             *cells,
             seen if worker.alive else f"lost {seen}",
             style=None if worker.alive else "red",

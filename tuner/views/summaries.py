@@ -42,6 +42,13 @@ def hold_line(name: str) -> str:
     return f"On hold: no trial begins or goes on until {hints.command('resume', name)} is run."
 
 
+def no_worker_line(*names: str, where: Sequence[str] = ()) -> str:
+    """How to start a worker for studies that have none; ``where`` are options for the database."""
+    start = hints.command("worker", names[0], *where)
+    of = f" for {', '.join(names)}" if len(names) > 1 else ""
+    return f"No worker is running{of}; start one with: {start}"
+
+
 def baseline_gain(trials: Sequence[TrialRecord], objective: str) -> str:
     """By how much the best value beats the best baseline's; empty without baselines."""
     best, baselines = best_of(trials), [trial for trial in trials if trial.baseline]

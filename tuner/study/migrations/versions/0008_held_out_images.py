@@ -3,7 +3,7 @@
 from alembic import op
 from sqlalchemy import Column, Double
 
-revision, down_revision = "0007", "0006"
+revision, down_revision = "0008", "0007"
 
 METRICS = (
     *("fid", "kid", "fid_infinity", "precision", "recall", "density", "coverage"),
