@@ -54,7 +54,7 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Export every epoch of every trial as CSV or JSON, or to an experiment tracker.
+    """Export all epochs as CSV or JSON, or to an experiment tracker.
 
     A tracker gets what it lacks, so the command can be repeated.
 
