@@ -11,6 +11,7 @@ from tuner.dashboard.publishing import DashboardPublisher
 from tuner.environment import ARTIFACTS_VARIABLE, MachineOptions, default_storage, variable
 from tuner.errors import InputError
 from tuner.files.study_files import StudyFiles, begin_study
+from tuner.notify.sink import notifying
 from tuner.run.evaluator import Evaluator
 from tuner.run.signals import Stop
 from tuner.run.startup import run_worker
@@ -95,14 +96,16 @@ def run_here(
     grace: float | None = None,
     watch: Callable[[WorkerSession], None] | None = None,
 ) -> Evaluator | None:
-    """Run trials in this process, publish them in the dashboard and pass them to the study's
-    trackers; see ``run_worker``. InputError if a tracker can't be used on this machine."""
-    with tracking(store, sink.announce) as trackers:
+    """Run trials in this process, publish them in the dashboard, pass them to the study's trackers
+    and send its notifications; see ``run_worker``. InputError if a tracker or the URLs of
+    notifications can't be used on this machine."""
+    announce = sink.announce
+    with tracking(store, announce) as trackers, notifying(store, announce) as notifiers:
         publisher = DashboardPublisher(store, files, sink.announce, trackers.picture)
         return run_worker(
             store,
             files,
-            Sinks(sink, trackers),
+            Sinks(sink, trackers, *notifiers),
             stop,
             limits,
             publisher=publisher,

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import call
 from tracked import FOLDER, pass_on, png, study, taken_over
 from trials import PARAMS, claim_of
 
+from tuner.spec.tracking import TRACKERS
 from tuner.study.records import Confirms
 from tuner.study.sinks import Released
 from tuner.study.verdict import Complete, Fail, Pause, Prune
@@ -166,3 +168,16 @@ def test_trackio_goes_on_with_the_run_of_a_lost_worker(
     assert json.loads(config).items() >= PARAMS.items()
     [picture] = tmp_path.rglob("*.png")
     assert picture.parent.name == "1"
+
+
+@pytest.mark.parametrize("command", ["check", "sweep"])
+def test_a_missing_package_is_one_line_before_anything_begins(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(TRACKERS, "mlflow", "a_module_that_does_not_exist")
+    (tmp_path / "s.toml").write_text('[data]\nsource = "gaussians"\n[tracking]\nto = ["mlflow"]\n')
+    assert call(command, "s.toml") == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("tuner: tracking.to: 'mlflow' needs the package a_module_that_does_not")
+    assert not (tmp_path / "tuner-data").exists()

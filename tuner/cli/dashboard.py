@@ -8,6 +8,8 @@ import typer
 from tuner.cli.app import Task, command, err, out
 from tuner.cli.options import Artifacts, Storage
 from tuner.environment import STORAGE
+from tuner.notify.sender import open_sender
+from tuner.notify.stalls import watching_stalls
 from tuner.run.signals import interrupting
 from tuner.study.database import Database
 
@@ -41,6 +43,7 @@ def dashboard(
     from tuner.dashboard.server import dashboard_server
 
     database, say = Database(storage), partial(err.print, soft_wrap=True)
+    sender = open_sender()
     server = dashboard_server(database, artifacts, host, port, say, behind_proxy=behind_proxy)
     if host not in web.LOOPBACK and not behind_proxy:
         say(
@@ -52,7 +55,7 @@ def dashboard(
     out.print(f"Dashboard of {database.place}: {address} (press Ctrl-C to stop)", soft_wrap=True)
 
     try:
-        with interrupting():
+        with interrupting(), watching_stalls(storage, sender, say):
             server.serve_forever()
     except KeyboardInterrupt:
         out.print()

@@ -1,0 +1,283 @@
+"""Notifications, delivered by apprise to a server on this machine."""
+
+import http.server
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import study_databases
+from study_databases import RANDOM, Studies, eventually, run
+from trials import claim_of
+
+from tuner.errors import InputError
+from tuner.notify.sender import Sender, open_sender
+from tuner.notify.sink import look, notifying
+from tuner.notify.stalls import look_for_stalls
+from tuner.study.sinks import Released
+from tuner.study.store import StudyStore
+from tuner.study.verdict import Complete, Fail, Prune
+
+url, studies, sqlite = study_databases.url, study_databases.studies, study_databases.sqlite
+NOTIFY = "[notify]\non = ['ended', 'best', 'failed', 'stalled']\n"
+PASSWORD = "sesame-4711"
+_stores: dict[str, list[StudyStore]] = {}  # of the workers, by database
+
+
+class Receiver:
+    """A server that keeps the notifications posted to it; ``status`` is its answer."""
+
+    def __init__(self) -> None:
+        self.received: list[tuple[str, str]] = []
+        self.status = 200
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.received.append((body["title"], body["message"]))
+                self.send_response(outer.status)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                return None
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"json://me:{PASSWORD}@127.0.0.1:{self.server.server_port}/"
+
+    @property
+    def titles(self) -> list[str]:
+        return [title for title, _ in self.received]
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    receiver = Receiver()
+    monkeypatch.setenv("TUNER_NOTIFY_URLS", receiver.url)
+    monkeypatch.delenv("APPRISE_URLS", raising=False)
+    yield receiver
+    receiver.server.shutdown()
+    receiver.server.server_close()
+
+
+@pytest.fixture
+def sender(receiver: Receiver) -> Sender:
+    found = open_sender()
+    assert found is not None
+    return found
+
+
+def look_from(studies: Studies, sender: Sender, workers: int = 1, leaving: bool = False) -> None:
+    """Look for events as several workers do that end their trials at the same time."""
+    stores = _stores.setdefault(studies.url, [])
+    stores += [studies.store() for _ in range(workers - len(stores))]
+    threads = [
+        threading.Thread(target=look, args=(store, sender, print), kwargs={"leaving": leaving})
+        for store in stores[:workers]
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_each_event_is_sent_once_whatever_the_number_of_workers(
+    studies: Studies, sender: Sender, receiver: Receiver
+) -> None:
+    studies.create(RANDOM + NOTIFY, trials=3)
+    session = studies.join()
+    run(session, [50.0, 40.0], Complete())
+    look_from(studies, sender, workers=3)
+    [(title, text)] = receiver.received
+    assert title == "Study s: new best, FID 40"
+    assert text.startswith("trial 0, FID 40: learning_rate=")
+    run(session, [60.0], Complete())  # is no better
+    run(session, [70.0], Fail("RuntimeError: a bug"))
+    look_from(studies, sender, workers=3)
+    assert receiver.received[1:] == [
+        (
+            "Study s: trial 2 has failed",
+            "RuntimeError: a bug\n1 of the study's trials have failed so far.",
+        )
+    ]
+    run(session, [80.0], Fail("RuntimeError: another bug"))  # within the hour
+    run(session, [30.0], Prune("bad"))
+    look_from(studies, sender, workers=3)
+    [(title, text)] = receiver.received[2:]
+    assert title == "Study s has ended"
+    first, second = text.split("\n")
+    assert first == "all of its trials have ended. Trials: 2 complete, 2 fail, 1 pruned."
+    assert second.startswith("Best: trial 0, FID 40: ")
+    look_from(studies, sender)
+    assert len(receiver.received) == 3
+    studies.store().raise_total(4)
+    run(session, [20.0], Complete())
+    look_from(studies, sender, workers=2)
+    assert sorted(receiver.titles[3:]) == ["Study s has ended", "Study s: new best, FID 20"]
+
+
+def test_failures_are_reported_again_after_an_hour(
+    sqlite: Studies, sender: Sender, receiver: Receiver
+) -> None:
+    sqlite.create(RANDOM + NOTIFY, trials=3)
+    session = sqlite.join()
+    run(session, [70.0], Fail("a bug"))
+    look_from(sqlite, sender)
+    sqlite.rows(
+        "UPDATE study_system_attributes SET value_json = '[1, 0]' WHERE key = :key",
+        key="tuner:notified:failed",
+    )
+    look_from(sqlite, sender)  # the same failure
+    assert len(receiver.received) == 1
+    run(session, [70.0], Fail("another bug"))
+    look_from(sqlite, sender)
+    assert receiver.titles[1:] == ["Study s: trial 1 has failed"]
+
+
+def test_only_requested_events_are_sent(
+    sqlite: Studies, sender: Sender, receiver: Receiver
+) -> None:
+    sqlite.create(RANDOM + "[notify]\non = ['ended']\n", trials=1)
+    session = sqlite.join()
+    run(session, [70.0], Fail("a bug"))
+    look_from(sqlite, sender)
+    assert receiver.received == []
+    run(session, [70.0], Complete())
+    look_from(sqlite, sender)
+    assert receiver.titles == ["Study s has ended"]
+
+
+def test_a_spent_budget_ends_the_study(sqlite: Studies, sender: Sender, receiver: Receiver) -> None:
+    sqlite.create(RANDOM + NOTIFY + "[budget]\nepochs = 2\n", trials=3)
+    run(sqlite.join(), [50.0, 40.0], Prune("bad"))
+    look_from(sqlite, sender, workers=3)
+    [(title, text)] = receiver.received
+    assert title == "Study s has ended"
+    assert text.startswith("budget.epochs: all 2 epochs are trained. Trials: 1 pruned.")
+
+
+def test_the_last_worker_to_leave_reports_that_none_is_left(
+    studies: Studies, sender: Sender, receiver: Receiver
+) -> None:
+    studies.create(RANDOM + NOTIFY, trials=3)
+    first, second = studies.join(), studies.join()
+    first.leave_at_once()
+    look_from(studies, sender, leaving=True)
+    assert receiver.received == []
+    second.leave_at_once()
+    look_from(studies, sender, workers=3, leaving=True)
+    assert receiver.received == [
+        ("Study s has no worker", "No worker is running now; 3 of 3 trials are left.")
+    ]
+    studies.join().leave_at_once()
+    look_from(studies, sender, leaving=True)
+    assert len(receiver.received) == 2  # another silence
+
+
+@pytest.mark.parametrize("request_to_wait", ["stop", "hold"])
+def test_workers_that_a_user_stopped_are_not_missed(
+    sqlite: Studies, sender: Sender, receiver: Receiver, request_to_wait: str
+) -> None:
+    sqlite.create(RANDOM + NOTIFY, trials=3)
+    session = sqlite.join()
+    if request_to_wait == "stop":
+        sqlite.store().request_stop()
+    else:
+        sqlite.store().hold()
+    session.leave_at_once()
+    look_from(sqlite, sender, leaving=True)
+    assert receiver.received == []
+
+
+def test_a_watcher_reports_workers_that_were_killed(
+    sqlite: Studies, sender: Sender, receiver: Receiver
+) -> None:
+    sqlite.create(RANDOM + NOTIFY, trials=3)
+    look_for_stalls(sqlite.open(), sender, print)
+    sqlite.join()
+    sqlite.rows("UPDATE tuner_workers SET seen_at = seen_at - 500, place = ''")
+    look_for_stalls(sqlite.open(), sender, print)
+    assert receiver.received == []  # a worker may be about to begin
+    sqlite.rows("UPDATE tuner_workers SET seen_at = seen_at - 200")
+    for _ in range(2):
+        look_for_stalls(sqlite.open(), sender, print)
+    [(title, text)] = receiver.received
+    assert title == "Study s has no worker"
+    assert text.startswith("No worker is running for 11 min 4")
+
+
+def test_a_worker_looks_when_a_trial_has_ended_and_when_it_leaves(
+    sqlite: Studies, receiver: Receiver
+) -> None:
+    store, announced = sqlite.create(RANDOM + NOTIFY, trials=2), list[str]()
+    session: Any = sqlite.join()
+    with notifying(store, announced.append) as [sink]:
+        sink.started(claim_of(0))
+        run(session, [50.0], Complete())
+        sink.ended(claim_of(0), Complete())
+        assert eventually(lambda: receiver.titles == ["Study s: new best, FID 50"])
+        sink.ended(claim_of(1), Released("stopped"))
+        session.leave_at_once()
+    assert receiver.titles[1:] == ["Study s has no worker"]
+    assert announced == []
+
+
+def test_an_unreachable_service_holds_nothing_up_and_is_announced_without_its_password(
+    sqlite: Studies, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.setattr("tuner.notify.sender.PAUSES", (0.01,))
+    receiver.status = 500
+    store, announced = sqlite.create(RANDOM + NOTIFY, trials=2), list[str]()
+    session = sqlite.join()
+    run(session, [50.0], Complete())
+    with notifying(store, announced.append) as [sink]:
+        began = time.monotonic()
+        sink.ended(claim_of(0), Complete())
+        assert time.monotonic() - began < 1
+    assert receiver.titles == ["Study s: new best, FID 50"] * 2  # it was tried twice
+    assert announced == ["notification 'Study s: new best, FID 50' was not delivered by JSON"]
+    assert PASSWORD not in "".join(capfd.readouterr())
+    stored = sqlite.rows("SELECT value_json FROM study_system_attributes")
+    assert PASSWORD not in str([*stored, *sqlite.rows("SELECT spec FROM tuner_studies")])
+
+
+def test_a_worker_without_urls_leaves_the_events_to_others(
+    sqlite: Studies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TUNER_NOTIFY_URLS", "APPRISE_URLS", "APPRISE_CONFIG_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    store, announced = sqlite.create(RANDOM + NOTIFY, trials=2), list[str]()
+    with notifying(store, announced.append) as sinks:
+        assert sinks == []
+    assert announced == ["TUNER_NOTIFY_URLS is not set: this worker sends no notifications"]
+    assert sqlite.rows("SELECT key FROM study_system_attributes WHERE key LIKE 'tuner:not%'") == []
+
+
+def test_an_unusable_url_is_refused_without_showing_it(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.setenv("TUNER_NOTIFY_URLS", f"{receiver.url}, nonsense://me:{PASSWORD}@host")
+    with pytest.raises(InputError) as caught:
+        open_sender()
+    assert str(caught.value) == (
+        "TUNER_NOTIFY_URLS: apprise can't use URL 2 of 2 (not shown, as it may contain a password)"
+    )
+    assert PASSWORD not in "".join(capfd.readouterr())
+
+
+def test_apprises_own_configuration_is_read(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.delenv("TUNER_NOTIFY_URLS")
+    (tmp_path / "apprise.conf").write_text(receiver.url)
+    monkeypatch.setenv("APPRISE_CONFIG_PATH", str(tmp_path / "apprise.conf"))
+    sender = open_sender()
+    assert sender is not None
+    assert sender.send("title", "text") is None
+    assert receiver.received == [("title", "text")]

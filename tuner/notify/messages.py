@@ -1,0 +1,44 @@
+"""The texts of notifications."""
+
+from tuner.spec.metrics import OBJECTIVES
+from tuner.study.notices import Silence
+from tuner.study.records import TrialRecord
+from tuner.study.store import StudyStore
+from tuner.views.formatting import duration, number, params_text
+
+LONGEST_REASON = 300  # characters
+
+
+def ended_text(store: StudyStore, reason: str) -> tuple[str, str]:
+    """The title and text for a study that has come to its end."""
+    states = store.summary().states
+    found = ", ".join(f"{count} {state.lower()}" for state, count in states.items())
+    best = store.best_so_far()
+    text = "No trial is complete." if best is None else f"Best: {_described(store, best)}"
+    return f"Study {store.name} has ended", f"{reason}. Trials: {found or 'none'}.\n{text}"
+
+
+def best_text(store: StudyStore, best: TrialRecord) -> tuple[str, str]:
+    """The title and text for a new best trial."""
+    name = OBJECTIVES[store.spec.metrics.objective]
+    title = f"Study {store.name}: new best, {name} {number(best.value)}"
+    return title, _described(store, best)
+
+
+def failed_text(store: StudyStore, count: int, last: TrialRecord) -> tuple[str, str]:
+    """The title and text for failed trials."""
+    reason = (last.reason or "no reason is recorded")[:LONGEST_REASON]
+    title = f"Study {store.name}: trial {last.number} has failed"
+    return title, f"{reason}\n{count} of the study's trials have failed so far."
+
+
+def stalled_text(store: StudyStore, silence: Silence) -> tuple[str, str]:
+    """The title and text for a study without workers."""
+    since = f"for {duration(silence.seconds)}" if silence.seconds >= 60 else "now"
+    text = f"No worker is running {since}; {silence.left} of {store.total} trials are left."
+    return f"Study {store.name} has no worker", text
+
+
+def _described(store: StudyStore, trial: TrialRecord) -> str:
+    name = OBJECTIVES[store.spec.metrics.objective]
+    return f"trial {trial.number}, {name} {number(trial.value)}: {params_text(trial.params)}"

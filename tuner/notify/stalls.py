@@ -1,0 +1,66 @@
+"""Watch a database for studies without workers: only a process that is no worker can see it when
+the last one is killed."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tuner.errors import TunerError
+from tuner.notify.messages import stalled_text
+from tuner.notify.sender import Sender
+from tuner.notify.sink import claimed_silence
+from tuner.study.database import Database
+from tuner.study.notices import studies_wanting
+from tuner.study.store import StudyStore
+
+EVERY = 60.0  # seconds between looks
+STALLED = 600.0  # seconds without a worker; a requeued job may take a while to begin
+
+
+@contextmanager
+def watching_stalls(
+    storage: str, sender: Sender | None, announce: Callable[[str], None]
+) -> Iterator[None]:
+    """Notify of studies without workers meanwhile, if there is a sender."""
+    if sender is None:
+        yield
+        return
+    ended = threading.Event()
+
+    def watch() -> None:
+        announced = ""
+        while not ended.wait(EVERY):
+            try:
+                look_for_stalls(Database(storage), sender, announce)
+            except TunerError as error:  # such as a user without the right to write
+                if announced != str(error):
+                    announced = str(error)
+                    announce(f"notifications: {error}")
+
+    threading.Thread(target=watch, name="stalls", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        sender.close()
+
+
+def look_for_stalls(
+    database: Database,
+    sender: Sender,
+    announce: Callable[[str], None],
+    seconds: float = STALLED,
+) -> None:
+    """Notify of every study that has had no worker for so many seconds, once."""
+    try:
+        for name in studies_wanting(database, "stalled"):
+            store = StudyStore(database, name)
+            if "stalled" not in store.spec.notify.on:
+                continue
+            silence = claimed_silence(store, seconds)
+            if silence is None:
+                continue
+            if (problem := sender.send(*stalled_text(store, silence))) is not None:
+                announce(problem)
+    finally:
+        database.rdb.engine.dispose()

@@ -1,0 +1,151 @@
+"""What a study's notifications report, and who sends each: one process of all, at most once.
+
+What was sent last is an attribute of the Optuna study. A process replaces it in a transaction that
+locks the study, and only then sends: if it dies in between, the notification is lost, not doubled.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, func, select
+
+from tuner.study import rows, tables
+from tuner.study.database import Database
+from tuner.study.records import TrialRecord, record_of
+from tuner.study.store import StudyStore
+from tuner.study.workers import read_workers
+
+SENT = "tuner:notified:"  # the prefix of the attributes; an event follows
+THROTTLE = 3600.0  # seconds between two notifications of failed trials
+_ours = tables.study_attributes
+
+
+class Silence(NamedTuple):
+    """No worker runs a study that has trials left."""
+
+    since: float  # the last sign of life of a worker, by the database's clock
+    seconds: float  # passed since then
+    left: int  # trials
+
+
+def claim_end(store: StudyStore) -> str | None:
+    """Why the study has come to its end; None unless it has, and this caller is to say so.
+
+    A study can end several times: its total or its budget may be raised in between.
+    """
+    reason = store.budget().reason
+    if store.remaining() <= 0:
+        mark: Any = ["trials", len(store.ended())]
+        reason = store.ended_reason or "all of its trials have ended"
+    elif reason is not None:
+        mark = ["budget", *store.spec.budget.limits.values()]
+    else:
+        return None
+    return reason if _claim(store, "ended", lambda sent, now: _unless(sent, mark)) else None
+
+
+def claim_best(store: StudyStore) -> TrialRecord | None:
+    """The best trial; None unless it is a new one, and this caller is to say so."""
+    best = store.best_so_far()
+    if best is None or best.value is None:
+        return None
+    value = best.value
+
+    def improved(sent: Any, now: float) -> Any:
+        earlier = rows.finite(sent)
+        return value if earlier is None or value < earlier else None
+
+    return best if _claim(store, "best", improved) else None
+
+
+def claim_failure(store: StudyStore) -> tuple[int, TrialRecord] | None:
+    """The number of trials that have failed, and the last of them; None unless more have failed
+    than were reported, the last report is an hour old, and this caller is to say so."""
+    with store.database.errors():
+        trials = store.study.get_trials(deepcopy=False)
+    failed = [record for t in trials if (record := record_of(t, ())).state == "FAIL"]
+    count = len(failed)
+
+    def due(sent: Any, now: float) -> Any:
+        match sent:
+            case [int(reported), int() | float() as at]:
+                later = count > reported and not 0 <= now - at < THROTTLE
+                return [count, now] if later else None
+        return [count, now] if count else None
+
+    return (count, failed[-1]) if _claim(store, "failed", due) else None
+
+
+def claim_silence(store: StudyStore, silence: Silence) -> bool:
+    """Whether this caller is to report the silence."""
+    mark = round(silence.since, 3)
+    return _claim(store, "stalled", lambda sent, now: _unless(sent, mark))
+
+
+def silence_of(store: StudyStore) -> Silence | None:
+    """Since when no worker has been running; None if one is, none ever was, the workers were
+    stopped or put on hold by a user, or nothing is left to run."""
+    store.refresh()
+    seconds, who = store.spec.study.lease_seconds, tables.workers.c
+    ended = func.coalesce(who.left_at, who.seen_at)
+    query = (
+        select(func.max(ended), func.max(who.joined_at), tables.db_now(), tables.studies.c.stop_at)
+        .select_from(tables.workers)
+        .join(tables.studies, tables.studies.c.study_id == who.study_id)
+        .where(store.key.row())
+        .group_by(tables.studies.c.stop_at)
+    )
+    with store.database.reading() as connection:
+        row = connection.execute(query).one_or_none()
+        alive = any(w.alive for w in read_workers(connection, store.study_id, seconds))
+    if row is None or alive or store.on_hold:
+        return None
+    since, joined, now, stopped = map(rows.finite, row)
+    if since is None or joined is None or now is None or (stopped or 0.0) > joined:
+        return None
+    left = 0 if store.budget().reason is not None else store.remaining()
+    return Silence(since, max(0.0, now - since), left) if left > 0 else None
+
+
+def studies_wanting(database: Database, event: str) -> list[str]:
+    """The names of the studies whose file mentions the event."""
+    ours, theirs = tables.studies.c, tables.optuna_studies.c
+    query = (
+        select(theirs.study_name)
+        .join(tables.studies, ours.study_id == theirs.study_id)
+        .where(ours.spec.contains(f'"{event}"', autoescape=True))
+    )
+    with database.reading() as connection:
+        named = {str(name) for name in connection.execute(query).scalars()}
+    return [name for name in database.study_names() if name in named]
+
+
+def _unless(sent: Any, mark: Any) -> Any:
+    return None if sent == mark else mark
+
+
+def _claim(store: StudyStore, event: str, decide: Callable[[Any, float], Any]) -> bool:
+    """Replace what was sent last by what ``decide`` makes of it and of the time; False if that is
+    None: another process has sent it, or there is nothing to send."""
+    key = f"{SENT}{event}"
+    with store.database.errors(), store.database.rdb.engine.begin() as connection:
+        # Rows are locked in the same order as by a worker that begins a trial.
+        theirs = tables.optuna_studies.c.study_id
+        connection.execute(select(theirs).where(theirs == store.study_id).with_for_update())
+        store.key.lock(connection)
+        new = decide(_sent(connection, store, key), _now(connection))
+        if new is None:
+            return False
+        tables.write_attributes(connection, _ours.c.study_id, store.study_id, {key: new})
+    return True
+
+
+def _sent(connection: Connection, store: StudyStore, key: str) -> Any:
+    query = select(_ours.c.value_json).where(_ours.c.study_id == store.study_id, _ours.c.key == key)
+    value = connection.execute(query).scalar_one_or_none()
+    return None if value is None else rows.attribute(value)
+
+
+def _now(connection: Connection) -> float:
+    now: float = connection.execute(select(tables.db_now())).scalar_one()
+    return now
