@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from processes import Machine, machines, unpruned_study, wait_until
@@ -39,40 +38,40 @@ def here(
         machine.run("launch", "cancel", "s")
 
 
-def status(here: Machine) -> Any:
-    return json.loads(here.succeeds("status", "s", "--json"))
+def rows_of(here: Machine) -> Rows:
+    return Rows(f"sqlite:///{here.folder}/tuner-data/studies.db")
 
 
-def jobs(here: Machine) -> list[str]:
-    """The jobs of the study's live workers."""
-    return [worker["job"] for worker in status(here)["workers"] if worker["alive"]]
+def jobs(rows: Rows) -> list[str]:
+    """The jobs of the workers that have joined and not left."""
+    return [row.job for row in rows.read("SELECT job FROM tuner_workers WHERE left_at IS NULL")]
 
 
-def wait_for_epoch(here: Machine, rows: Rows, job: str, after: int = 0) -> int:
+def wait_for_epoch(rows: Rows, job: str, after: int = 0) -> int:
     """Wait until the job's worker has reported an epoch after this one; the epoch."""
 
-    def epoch() -> int:
+    def reported() -> bool:
         lease = rows.leases().get(0)
-        if lease is None or lease.status != "held" or jobs(here) != [job]:
-            return 0
-        return lease.epoch if lease.epoch > after else 0
+        return lease is not None and lease.epoch > after and jobs(rows) == [job]
 
-    wait_until(epoch, f"job {job} reports an epoch", within=SLOW)
-    return epoch()
+    wait_until(reported, f"job {job} reports an epoch", within=SLOW)
+    return rows.leases()[0].epoch
 
 
 def test_a_preempted_worker_returns_to_the_queue_and_cancel_ends_all(
     here: Machine, slurm: Slurm
 ) -> None:
     """Two workers of three cores, of which the node has room for one."""
-    rows = Rows(f"sqlite:///{here.folder}/tuner-data/studies.db")
+    rows = rows_of(here)
     other = slurm.run("sbatch", "--parsable", "--partition=urgent", "--wrap=sleep 900").strip()
     words = ("--workers", "2", "--cpus-per-task", "3", "--partition", "spot")
     text = here.succeeds("launch", "slurm", "s", *words)
     assert "warning: a SQLite database serves workers on one machine only" in text
     array = text.partition("array job ")[2].partition(".")[0]
     first, second = f"{array}_0", f"{array}_1"
-    epoch = wait_for_epoch(here, rows, first)
+    epoch = wait_for_epoch(rows, first)
+    [worker] = json.loads(here.succeeds("status", "s", "--json"))["workers"]
+    assert (worker["job"], worker["alive"]) == (first, True)
     text = here.succeeds("status", "s")
     assert f" {first} " in text
     [waiting] = [line for line in text.splitlines() if line.startswith("Waiting in Slurm: ")]
@@ -81,7 +80,7 @@ def test_a_preempted_worker_returns_to_the_queue_and_cancel_ends_all(
     urgent = ("--partition=urgent", "--ntasks=3", "--wrap=sleep 1")
     slurm.run("sbatch", *urgent)
     wait_until(lambda: slurm.job(first).get("Restarts") == "1", "the job is requeued", within=SLOW)
-    later = wait_for_epoch(here, rows, second, after=epoch)
+    later = wait_for_epoch(rows, second, after=epoch)
     assert rows.leases()[0].takeovers == 0  # the first worker released its trial in time
     assert slurm.jobs()[first] == "PENDING"
 
@@ -93,7 +92,7 @@ def test_a_preempted_worker_returns_to_the_queue_and_cancel_ends_all(
     assert (lease.state, lease.status, lease.takeovers) == ("RUNNING", "free", 0)
     assert lease.epoch >= later
     rows.assert_consistent()
-    assert jobs(here) == []
+    assert jobs(rows) == []
     assert here.succeeds("launch", "cancel", "s") == "Study 's' has no Slurm jobs.\n"
     slurm.run("scancel", other)
 
@@ -102,6 +101,7 @@ def test_a_time_limit_returns_a_job_to_the_queue_and_scancel_does_not(
     here: Machine, slurm: Slurm
 ) -> None:
     """The study is on hold, so that the worker waits and costs nothing."""
+    rows = rows_of(here)
     here.succeeds("pause", "s")
     text = here.succeeds("launch", "slurm", "s", "--time", "2m", "--grace", "0")
     job = text.partition(" job ")[2].partition(".")[0]
@@ -111,7 +111,7 @@ def test_a_time_limit_returns_a_job_to_the_queue_and_scancel_does_not(
     wait_until(lambda: slurm.job(job).get("Restarts") == "1", "the limit is reached", within=SLOW)
     assert "tuner: the job's time limit is near: stopping the worker\n" in log.read_text()
     assert "tuner: resubmitted: 1 trials are left\n" in log.read_text()
-    wait_until(lambda: jobs(here) == [job], "the worker joins again", within=SLOW)
+    wait_until(lambda: jobs(rows) == [job], "the worker joins again", within=SLOW)
 
     slurm.run("scancel", job)
     wait_until(lambda: job not in slurm.jobs(), "the job has ended", within=SLOW)
@@ -119,7 +119,7 @@ def test_a_time_limit_returns_a_job_to_the_queue_and_scancel_does_not(
     assert (found["JobState"], found["Restarts"]) == ("CANCELLED", "1")
     assert log.read_text().count("tuner: resubmitted") == 1
     assert "tuner: not resubmitted: the job was cancelled\n" in log.read_text()
-    assert jobs(here) == []
+    assert jobs(rows) == []
 
 
 def test_a_refusal_of_slurm_is_one_line(here: Machine, slurm: Slurm) -> None:

@@ -311,6 +311,17 @@ def test_nohup_is_respected() -> None:
         assert outcome(process)[0] == 143
 
 
+def test_an_ignored_sigterm_stays_ignored() -> None:
+    """Slurm may send it to all processes of a job, of which one passes it on as SIGINT."""
+    with running("block()", ignoring=signal.SIGTERM) as process:
+        assert read_line(process) == "blocked"
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert outcome(process)[0] == 130
+
+
 def test_ctrl_c_during_imports_prints_no_traceback() -> None:
     """From the first imported module on: before it, Python itself is still starting."""
     words = [sys.executable, "-X", "importtime", "-m", "tuner.cli", "list"]

@@ -81,6 +81,14 @@ def test_the_worker_table_marks_lost_workers() -> None:
     assert [style for _, style in table.rows] == [None, None, "red"]
 
 
+def test_the_worker_table_has_jobs_only_where_workers_run_in_some() -> None:
+    here = WorkerRecord("abc", "here", 12, "cpu", True, 3.2, 7, 4)
+    assert "job" not in worker_table([here]).headings
+    lines = [line.split() for line in shown(worker_table([here._replace(job="812_3"), here]))]
+    assert lines[1][:5] == ["abc", "here", "12", "812_3", "cpu"]
+    assert lines[2][:5] == ["abc", "here", "12", "-", "cpu"]
+
+
 def test_space_table_lists_searched_settings_first() -> None:
     lines = shown(space_table(spec_of("[trial]\nloss = 'minimax'\nwidth = [8, 16]")))
     assert lines[1].split() == ["width", "[8,", "16]", "searched"]

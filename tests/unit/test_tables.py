@@ -40,6 +40,7 @@ NUMBERS = ["0.0001234", "0.8765", "0.9993", "0.02345", "0.1357", "0.9987", "0.00
 REPORTS = (epoch(1, 12.34, loss_ratio=0.7654),)
 TRIAL = TrialRecord(1234, "COMPLETE", PARAMS, 12.34, REPORTS, "all epochs trained", None, {})
 WORKER = WorkerRecord("abcdef123456", "a-machine", 98765, "NVIDIA H100", True, 2.0, 1234, 17)
+IN_JOB = WORKER._replace(job="81234567_1023")
 SNAPSHOT = StudySnapshot(
     1000,
     {"COMPLETE": 345, "RUNNING": 1},
@@ -54,8 +55,10 @@ VIEWS: dict[str, tuple[RenderableType, list[str]]] = {
     "trials": (trial_table([TRIAL] * 3, "fid"), [*NUMBERS, "1234", "12.34", "0.7654"]),
     "compare": (comparison_table([("one", TRIAL), ("two", TRIAL)], "fid"), [*NUMBERS, "12.34"]),
     "workers": (worker_table([WORKER]), ["98765", "1234", "17"]),
+    "jobs": (worker_table([IN_JOB]), ["98765", "1234", "17", "81234567_1023"]),
     "studies": (study_table([StudySummary("one", 12345, {}, 12.34, "FID", "ab")]), ["12345"]),
     "watch": (status_view(SNAPSHOT, SPEC), ["1000", "345", "15,432", "1234", "17/50", "12.34"]),
+    "watch jobs": (status_view(SNAPSHOT._replace(workers=[IN_JOB]), SPEC), ["81234567_1023"]),
     "show": (trial_view(SPEC, TRIAL, [OWNERSHIP], None, 40), [*NUMBERS, "12.34", "0.7654"]),
     "check": (space_table(SPEC), ["0.0001", "0.01", "0.999"]),
     "replay": (correlation_table([Correlation(17, 345, 0.987, 0.654)]), ["345", "0.987", "0.654"]),
