@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from tuner.cli.app import Task, command, err, out, print_json
+from tuner.cli.completion import study_names
 from tuner.cli.options import AsJson, Storage, database_words, open_study
 from tuner.cli.steer import print_no_worker
 from tuner.environment import STORAGE
@@ -33,7 +34,11 @@ SLOW_READ = 5.0  # seconds that a read may take before the view reports that it 
 def status(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="Name of the study. Default: all studies."),
+        typer.Argument(
+            metavar="NAME",
+            help="Name of the study. Default: all studies.",
+            autocompletion=study_names,
+        ),
     ] = None,
     storage: Storage = STORAGE,
     watching: Annotated[
