@@ -1,7 +1,7 @@
 """Ctrl-C while the command line is being imported, which takes a second or more."""
 
 # The module signal would import others first, which is most of the time that is left uncovered.
-import _signal
+import _signal  # type: ignore[import-not-found]
 import os
 import sys
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from tuner.cli.app import Task, command, err, out, print_json
-from tuner.cli.completion import BEGUN, trial_numbers
+from tuner.cli.completion import begun_trials
 from tuner.cli.options import (
     Allow,
     Artifacts,
@@ -126,7 +126,7 @@ def sample(
             metavar="N",
             min=0,
             help="Number of the trial. Default: the best trial.",
-            autocompletion=trial_numbers(*BEGUN),
+            autocompletion=begun_trials,
         ),
     ] = None,
     count: Annotated[

@@ -9,7 +9,7 @@ import typer
 
 from tuner.cli.app import Task, command, out
 from tuner.cli.best import warn_of_changed_code
-from tuner.cli.completion import BEGUN, trial_numbers
+from tuner.cli.completion import begun_trials
 from tuner.cli.options import Allow, Artifacts, Storage, StudyName, open_study
 from tuner.cli.writing import check_target, default_target, write_output
 from tuner.environment import STORAGE, MachineOptions
@@ -85,7 +85,7 @@ def plot(
             metavar="N",
             min=0,
             help="Trial for --kind trial. Default: the best trial.",
-            autocompletion=trial_numbers(*BEGUN),
+            autocompletion=begun_trials,
         ),
     ] = None,
 ) -> None:

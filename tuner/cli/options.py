@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tuner.cli.completion import BEGUN, study_names, trial_numbers
+from tuner.cli.completion import begun_trials, study_names
 from tuner.environment import (
     ARTIFACTS_VARIABLE,
     METRICS_HOST_VARIABLE,
@@ -61,7 +61,7 @@ TrialNumber = Annotated[
         metavar="TRIAL",
         min=0,
         help="Number of the trial.",
-        autocompletion=trial_numbers(*BEGUN),
+        autocompletion=begun_trials,
     ),
 ]
 Storage = Annotated[

@@ -3,10 +3,9 @@
 from typing import Annotated
 
 import typer
-from optuna.trial import TrialState
 
 from tuner.cli.app import Task, command, out, print_json
-from tuner.cli.completion import trial_numbers
+from tuner.cli.completion import queued_trials
 from tuner.cli.options import AsJson, Storage, StudyName, open_study
 from tuner.cli.steer import print_no_worker
 from tuner.environment import STORAGE
@@ -49,7 +48,7 @@ def dequeue(
             metavar="TRIAL...",
             min=0,
             help="Numbers of queued trials.",
-            autocompletion=trial_numbers(TrialState.WAITING),
+            autocompletion=queued_trials,
         ),
     ] = None,
     storage: Storage = STORAGE,

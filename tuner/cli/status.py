@@ -94,7 +94,7 @@ def status(
     if line := confirmations.winner_line(store.confirmed(), store.spec):
         out.print(line, soft_wrap=True)
     out.print(summaries.best_line([snapshot.best] if snapshot.best else [], objective))
-    out.print(summaries.measured_as(store.fingerprint(), str(summary.fingerprint)), soft_wrap=True)
+    out.print(summaries.measured_as(store.fingerprint(), str(summary.fingerprint)))
     if shares := summaries.phase_shares(snapshot.phase_seconds):
         out.print(shares)
     if cost := summaries.evaluation_cost(store.seconds()):
