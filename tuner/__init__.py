@@ -1,5 +1,10 @@
 """Hyperparameter search for GANs: Optuna trials, each a JIT-compiled JAX training loop."""
 
+from tuner.interrupts import is_program, leave_on_ctrl_c
+
+if is_program():
+    leave_on_ctrl_c()  # before the imports below
+
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -8,6 +8,7 @@ from builders import DATASET
 from study_databases import Studies, claim, eventually
 
 from tuner.errors import StorageError
+from tuner.phases import Phase
 from tuner.study.claims import Idle
 from tuner.study.connections import Address
 from tuner.study.presence import WorkerStats
@@ -159,3 +160,26 @@ def test_a_worker_does_not_join_the_study_that_replaced_its_own(sqlite: Studies)
         session._heart.beat()
     assert sqlite.rows("SELECT * FROM tuner_workers") == []
     assert not session.stop_requested
+
+
+def test_other_processes_see_what_a_worker_has_been_doing_for_a_while(studies: Studies) -> None:
+    """Between two beats, which are minutes apart here."""
+    store = studies.create(lease_seconds=600)
+    session = studies.join()
+    claim(session)
+    first = expiry(studies)
+
+    def doing() -> str | None:
+        return store.workers()[0].doing
+
+    assert doing() is None
+    with session.clock.phase(Phase.FILES, "loading the checkpoint"):
+        began = time.monotonic()
+        assert eventually(lambda: doing() == "loading the checkpoint")
+        seconds = store.workers()[0].doing_seconds
+        assert seconds is not None
+        assert 0 < seconds < time.monotonic() - began + 1
+    assert expiry(studies) == first  # a small write, not a beat
+    session._heart.beat()
+    assert doing() is None  # nothing lasts any more
+    assert store.workers()[0].trial == 0

@@ -23,7 +23,7 @@ from tuner.views.studies import (
     trial_table,
     worker_table,
 )
-from tuner.views.tables import FittingTable
+from tuner.views.tables import MOST_LINES, FittingTable
 from tuner.views.trial_detail import trial_view
 
 PARAMS = {
@@ -95,3 +95,16 @@ def test_a_narrow_table_wraps_headings_then_drops_columns_then_stacks_rows() -> 
     assert rendered(table, 26)[1] == "number          a       b"
     assert rendered(table, 18)[1] == "number          a"
     assert rendered(table, 14) == ["trial number 1", "  a 1.234e-05", "  b 123456"]
+
+
+def test_long_prose_drops_columns_and_then_its_end() -> None:
+    table = FittingTable(("trial", "time", "reason"), prose=["reason"], spare=["time"])
+    table.add_row(1, "1 min 23 s", "x" * 19 + " " + "y" * 19)
+    assert rendered(table, 40)[0].split() == ["trial", "time", "reason"]
+    table.add_row(2, "1 min 23 s", " ".join(["word"] * 33))  # 164 characters
+    assert rendered(table, 40)[0].split() == ["trial", "reason"]
+    table.add_row(3, "1 min 23 s", " ".join(["word"] * 99))
+    lines = rendered(table, 40)
+    assert sum("word" in line for line in lines) <= 2 * MOST_LINES + 1
+    assert lines[-1].rstrip().endswith("word …")
+    assert max(map(len, lines)) <= 40

@@ -33,7 +33,7 @@ class Commands(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         longest = max(map(len, self.commands))
-        limit = formatter.width - 6 - longest
+        limit = formatter.width - 4 - longest
         for task in Task:
             rows = [
                 (name.ljust(longest), command.get_short_help_str(limit))

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from tuner.cli.app import Task, command, err, out, print_json
+from tuner.cli.completion import begun_trials
 from tuner.cli.options import (
     Allow,
     Artifacts,
@@ -15,7 +16,7 @@ from tuner.cli.options import (
     Weights,
     open_study,
 )
-from tuner.cli.writing import check_target, write_output
+from tuner.cli.writing import check_target, default_target, write_output
 from tuner.data import silent
 from tuner.environment import STORAGE, MachineOptions
 from tuner.errors import InputError, TunerError
@@ -112,12 +113,22 @@ def show_best(
 @command(Task.RESULTS, uses_jax=True)
 def sample(
     name: StudyName,
-    to: Annotated[Path, typer.Option("--out", metavar="FILE.png", help="PNG file to write.")],
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="FILE.png", help="PNG file to write. Default: NAME-TRIAL.png."
+        ),
+    ] = None,
     storage: Storage = STORAGE,
     artifacts: Artifacts = None,
     trial: Annotated[
         int | None,
-        typer.Option(metavar="N", min=0, help="Number of the trial. Default: the best trial."),
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Number of the trial. Default: the best trial.",
+            autocompletion=begun_trials,
+        ),
     ] = None,
     count: Annotated[
         int, typer.Option(metavar="N", min=1, max=10_000, help="Number of images.")
@@ -127,11 +138,12 @@ def sample(
 ) -> None:
     """Draw a grid of samples from a trial's generator.
 
-    Example: tuner sample quickstart --out samples.png
+    Example: tuner sample quickstart -o samples.png
     """
-    to = check_target(to, (".png",))
+    to = None if to is None else check_target(to, (".png",))
     store = open_study(storage, name)
     chosen = store.best_kept() if trial is None else store.trial(trial)
+    to = to or check_target(default_target(f"{name}-{chosen.number}.png"))
     from tuner.files.study_files import open_files
     from tuner.run.appraisal import draw_samples
     from tuner.views.images import grid_png

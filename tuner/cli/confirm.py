@@ -107,7 +107,7 @@ def noise(name: StudyName, storage: Storage = STORAGE, as_json: AsJson = False) 
         print_json(found._asdict())
         return
     for line in confirmations.noise_lines(found, store.spec):
-        out.print(line, soft_wrap=True)
+        out.print(line)
     if found.deviation is None:
         again = hints.command("confirm", name)
         out.print(f"To measure it: {again}", soft_wrap=True)

@@ -10,8 +10,9 @@ import typer
 
 from tuner.cli.app import Task, command, out
 from tuner.cli.best import warn_of_changed_code
+from tuner.cli.completion import begun_trials
 from tuner.cli.options import Allow, Artifacts, Storage, StudyName, open_study
-from tuner.cli.writing import check_target, write_output
+from tuner.cli.writing import check_target, default_target, write_output
 from tuner.environment import STORAGE, MachineOptions, tensorboard_folder
 from tuner.errors import InputError, TunerError
 from tuner.paths import local_path
@@ -48,6 +49,7 @@ def export(
         Path | None,
         typer.Option(
             "--out",
+            "-o",
             metavar="FILE",
             help="File to write. Default: standard output. With --to tensorboard: the folder. "
             "Default: TUNER_TENSORBOARD, else runs.",
@@ -58,7 +60,7 @@ def export(
 
     A tracker gets what it lacks, so the command can be repeated.
 
-    Example: tuner export quickstart --format csv --out quickstart.csv
+    Example: tuner export quickstart --format csv -o quickstart.csv
     """
     if tracker is not None:
         _export_to(tracker, open_study(storage, name), artifacts, form, to)
@@ -123,23 +125,34 @@ def plot(
         ),
     ],
     to: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="File to write: .png, .svg or .html.")
-    ],
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="File to write: .png, .svg or .html. Default: NAME-KIND.html.",
+        ),
+    ] = None,
     storage: Storage = STORAGE,
     trial: Annotated[
         int | None,
-        typer.Option(metavar="N", min=0, help="Trial for --kind trial. Default: the best trial."),
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Trial for --kind trial. Default: the best trial.",
+            autocompletion=begun_trials,
+        ),
     ] = None,
 ) -> None:
     """Draw one plot of a study.
 
     PNG and SVG need the extra `report`, and Chromium or Chrome.
 
-    Example: tuner plot quickstart --kind map --out map.svg
+    Example: tuner plot quickstart --kind map -o map.svg
     """
     if kind not in KINDS:
         raise InputError(f"--kind: found {kind!r}, expected one of: {', '.join(KINDS)}")
-    to = check_target(to, SUFFIXES)
+    to = check_target(to or default_target(f"{name}-{kind}.html"), SUFFIXES)
     suffix = to.suffix.lower()
     store = open_study(storage, name)
     if kind == "trial":
@@ -156,7 +169,12 @@ def plot(
 @command(Task.RESULTS, uses_jax=True)
 def report(
     name: StudyName,
-    to: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="HTML file to write.")],
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="FILE.html", help="HTML file to write. Default: NAME.html."
+        ),
+    ] = None,
     storage: Storage = STORAGE,
     artifacts: Artifacts = None,
     samples: Annotated[
@@ -168,13 +186,13 @@ def report(
 
     The page includes plotly.js (5 MB).
 
-    Example: tuner report quickstart --out report.html
+    Example: tuner report quickstart -o report.html
     """
     from tuner.files.pictures import neighbours_of
     from tuner.files.study_files import open_files
     from tuner.views.html_report import ranked, study_page
 
-    to = check_target(to, (".html",))
+    to = check_target(to or default_target(f"{name}.html"), (".html",))
     store = open_study(storage, name)
     trials = store.trials()
     shown = [trial for trial in ranked(trials)[:samples] if trial.artifact is not None]

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tuner.cli.completion import begun_trials, study_names
 from tuner.environment import (
     ARTIFACTS_VARIABLE,
     METRICS_HOST_VARIABLE,
@@ -50,8 +51,19 @@ def parse_workers_per_device(text: str) -> int:
 
 
 File = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="Study file.")]
-StudyName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.")]
-TrialNumber = Annotated[int, typer.Argument(metavar="TRIAL", min=0, help="Number of the trial.")]
+StudyName = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="Name of the study.", autocompletion=study_names),
+]
+TrialNumber = Annotated[
+    int,
+    typer.Argument(
+        metavar="TRIAL",
+        min=0,
+        help="Number of the trial.",
+        autocompletion=begun_trials,
+    ),
+]
 Storage = Annotated[
     str,
     typer.Option(

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from tuner.cli.app import Task, command, out, print_json
+from tuner.cli.completion import queued_trials
 from tuner.cli.options import AsJson, Storage, StudyName, open_study
 from tuner.cli.steer import print_no_worker
 from tuner.environment import STORAGE
@@ -43,7 +44,12 @@ def dequeue(
     name: StudyName,
     trials: Annotated[
         list[int] | None,
-        typer.Argument(metavar="TRIAL...", min=0, help="Numbers of queued trials."),
+        typer.Argument(
+            metavar="TRIAL...",
+            min=0,
+            help="Numbers of queued trials.",
+            autocompletion=queued_trials,
+        ),
     ] = None,
     storage: Storage = STORAGE,
     every: Annotated[bool, typer.Option("--all", help="Remove all queued trials.")] = False,

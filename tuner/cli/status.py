@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from tuner.cli.app import Task, command, err, out, print_json
+from tuner.cli.completion import study_names
 from tuner.cli.options import AsJson, Storage, database_words, open_study
 from tuner.cli.steer import print_no_worker
 from tuner.environment import STORAGE
@@ -34,7 +35,11 @@ SLOW_READ = 5.0  # seconds that a read may take before the view reports that it 
 def status(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="Name of the study. Default: all studies."),
+        typer.Argument(
+            metavar="NAME",
+            help="Name of the study. Default: all studies.",
+            autocompletion=study_names,
+        ),
     ] = None,
     storage: Storage = STORAGE,
     watching: Annotated[
@@ -92,7 +97,7 @@ def status(
     if line := confirmations.winner_line(store.confirmed(), store.spec):
         out.print(line, soft_wrap=True)
     out.print(summaries.best_line([snapshot.best] if snapshot.best else [], objective))
-    out.print(summaries.measured_as(store.fingerprint(), str(summary.fingerprint)), soft_wrap=True)
+    out.print(summaries.measured_as(store.fingerprint(), str(summary.fingerprint)))
     if shares := summaries.phase_shares(snapshot.phase_seconds):
         out.print(shares)
     if cost := summaries.evaluation_cost(store.seconds()):

@@ -23,7 +23,7 @@ def study_file(
     name: StudyName,
     to: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="File to write. Default: standard output."),
+        typer.Option("--out", "-o", metavar="FILE", help="File to write. Default: stdout."),
     ] = None,
     storage: Storage = STORAGE,
 ) -> None:
@@ -32,7 +32,7 @@ def study_file(
     It has the study's edits, and leaves out keys that have their defaults. `tuner sweep --name`
     gives the new study a name.
 
-    Example: tuner study-file quickstart --out narrow.toml
+    Example: tuner study-file quickstart -o narrow.toml
     """
     to = check_target(to, (".toml",)) if to is not None else None
     text = _checked_toml(open_study(storage, name))

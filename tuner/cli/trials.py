@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tuner.cli.app import Task, command, out, print_json
+from tuner.cli.completion import study_names
 from tuner.cli.options import Artifacts, AsJson, Storage, StudyName, TrialNumber, open_study
 from tuner.cli.steer import print_no_worker
 from tuner.environment import STORAGE
@@ -31,6 +32,7 @@ def trials(
             metavar="KEY",
             help="Sort by trial, value, epochs, loss_ratio, time or a parameter, ascending; -KEY: "
             "descending. Default: trial.",
+            autocompletion=lambda: [*studies.SORT_KEYS],
         ),
     ] = None,
     top: Annotated[
@@ -43,6 +45,7 @@ def trials(
             "--state",
             metavar="STATE",
             help=f"Show only trials in this state: {', '.join(studies.STATES)}. Can be repeated.",
+            autocompletion=lambda: [*studies.STATES],
         ),
     ] = None,
     as_json: AsJson = False,
@@ -141,7 +144,10 @@ def _epoch_of(name: str) -> tuple[int, str]:
 
 @command(Task.RESULTS)
 def compare(
-    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Names of the studies.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME", help="Names of the studies.", autocompletion=study_names),
+    ],
     storage: Storage = STORAGE,
     as_json: AsJson = False,
 ) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import secrets
 import stat
 import sys
@@ -27,6 +28,11 @@ def check_target(path: Path, suffixes: tuple[str, ...] = (), *, option: str = "-
         return path
     problem = errno.EISDIR if path.is_dir() else errno.ENOENT
     raise InputError(f"{option}: {path} can't be written: {os.strerror(problem)}")
+
+
+def default_target(name: str) -> Path:
+    """A file in the working folder, named after a study, whose name may have any characters."""
+    return Path(re.sub(r"[^\w.-]+", "-", name).lstrip(".-") or "study")
 
 
 def write_output(

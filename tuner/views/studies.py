@@ -89,7 +89,8 @@ def sorted_trials(trials: Sequence[TrialRecord], key: str) -> list[TrialRecord]:
 def study_table(studies: Sequence[StudySummary]) -> FittingTable:
     """One row per study: its trials by state, and its best value."""
     headings = ("study", "total", *STATES, "best", "objective", "fingerprint")
-    table = FittingTable(headings, left=("study", "objective", "fingerprint"))
+    spare = ("fingerprint", "objective", "paused")
+    table = FittingTable(headings, left=("study", "objective", "fingerprint"), spare=spare)
     for study in studies:
         counts = (study.total, *(study.states.get(state, 0) for state in STATES.values()))
         best = number(study.best)

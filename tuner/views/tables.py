@@ -12,6 +12,7 @@ from rich.text import Text
 GAP = 2  # characters between two columns
 # Widths in characters. A word longer than LONGEST_WORD is no number and may be broken.
 LEAST_NAME, LEAST_PROSE, MOST_PROSE, LONGEST_WORD = 6, 20, 100, 40
+MOST_LINES = 5  # of a wrapped cell
 
 
 @dataclass
@@ -20,7 +21,8 @@ class FittingTable:
 
     If the terminal is too narrow, headings wrap; then the columns in ``spare`` are dropped one by
     one; then each row becomes a paragraph. Columns in ``prose`` wrap between words, columns in
-    ``names`` may be cut; a table has columns of at most one of the two kinds.
+    ``names`` may be cut; a table has columns of at most one of the two kinds. More columns are
+    dropped if prose takes more than ``MOST_LINES`` lines otherwise, and then its rest is cut.
     """
 
     headings: Sequence[str]
@@ -36,14 +38,27 @@ class FittingTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         choices = [(0, False), *((dropped, True) for dropped in range(len(self.spare) + 1))]
+        fitting = None
         for dropped, folded in choices:
             gone = self.spare[:dropped]
             shown = [i for i, name in enumerate(self.headings) if name not in gone]
             widths = [self._least(column, folded) for column in shown]
-            if sum(widths) + GAP * (len(widths) - 1) <= options.max_width:
-                yield self._table(shown, folded)
-                return
-        yield Text("\n").join(self._stacked(options.max_width))
+            room = options.max_width - sum(widths) - GAP * (len(widths) - 1)
+            if room >= 0:
+                fitting = shown, folded, room // max(1, len(self.prose))
+                if all(len(lines) <= MOST_LINES for lines in self._wrapped(folded, fitting[2])):
+                    break
+        if fitting is None:
+            yield Text("\n").join(self._stacked(options.max_width))
+        else:
+            yield self._table(*fitting)
+
+    def _wrapped(self, folded: bool, room: int) -> Iterator[list[str]]:
+        """The lines of each prose cell, in columns ``room`` wider than necessary."""
+        for column, name in enumerate(self.headings):
+            if name in self.prose:
+                width = min(MOST_PROSE, self._least(column, folded) + room)
+                yield from (textwrap.wrap(cells[column], width) for cells, _ in self.rows)
 
     def _least(self, column: int, folded: bool) -> int:
         """The minimum width of a column, in characters."""
@@ -57,7 +72,7 @@ class FittingTable:
             widest = min(widest, LEAST_NAME)
         return max([widest, *map(cell_len, name.split() if folded else [name])])
 
-    def _table(self, shown: Sequence[int], folded: bool) -> Table:
+    def _table(self, shown: Sequence[int], folded: bool, room: int) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in shown:
             name = self.headings[column]
@@ -74,12 +89,21 @@ class FittingTable:
                 vertical="bottom" if folded else "top",
             )
         for cells, style in self.rows:
-            table.add_row(*(self._cell(column, cells[column]) for column in shown), style=style)
+            row = (self._cell(column, cells[column], folded, room) for column in shown)
+            table.add_row(*row, style=style)
         return table
 
-    def _cell(self, column: int, text: str) -> Text:
+    def _cell(self, column: int, text: str, folded: bool, room: int) -> Text:
         if self.headings[column] in self.names:
             return Text(text, no_wrap=True, overflow="ellipsis")
+        if self.headings[column] in self.prose:
+            width = min(MOST_PROSE, self._least(column, folded) + room)
+            lines = textwrap.wrap(text, width)
+            if len(lines) > MOST_LINES:
+                kept = textwrap.shorten(
+                    " ".join(lines[:MOST_LINES]), MOST_LINES * width - width // 2
+                )
+                return Text(f"{kept.removesuffix(' [...]')} …")
         return Text(text)
 
     def _stacked(self, width: int) -> Iterator[Text]:
