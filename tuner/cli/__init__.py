@@ -23,6 +23,7 @@ for _module in (
     "best",
     "confirm",
     "export",
+    "export_model",
     "replay",
     "steer",
     "hold",
