@@ -1,6 +1,5 @@
 """``tuner export-model``: a generator as a folder that needs no tuner."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,17 +10,11 @@ from tuner.cli.best import warn_of_changed_code
 from tuner.cli.options import Allow, Artifacts, Storage, StudyName, open_study
 from tuner.cli.writing import check_folder, write_folder
 from tuner.environment import STORAGE, MachineOptions
+from tuner.errors import InputError
+from tuner.views.model_readme import FORMATS, model_readme
 
 README, SAMPLES = "README.md", "samples.png"
 SHOWN = 64  # samples
-
-
-class Format(StrEnum):
-    """Formats of a generator; ``run.model_export`` makes them."""
-
-    FLAX = "flax"
-    JAX_EXPORT = "jax-export"
-    ONNX = "onnx"
 
 
 @command(Task.RESULTS, "export-model", uses_jax=True)
@@ -35,9 +28,11 @@ def export_model(
         typer.Option(metavar="N", min=0, help="Number of the trial. Default: the winner."),
     ] = None,
     formats: Annotated[
-        list[Format] | None,
+        list[str] | None,
         typer.Option(
             "--format",
+            metavar=f"[{'|'.join(FORMATS)}]",
+            autocompletion=lambda: list(FORMATS),
             help="flax: weights, network source and a script; jax-export: StableHLO; onnx: needs "
             "the extra `onnx`. Can be repeated. Default: flax.",
         ),
@@ -55,8 +50,11 @@ def export_model(
     from tuner.run import model_export
     from tuner.run.appraisal import open_generator
     from tuner.views.images import grid_png
-    from tuner.views.model_readme import model_readme
 
+    wanted = formats or ["flax"]
+    for one in wanted:
+        if one not in FORMATS:
+            raise InputError(f"--format: found {one!r}, expected one of: {', '.join(FORMATS)}")
     known = (README, SAMPLES, *model_export.NAMES) if force else ()
     to = check_folder(to, force=known)
     store = open_study(storage, name)
@@ -65,7 +63,6 @@ def export_model(
     warn_of_changed_code(store, options)
     generator = open_generator(store, open_files(store, artifacts), chosen, options)
     about = {"study": name, "trial": chosen.number}
-    wanted = [str(one) for one in formats or [Format.FLAX]]
     files = model_export.export_model(generator, wanted, about)
     files[README] = model_readme(
         store.spec, chosen, store.confirmed(), generator.program, wanted, model_export.versions()

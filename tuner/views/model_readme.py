@@ -10,12 +10,13 @@ from tuner.trial import MEASUREMENTS, Program
 from tuner.views import confirmations, summaries
 from tuner.views.formatting import number, value_text
 
+# How to use each format; ``run.model_export`` makes them.
 _USE = {
     "flax": """\
 ### Flax
 
-`generator.safetensors` has the weights, `network.py` the network and `draw.py` a script that draws images. They need
-`pip install flax safetensors`, with the versions below or close to them.
+`generator.safetensors` has the weights, `network.py` the network, and `draw.py` draws images. It
+needs `pip install flax safetensors`, of the versions below or close to them.
 
 ```bash
 python draw.py --count 64 --seed 0 --out images.png
@@ -26,19 +27,21 @@ from draw import draw
 images = draw(16, seed=1{labels})  # uint8 {shape}
 ```
 
-For equal seeds the images are those of `tuner sample` and of `study.best.generator()`, up to rounding.
+For equal seeds the images are those of `tuner sample`, up to rounding.
 """,
     "jax-export": """\
 ### jax.export
 
-`generator.jax_export` is one StableHLO program with the weights in it, for CPU, CUDA, ROCm and TPU. It needs
-`pip install jax flatbuffers`. JAX promises to read it for six months after the version below was released.
+`generator.jax_export` is one StableHLO program with the weights in it, for CPU, CUDA, ROCm and TPU.
+It needs `pip install jax flatbuffers`. JAX promises that versions up to six months newer than the
+one below can read it.
 
 ```python
 import jax
 from jax import export
 generator = export.deserialize(bytearray(open("generator.jax_export", "rb").read()))
-images = generator.call(jax.random.normal(jax.random.key(0), (16, {latent})){given})  # float32, -1 to 1
+z = jax.random.normal(jax.random.key(0), (16, {latent}))
+images = generator.call(z{given})  # float32, -1 to 1
 ```
 """,
     "onnx": """\
@@ -55,6 +58,7 @@ z = np.random.default_rng(0).normal(size=(16, {latent})).astype(np.float32)
 ```
 """,
 }
+FORMATS = tuple(_USE)
 
 
 def model_readme(
@@ -75,7 +79,7 @@ def model_readme(
         *_quality(spec, trial, confirmed),
         "## Draw images",
         *_interface(program),
-        *(_use(name, program).rstrip() for name in _USE if name in formats),
+        *(_use(name, program).rstrip() for name in FORMATS if name in formats),
         "## How it was trained",
         _table(
             "setting", "value", {k: value_text(v) for k, v in _settings(trial, program).items()}
