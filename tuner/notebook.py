@@ -8,13 +8,13 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL.Image import Image
 
 from tuner.environment import ARTIFACTS_VARIABLE, MachineOptions, default_storage, variable
-from tuner.errors import InputError, TunerError
+from tuner.errors import TunerError
 from tuner.spec.study import StudySpec
 from tuner.study.database import Database
 from tuner.study.records import TrialRecord
@@ -24,6 +24,9 @@ from tuner.views.data_frames import Frame, epochs_frame, trials_frame
 from tuner.views.figures import PLOTS
 from tuner.views.formatting import number, params_text
 from tuner.views.images import grid, picture
+
+if TYPE_CHECKING:
+    from tuner.run.appraisal import ImageGenerator
 
 Figure = Any  # plotly's, which has no types
 KINDS = {kind.replace("-", "_"): plot for kind, plot in PLOTS.items()}
@@ -102,9 +105,12 @@ class Study:
 
     @property
     def best(self) -> "Trial":
-        """The complete trial with the lowest value; InputError if no trial is complete."""
+        """The confirmed winner, else the complete trial with the lowest value.
+
+        InputError if no trial is complete.
+        """
         with self._opened() as store:
-            return Trial(self, store.spec, store.best())
+            return Trial(self, store.spec, store.winner() or store.best())
 
     def trial(self, number: int) -> "Trial":
         """The trial ``number``; InputError if there is none."""
@@ -128,21 +134,24 @@ class Study:
             read = store.spec, store.total, store.fingerprint(), store.trials()
             return study_card(*read, self.name, store.database.place, store.confirmed())
 
-    def _images(self, trial: TrialRecord, count: int, seed: int) -> np.ndarray:
-        """uint8 images (n, h, w, c)."""
-        for name, given, least in (("n", count, 1), ("seed", seed, 0)):
-            if given < least:
-                raise InputError(f"samples: found {name} = {given}, expected at least {least}")
+    def _generator(self, trial: TrialRecord, stacklevel: int = 3) -> "ImageGenerator":
         with self._opened() as store:
             from tuner.files.study_files import open_files
-            from tuner.run.appraisal import draw_samples, generator_of
+            from tuner.run.appraisal import generator_of, open_generator
             from tuner.run.startup import other_code
 
             generator_of(store, trial)  # raises before the files are opened
             files = open_files(store, self._artifacts)
             if (line := other_code(store, self._options)) is not None:
-                warnings.warn(line, stacklevel=3)
-            return draw_samples(store, files, trial, count, seed, self._options)
+                warnings.warn(line, stacklevel=stacklevel)
+            return open_generator(store, files, trial, self._options)
+
+    def _images(self, trial: TrialRecord, count: int, seed: int) -> np.ndarray:
+        """uint8 images (n, h, w, c)."""
+        from tuner.run.appraisal import check_request
+
+        check_request(count, seed)
+        return self._generator(trial, stacklevel=4)(count, seed)
 
 
 class Trial:
@@ -160,6 +169,18 @@ class Trial:
     def epochs(self) -> Frame:
         """The trial's rows of the study's ``epochs``. Needs pandas."""
         return epochs_frame([self._record])
+
+    def generator(self) -> "ImageGenerator":
+        """The stored generator as a function ``generate(n=64, seed=0, labels=None)``.
+
+            generate = study.best.generator()
+            images = generate(16, seed=1)  # uint8 (16, height, width, channels)
+
+        The images are those of ``samples`` and ``tuner sample``. ``labels``, for a generator that
+        is conditioned on classes: one class or one for each image. The function keeps the weights
+        and needs neither the database nor the store. Raises the errors of ``samples``.
+        """
+        return self._study._generator(self._record)
 
     def samples(self, n: int = 64, seed: int = 0) -> list[Image]:
         """``n`` samples of the kept generator as PIL images.

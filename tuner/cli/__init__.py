@@ -25,6 +25,7 @@ for _module in (
     "best",
     "confirm",
     "export",
+    "export_model",
     "replay",
     "steer",
     "queue",

@@ -1,11 +1,13 @@
-"""Output files named on the command line: written whole, or not at all."""
+"""Output files and folders named on the command line: written whole, or not at all."""
 
 import errno
 import os
 import re
 import secrets
+import shutil
 import stat
 import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from tuner.cli.app import err, out
@@ -56,6 +58,48 @@ def write_output(
         raise InputError(f"{option}: {path} can't be written: {error.strerror}") from None
     if what is not None:
         (out if is_file else err).print(f"{what}: {path}", soft_wrap=True)
+
+
+def check_folder(path: Path, *, force: Collection[str] = (), option: str = "--to") -> Path:
+    """Expand ``~`` and check a folder to write before the work is done.
+
+    InputError unless the folder can be created, is empty, or holds only files named in ``force``.
+    """
+    path = local_path(path, option)
+    problem = None
+    if not path.parent.is_dir():
+        problem = os.strerror(errno.ENOENT)
+    elif path.is_symlink() or (path.exists() and not path.is_dir()):
+        problem = "it exists and is not a folder"
+    elif path.exists() and (others := sorted({*os.listdir(path)} - {*force})):
+        problem = f"the folder is not empty: it has {', '.join(others[:3])}"
+    if problem is not None:
+        raise InputError(f"{option}: {path} can't be written: {problem}")
+    return path
+
+
+def write_folder(path: Path, files: Mapping[str, bytes], *, option: str = "--to") -> None:
+    """Write a folder of files that ``check_folder`` has checked; what was in it is replaced.
+
+    The folder is written next to its place and then renamed, so that a failure leaves the old one.
+    """
+    path = path.absolute()
+    part, old = (path.with_name(f".{secrets.token_hex(8)}.{kind}") for kind in ("part", "old"))
+    try:
+        part.mkdir()
+        for name, data in files.items():
+            with (part / name).open("xb") as file:
+                file.write(data)
+        if path.exists():
+            path.rename(old)
+        part.rename(path)
+    except OSError as error:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise InputError(f"{option}: {path} can't be written: {error.strerror}") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _is_file(path: Path) -> bool:

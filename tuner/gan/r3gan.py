@@ -156,7 +156,7 @@ class Generator(nnx.Module):
     def __call__(self, z: Array, labels: Array | None = None, *, train: bool) -> Array:
         if self.embedding is not None:
             z = jnp.concatenate([z, self.embedding(one_hot(labels, self.embedding, z.dtype))], 1)
-        recompute = _recomputes(z, self.hidden_size)
+        recompute = train and _recomputes(z, self.hidden_size)
         x = self.pattern[...] * self.dense(z)[:, None, None, :]
         x = self.stages[0](x, recompute=recompute)
         for transition, stage in zip(self.transitions, self.stages[1:], strict=True):

@@ -1,21 +1,24 @@
 """Measure stored generators on fresh latents, or draw samples from them."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tuner.environment import DEFAULT_OPTIONS, MachineOptions
 from tuner.errors import InputError
 from tuner.files.folders import NAME
 from tuner.files.serialization import load_generator
 from tuner.files.study_files import StudyFiles
-from tuner.gan.sampling import draw, even_shares, fixed_latents
+from tuner.gan.sampling import Generator, Latents, draw, even_shares, fixed_latents
 from tuner.metrics.evaluate import Scores, real_against_real
 from tuner.run.custom_networks import import_allowed, networks_of
 from tuner.run.evaluator import PICTURES, Evaluator
 from tuner.spec.warnings import can_extrapolate
 from tuner.study.records import TrialRecord
 from tuner.study.store import StudyStore
+from tuner.trial import Program
 from tuner.xla import check_settings
 
 
@@ -57,6 +60,69 @@ def appraise(
     )
 
 
+def check_request(n: int, seed: int) -> None:
+    """Raise InputError unless ``n`` images can be drawn with ``seed``."""
+    for name, given, least in (("n", n, 1), ("seed", seed, 0)):
+        if given < least:
+            raise InputError(f"samples: found {name} = {given}, expected at least {least}")
+
+
+class ImageGenerator:
+    """A trial's stored generator as a function; it needs neither the database nor the store."""
+
+    def __init__(self, program: Program, weights: Generator) -> None:
+        self.program, self.weights = program, weights
+
+    def __call__(
+        self, n: int = 64, seed: int = 0, labels: int | Sequence[int] | None = None
+    ) -> NDArray[np.uint8]:
+        """Generate ``n`` images, uint8 (n, height, width, channels).
+
+        Trials of equal latent size get the same latents for the same ``seed``. ``labels``, for a
+        conditional generator: one class or one for each image; by default all equally often.
+        InputError for other values.
+        """
+        return draw(self.program, self.weights, self.latents(n, seed, labels))
+
+    def latents(self, n: int, seed: int, labels: int | Sequence[int] | None = None) -> Latents:
+        """The latents of the images that a call with these arguments returns."""
+        check_request(n, seed)
+        latent_seed = int(np.random.SeedSequence((seed, PICTURES)).generate_state(1)[0])
+        shares = even_shares(self.program)
+        latents = fixed_latents(latent_seed, n, self.program.latent_dim, shares)
+        return latents if labels is None else latents._replace(labels=self._labels(n, labels))
+
+    def _labels(self, n: int, labels: int | Sequence[int]) -> NDArray[np.int32]:
+        classes = self.program.classes
+        if not classes:
+            raise InputError("labels: this generator is not conditioned on classes")
+        found = np.asarray(labels)
+        whole = found.dtype.kind in "iu" and found.shape in ((), (n,))
+        if not whole or found.min() < 0 or found.max() >= classes:
+            raise InputError(f"labels: expected a class, or {n} classes, from 0 to {classes - 1}")
+        return np.broadcast_to(found.astype(np.int32), n)
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.program.image_shape))
+        return f"<ImageGenerator {self.program.generator}: {shape}, {self.program.classes} classes>"
+
+
+def open_generator(
+    store: StudyStore,
+    files: StudyFiles,
+    trial: TrialRecord,
+    options: MachineOptions = DEFAULT_OPTIONS,
+) -> ImageGenerator:
+    """Load a trial's stored generator.
+
+    InputError if it has none, or if its network's package is not allowed.
+    """
+    check_settings()
+    import_allowed(networks_of(store.spec), options.allow)
+    program, weights, _ = load_generator(files, generator_of(store, trial))
+    return ImageGenerator(program, weights)
+
+
 def draw_samples(
     store: StudyStore,
     files: StudyFiles,
@@ -64,14 +130,6 @@ def draw_samples(
     count: int,
     seed: int,
     options: MachineOptions = DEFAULT_OPTIONS,
-) -> np.ndarray:
-    """Generate ``count`` uint8 images (n, h, w, c) with a trial's stored generator.
-
-    Trials of equal latent size get the same latents for the same ``seed``.
-    """
-    check_settings()
-    import_allowed(networks_of(store.spec), options.allow)
-    program, generator, _ = load_generator(files, generator_of(store, trial))
-    latent_seed = int(np.random.SeedSequence((seed, PICTURES)).generate_state(1)[0])
-    shares = even_shares(program)
-    return draw(program, generator, fixed_latents(latent_seed, count, program.latent_dim, shares))
+) -> NDArray[np.uint8]:
+    """Generate ``count`` uint8 images (n, h, w, c) with a trial's stored generator."""
+    return open_generator(store, files, trial, options)(count, seed)

@@ -1,0 +1,164 @@
+"""The README of an exported generator."""
+
+from collections.abc import Mapping, Sequence
+
+from tuner.spec.metrics import OBJECTIVES
+from tuner.spec.study import StudySpec
+from tuner.study.confirmation import Result
+from tuner.study.records import TrialRecord
+from tuner.trial import MEASUREMENTS, Program
+from tuner.views import confirmations, summaries
+from tuner.views.formatting import number, value_text
+
+# How to use each format; ``run.model_export`` makes them.
+_USE = {
+    "flax": """\
+### Flax
+
+`generator.safetensors` has the weights, `network.py` the network, and `draw.py` draws images. It
+needs `pip install flax safetensors`, of the versions below or close to them.
+
+```bash
+python draw.py --count 64 --seed 0 --out images.png
+```
+
+```python
+from draw import draw
+images = draw(16, seed=1{labels})  # uint8 {shape}
+```
+
+For equal seeds the images are those of `tuner sample`, up to rounding.
+""",
+    "jax-export": """\
+### jax.export
+
+`generator.jax_export` is one StableHLO program with the weights in it, for CPU, CUDA, ROCm and TPU.
+It needs `pip install jax flatbuffers`. JAX promises that versions up to six months newer than the
+one below can read it.
+
+```python
+import jax
+from jax import export
+generator = export.deserialize(bytearray(open("generator.jax_export", "rb").read()))
+z = jax.random.normal(jax.random.key(0), (16, {latent}))
+images = generator.call(z{given})  # float32, -1 to 1
+```
+""",
+    "onnx": """\
+### ONNX
+
+`generator.onnx` is one ONNX model with the weights in it. It needs `pip install onnxruntime`.
+
+```python
+import numpy as np
+import onnxruntime
+session = onnxruntime.InferenceSession("generator.onnx")
+z = np.random.default_rng(0).normal(size=(16, {latent})).astype(np.float32)
+(images,) = session.run(["images"], {{"z": z{fed}}})  # float32, -1 to 1
+```
+""",
+}
+FORMATS = tuple(_USE)
+
+
+def model_readme(
+    spec: StudySpec,
+    trial: TrialRecord,
+    confirmed: Sequence[Result],
+    program: Program,
+    formats: Sequence[str],
+    versions: Mapping[str, str],
+) -> str:
+    """What the generator is, how good it is, and how to draw images with it, as Markdown."""
+    parts = [
+        f"# A generator of {spec.study.name}",
+        f"The generator of trial {trial.number} of the study `{spec.study.name}`, exported by "
+        "`tuner export-model`.",
+        "![Samples](samples.png)",
+        "## How good it is",
+        *_quality(spec, trial, confirmed),
+        "## Draw images",
+        *_interface(program),
+        *(_use(name, program).rstrip() for name in FORMATS if name in formats),
+        "## How it was trained",
+        _table(
+            "setting", "value", {k: value_text(v) for k, v in _settings(trial, program).items()}
+        ),
+        "## Versions and licence",
+        ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
+        "The licence of the training images is not known to tuner. Check it before you publish the "
+        "weights or images drawn with them.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _quality(spec: StudySpec, trial: TrialRecord, confirmed: Sequence[Result]) -> list[str]:
+    metrics, metric = spec.metrics, OBJECTIVES[spec.metrics.objective]
+    own = [result for result in confirmed if result.trial.number == trial.number]
+    if own and (line := confirmations.winner_line(own, spec)):
+        found = [f"{line.partition(': ')[2].rpartition(': ')[0].capitalize()}."]
+        found += [f"The weights are those of the search's run of trial {trial.number}."]
+    else:
+        found = [f"{metric} {number(trial.value)} in the search: one seed, not confirmed."]
+    if trial.fresh is not None:
+        found.append(f"On latents that were not used to choose it: {metric} {number(trial.fresh)}.")
+    found.append(
+        f"{metric} compares {metrics.samples:,} generated images with the training images, by the "
+        f"features `{metrics.features}`. Lower is better. It can be compared only with values of "
+        "the same features, images and number of samples."
+    )
+    epoch = trial.best_epoch(metrics.objective)
+    report = next((report for report in trial.reports if report.epoch == epoch), None)
+    collapsed = summaries.collapse(trial, metrics.objective)
+    parts = [" ".join(found), *([f"**Warning: {collapsed}.**"] if collapsed else [])]
+    if report is not None:
+        values = {field.label: report.value(field.name) for field in MEASUREMENTS}
+        shown = {name: number(value) for name, value in values.items() if value is not None}
+        parts.append(_table(f"after epoch {report.epoch}", "value", shown))
+    return parts
+
+
+def _interface(program: Program) -> list[str]:
+    height, width, channels = program.image_shape
+    colour = {1: "grey", 3: "RGB"}.get(channels, f"{channels}-channel")
+    lines = [
+        f"- input: {program.latent_dim} standard normal numbers for each image; no truncation",
+        f"- output: {colour} images of {height} x {width} pixels, (n, {height}, {width}, "
+        f"{channels}), from -1 (black) to 1; `round((x + 1) * 127.5)`, clipped to 0 to 255, gives "
+        "bytes",
+    ]
+    if program.classes:
+        lines.append(
+            f"- labels: a class from 0 to {program.classes - 1} for each image, int32, numbered as "
+            "in the training data"
+        )
+    if program.ema:
+        lines.append("- weights: a moving average over training")
+    if program.generator_norm == "batch":
+        lines.append(
+            "- batch norm: with fixed statistics, measured for these weights on 512 latents; an "
+            "image does not depend on the others of its batch"
+        )
+    return ["\n".join(lines)]
+
+
+def _use(name: str, program: Program) -> str:
+    conditional = bool(program.classes)
+    return _USE[name].format(
+        shape=(16, *program.image_shape),
+        latent=program.latent_dim,
+        labels=", labels=0" * conditional,
+        given=', jax.numpy.zeros(16, "int32")' * conditional,
+        fed=', "labels": np.zeros(16, np.int32)' * conditional,
+    )
+
+
+def _settings(trial: TrialRecord, program: Program) -> dict[str, object]:
+    """What was searched, then what is fixed in the trained program."""
+    fixed = {k: v for k, v in program._asdict().items() if k not in ("image_shape", "sources")}
+    return trial.params | {name: v for name, v in fixed.items() if name not in trial.params}
+
+
+def _table(name: str, value: str, rows: Mapping[str, str]) -> str:
+    lines = [f"| {name} | {value} |", "| --- | --- |"]
+    return "\n".join([*lines, *(f"| {key} | {shown} |" for key, shown in rows.items())])
