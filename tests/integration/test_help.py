@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from generate import COMMANDS
+from generate import COMMANDS, SUBCOMMANDS
 from typer.testing import CliRunner
 
 from tuner.cli import app
@@ -38,9 +38,20 @@ def test_help_fits_into_80_columns(name: str) -> None:
     assert re.search(rf"^  {name} +{re.escape(summary)}$", help_of(), re.M)
 
 
-@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"db"}))
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_help_of_subcommands_fits_into_80_columns(name: str) -> None:
+    group, command = name.split()
+    assert max(map(len, help_of(group, command).splitlines())) <= 80
+    summary = SUBCOMMANDS[name].get_short_help_str(100)
+    assert re.search(rf"^  {command} +{re.escape(summary)}$", help_of(group), re.M)
+
+
+LEAVES = {n: c for n, c in {**COMMANDS, **SUBCOMMANDS}.items() if not hasattr(c, "commands")}
+
+
+@pytest.mark.parametrize("name", sorted(LEAVES))
 def test_every_option_has_help(name: str) -> None:
-    for parameter in COMMANDS[name].params:
+    for parameter in LEAVES[name].params:
         assert parameter.hidden or parameter.help, parameter.name
 
 

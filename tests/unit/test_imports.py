@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "study": ("spec",),
     "views": ("spec", "study"),
     "files": ("spec", "gan", "metrics", "study"),
+    "launch": ("spec", "study"),
     "dashboard": ("spec", "study", "views", "files"),
     "run": ("spec", "data", "gan", "metrics", "study", "files"),
 }

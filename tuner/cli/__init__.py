@@ -17,6 +17,9 @@ __all__ = ["app", "main"]
 # The modules that define commands, in the order of `tuner --help`.
 for _module in (
     "run",
+    "launch",
+    "launch_kubernetes",
+    "launch_skypilot",
     "status",
     "trials",
     "dashboard",

@@ -16,7 +16,7 @@ from tuner.environment import STORAGE_VARIABLE
 from tuner.errors import InputError
 from tuner.run import gpus, mps
 from tuner.run.events import replay
-from tuner.run.signals import AT_ONCE, GRACE, LEFT, briefly, end_process, responding
+from tuner.run.signals import AT_ONCE, GRACE, LEFT, Stop, briefly, end_process, responding
 from tuner.run.widening import EpochTimes, Widening, should_widen
 from tuner.study.sinks import Sinks, TrialSink
 
@@ -35,15 +35,16 @@ def run_fleet(
     widen: bool = False,
     max_time: float | None = None,
     grace: float = GRACE,
+    stop: Stop | None = None,
 ) -> bool:
     """Run a ``tuner worker`` process for each list of arguments, until all have exited.
 
     ``devices`` are assigned in turn; workers on the same one share its memory, and all of them the
     CPU's cores. With ``widen`` the fleet begins with one worker on each device and adds one to each
     as long as that pays; see ``Widening``. Dead workers are replaced, ``respawn`` times in total.
-    All stop ``max_time`` seconds from now; ``grace`` is the workers' own, in seconds. Returns False
-    if a worker was lost, unless a stop was requested. InputError if every worker reported wrong
-    input.
+    All stop ``max_time`` seconds from now; ``grace`` is the workers' own, in seconds. ``stop``
+    records a signal. Returns False if a worker was lost, unless a stop was requested. InputError if
+    every worker reported wrong input.
     """
     until = None if max_time is None else time.monotonic() + max_time
     per_device = -(-len(arguments) // len(devices)) if devices else 1
@@ -58,6 +59,7 @@ def run_fleet(
             respawn,
             until,
             grace,
+            stop or Stop(),
             per_device,
             variables,
             first,
@@ -98,6 +100,7 @@ class _Fleet:
     respawn: int
     until: float | None  # time.monotonic() at which workers stop
     grace: float
+    stop: Stop
     per_device: int  # workers at most
     variables: Mapping[str, str]  # of every worker
     first: int  # the number of workers to begin with
@@ -221,6 +224,7 @@ class _Fleet:
             self.leave_at_once()
             end_process(1, LEFT)
         self.stopping = True
+        self.stop.request(by_signal=True)
         self.signal_all(signal.SIGTERM)
         briefly(AT_ONCE, self.sink.announce, FINISHING)
         late = threading.Timer(self.grace + LATE, self.signal_all, (signal.SIGKILL,))

@@ -33,10 +33,14 @@ P = ParamSpec("P")
 class Stop:
     """A request to stop after the current epoch, and its time."""
 
-    def __init__(self, seconds: float | None = None) -> None:
-        """The stop is requested automatically after ``seconds``, if given."""
+    def __init__(self, seconds: float | None = None, *, signal_code: int = 0) -> None:
+        """The stop is requested automatically after ``seconds``, if given.
+
+        ``signal_code`` is the exit code of a process that a signal stopped.
+        """
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self._since: float | None = None
+        self._signal_code = signal_code
         self.by_signal = False
         self.has_something_to_finish = False
 
@@ -49,6 +53,11 @@ class Stop:
     @property
     def requested(self) -> bool:
         return self.since is not None
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of a process that stopped as requested."""
+        return self._signal_code if self.by_signal else 0
 
     def request(self, *, by_signal: bool = False) -> None:
         if self._since is None or by_signal:

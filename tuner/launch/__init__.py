@@ -1,0 +1,1 @@
+"""Workers on clusters: jobs of existing schedulers, submitted and cancelled."""
