@@ -18,7 +18,10 @@ from pydantic_core import PydanticUndefined
 
 from tuner.cli import app
 from tuner.cli.app import Commands, Task
+from tuner.launch import kubernetes
+from tuner.launch.workers import Workers
 from tuner.run import monitoring
+from tuner.run.signals import GRACE
 from tuner.spec import guard, search, traits
 from tuner.spec.budget import BudgetSection, StopSection
 from tuner.spec.data import DataSpec
@@ -39,6 +42,11 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 GROUP = cast(Commands, typer.main.get_command(app))
 COMMANDS: dict[str, Any] = {name: c for task in Task for name, c in GROUP.of(task).items()}
+SUBCOMMANDS: dict[str, Any] = {
+    f"{group} {name}": command
+    for group, commands in COMMANDS.items()
+    for name, command in getattr(commands, "commands", {}).items()
+}
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "study": StudySection,
@@ -182,6 +190,19 @@ def schema() -> str:
     return json.dumps(study_file_schema(), indent=2) + "\n"
 
 
+MANIFESTS = ROOT / "deploy" / "kubernetes"
+
+
+def manifests() -> dict[str, str]:
+    """The kustomize base: what ``tuner launch kubernetes quickstart`` writes, by file name."""
+    workers = Workers("quickstart", 4, "postgresql://tuner@postgres/tuner", None, GRACE)
+    pods = kubernetes.Pods(image="tuner:local", secret="tuner-database")
+    return {
+        "job.yaml": kubernetes.job(workers, pods),
+        "dashboard.yaml": kubernetes.dashboard(workers, pods),
+    }
+
+
 GENERATED = {
     "study-file.md": study_file_keys,
     "networks.md": networks,
@@ -203,3 +224,5 @@ if __name__ == "__main__":
     for name in GENERATED:
         (DOCS / name).write_text(page(name))
     SCHEMA.write_text(schema())
+    for name, text in manifests().items():
+        (MANIFESTS / name).write_text(text)

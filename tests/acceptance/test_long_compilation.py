@@ -139,7 +139,7 @@ def test_compiling_ahead_delays_neither_a_trial_nor_the_exit(here: Machine) -> N
     dump = here.folder.parent / "dump"
     shutil.rmtree(dump, ignore_errors=True)
     here.environment["TUNER_COMPILE_AHEAD"] = "1"
-    worker = here.start("worker", "ahead")
+    worker = here.start("worker", "ahead", "--signal-exit-code", "75")
 
     def has_begun() -> bool:
         assert worker.alive, worker
@@ -150,5 +150,5 @@ def test_compiling_ahead_delays_neither_a_trial_nor_the_exit(here: Machine) -> N
     epochs = worker.text.count("epoch")
     wait_until(lambda: worker.text.count("epoch") > epochs + 2, "trial 0 goes on")
     worker.signal(signal.SIGTERM)
-    assert (worker.wait(within=GRACE + SLACK), worker.errors) == (0, ""), worker
+    assert (worker.wait(within=GRACE + SLACK), worker.errors) == (75, ""), worker
     assert "released, to be resumed" in worker.text

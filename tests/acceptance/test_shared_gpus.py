@@ -128,14 +128,19 @@ def test_worker_processes_join_a_study(here: Machine, digits: Path) -> None:
     """On a CPU they are not restricted, as the number of threads changes the last bits."""
     (here.folder / "s.toml").write_text(unpruned_study(digits, trials=4, epochs=3))
     here.succeeds("create", "s.toml")
-    joined = here.start("worker", "s", "--workers-per-device", "2", "--exit-when-idle")
+    two = ("worker", "s", "--workers-per-device", "2")
+    stopped = here.start(*two, "--grace", "5", "--signal-exit-code", "75")
+    stopped.wait_for("trial [01] starts")
+    stopped.signal(signal.SIGTERM)
+    assert stopped.wait() == 75, stopped
+    joined = here.start(*two, "--exit-when-idle")
     joined.wait_for("trial [01] starts")
     for worker in workers_of(joined.pid):
         assert not {"XLA_CLIENT_MEM_FRACTION", "PJRT_NPROC", PIPES} & set(environment_of(worker))
     assert joined.wait() == 0, joined
     assert joined.text.splitlines()[-1].endswith("the study has ended")
     rows = Rows(f"sqlite:///{here.folder}/tuner-data/studies.db")
-    assert len(rows.read("SELECT * FROM tuner_workers")) == 2
+    assert len(rows.read("SELECT * FROM tuner_workers")) == 4
     assert {lease.status for lease in rows.leases().values()} == {"done"}
 
 

@@ -33,11 +33,11 @@ def test_a_trial_that_costs_too_many_workers_is_given_up(
         here.succeeds("create", "s.toml")
         rows = Rows(f"sqlite:///{here.folder}/tuner-data/studies.db")
 
-        stopped = here.start("worker", "s", "--grace", "0.1")
+        stopped = here.start("worker", "s", "--grace", "0.1", "--signal-exit-code", "75")
         stopped.wait_for("trial 0 starts")
         stopped.signal(signal.SIGTERM)
         stopped.wait_for("abandoning the epoch, unfinished after 0.1 s")
-        assert stopped.wait() == 0, stopped
+        assert stopped.wait() == 75, stopped
         assert (rows.leases()[0].status, rows.leases()[0].takeovers) == ("free", 0)
 
         for takeovers in (0, 1):

@@ -83,9 +83,25 @@ def test_images_are_pinned_and_no_service_runs_as_root() -> None:
         else:
             assert re.search(r":(\d+(-alpine)?|v?\d+\.\d+\.\d+)$", service["image"]), name
             assert service["user"] != "root", name
-    assert steps("USER")[-1] != "root"
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", steps("USER")[-1])
     for base in steps("FROM"):
         assert re.fullmatch(r"python:3\.\d+-slim( AS \w+)?", base)
+
+
+def test_every_long_running_service_has_a_health_check() -> None:
+    services = compose()["services"]
+    checked = {name for name, service in services.items() if service.get("healthcheck")}
+    assert set(services) - checked == {"create"}
+    port = services["worker"]["environment"]["TUNER_METRICS_PORT"]
+    assert f"http://127.0.0.1:{port}/metrics" in services["worker"]["healthcheck"]["test"][-1]
+
+
+def test_containers_of_tuner_and_the_proxy_are_read_only() -> None:
+    for name in ("create", *WORKERS, "dashboard", "proxy"):
+        service = compose()["services"][name]
+        assert service["read_only"] is True, name
+        assert service["tmpfs"] == ["/tmp"], name
+        assert service["cap_drop"] == ["ALL"], name
 
 
 def test_identical_builds_share_an_image() -> None:
@@ -158,13 +174,16 @@ def test_nothing_else_reaches_the_builder() -> None:
     assert not in_build_context("deploy/secrets.sh")
 
 
-def test_dependencies_are_installed_before_the_sources_are_copied() -> None:
-    """Otherwise every edit of the sources would reinstall them."""
-    text = (ROOT / "Dockerfile").read_text()
-    first, sources = text.index("pip install"), text.index("COPY tuner tuner")
-    assert "-c requirements.lock" in text[first:].splitlines()[0]
-    assert first < text.index("COPY --from=dependencies") < sources
-    assert "--no-deps" in text[sources:]
+def test_dependencies_are_installed_without_the_sources() -> None:
+    """Otherwise every edit of the sources would reinstall them, and change the largest layer."""
+    stages = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(), flags=re.M)[1:]
+    dependencies, package, last = stages
+    assert "-c requirements.lock" in dependencies
+    assert "COPY tuner tuner" not in dependencies
+    assert "COPY tuner tuner" in package
+    assert "--no-deps" in package
+    assert "pip install" not in last
+    assert last.index("COPY --from=dependencies") < last.index("COPY --from=package")
 
 
 def test_the_image_has_the_extras_that_the_services_need() -> None:
@@ -182,7 +201,9 @@ def test_the_image_has_the_extras_that_the_services_need() -> None:
 def test_the_user_owns_the_mount_points() -> None:
     """A new volume takes the owner of the folder that it is mounted on in the image."""
     made = next(step for step in steps("RUN") if "useradd" in step)
-    assert steps("USER") == ["tuner"]
+    user = re.search(r"--uid (\d+)", made)
+    assert user
+    assert steps("USER") == [f"{user[1]}:{user[1]}"]
     assert "--owner=tuner" in made
     for volume in compose()["services"]["worker"]["volumes"]:
         _, target, *mode = volume.split(":")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import generate
 import pytest
-from generate import COMMANDS
+from generate import COMMANDS, SUBCOMMANDS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -22,6 +22,11 @@ def test_generated_parts_are_up_to_date(name: str) -> None:
 
 def test_shipped_schema_is_up_to_date() -> None:
     assert generate.SCHEMA.read_text() == generate.schema(), "run make docs"
+
+
+def test_shipped_manifests_are_up_to_date() -> None:
+    for name, text in generate.manifests().items():
+        assert (generate.MANIFESTS / name).read_text() == text, "run make docs"
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
@@ -113,8 +118,8 @@ def test_named_make_targets_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.M), target
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS))
+@pytest.mark.parametrize("name", sorted({**COMMANDS, **SUBCOMMANDS}))
 def test_every_command_has_help_with_an_example(name: str) -> None:
-    command = COMMANDS[name]
+    command = {**COMMANDS, **SUBCOMMANDS}[name]
     assert command.help
     assert re.search(rf"Example: tuner {name}\b", command.help)

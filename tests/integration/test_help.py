@@ -5,10 +5,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from generate import COMMANDS
+from generate import COMMANDS, SUBCOMMANDS
 from typer.testing import CliRunner
 
 from tuner.cli import app
@@ -39,18 +38,21 @@ def test_help_fits_into_80_columns(name: str) -> None:
     assert re.search(rf"^  {name} +{re.escape(summary)}$", help_of(), re.M)
 
 
-def with_subcommands() -> dict[str, Any]:
-    """All commands that do something, those of groups under their full names."""
-    groups = {name: getattr(command, "commands", {}) for name, command in COMMANDS.items()}
-    nested = {f"{name} {sub}": c for name, found in groups.items() for sub, c in found.items()}
-    return {name: c for name, c in (COMMANDS | nested).items() if not hasattr(c, "commands")}
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_help_of_subcommands_fits_into_80_columns(name: str) -> None:
+    group, command = name.split()
+    assert max(map(len, help_of(group, command).splitlines())) <= 80
+    summary = SUBCOMMANDS[name].get_short_help_str(100)
+    assert re.search(rf"^  {command} +{re.escape(summary)}$", help_of(group), re.M)
 
 
-@pytest.mark.parametrize("name", with_subcommands())
+LEAVES = {n: c for n, c in {**COMMANDS, **SUBCOMMANDS}.items() if not hasattr(c, "commands")}
+
+
+@pytest.mark.parametrize("name", sorted(LEAVES))
 def test_every_option_has_help(name: str) -> None:
-    command = with_subcommands()[name]
-    assert f"Example: tuner {name}" in command.help
-    for parameter in command.params:
+    assert f"Example: tuner {name}" in LEAVES[name].help
+    for parameter in LEAVES[name].params:
         assert parameter.hidden or parameter.help, parameter.name
     assert max(map(len, help_of(*name.split()).splitlines())) <= 80
 

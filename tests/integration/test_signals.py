@@ -73,6 +73,14 @@ def test_a_stop_records_the_time_of_its_request() -> None:
     assert stop.since > first
 
 
+def test_only_a_signal_changes_the_exit_code() -> None:
+    stop = Stop(seconds=0.0, signal_code=75)
+    stop.request()
+    assert (stop.requested, stop.exit_code) == (True, 0)
+    stop.request(by_signal=True)
+    assert stop.exit_code == 75
+
+
 def test_setting_the_clock_requests_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     stop = Stop(seconds=60)
     monkeypatch.setattr(time, "time", lambda: 1e12)

@@ -20,9 +20,9 @@ MAY_IMPORT = {
     "tracking": ("spec", "study"),
     "notify": ("spec", "study", "views"),
     "files": ("spec", "gan", "metrics", "study"),
+    "launch": ("spec", "study"),
     "dashboard": ("spec", "study", "views", "files"),
     "run": ("spec", "data", "gan", "metrics", "study", "files"),
-    "launch": ("spec", "study"),
 }
 FRONT_ENDS = ("cli", "api", "notebook")  # these may import everything
 COMMON = (

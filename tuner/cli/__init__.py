@@ -19,6 +19,8 @@ for _module in (
     "run",
     "launch",
     "launch_slurm",
+    "launch_kubernetes",
+    "launch_skypilot",
     "status",
     "trials",
     "dashboard",

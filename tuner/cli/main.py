@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -20,6 +21,7 @@ from tuner.run.signals import exit_process, leave_on_signals
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer does not export it
 TAKE_URLS = ("--storage", "--artifacts")
+_DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")  # of a container image: its @ ends no password
 RUN_ON = {"sweep", "worker", "dashboard"}  # their work does not depend on a reader of stdout
 
 
@@ -27,12 +29,13 @@ def _arguments(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Each word of a command line with the option that it names or belongs to."""
     for before, word in pairwise(["", *words]):
         name = word.partition("=")[0]
-        yield word, before if before in (*TAKE_URLS, "--reason") else name
+        yield word, before if before in (*TAKE_URLS, "--image", "--reason") else name
 
 
 def refuse_urls(words: Sequence[str]) -> None:
     """Raise InputError for a URL in the wrong place: other errors would print its password."""
     for position, (word, option) in enumerate(_arguments(words), 1):
+        word = _DIGEST.sub("", word) if option == "--image" else word
         if option not in TAKE_URLS and looks_like_url(word, prose=option == "--reason"):
             raise InputError(
                 f"argument {position}: {REFUSAL}; only {' and '.join(TAKE_URLS)} take one"

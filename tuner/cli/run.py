@@ -74,6 +74,16 @@ Grace = Annotated[
         help="Seconds to let the current epoch finish after a stop request.",
     ),
 ]
+SignalExitCode = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=0,
+        max=125,
+        help="Exit code after a signal while trials are left, for schedulers that then start the "
+        "worker again, e.g. 75.",
+    ),
+]
 Events = Annotated[bool, typer.Option("--events", hidden=True)]
 
 
@@ -194,6 +204,7 @@ def worker(
     max_trials: MaxTrials = None,
     max_time: MaxTime = None,
     grace: Grace = GRACE,
+    signal_exit_code: SignalExitCode = 0,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = METRICS_HOST,
     events: Events = False,
@@ -212,7 +223,7 @@ def worker(
     devices, count, widen = plan_processes(alone, workers_per_device)
     if count > 1 and max_trials is not None:
         raise InputError("--max-trials counts the trials of one worker: omit --workers-per-device")
-    stop = Stop(max_time)
+    stop = Stop(max_time, signal_code=signal_exit_code)
     orphaned = partial(stop.request, "the process that started this worker has died")
     view = EventWriter(orphaned) if events else PlainProgress(out)
     retry = Retrier(view.announce, busy_only=True)
@@ -230,7 +241,15 @@ def worker(
         metrics = metrics_host, metrics_port
         arguments = worker_arguments(count, name, artifacts, options, metrics, *more)
         none_lost = run_fleet(
-            arguments, storage, 0, devices, view, widen=widen, max_time=max_time, grace=grace
+            arguments,
+            storage,
+            0,
+            devices,
+            view,
+            widen=widen,
+            max_time=max_time,
+            grace=grace,
+            stop=stop,
         )
         if not none_lost:
             raise TunerError("workers died; see the lines above")
@@ -246,6 +265,8 @@ def worker(
         early = f" early: {store.ended_reason}" if store.ended_reason else ""
         ended = f"the study has ended{early}"
         view.announce(_to_go_on(store, files, left) if left > 0 else ended)
+        if left > 0 and store.budget().reason is None:
+            raise typer.Exit(stop.exit_code)
 
 
 def _begin(

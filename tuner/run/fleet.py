@@ -17,7 +17,16 @@ from tuner.environment import STORAGE_VARIABLE
 from tuner.errors import InputError
 from tuner.run import gpus, mps
 from tuner.run.events import replay
-from tuner.run.signals import AT_ONCE, GRACE, LEFT, briefly, end_process, finishing, responding
+from tuner.run.signals import (
+    AT_ONCE,
+    GRACE,
+    LEFT,
+    Stop,
+    briefly,
+    end_process,
+    finishing,
+    responding,
+)
 from tuner.run.signals import FINISHING as FINISHING_EPOCH
 from tuner.run.widening import EpochTimes, Widening, should_widen
 from tuner.study.sinks import Sinks, TrialSink
@@ -39,6 +48,7 @@ def run_fleet(
     max_time: float | None = None,
     grace: float = GRACE,
     doing: Callable[[int, int | None, str, float], None] | None = None,
+    stop: Stop | None = None,
 ) -> bool:
     """Run a ``tuner worker`` process for each list of arguments, until all have exited.
 
@@ -46,9 +56,9 @@ def run_fleet(
     CPU's cores. With ``widen`` the fleet begins with one worker on each device and adds one to each
     as long as that pays; see ``Widening``. Dead workers are replaced, ``respawn`` times in total.
     ``doing`` receives the index of a worker, its trial, what it is doing, and for how many seconds.
-    All stop ``max_time`` seconds from now; ``grace`` is the workers' own, in seconds. Returns False
-    if a worker was lost, unless a stop was requested. InputError if every worker reported wrong
-    input.
+    All stop ``max_time`` seconds from now; ``grace`` is the workers' own, in seconds. ``stop``
+    records a signal. Returns False if a worker was lost, unless a stop was requested. InputError if
+    every worker reported wrong input.
     """
     until = None if max_time is None else time.monotonic() + max_time
     per_device = -(-len(arguments) // len(devices)) if devices else 1
@@ -63,6 +73,7 @@ def run_fleet(
             respawn,
             until,
             grace,
+            stop or Stop(),
             per_device,
             variables,
             first,
@@ -104,6 +115,7 @@ class _Fleet:
     respawn: int
     until: float | None  # time.monotonic() at which workers stop
     grace: float
+    stop: Stop
     per_device: int  # workers at most
     variables: Mapping[str, str]  # of every worker
     first: int  # the number of workers to begin with
@@ -230,6 +242,7 @@ class _Fleet:
             self.leave_at_once()
             end_process(1, LEFT)
         self.stopping = True
+        self.stop.request(by_signal=True)
         self.signal_all(STOP)
         briefly(AT_ONCE, self.sink.announce, finishing(number, FINISHING))
         late = threading.Timer(self.grace + LATE, self.signal_all, (signal.SIGKILL,))

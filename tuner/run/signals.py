@@ -39,11 +39,15 @@ P = ParamSpec("P")
 class Stop:
     """A request to stop after the current epoch, and its time."""
 
-    def __init__(self, seconds: float | None = None) -> None:
-        """The stop is requested automatically after ``seconds``, if given."""
+    def __init__(self, seconds: float | None = None, *, signal_code: int = 0) -> None:
+        """The stop is requested automatically after ``seconds``, if given.
+
+        ``signal_code`` is the exit code of a process that a signal stopped.
+        """
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self._since: float | None = None
         self._reason: str | None = None
+        self._signal_code = signal_code
         self.by_signal = False
         self.has_something_to_finish = False
 
@@ -61,6 +65,11 @@ class Stop:
     def reason(self) -> str | None:
         """Who or what requested the stop, as far as that is known."""
         return self._reason or (TIME_LIMIT if self.requested and self._since is None else None)
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of a process that stopped as requested."""
+        return self._signal_code if self.by_signal else 0
 
     def request(self, reason: str | None = None, *, by_signal: bool = False) -> None:
         self._reason = self.reason or reason

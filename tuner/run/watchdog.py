@@ -156,7 +156,7 @@ class Watchdog:
             briefly(RELEASE_SECONDS / 5, self._announce, line)
         hung = epoch is not None and (not self._stop.by_signal or now > epoch.suspicious_at)
         briefly(RELEASE_SECONDS, self._session.leave_at_once, hung=hung)
-        end_process(0)
+        end_process(self._stop.exit_code)
 
     def _give_up(self, epoch: _Epoch) -> None:
         """Store the stacks of all threads, release the trial, and end the process."""

@@ -1,0 +1,142 @@
+"""``tuner launch kubernetes``: run workers as pods of an indexed Job."""
+
+import shutil
+import subprocess
+import sys
+from typing import Annotated
+
+import typer
+
+from tuner.cli.app import out
+from tuner.cli.launch import launch
+from tuner.cli.options import Artifacts, Storage, StudyName
+from tuner.environment import STORAGE
+from tuner.errors import InputError, TunerError
+from tuner.launch.kubernetes import SPOT, Pods, manifests, parse_selector, parse_toleration
+from tuner.launch.workers import Workers, remote_artifacts, remote_storage
+from tuner.run.signals import GRACE
+
+Count = Annotated[
+    int, typer.Option("--workers", metavar="N", min=1, max=10_000, help="Number of workers.")
+]
+Render = Annotated[
+    bool, typer.Option("--render", help="Print what would be submitted, and submit nothing.")
+]
+
+
+def _option(metavar: str, help_text: str) -> object:
+    return typer.Option(metavar=metavar, help=help_text)
+
+
+@launch.command()
+def kubernetes(
+    name: StudyName,
+    image: Annotated[str, _option("IMAGE", "Container image with tuner, see the Dockerfile.")],
+    storage: Storage = STORAGE,
+    artifacts: Artifacts = None,
+    workers: Count = 1,
+    gpu: Annotated[int, typer.Option(metavar="N", min=0, max=1, help="GPUs of each worker.")] = 0,
+    cpu: Annotated[str, _option("CORES", "CPU cores that each worker requests.")] = "2",
+    memory: Annotated[str, _option("SIZE", "Memory of each worker, e.g. 16Gi.")] = "8Gi",
+    spot: Annotated[
+        str | None, _option("|".join(SPOT), "Run on the spot nodes of this platform.")
+    ] = None,
+    node_selector: Annotated[
+        list[str] | None, _option("KEY=VALUE", "Label of the nodes. Can be repeated.")
+    ] = None,
+    toleration: Annotated[
+        list[str] | None,
+        _option("KEY=VALUE:EFFECT", "Taint that the workers tolerate. Can be repeated."),
+    ] = None,
+    namespace: Annotated[
+        str | None, _option("NAME", "Namespace. Default: that of kubectl's context.")
+    ] = None,
+    password_from: Annotated[
+        str,
+        _option("SECRET", "Existing Secret whose key `password` is the database's password."),
+    ] = "tuner-database",
+    env_from: Annotated[
+        list[str] | None,
+        _option(
+            "SECRET",
+            "Existing Secret whose keys become environment variables, e.g. AWS_ACCESS_KEY_ID. "
+            "Can be repeated.",
+        ),
+    ] = None,
+    service_account: Annotated[
+        str | None, _option("NAME", "ServiceAccount, e.g. one with access to the bucket.")
+    ] = None,
+    artifacts_claim: Annotated[
+        str | None,
+        _option(
+            "CLAIM", "PersistentVolumeClaim with the artifact store's folder; replaces --artifacts."
+        ),
+    ] = None,
+    data_claim: Annotated[
+        str | None, _option("CLAIM", "PersistentVolumeClaim with the images.")
+    ] = None,
+    grace: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            help="Seconds to let the current epoch finish when a pod is stopped. "
+            "Default: 25, or what the platform's spot nodes allow.",
+        ),
+    ] = None,
+    render: Render = False,
+) -> None:
+    """Run workers as an indexed Job, with the dashboard.
+
+    Applies the manifests with kubectl. A pod that is evicted or preempted is replaced, and does not
+    count as a failure; wrong input fails the Job at once. The Job ends with the study.
+
+    Example: tuner launch kubernetes quickstart --workers 16 --image registry/tuner:1 --render
+    """
+    if spot is not None and spot not in SPOT:
+        raise InputError(f"--spot: found {spot!r}, expected one of: {', '.join(SPOT)}")
+    platform = SPOT[spot] if spot else None
+    if grace is None:
+        grace = min(GRACE, platform.notice - 5) if platform else GRACE
+    selectors = dict(parse_selector(text) for text in node_selector or ())
+    tolerations = [parse_toleration(text) for text in toleration or ()]
+    if platform:
+        selectors = dict([platform.label]) | selectors
+        tolerations = [*([platform.taint] if platform.taint else []), *tolerations]
+    pods = Pods(
+        image=image,
+        secret=password_from,
+        namespace=namespace,
+        secrets=tuple(env_from or ()),
+        gpu=gpu,
+        cpu=cpu,
+        memory=memory,
+        selectors=selectors,
+        tolerations=tuple(tolerations),
+        artifacts=artifacts_claim,
+        data=data_claim,
+        account=service_account,
+    )
+    bucket = None if artifacts_claim else remote_artifacts(artifacts)
+    found = Workers(name, workers, remote_storage(storage), bucket, grace)
+    text = manifests(found, pods)
+    if render:
+        sys.stdout.write(text)
+        return
+    apply(text)
+    where = ["-n", namespace] if namespace else []
+    forward = " ".join(["kubectl", "port-forward", *where, "deployment/tuner-dashboard", "8080"])
+    stop = " ".join(["kubectl", "delete", *where, f"job/tuner-{found.label}"])
+    out.print(f"To see the dashboard: {forward}\nTo stop the workers: {stop}", soft_wrap=True)
+
+
+def apply(text: str) -> None:
+    """Apply manifests with kubectl; InputError if it is not installed."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        raise InputError(
+            "kubectl is not installed; install it, or pass --render and apply the output elsewhere"
+        )
+    done = subprocess.run([kubectl, "apply", "--filename", "-"], input=text, text=True, check=False)
+    if done.returncode != 0:
+        raise TunerError("kubectl could not apply the manifests; see the lines above")

@@ -1,0 +1,20 @@
+"""A SkyPilot task: one worker on a machine of any cloud."""
+
+import shlex
+
+from tuner.launch.workers import Workers, render
+
+
+def task(workers: Workers, *, accelerator: str | None, cpus: str, spot: bool) -> str:
+    """YAML of a managed job that runs one worker until the study has ended."""
+    extras = ",".join(["demo", "s3", "gs", *(["cuda12"] if accelerator else [])])
+    command = shlex.join(workers.command)
+    return render(
+        "skypilot.yaml",
+        workers=workers,
+        command=command,
+        accelerator=accelerator,
+        cpus=cpus,
+        spot=spot,
+        extras=extras,
+    )
