@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PlainValidator
 
 from tuner.spec.budget import BudgetSection, StopSection
+from tuner.spec.constraint import ConstraintSection
 from tuner.spec.data import DataSpec
 from tuner.spec.guard import GuardSection
 from tuner.spec.kinds import shown
@@ -132,6 +133,7 @@ class StudySpec(Section):
     pruner: PrunerSpec = SuccessiveHalvingPruner()
     budget: BudgetSection = BudgetSection()
     stop: StopSection = StopSection()
+    constraint: ConstraintSection = ConstraintSection()
     confirm: ConfirmSection = ConfirmSection()
     guard: GuardSection = GuardSection()
     metrics: MetricsSection = MetricsSection()

@@ -36,6 +36,8 @@ def warnings(spec: StudySpec) -> Iterator[str]:
         yield f'{text}; with pruner.name = "none" it learns from all'
     if not spec.sampler.learns:
         yield f"sampler: {spec.sampler.name} does not learn from earlier trials, pruned or not"
+    if spec.constraint.limits and spec.sampler.learns and spec.sampler.name != "tpe":
+        yield f"sampler: {spec.sampler.name} does not learn which trials violate [constraint]"
     choices = [name for name, setting in searched.items() if isinstance(setting, Choices)]
     if spec.sampler.ranges_only and choices:
         names = ", ".join(choices)

@@ -8,6 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuner.phases import UNCOUNTED, PhaseSeconds
 from tuner.spec.branches import setting_params
+from tuner.spec.constraint import Size
 from tuner.study import rows
 from tuner.study.rows import UNREADABLE, printable
 from tuner.trial import EpochReport, History
@@ -22,6 +23,7 @@ WARM_START = "tuner:warm_start"  # the study and trial whose configuration it wa
 PAUSED = "tuner:paused"  # the epoch after which the trial was paused last
 CONFIRMS = "tuner:confirms"  # see Confirms
 FRESH = "tuner:fresh"  # the objective of the stored generator on fresh latents
+SIZE = "tuner:parameters"  # weights of the generator and of the discriminator
 SEED_OF = "tuner:seed_of"  # the trial whose random numbers are drawn again
 
 
@@ -155,6 +157,14 @@ def confirms_of(attributes: Mapping[str, Any]) -> Confirms | None:
     match attributes.get(CONFIRMS):
         case {"trial": int(trial), "seed": int(seed)} if trial >= 0 and seed >= 0:
             return Confirms(trial, seed)
+    return None
+
+
+def size_of(attributes: Mapping[str, Any]) -> Size | None:
+    """The weights of the networks of a trial with these attributes; None if they are unknown."""
+    match attributes.get(SIZE):
+        case [int(generator), int(discriminator)]:
+            return Size(generator, discriminator)
     return None
 
 

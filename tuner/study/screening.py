@@ -12,10 +12,11 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.spec.branches import branches
+from tuner.spec.constraint import Size
 from tuner.spec.study import StudySpec
 from tuner.study import rows
 from tuner.study.optuna_internals import CachedStorage
-from tuner.study.records import CONFIRMS, FINISHED, PAUSED
+from tuner.study.records import CONFIRMS, FINISHED, PAUSED, size_of
 from tuner.study.space import contains, distributions
 
 _RUNG, _CONSTRAINT = "completed_rung_", "constraints"
@@ -96,12 +97,23 @@ def comparable(spec: StudySpec, trial: FrozenTrial) -> FrozenTrial | None:
     if trial.state in FINISHED and len(fits) < len(wanted):
         return None
     found = {name: wanted[name] for name in fits}
-    attributes = _attributes(spec, trial.system_attrs)
+    attributes = _attributes(spec, trial.system_attrs) | _constraints(spec, trial)
     if found == trial.distributions and attributes == trial.system_attrs:
         return trial
     screened = copy.copy(trial)
     screened.params, screened.distributions, screened.system_attrs = fits, found, attributes
     return screened
+
+
+def _constraints(spec: StudySpec, trial: FrozenTrial) -> dict[str, float]:
+    """Optuna's attributes of constraints, by the study's present limits: above 0 if violated."""
+    size = size_of(trial.user_attrs)
+    return {} if size is None else constraint_attributes(spec, size)
+
+
+def constraint_attributes(spec: StudySpec, size: Size) -> dict[str, float]:
+    """What ``Trial.set_constraint`` would store on a trial with networks of this size."""
+    return {f"{_CONSTRAINT}:{key}": excess for key, excess in spec.constraint.excess(size).items()}
 
 
 def _paused_with(trial: FrozenTrial) -> float | None:

@@ -190,10 +190,19 @@ def plan(spec: StudySpec, found: Mapping[str, Any]) -> str:
         f"state {size(found['state_bytes'])}, "
         f"activations {activations} on this {found['device']}",
         _evaluation(spec, found),
+        *plan_exclusions(found.get("excluded")),
         *budget_plan(spec, found.get("epoch_seconds")),
     ]
     texts = [*warnings(spec), *_too_little_memory(found)]
     return "\n".join([*lines, *(f"warning: {text}" for text in texts)])
+
+
+def plan_exclusions(found: Mapping[str, Any] | None) -> list[str]:
+    """How many programs the constraint excludes, in one line; none if no program is excluded."""
+    if not found or not found["violating"]:
+        return []
+    count = f"{found['violating']} of {found['programs']} programs are not trained"
+    return [f"constraint: {count}; the smallest of them: {found['example']}"]
 
 
 def _too_little_memory(found: Mapping[str, Any]) -> list[str]:
