@@ -13,7 +13,7 @@ from tuner.cli.options import Allow, Artifacts, Storage, StudyName, open_study
 from tuner.cli.writing import check_target, write_output
 from tuner.environment import STORAGE, MachineOptions
 from tuner.errors import InputError, TunerError
-from tuner.study.records import TrialRecord
+from tuner.study.records import TrialRecord, ranked
 from tuner.study.store import StudyStore
 from tuner.views import studies
 from tuner.views.console import harmless
@@ -117,7 +117,7 @@ def report(
     Example: tuner report quickstart --out report.html
     """
     from tuner.files.study_files import open_files
-    from tuner.views.html_report import ranked, study_page
+    from tuner.views.html_report import study_page
 
     to = check_target(to, (".html",))
     store = open_study(storage, name)

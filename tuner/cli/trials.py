@@ -10,7 +10,7 @@ from tuner.cli.options import Artifacts, AsJson, Storage, StudyName, TrialNumber
 from tuner.environment import STORAGE
 from tuner.errors import InputError, TunerError
 from tuner.study.fingerprint import incomparable
-from tuner.study.records import best_of
+from tuner.study.objectives import pareto_front
 from tuner.study.store import StudyStore
 from tuner.views import studies
 from tuner.views.images import ROWS, inline_image
@@ -31,9 +31,8 @@ def trials(name: StudyName, storage: Storage = STORAGE, as_json: AsJson = False)
     if as_json:
         print_json([studies.trial_values(trial) for trial in found])
     else:
-        best = best_of(found)
-        objective = store.spec.metrics.objective
-        out.print(studies.trial_table(found, objective, best and best.number))
+        objective, front = store.spec.metrics.objective, pareto_front(found)
+        out.print(studies.trial_table(found, objective, [trial.number for trial in front]))
 
 
 @command(Task.LOOK)
@@ -119,13 +118,13 @@ def compare(
     parts = []
     for store in stores:
         spec = store.spec
-        compared = {"objective": spec.metrics.objective, "value": spec.study.value}
+        compared = {"objective": ", ".join(spec.metrics.names), "value": spec.study.value}
         parts.append((store.name, compared | store.fingerprint()))
     why_not = incomparable(parts)
     if why_not:
         raise InputError(f"these studies can't be compared: {why_not}")
-    bests = sorted([(store.name, store.best()) for store in stores], key=lambda b: b[1].value or 0)
+    bests = sorted([(store.name, store.best()) for store in stores], key=lambda b: b[1].cost or 0)
     if as_json:
         print_json([{"study": name} | studies.trial_values(trial) for name, trial in bests])
     else:
-        out.print(studies.comparison_table(bests, parts[0][1]["objective"]))
+        out.print(studies.comparison_table(bests, stores[0].spec.metrics.objective))

@@ -23,7 +23,6 @@ from tuner import hints
 from tuner.errors import LeaseLostError, StorageError, TunerError
 from tuner.files.checkpoints import CHECKPOINTS, CheckpointWriter, folder_of, load_latest, trial_of
 from tuner.files.study_files import StudyFiles
-from tuner.gan.state import size_of
 from tuner.phases import Phase
 from tuner.run.precompile import Precompiler
 from tuner.run.signals import GRACE, Stop
@@ -185,15 +184,14 @@ class Worker:
         constraint = self.session.spec.constraint
         if not constraint.limits or trial.history or trial.claim.confirms is not None:
             return None
-        return constraint.violation(size_of(trial.claim.config.program))
+        return constraint.violation(trial.size)
 
     def _size_attributes(self, trial: TrialRun) -> dict[str, Any]:
-        """What samplers learn the study's constraint from; empty without one."""
+        """What samplers learn the study's constraint from; empty if sizes do not matter."""
         spec = self.session.spec
-        if not spec.constraint.limits:
+        if not spec.constraint.limits and "parameters" not in spec.metrics.names:
             return {}
-        size = size_of(trial.claim.config.program)
-        return {SIZE: list(size), **constraint_attributes(spec, size)}
+        return {SIZE: list(trial.size), **constraint_attributes(spec, trial.size)}
 
     def _load(self, trial: TrialRun) -> None:
         """Load the trial's last checkpoint, or a fresh state if it has none."""

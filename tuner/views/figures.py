@@ -25,6 +25,7 @@ class Plot(NamedTuple):
     function: str  # of a module in tuner.views: (StudySpec, trials) -> plotly figure
     section: str | None = None  # of the HTML report, whose template lists the sections
     dashboard: bool = False  # whether workers publish it to the Optuna Dashboard
+    several: bool = False  # whether it is about several objectives
 
     def load(self) -> Any:
         """Import the function."""
@@ -37,6 +38,8 @@ class Plot(NamedTuple):
 
 
 PLOTS = {
+    # The dashboard has such a plot itself.
+    "front": Plot("pareto.front_plot", "best", several=True),
     "value": Plot("curves.value_against_epoch", "curves", dashboard=True),
     "loss-ratio": Plot("curves.loss_ratio_against_epoch", "curves", dashboard=True),
     "map": Plot("parameters.best_value_map", "parameters", dashboard=True),

@@ -15,6 +15,7 @@ from tuner.views.budgets import budget_plan
 from tuner.views.formatting import number, params_text, size
 
 SHOWN_APART = ("fid", "fid_infinity", "class_coverage", "class_entropy")  # on separate lines
+MOST_LISTED = 20  # numbers of trials in a line
 MOST_PHASES = 2  # shown in one line, besides training and evaluation
 PARTS = ("generate_seconds", "extract_seconds", "score_seconds")  # of an evaluation
 
@@ -26,10 +27,31 @@ def best_line(trials: Sequence[TrialRecord], objective: str) -> str:
         return "No trial is complete yet."
     name = OBJECTIVES[objective]
     warning = f" ({collapsed})" if (collapsed := collapse(trial, objective)) else ""
+    by = f" by {name}" if trial.objectives else ""
+    values = values_text(trial.objectives) or f"{name} {number(trial.value)}"
     return (
-        f"Best: trial {trial.number}, {name} {number(trial.value)} (one seed){warning}, "
-        f"{params_text(trial.params)}"
+        f"Best{by}: trial {trial.number}, {values} (one seed){warning}, {params_text(trial.params)}"
     )
+
+
+def values_text(objectives: Mapping[str, float]) -> str:
+    """The values of several objectives."""
+    return ", ".join(f"{OBJECTIVES[name]} {number(value)}" for name, value in objectives.items())
+
+
+def front_line(name: str, front: Sequence[TrialRecord]) -> str:
+    """The trials of the Pareto front, in one line; empty without several objectives."""
+    if not front or not front[0].objectives:
+        return ""
+    numbers = ", ".join(str(trial.number) for trial in front[:MOST_LISTED])
+    more = ", ..." if len(front) > MOST_LISTED else ""
+    of = " and ".join(OBJECTIVES[objective] for objective in front[0].objectives)
+    listed = hints.command("best", name) + " --all"
+    return f"Pareto front of {of}: {counted(len(front))} ({numbers}{more}); to list them: {listed}"
+
+
+def counted(trials: int) -> str:
+    return f"{trials} trial" if trials == 1 else f"{trials} trials"
 
 
 def hold_line(name: str) -> str:
@@ -45,9 +67,9 @@ def baseline_gain(trials: Sequence[TrialRecord], objective: str) -> str:
     baseline, name = best_of(baselines), OBJECTIVES[objective]
     if baseline is None or baseline.value is None or best.value is None:
         return "No baseline trial is complete, so the gain over the baseline is unknown."
-    if best.value >= baseline.value:
+    if best.cost == baseline.cost:
         return f"No trial is better than the best baseline (trial {baseline.number})."
-    gain = baseline.value - best.value
+    gain = abs(baseline.value - best.value)
     share = f", {gain / baseline.value:.0%}" if baseline.value > 0 else ""
     return (
         f"Gain over the best baseline (trial {baseline.number}, {name} "
