@@ -110,7 +110,7 @@ def _table(title: str, section: type[BaseModel]) -> str:
 
 
 def _default(value: Any) -> str:
-    if value is None or value is PydanticUndefined or value == "":
+    if value is None or value is PydanticUndefined or value in ("", ()):
         return "-"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"

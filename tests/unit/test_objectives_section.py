@@ -11,6 +11,7 @@ from trials import record
 
 from tuner.spec.constraint import Size
 from tuner.spec.metrics import ALL_OBJECTIVES
+from tuner.spec.study import StudySpec, file_table
 from tuner.spec.warnings import warnings
 from tuner.study.objectives import dominates, objective_values, pareto_front
 from tuner.study.study_row import directions_of
@@ -18,6 +19,7 @@ from tuner.study.warm_start import ranked_for_start
 from tuner.trial import History
 from tuner.views import summaries
 from tuner.views.pareto import front_plot
+from tuner.views.study_toml import spec_toml
 
 FID_AND_SECONDS = "[metrics]\nobjectives = ['fid', 'seconds']\n"
 
@@ -89,6 +91,13 @@ def test_a_generation_as_large_as_the_study_is_announced() -> None:
     assert not any(
         "population" in line for line in warnings(spec_of(RANGES + sampler + "population_size = 5"))
     )
+
+
+def test_a_study_file_names_its_objectives_once() -> None:
+    spec = spec_of("[metrics]\nobjectives = ['recall', 'fid']\n")
+    assert file_table(spec)["metrics"] == {"objectives": ["recall", "fid"]}
+    assert spec_of(spec_toml(spec)) == spec
+    assert StudySpec.model_validate_json(spec.model_dump_json()) == spec
 
 
 def test_the_best_of_a_metric_that_is_maximised_is_the_highest() -> None:

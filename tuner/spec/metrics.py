@@ -76,8 +76,9 @@ class MetricsSection(Section):
     objectives: tuple[Annotated[str, OneOf(OBJECTIVES)], ...] = Field(
         default=(),
         strict=False,
-        description="several objectives instead of one; the first, which is measured on images, "
-        "decides on the best epoch of a trial and on pruning",
+        description="two or more objectives instead of one: "
+        f"{', '.join(OBJECTIVES)}; the first, a metric of images, chooses a trial's epoch and is "
+        "what pruners see",
     )
     kid: When = entry("off", "KID at every evaluation, at the last, or never")
     neighbours: When = entry("end", "precision, recall, density and coverage, likewise")

@@ -149,6 +149,8 @@ def file_table(spec: StudySpec) -> dict[str, Any]:
     for key in ("sampler", "pruner"):
         if key in table:
             table[key] = {"name": getattr(spec, key).name} | table[key]
+    if spec.metrics.several:  # the first of them is the objective
+        table["metrics"].pop("objective", None)
     wrapped = getattr(spec.pruner, "wrapped", None)
     if wrapped is not None:
         table["pruner"]["wrapped"] = {"name": wrapped.name} | table["pruner"]["wrapped"]

@@ -38,14 +38,13 @@ class Plot(NamedTuple):
 
 
 PLOTS = {
-    # The dashboard has such a plot itself.
-    "front": Plot("pareto.front_plot", "best", several=True),
     "value": Plot("curves.value_against_epoch", "curves", dashboard=True),
     "loss-ratio": Plot("curves.loss_ratio_against_epoch", "curves", dashboard=True),
     "map": Plot("parameters.best_value_map", "parameters", dashboard=True),
     "time": Plot("curves.time_by_outcome", "cost", dashboard=True),
     "marginals": Plot("parameters.marginals"),
     "importances": Plot("parameters.importances"),
+    "front": Plot("pareto.front_plot", "best", several=True),  # the dashboard has one itself
 }
 
 
