@@ -102,7 +102,7 @@ class Study:
 
     @property
     def best(self) -> "Trial":
-        """The complete trial with the lowest value; InputError if no trial is complete."""
+        """The complete trial with the best value; InputError if no trial is complete."""
         with self._opened() as store:
             return Trial(self, store.spec, store.best())
 

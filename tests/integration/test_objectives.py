@@ -21,6 +21,7 @@ from tuner.study.session import WorkerSession
 from tuner.study.store import StudyStore
 from tuner.study.verdict import Complete, Pause, Prune
 from tuner.trial import EpochReport
+from tuner.views.data_frames import trials_frame
 
 url, studies, sqlite = study_databases.url, study_databases.studies, study_databases.sqlite
 
@@ -242,7 +243,7 @@ def test_commands_show_the_front(
         assert call(*words, "--storage", sqlite.url) == 0
         return capsys.readouterr().out
 
-    sqlite.create(two(), trials=4)
+    store = sqlite.create(two(), trials=4)
     session = sqlite.join()
     for values in ((20.0, 0.5), (40.0, 0.9), (45.0, 0.8)):
         complete(session, *values)
@@ -259,6 +260,10 @@ def test_commands_show_the_front(
     listed = [row.split()[:5] for row in output("best", "s", "--all").splitlines()]
     assert listed[0] == ["trial", "state", "epochs", "FID", "recall"]
     assert listed[1:] == [["0", "complete", "1", "20", "0.5"], ["1", "complete", "1", "40", "0.9"]]
+    assert "complete, FID 40, recall 0.9 (the best of its epochs)" in output("show", "s", "1")
+    frame = trials_frame(store.spec, store.trials())
+    assert list(frame.columns[:3]) == ["state", "value", "recall"]
+    assert list(frame["recall"]) == [0.5, 0.9, 0.8]
     page = tmp_path / "report.html"
     output("report", "s", "--out", str(page))
     text = page.read_text()

@@ -21,7 +21,7 @@ SAMPLERS = {
     "halton": "name = 'qmc'\nqmc_type = 'halton'\nscramble = false",
     "tpe": "name = 'tpe'\nn_startup_trials = 3",
     "tpe group": "name = 'tpe'\nn_startup_trials = 3\ngroup = true",
-    "nsga2": "name = 'nsga2'\npopulation_size = 2",
+    "nsga2": "name = 'nsga2'\npopulation_size = 4",
     "cmaes": "name = 'cmaes'\nn_startup_trials = 2\npopsize = 4",
     "cmaes margin": "name = 'cmaes'\nwith_margin = true",
 }

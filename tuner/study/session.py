@@ -414,7 +414,7 @@ class WorkerSession(WorkerPresence):
         self, trial: FrozenTrial, verdict: Verdict, attributes: Mapping[str, Any]
     ) -> tuple[TrialState, list[float] | None]:
         """State and values for Optuna, where a trial that was never measured can't be COMPLETE."""
-        state, values = _final_state(trial, verdict)
+        state, values = _last_reported(trial, verdict)
         if not self.spec.metrics.several:
             return state, values
         if state != TrialState.COMPLETE:
@@ -459,7 +459,7 @@ def search_of(store: StudyStore, spec: StudySpec) -> optuna.Study:
     return study
 
 
-def _final_state(trial: FrozenTrial, verdict: Verdict) -> tuple[TrialState, list[float] | None]:
+def _last_reported(trial: FrozenTrial, verdict: Verdict) -> tuple[TrialState, list[float] | None]:
     """State and value for Optuna, if the study has one objective."""
     if isinstance(verdict, Fail):
         return TrialState.FAIL, None
