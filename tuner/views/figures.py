@@ -42,9 +42,9 @@ PLOTS = {
     "loss-ratio": Plot("curves.loss_ratio_against_epoch", "curves", dashboard=True),
     "map": Plot("parameters.best_value_map", "parameters", dashboard=True),
     "time": Plot("curves.time_by_outcome", "cost", dashboard=True),
+    "front": Plot("pareto.front_plot", "best", several=True),  # the dashboard has one itself
     "marginals": Plot("parameters.marginals"),
     "importances": Plot("parameters.importances"),
-    "front": Plot("pareto.front_plot", "best", several=True),  # the dashboard has one itself
 }
 
 
