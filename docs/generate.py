@@ -24,6 +24,7 @@ from tuner.run import monitoring
 from tuner.run.signals import GRACE
 from tuner.spec import guard, search, traits
 from tuner.spec.budget import BudgetSection, StopSection
+from tuner.spec.constraint import ConstraintSection
 from tuner.spec.data import DataSpec
 from tuner.spec.metrics import MetricsSection
 from tuner.spec.parameters import to_toml
@@ -60,6 +61,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "guard.class_coverage": guard.ClassCoverageGuard,
     "budget": BudgetSection,
     "stop": StopSection,
+    "constraint": ConstraintSection,
     "confirm": ConfirmSection,
     "pictures": PicturesSection,
     "tracking": TrackingSection,

@@ -105,7 +105,7 @@ class Study:
 
     @property
     def best(self) -> "Trial":
-        """The confirmed winner, else the complete trial with the lowest value.
+        """The confirmed winner, else the complete trial with the best value.
 
         InputError if no trial is complete.
         """

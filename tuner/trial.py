@@ -1,7 +1,7 @@
 """A trial's configuration and its reports: plain values, without JAX and without a database."""
 
-import math
-from typing import Annotated, NamedTuple, get_args, get_type_hints
+import itertools
+from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
 
 class Program(NamedTuple):
@@ -286,21 +286,28 @@ class History(tuple[EpochReport, ...]):
         return measured[-1][1] if measured else None
 
     def best_so_far(self, objective: str) -> dict[int, float]:
-        """The lowest value up to each epoch in which the objective was measured."""
-        found: dict[int, float] = {}
-        lowest = math.inf
-        for epoch, value in self.measured(objective):
-            found[epoch] = lowest = min(lowest, value)
-        return found
+        """The best value up to each epoch in which the objective was measured."""
+        measured = self.measured(objective)
+        best = itertools.accumulate((value for _, value in measured), _better(objective))
+        return dict(zip((epoch for epoch, _ in measured), best, strict=True))
+
+    def best_value(self, objective: str) -> float | None:
+        """The best measured value; None if there is none."""
+        best: float | None = _better(objective)(
+            (value for _, value in self.measured(objective)), default=None
+        )
+        return best
 
     def scored_epoch(self, objective: str, which: str) -> int:
         """The epoch that the trial's value comes from; 0 if nothing was measured.
 
-        ``which`` is the study's ``value``: "best" for the lowest measured value, else the last.
+        ``which`` is the study's ``value``: "best" for the best measured value, else the last.
         """
         measured = self.measured(objective)
         if which == "best":
-            return min(measured, key=lambda pair: pair[1], default=(0, 0.0))[0]
+            better = _better(objective)
+            epoch: int = better(measured, key=lambda pair: pair[1], default=(0, 0.0))[0]
+            return epoch
         return measured[-1][0] if measured else 0
 
     @property
@@ -320,6 +327,11 @@ class History(tuple[EpochReport, ...]):
     def evaluation_share(self) -> float:
         """The fraction of the time that was spent evaluating."""
         return self.evaluate_seconds / self.seconds if self.seconds else 0.0
+
+
+def _better(objective: str) -> Any:
+    """The function that returns the better one of two values."""
+    return max if FIELDS[objective].better == "higher" else min
 
 
 def _fields() -> dict[str, ReportField]:

@@ -21,6 +21,7 @@ SAMPLERS = {
     "halton": "name = 'qmc'\nqmc_type = 'halton'\nscramble = false",
     "tpe": "name = 'tpe'\nn_startup_trials = 3",
     "tpe group": "name = 'tpe'\nn_startup_trials = 3\ngroup = true",
+    "nsga2": "name = 'nsga2'\npopulation_size = 4",
     "cmaes": "name = 'cmaes'\nn_startup_trials = 2\npopsize = 4",
     "cmaes margin": "name = 'cmaes'\nwith_margin = true",
 }
@@ -76,7 +77,8 @@ def test_a_restarted_sampler_continues_the_same_sequence(sampler: str, tmp_path:
     assert whole == parts
     for point in whole:
         assert_valid(spec, point)
-    assert len({point["learning_rate"] for point in whole}) == 7
+    fewest = 4 if "nsga2" in sampler else 7  # children inherit their parents' values
+    assert len({point["learning_rate"] for point in whole}) >= fewest
 
 
 @pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "cmaes"])

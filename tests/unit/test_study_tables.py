@@ -29,7 +29,7 @@ def test_the_trial_table_has_a_row_per_trial() -> None:
         record(1, "PRUNED", value=None, params={"width": 8}, reason="guard: x below 1", reports=()),
         record(2, "RUNNING", reason=None, reports=(epoch(1, None, loss_ratio=None),), value=None),
     ]
-    lines = [line.split() for line in shown(trial_table(trials, "fid", best=0))]
+    lines = [line.split() for line in shown(trial_table(trials, "fid", best=[0]))]
     assert [" ".join(words) for words in lines[:4]] == [
         "trial state epochs FID loss ratio learning rate batch size width time reason",
         "0 complete 2 20.5 1.5 0.0002123 64 - 10 s all epochs trained",
@@ -39,7 +39,7 @@ def test_the_trial_table_has_a_row_per_trial() -> None:
 
 
 def test_the_best_trial_is_marked() -> None:
-    rows = trial_table([record(0), record(1)], "fid", best=1).rows
+    rows = trial_table([record(0), record(1)], "fid", best=[1]).rows
     assert [style for _, style in rows] == [None, "bold green"]
 
 

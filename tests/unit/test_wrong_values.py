@@ -181,7 +181,12 @@ def test_a_name_has_no_range() -> None:
     ("toml", "key", "found", "expected"),
     [
         ("[sampler]\nname = 'tpee'", "sampler.name", "'tpee'", "(did you mean 'tpe'?)"),
-        ("[sampler]\nname = 'zzz'", "sampler.name", "'zzz'", "random, grid, qmc, tpe, cmaes, gp"),
+        (
+            "[sampler]\nname = 'zzz'",
+            "sampler.name",
+            "'zzz'",
+            "tpe, nsga2, cmaes, gp",
+        ),
         ("[pruner]\nname = 'medain'", "pruner.name", "'medain'", "(did you mean 'median'?)"),
         (
             "[pruner]\nname = 'patient'\nwrapped = { name = 'treshold' }",

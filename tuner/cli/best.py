@@ -20,6 +20,8 @@ from tuner.cli.writing import check_target, default_target, write_output
 from tuner.data import silent
 from tuner.environment import STORAGE, MachineOptions
 from tuner.errors import InputError, TunerError
+from tuner.study.objectives import pareto_front
+from tuner.study.records import ranked
 from tuner.study.store import StudyStore
 from tuner.views import confirmations, studies, summaries
 from tuner.views.formatting import number
@@ -33,17 +35,29 @@ def best(
     artifacts: Artifacts = None,
     weights: Weights = None,
     allow: Allow = None,
+    show_all: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="Measure nothing; list the Pareto front of several objectives, or with one all "
+            "complete trials, the best first.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure the winner on fresh latents and draw its samples.
 
     The best of many noisy scores is optimistic, so the evaluation uses fresh latents, and
-    ``tuner confirm`` trains the best configurations again with fresh seeds.
+    ``tuner confirm`` trains the best configurations again with fresh seeds. With several
+    objectives, the winner is the trial with the best first objective.
 
     Example: tuner best quickstart
     """
     options = MachineOptions(weights=weights, allow=tuple(allow or ()))
     store = open_study(storage, name)
+    if show_all:
+        list_best(store, as_json)
+        return
     trial = store.winner() or store.best()
     from tuner.files.study_files import open_files
 
@@ -65,6 +79,18 @@ def best(
         "confirmation": confirmations.results_values(store.confirmed()),
     }
     print_json(found._asdict() | values)
+
+
+def list_best(store: StudyStore, as_json: bool) -> None:
+    """Print the Pareto front; with one objective, all complete trials, the best first."""
+    trials = store.trials()
+    front = pareto_front(trials) if store.spec.metrics.several else ranked(trials)
+    if as_json:
+        print_json([studies.trial_values(trial) for trial in front])
+    elif not front:
+        raise InputError(f"study {store.name!r} has no complete trial yet")
+    else:
+        out.print(studies.trial_table(front, store.spec.metrics.objective))
 
 
 def show_best(
@@ -98,7 +124,9 @@ def show_best(
     gain = confirmations.gain_line(confirmed, store.spec)
     if gain := gain or summaries.baseline_gain(store.trials(), objective):
         out.print(gain, soft_wrap=True)
-    if not confirmed:
+    if store.spec.metrics.several:
+        out.print(summaries.front_line(store.name, store.front()), soft_wrap=True)
+    elif not confirmed:
         out.print(confirmations.how_to_confirm(store.name), soft_wrap=True)
     picture = f"best-trial-{trial.number:05d}.png"
     samples = draw_samples(store, files, trial, 64, store.spec.study.seed, options)

@@ -108,6 +108,6 @@ def noise(name: StudyName, storage: Storage = STORAGE, as_json: AsJson = False) 
         return
     for line in confirmations.noise_lines(found, store.spec):
         out.print(line)
-    if found.deviation is None:
+    if found.deviation is None and not store.spec.metrics.several:
         again = hints.command("confirm", name)
         out.print(f"To measure it: {again}", soft_wrap=True)

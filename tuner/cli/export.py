@@ -16,7 +16,7 @@ from tuner.cli.writing import check_target, default_target, write_output
 from tuner.environment import STORAGE, MachineOptions, tensorboard_folder
 from tuner.errors import InputError, TunerError
 from tuner.paths import local_path
-from tuner.study.records import TrialRecord
+from tuner.study.records import TrialRecord, ranked
 from tuner.study.store import StudyStore
 from tuner.views import studies
 from tuner.views.console import harmless
@@ -190,7 +190,7 @@ def report(
     """
     from tuner.files.pictures import neighbours_of
     from tuner.files.study_files import open_files
-    from tuner.views.html_report import ranked, study_page
+    from tuner.views.html_report import study_page
 
     to = check_target(to or default_target(f"{name}.html"), (".html",))
     store = open_study(storage, name)

@@ -11,7 +11,7 @@ from tuner.cli.writing import check_target, write_output
 from tuner.environment import STORAGE
 from tuner.errors import InputError
 from tuner.spec import search
-from tuner.spec.metrics import OBJECTIVES
+from tuner.spec.metrics import ALL_OBJECTIVES, OBJECTIVES
 from tuner.spec.search import PrunerSpec
 from tuner.study import curves as recorded
 from tuner.study import replay as replays
@@ -67,6 +67,9 @@ def replay(
     plot = None if plot is None else check_target(plot, option="--plot")
     store = open_study(storage, name)
     spec, objective = store.spec, store.spec.metrics.objective
+    if ALL_OBJECTIVES[objective].higher:
+        text = f"its first objective is {objective}, of which more is better"
+        raise InputError(f"study {name!r}: {text}; replay compares values that are minimised")
     pruners = _pruners(store, pruner or [])
     curves = recorded.curves_of(store.trials(), objective, spec.study.value == "best")
     if recorded.winner_of(curves) is None:

@@ -36,7 +36,7 @@ from tuner.spec.loading import differences, load_spec
 from tuner.spec.study import StudySpec
 from tuner.spec.warnings import warnings
 from tuner.study.database import Database
-from tuner.study.records import best_of
+from tuner.study.objectives import pareto_front
 from tuner.study.retrying import Retrier
 from tuner.study.sinks import Sinks
 from tuner.study.store import StudyStore
@@ -325,14 +325,14 @@ def _show_outcome(
     store: StudyStore, files: Any, evaluator: Any, stopped: bool, options: MachineOptions
 ) -> None:
     found, left = store.trials(), store.remaining()
-    best, is_spent = best_of(found), store.budget().reason is not None
-    out.print(studies.trial_table(found, store.spec.metrics.objective, best and best.number))
+    front, is_spent = pareto_front(found), store.budget().reason is not None
+    out.print(studies.trial_table(found, store.spec.metrics.objective, [t.number for t in front]))
     if left > 0:
         out.print(f"\n{_to_go_on(store, files, left)}", soft_wrap=True)
     elif store.ended_reason is not None:
         go_on = f"to go on, raise its {store.total} trials with --trials"
         out.print(f"\nEnded early: {store.ended_reason}; {go_on}.", soft_wrap=True)
-    if (not stopped or is_spent) and best is not None:
+    if (not stopped or is_spent) and front:
         show_best(store, files, options, evaluator)
     if found:
         out.print(summaries.evaluation_cost(summaries.durations(found)))

@@ -77,6 +77,8 @@ def status(
         alive = sum(worker.alive for worker in snapshot.workers)
         parts |= {"budget": budgets.budget_values(snapshot.budget, alive)}
         parts |= {"confirmation": confirmations.results_values(store.confirmed())}
+        if store.spec.metrics.several:
+            parts |= {"front": [studies.trial_values(trial) for trial in store.front()]}
         print_json(summary._asdict() | parts | about)
         return
     out.print(studies.study_table([summary]))
@@ -97,6 +99,8 @@ def status(
     if line := confirmations.winner_line(store.confirmed(), store.spec):
         out.print(line, soft_wrap=True)
     out.print(summaries.best_line([snapshot.best] if snapshot.best else [], objective))
+    if store.spec.metrics.several and (front := store.front()):
+        out.print(summaries.front_line(name, front))
     out.print(summaries.measured_as(store.fingerprint(), str(summary.fingerprint)))
     if shares := summaries.phase_shares(snapshot.phase_seconds):
         out.print(shares)

@@ -12,7 +12,7 @@ from tuner.cli.steer import print_no_worker
 from tuner.environment import STORAGE
 from tuner.errors import InputError, TunerError
 from tuner.study.fingerprint import incomparable
-from tuner.study.records import best_of
+from tuner.study.objectives import pareto_front
 from tuner.study.store import StudyStore
 from tuner.views import studies
 from tuner.views.images import ROWS, inline_image
@@ -30,8 +30,8 @@ def trials(
         str | None,
         typer.Option(
             metavar="KEY",
-            help="Sort by trial, value, epochs, loss_ratio, time or a parameter, ascending; -KEY: "
-            "descending. Default: trial.",
+            help="Sort by trial, value (the best first), epochs, loss_ratio, time or a parameter; "
+            "-KEY reverses the order. Default: trial.",
             autocompletion=lambda: [*studies.SORT_KEYS],
         ),
     ] = None,
@@ -57,14 +57,14 @@ def trials(
     wanted = _states(states)
     store = open_study(storage, name)
     found, objective = store.trials(), store.spec.metrics.objective
-    best = best_of(found)
+    front = [trial.number for trial in pareto_front(found)]
     if sort is not None or top is not None:
         found = studies.sorted_trials(found, sort or "value")
     found = [trial for trial in found if trial.state in wanted][:top]
     if as_json:
         print_json([studies.trial_values(trial) for trial in found])
     else:
-        out.print(studies.trial_table(found, objective, best and best.number))
+        out.print(studies.trial_table(found, objective, front))
         print_no_worker(store, store.workers())
 
 
@@ -163,13 +163,13 @@ def compare(
     parts = []
     for store in stores:
         spec = store.spec
-        compared = {"objective": spec.metrics.objective, "value": spec.study.value}
+        compared = {"objective": ", ".join(spec.metrics.names), "value": spec.study.value}
         parts.append((store.name, compared | store.fingerprint()))
     why_not = incomparable(parts)
     if why_not:
         raise InputError(f"these studies can't be compared: {why_not}")
-    bests = sorted([(store.name, store.best()) for store in stores], key=lambda b: b[1].value or 0)
+    bests = sorted([(store.name, store.best()) for store in stores], key=lambda b: b[1].cost or 0)
     if as_json:
         print_json([{"study": name} | studies.trial_values(trial) for name, trial in bests])
     else:
-        out.print(studies.comparison_table(bests, parts[0][1]["objective"]))
+        out.print(studies.comparison_table(bests, stores[0].spec.metrics.objective))

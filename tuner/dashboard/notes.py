@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from tuner.files.pictures import CURVES
-from tuner.spec.metrics import OBJECTIVES
+from tuner.spec.metrics import ALL_OBJECTIVES, OBJECTIVES
 from tuner.spec.study import StudySpec
 from tuner.study.records import TrialRecord
 from tuner.version import __version__
@@ -48,6 +48,7 @@ def _table(spec: StudySpec, trial: TrialRecord, best_epoch: int) -> str:
     best = f"{number(trial.value)} in epoch {best_epoch}" if best_epoch else "never measured"
     rows = {
         OBJECTIVES[spec.metrics.objective]: best,
+        **{OBJECTIVES[n]: number(trial.objectives.get(n)) for n in spec.metrics.names[1:]},
         "loss ratio": _range([report.loss_ratio for report in reports]),
         "D AUC": _range([report.d_auc for report in reports]),
         "time": f"{duration(reports.seconds)}: {duration(training)} training, "
@@ -75,7 +76,7 @@ def study_note(name: str, spec: StudySpec) -> str:
     searched = ", ".join(spec.trial.searched()) or "nothing"
     return "\n\n".join(
         [
-            f"A GAN hyperparameter search by tuner {__version__}: minimises {metric} over "
+            f"A GAN hyperparameter search by tuner {__version__}: {_aim(spec)} over "
             f"{plain(searched)} on the images of {plain(spec.data.source)}, in "
             f"{spec.study.trials} trials of up to {spec.study.epochs} epochs.",
             f"To add a worker, on any machine: `tuner worker {quoted}`. To write a report: "
@@ -86,6 +87,14 @@ def study_note(name: str, spec: StudySpec) -> str:
             f"```toml\n{spec_toml(spec)}```",
         ]
     )
+
+
+def _aim(spec: StudySpec) -> str:
+    """What the search does with each objective."""
+    verbs = {False: "minimises", True: "maximises"}
+    names = spec.metrics.names
+    parts = [f"{verbs[ALL_OBJECTIVES[name].higher]} {OBJECTIVES[name]}" for name in names]
+    return ", ".join(parts)
 
 
 def plain(text: str) -> str:

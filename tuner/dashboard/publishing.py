@@ -14,6 +14,7 @@ from tuner.files.study_files import StudyFiles
 from tuner.spec.study import StudySpec
 from tuner.study.claims import Claim
 from tuner.study.dashboard_attributes import publish, published
+from tuner.study.objectives import pareto_front
 from tuner.study.records import TrialRecord
 from tuner.study.sinks import Publication, Publisher
 from tuner.study.store import StudyStore
@@ -21,6 +22,7 @@ from tuner.trial import EpochReport
 from tuner.views.confirmations import winner_line
 from tuner.views.figures import PLOTS
 from tuner.views.images import grid_png
+from tuner.views.summaries import front_line
 from tuner.views.trial_svg import curves_svg
 
 # Plots that took t seconds to draw are not drawn again by any worker for REDRAW_FACTOR * t seconds.
@@ -116,8 +118,9 @@ def refresh_plots(store: StudyStore, *, last: bool = False) -> None:
         count = events([*trials, *store.confirmation_trials()])
         if previous.events < count:
             drawn, note = plots(store.spec, trials), study_note(store.name, store.spec)
-            winner = plain(winner_line(store.confirmed(), store.spec))
-            publish(store, count, time.perf_counter() - began, drawn, note, winner)
+            winner = winner_line(store.confirmed(), store.spec)
+            winner = winner or front_line(store.name, pareto_front(trials))
+            publish(store, count, time.perf_counter() - began, drawn, note, plain(winner))
 
 
 def plots(spec: StudySpec, trials: Sequence[TrialRecord]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from jax import Array
 
 from tuner.gan.networks import DISCRIMINATORS, GENERATORS
 from tuner.gan.optimizers import make_optimizer
+from tuner.spec.constraint import Size
 from tuner.trial import Hyperparameters, Program
 from tuner.xla import abstract, jit
 
@@ -124,6 +125,25 @@ def abstract_state(program: Program) -> GanState:
     """Shapes and types of the program's state; nothing is computed."""
     found: GanState = _init_state.compiled.eval_shape(*_abstract_arguments(program))
     return found
+
+
+def size_of(program: Program) -> Size:
+    """Count the weights of the program's networks; nothing is computed."""
+    # As for the initial state, so that programs of the same networks are traced once.
+    return _size_of(_structure(program))
+
+
+@functools.cache
+def _size_of(program: Program) -> Size:
+    traced = (
+        _trace(GENERATORS[program.generator], program),
+        _trace(DISCRIMINATORS[program.discriminator], program),
+    )
+    counts = [
+        sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
+        for network in traced
+    ]
+    return Size(*counts)
 
 
 def _abstract_arguments(program: Program) -> tuple[Program, Hyperparameters, Any]:

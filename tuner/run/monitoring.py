@@ -43,7 +43,7 @@ MEANINGS = {
     "tuner_trial_number": "Number of the trial in training; tuner_trial_... are absent if none is.",
     "tuner_trial_epoch": "Last reported epoch of that trial.",
     "tuner_trial_epochs": "Number of epochs of that trial, unless it is pruned.",
-    "tuner_trial_objective": "The number that the study minimises, at the last evaluation.",
+    "tuner_trial_objective": "The study's first objective, at the last evaluation.",
     **{
         name: f"{field.label}: {field.meaning}, when last measured."
         for name, field in GAUGES.items()

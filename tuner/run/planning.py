@@ -13,9 +13,10 @@ import numpy as np
 from tuner.data import Announce, silent
 from tuner.environment import DEFAULT_OPTIONS, MachineOptions, compiled_programs
 from tuner.gan.sampling import generation_flops
-from tuner.gan.state import abstract_state
+from tuner.gan.state import abstract_state, size_of
 from tuner.gan.training import iteration_flops, iteration_seconds, training_memory
 from tuner.metrics.extractors import extraction_flops
+from tuner.run.constraints import excluded
 from tuner.run.custom_networks import import_allowed
 from tuner.run.evaluator import device_memory, image_memory
 from tuner.run.sharing import load_inception_extractor
@@ -45,6 +46,7 @@ def plan(
     load_inception_extractor(spec, local.weights)  # to check the file
     program = largest_program(spec, dataset)
     state, size = abstract_state(program), images.images.nbytes
+    weights = size_of(program)
     flops_per_image = generation_flops(program) + extraction_flops(
         spec.metrics.features, program.image_shape
     )
@@ -65,8 +67,9 @@ def plan(
         "images": len(images.images),
         "image_shape": images.shape,
         "largest": program._asdict(),
-        "generator_parameters": _size(state.generator),
-        "discriminator_parameters": _size(state.discriminator),
+        "excluded": excluded(spec, dataset)._asdict(),
+        "generator_parameters": weights.generator,
+        "discriminator_parameters": weights.discriminator,
         "state_bytes": sum(
             leaf.size * leaf.dtype.itemsize
             for leaf in jax.tree.leaves(state)
@@ -145,7 +148,3 @@ def largest_program(spec: StudySpec, dataset: DatasetInfo) -> Program:
         branch_spec = spec.model_copy(update={"trial": trial})
         programs.append(trial_config(branch_spec, point, 0, dataset).program)
     return max(programs, key=lambda p: p.width**2 * p.batch_size * p.d_steps)
-
-
-def _size(tree: Any) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -20,6 +20,7 @@ from tuner.errors import StorageError
 from tuner.gan.sampling import compile_evaluation
 from tuner.gan.training import compile_training
 from tuner.metrics.extractors import Extractor
+from tuner.run.constraints import is_allowed
 from tuner.run.evaluator import AUC_CHUNKS, AUC_IMAGES, image_memory
 from tuner.run.signals import PRECOMPILER
 from tuner.study.session import WorkerSession
@@ -94,7 +95,8 @@ class Precompiler:
             return ()
         known = [programs(spec, p, dataset, MOST) for p in self._session.coming(MOST)]
         random.shuffle(guesses)  # workers of one machine then compile different ones for its cache
-        return dict.fromkeys(program for some in (*known, guesses) for program in some)
+        found = dict.fromkeys(program for some in (*known, guesses) for program in some)
+        return (p for p in found if not spec.constraint.limits or is_allowed(spec, p))
 
     def _run(self) -> None:
         while True:

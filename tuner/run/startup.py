@@ -15,6 +15,7 @@ from tuner.errors import InputError
 from tuner.files.study_files import StudyFiles
 from tuner.metrics import evaluate
 from tuner.phases import Phase, PhaseClock
+from tuner.run.constraints import excluded
 from tuner.run.custom_networks import Sources, check_all_shapes, import_allowed, networks_of
 from tuner.run.evaluator import Evaluator, dataset_info, latents_digest
 from tuner.run.gpus import warning_of_unused
@@ -84,6 +85,7 @@ def load_checked(
     check_data(spec, images)
     dataset = dataset_info(images, sources)
     check_all_shapes(spec, dataset)
+    excluded(spec, dataset)
     return images, dataset
 
 

@@ -12,6 +12,7 @@ from tuner.gan.training import train_epoch
 from tuner.metrics.diagnostics import loss_ratio
 from tuner.phases import Phase, PhaseClock
 from tuner.run.evaluator import Evaluation, Evaluator
+from tuner.spec.metrics import ALL_OBJECTIVES
 from tuner.trial import DatasetInfo, EpochReport, Hyperparameters, TrialConfig
 from tuner.xla import running_time
 
@@ -107,7 +108,8 @@ class Trainer:
         like = Generator(*abstract_generator(program))
         generator = unpack(like, arrays, "the best generator")
         samples = evaluator.fresh_samples(program, generator)
-        value = evaluator.scores(samples, {objective} - {"fid"})[objective]
+        group = ALL_OBJECTIVES[objective].group
+        value = evaluator.scores(samples, set() if group is None else {group})[objective]
         return None if value is None else _number(value), evaluator.nearest(samples)
 
     def packed_state(self) -> Arrays:

@@ -1,14 +1,18 @@
 """``TrialRun``: a claimed trial with its history, best generator and checkpoints."""
 
 import time
+from functools import cached_property
 
 from tuner.files.checkpoints import Checkpoint, CheckpointWriter, KeptGenerator
 from tuner.files.serialization import encode_generator
+from tuner.gan.state import size_of
 from tuner.phases import Phase
 from tuner.run.trainer import Trainer
 from tuner.run.watchdog import Pace
+from tuner.spec.constraint import Size
 from tuner.spec.study import StudySpec
 from tuner.study.claims import Claim
+from tuner.study.objectives import objective_values
 from tuner.study.records import TrialRecord
 from tuner.study.verdict import Complete, Fail, Prune, Verdict
 from tuner.trial import EpochReport, History
@@ -31,6 +35,7 @@ class TrialRun:
         self.traceback: str | None = None
         self._trainer, self._interval = trainer, spec.study.checkpoint_seconds
         self._phase = trainer.clock.phase
+        self._spec = spec
         self._value, self._objective = spec.study.value, spec.metrics.objective
         self._saved_at = time.monotonic()
         self._saved_epoch: int | None = None  # None until ``begin``
@@ -65,7 +70,9 @@ class TrialRun:
 
     def record(self, end: Verdict, artifact: str | None, machine: dict[str, str]) -> TrialRecord:
         """The trial as the database records it once ``end`` is stored."""
-        best = self.best_epoch()
+        best, objectives = self.best_epoch(), None
+        if self._spec.metrics.several and isinstance(end, Complete):
+            objectives = objective_values(self._spec, self.history, self.size)
         return TrialRecord(
             number=self.claim.number,
             state=STATES[type(end)],
@@ -75,7 +82,13 @@ class TrialRun:
             reason=getattr(end, "reason", None),
             artifact=artifact,
             machine=machine,
+            objectives=objectives or {},
         )
+
+    @cached_property
+    def size(self) -> Size:
+        """The weights of the trial's networks."""
+        return size_of(self.claim.config.program)
 
     def encode_generator(self, study: str) -> tuple[bytes, str]:
         """Return the best generator as a file, and the file's name."""

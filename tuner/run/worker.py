@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 
@@ -31,8 +31,9 @@ from tuner.run.trainer import Trainer
 from tuner.run.trial import TrialRun
 from tuner.run.watchdog import Watchdog
 from tuner.study.claims import Claim, Idle
-from tuner.study.records import FRESH
+from tuner.study.records import FRESH, SIZE
 from tuner.study.retrying import Retrier
+from tuner.study.screening import constraint_attributes
 from tuner.study.session import WorkerSession
 from tuner.study.sinks import Ending, Publisher, Released, TrialSink
 from tuner.study.verdict import Complete, Continue, Fail, Pause, Prune, Verdict, verdict
@@ -139,7 +140,6 @@ class Worker:
         with self._files():
             self.publisher.begin(claim)
         try:
-            self.precompiler.look_ahead(claim.config.program)
             ending = self._store_end(trial, self._train(trial))
         except LeaseLostError as error:
             ending = Released(str(error))
@@ -162,6 +162,9 @@ class Worker:
         if that ends the trial, epochs are repeated only up to its best one.
         """
         try:
+            if (violation := self._violation(trial)) is not None:
+                return Prune(violation)
+            self.precompiler.look_ahead(trial.claim.config.program)
             reported = len(trial.history)
             end = self._judge(trial, trial.claim.prune_reason) if reported else Continue()
             goes_on = isinstance(end, Continue | Pause)
@@ -186,6 +189,21 @@ class Worker:
             if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
                 return Prune("out of device memory")  # the network or batch is too large
             return Fail(reason)
+
+    def _violation(self, trial: TrialRun) -> str | None:
+        """Why the trial must not be trained by the study's ``[constraint]``; None if it may be, as
+        one that has begun before the limits were edited."""
+        constraint = self.session.spec.constraint
+        if not constraint.limits or trial.history or trial.claim.confirms is not None:
+            return None
+        return constraint.violation(trial.size)
+
+    def _size_attributes(self, trial: TrialRun) -> dict[str, Any]:
+        """What samplers learn the study's constraint from; empty if sizes do not matter."""
+        spec = self.session.spec
+        if not spec.constraint.limits and "parameters" not in spec.metrics.names:
+            return {}
+        return {SIZE: list(trial.size), **constraint_attributes(spec, trial.size)}
 
     def _load(self, trial: TrialRun) -> None:
         """Load the trial's last checkpoint, or a fresh state if it has none."""
@@ -259,8 +277,9 @@ class Worker:
                     self.publisher.neighbours(strips)
         with self._files():
             attributes, note = self.publisher.end(record, best, samples)
-        fresh = {} if record.fresh is None else {FRESH: record.fresh}
-        session.finish(trial.claim, end, artifact, trial.traceback, {**attributes, **fresh}, note)
+        ours = {} if record.fresh is None else {FRESH: record.fresh}
+        ours |= {} if isinstance(end, Fail) else self._size_attributes(trial)
+        session.finish(trial.claim, end, artifact, trial.traceback, {**attributes, **ours}, note)
         with suppress(StorageError), self._files():
             trial.writer.remove_all()
         return end

@@ -106,7 +106,7 @@ def _validate(table: Mapping[str, Any]) -> tuple[StudySpec, list[Problem]]:
 def _remove(value: Any, key: Sequence[Any]) -> bool:
     """Remove the value at ``key``, or the innermost value that would contain it.
 
-    An item of a list becomes an empty table. Returns False if there is nothing to remove.
+    A table in a list becomes an empty one. Returns False if there is nothing to remove.
     """
     first, *rest = key
     inside = range(len(value)) if isinstance(value, list) else value
@@ -115,6 +115,8 @@ def _remove(value: Any, key: Sequence[Any]) -> bool:
     if rest and _remove(value[first], rest):
         return True
     if isinstance(value, list):
+        if not isinstance(value[first], dict):
+            return False  # the whole list goes
         value[first] = {}
     else:
         del value[first]

@@ -1,9 +1,9 @@
 """The ``[metrics]`` section."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from tuner.spec.sections import OneOf, Section, entry
 from tuner.trial import FIELDS
@@ -11,8 +11,32 @@ from tuner.trial import FIELDS
 When = Literal["off", "end", "every"]
 # Feature extractors, and the number of features of each.
 FEATURES = {"classifier": 128, "random": 128, "inception": 2048}
-# The metrics that a study can minimise, with their labels.
-OBJECTIVES = {name: FIELDS[name].label for name in ("fid", "kid", "fid_infinity")}
+
+
+class Objective(NamedTuple):
+    """What a study can minimise or maximise."""
+
+    label: str
+    higher: bool = False  # whether higher values are better
+    group: str | None = None  # the optional metrics that it is computed with
+    alone: bool = False  # whether it can be the only objective
+    measured: bool = True  # on generated images, at each evaluation
+
+
+def _measured(name: str, group: str | None, *, alone: bool = False) -> Objective:
+    field = FIELDS[name]
+    return Objective(field.label, field.better == "higher", group, alone)
+
+
+ALL_OBJECTIVES = {
+    "fid": _measured("fid", None, alone=True),
+    "kid": _measured("kid", "kid", alone=True),
+    "fid_infinity": _measured("fid_infinity", "fid_infinity", alone=True),
+    **{n: _measured(n, "neighbours") for n in ("precision", "recall", "density", "coverage")},
+    "seconds": Objective("seconds", measured=False),
+    "parameters": Objective("parameters", measured=False),
+}
+OBJECTIVES = {name: objective.label for name, objective in ALL_OBJECTIVES.items()}
 # Of pt_inception-2015-12-05-6726825d.pth, the FID network's weights as pytorch-fid publishes them.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
@@ -46,7 +70,15 @@ class MetricsSection(Section):
         le=100_000,
     )
     objective: Annotated[str, OneOf(OBJECTIVES)] = entry(
-        "fid", "metric that is minimised and reported to samplers and pruners"
+        "fid",
+        "metric that is minimised and reported to samplers and pruners: fid, kid, fid_infinity",
+    )
+    objectives: tuple[Annotated[str, OneOf(OBJECTIVES)], ...] = Field(
+        default=(),
+        strict=False,
+        description="two or more objectives instead of one: "
+        f"{', '.join(OBJECTIVES)}; the first, a metric of images, chooses a trial's epoch and is "
+        "what pruners see",
     )
     kid: When = entry("off", "KID at every evaluation, at the last, or never")
     neighbours: When = entry("end", "precision, recall, density and coverage, likewise")
@@ -56,6 +88,30 @@ class MetricsSection(Section):
         "metrics against held-out images, and the share of copied training images, likewise; it "
         "applies if data.holdout is above 0",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_objective(cls, table: Any) -> Any:
+        """The first of several objectives is the one where a single number is needed."""
+        match table:
+            case {"objectives": [str(first), *_]} if first in OBJECTIVES:
+                return {"objective": first} | table
+        return table
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The objectives: one, or several."""
+        return self.objectives or (self.objective,)
+
+    @property
+    def labels(self) -> list[str]:
+        """What the objectives are called in text."""
+        return [OBJECTIVES[name] for name in self.names]
+
+    @property
+    def several(self) -> bool:
+        """Whether trials are compared by several objectives."""
+        return bool(self.objectives)
 
     @model_validator(mode="before")
     @classmethod
@@ -72,6 +128,5 @@ class MetricsSection(Section):
         """The metrics that this evaluation computes in addition to FID."""
         due = ("every", "end") if epoch == epochs else ("every",)
         optional = ("kid", "neighbours", "fid_infinity", "heldout")
-        return {name for name in optional if getattr(self, name) in due} | {self.objective} - {
-            "fid"
-        }
+        groups = {ALL_OBJECTIVES[name].group for name in self.names} - {None}
+        return {name for name in optional if getattr(self, name) in due} | {*map(str, groups)}

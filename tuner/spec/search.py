@@ -23,6 +23,7 @@ class Sampler(Section):
     learns_from_pruned: ClassVar[bool] = True
     conditional: ClassVar[bool] = False  # accepts trials with different sets of parameters
     ranges_only: ClassVar[bool] = False  # draws choices at random
+    one_objective: ClassVar[bool] = False  # can't learn from several
 
     def problems(self, searched: Mapping[str, Choices | Range]) -> Iterator[Problem]:
         """Reasons why the sampler cannot search these settings, each at a key."""
@@ -75,8 +76,27 @@ class TpeSampler(Sampler):
             yield ("sampler", "group"), "group = true needs multivariate = true"
 
 
+class Nsga2Sampler(Sampler):
+    name: Literal["nsga2"] = "nsga2"
+    learns_from_pruned = False
+    population_size: int = entry(
+        50, "complete trials of a generation; the first one is random", ge=2, le=10_000
+    )
+    mutation_prob: float | None = entry(
+        None,
+        "probability that a parameter is drawn again; by default 1 / number of parameters",
+        ge=0,
+        le=1,
+    )
+    crossover_prob: float = entry(0.9, "probability that a trial has two parents", ge=0, le=1)
+    swapping_prob: float = entry(
+        0.5, "probability that a parameter comes from the second parent", ge=0, le=1
+    )
+
+
 class CmaEsSampler(Sampler):
     name: Literal["cmaes"] = "cmaes"
+    one_objective = True
     ranges_only = True
     n_startup_trials: _RandomTrials = 1
     popsize: int | None = entry(None, "population size", ge=4, le=10_000)
@@ -95,6 +115,7 @@ class CmaEsSampler(Sampler):
 
 class GpSampler(Sampler):
     name: Literal["gp"] = "gp"
+    one_objective = True
     learns_from_pruned = False
     n_startup_trials: _RandomTrials = 10
     deterministic_objective: bool = entry(False, "assume a noise-free objective")
@@ -108,7 +129,7 @@ class GpSampler(Sampler):
 
 
 SamplerSpec = Annotated[
-    RandomSampler | GridSampler | QmcSampler | TpeSampler | CmaEsSampler | GpSampler,
+    RandomSampler | GridSampler | QmcSampler | TpeSampler | Nsga2Sampler | CmaEsSampler | GpSampler,
     Field(discriminator="name"),
 ]
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PlainValidator
 
 from tuner.spec.budget import BudgetSection, StopSection
+from tuner.spec.constraint import ConstraintSection
 from tuner.spec.data import DataSpec
 from tuner.spec.guard import GuardSection
 from tuner.spec.kinds import shown
@@ -133,6 +134,7 @@ class StudySpec(Section):
     pruner: PrunerSpec = AshaPruner()
     budget: BudgetSection = BudgetSection()
     stop: StopSection = StopSection()
+    constraint: ConstraintSection = ConstraintSection()
     confirm: ConfirmSection = ConfirmSection()
     guard: GuardSection = GuardSection()
     metrics: MetricsSection = MetricsSection()
@@ -150,6 +152,8 @@ def file_table(spec: StudySpec) -> dict[str, Any]:
     for key in ("sampler", "pruner"):
         if key in table:
             table[key] = {"name": getattr(spec, key).name} | table[key]
+    if spec.metrics.several:  # the first of them is the objective
+        table["metrics"].pop("objective", None)
     wrapped = getattr(spec.pruner, "wrapped", None)
     if wrapped is not None:
         table["pruner"]["wrapped"] = {"name": wrapped.name} | table["pruner"]["wrapped"]

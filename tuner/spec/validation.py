@@ -10,7 +10,7 @@ from tuner.spec.compatibility import DECIDING_SETTINGS, conflicts, purposeful, u
 from tuner.spec.data import DataSpec
 from tuner.spec.guard import ClassCoverageGuard
 from tuner.spec.kinds import did_you_mean, shown
-from tuner.spec.metrics import MetricsSection
+from tuner.spec.metrics import ALL_OBJECTIVES, MetricsSection
 from tuner.spec.parameters import Range, Value, values_of
 from tuner.spec.sections import Key, Problem
 from tuner.spec.study import StudySpec, WarmStartSection
@@ -63,6 +63,9 @@ def _all_contradictions(spec: StudySpec) -> Iterator[tuple[Key, str, list[Key]]]
             yield ("pruner", *key), text, [("pruner",), *inputs]
     for key, text in _metrics(spec):
         yield key, text, [("metrics",), ("study", "epochs"), ("pruner",), ("data", "holdout")]
+    for key, text in _objectives(spec):
+        inputs = [("sampler",), ("pruner",), ("confirm",), ("stop",)]
+        yield key, text, [("metrics",), *inputs]
     for key, text in _warm_start(spec):
         yield key, text, [("warm_start",), ("study", "name")]
     for key, text in _data(spec):
@@ -135,6 +138,42 @@ def _metrics(spec: StudySpec) -> Iterator[Problem]:
     ):
         text = f"found {metrics.every} with {spec.study.epochs} epochs"
         yield ("metrics", "every"), f"{text}; the pruner needs an evaluation before the last epoch"
+
+
+def _objectives(spec: StudySpec) -> Iterator[Problem]:
+    """What is wrong with the objectives, and what works with one objective only."""
+    metrics, at = spec.metrics, ("metrics", "objectives")
+    first = ALL_OBJECTIVES[metrics.objective]
+    if not metrics.several:
+        if not first.alone:
+            alone = ", ".join(name for name, one in ALL_OBJECTIVES.items() if one.alone)
+            text = f"found {metrics.objective!r}, which is no objective by itself; expected {alone}"
+            yield ("metrics", "objective"), f"{text}, or several in objectives"
+        return
+    names = ", ".join(metrics.objectives)
+    if len(set(metrics.objectives)) < max(2, len(metrics.objectives)):
+        yield at, f"found {names}, expected at least two different ones, each once"
+    if metrics.objective != metrics.objectives[0]:
+        yield (
+            ("metrics", "objective"),
+            f"found {metrics.objective!r} next to objectives; leave it out",
+        )
+    elif not first.measured:
+        yield at, f"found {metrics.objective} first, expected a metric of images to be first"
+    if spec.sampler.one_objective:
+        samplers = [s for s in get_args(get_args(search.SamplerSpec)[0]) if not s.one_objective]
+        known = ", ".join(s.model_fields["name"].default for s in samplers)
+        text = f"{spec.sampler.name} searches by one objective only"
+        yield ("sampler", "name"), f"{text}; use one of {known}, or metrics.objective"
+    if first.higher and isinstance(spec.pruner, search.AshaPruner):
+        text = f"asha needs a first objective that is minimised, and {metrics.objective} is not"
+        yield ("pruner", "name"), f"{text}; use another pruner, or another order of objectives"
+    if spec.confirm.top:
+        text = "several objectives have no single winner to confirm"
+        yield ("confirm", "top"), f"{text}; leave it at 0"
+    if spec.stop.patience is not None:
+        text = "with several objectives, a trial may improve the Pareto front but not the first"
+        yield ("stop", "patience"), f"{text}; leave it out"
 
 
 def _warm_start(spec: StudySpec) -> Iterator[Problem]:

@@ -21,7 +21,7 @@ def warnings(spec: StudySpec) -> Iterator[str]:
     if not searched:
         yield "trial: nothing is searched; trials differ only in their seeds"
     metrics, width = spec.metrics, FEATURES[spec.metrics.features]
-    wanted = metrics.objective == "fid_infinity" or metrics.fid_infinity != "off"
+    wanted = "fid_infinity" in metrics.names or metrics.fid_infinity != "off"
     if wanted and not can_extrapolate(spec):
         text = f"metrics.samples: {metrics.samples:,} samples are too few to extrapolate FID over"
         yield f"{text} {width:,} features; use at least {ENOUGH_FOR_INFINITY * width:,}"
@@ -36,6 +36,12 @@ def warnings(spec: StudySpec) -> Iterator[str]:
         yield f'{text}; with pruner.name = "none" it learns from all'
     if not spec.sampler.learns:
         yield f"sampler: {spec.sampler.name} does not learn from earlier trials, pruned or not"
+    generation = getattr(spec.sampler, "population_size", 0)  # of nsga2
+    if generation >= spec.study.trials:
+        text = f"the first {generation} complete trials are random"
+        yield f"sampler.population_size: {text}, and the study has {spec.study.trials}"
+    if spec.constraint.limits and spec.sampler.learns and spec.sampler.name != "tpe":
+        yield f"sampler: {spec.sampler.name} does not learn which trials violate [constraint]"
     choices = [name for name, setting in searched.items() if isinstance(setting, Choices)]
     if spec.sampler.ranges_only and choices:
         names = ", ".join(choices)

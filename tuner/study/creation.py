@@ -10,7 +10,6 @@ from sqlalchemy import delete, insert
 from tuner.errors import InputError
 from tuner.spec.branches import optuna_params
 from tuner.spec.loading import differences
-from tuner.spec.metrics import OBJECTIVES
 from tuner.spec.study import StudySpec
 from tuner.spec.trial import kind_of
 from tuner.study import tables
@@ -19,6 +18,7 @@ from tuner.study.edits import is_version_of
 from tuner.study.records import BASELINE, WARM_START, StudySummary
 from tuner.study.samplers import quietly
 from tuner.study.store import StudyStore
+from tuner.study.study_row import directions_of
 from tuner.study.tables import TOKEN
 from tuner.study.warm_start import warm_start
 from tuner.version import __version__
@@ -81,9 +81,9 @@ def _create(database: Database, spec: StudySpec, announce: Callable[[str], None]
 
 def _new_optuna_study(database: Database, spec: StudySpec, token: str) -> optuna.Study:
     """Create an empty study with our token; InputError if the name is another program's."""
-    name = spec.study.name
+    name, directions = spec.study.name, directions_of(spec.metrics.names)
     try:
-        study = optuna.create_study(storage=database.rdb, study_name=name, direction="minimize")
+        study = optuna.create_study(storage=database.rdb, study_name=name, directions=directions)
     except optuna.exceptions.DuplicatedStudyError:
         found = optuna.load_study(storage=database.rdb, study_name=name)
         begun = [trial for trial in found.get_trials() if trial.state != TrialState.WAITING]
@@ -95,7 +95,7 @@ def _new_optuna_study(database: Database, spec: StudySpec, token: str) -> optuna
         optuna.delete_study(storage=database.rdb, study_name=name)
         return _new_optuna_study(database, spec, token)
     study.set_user_attr(TOKEN, token)
-    quietly(study.set_metric_names, [OBJECTIVES[spec.metrics.objective]])
+    quietly(study.set_metric_names, spec.metrics.labels)
     return study
 
 

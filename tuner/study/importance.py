@@ -1,4 +1,4 @@
-"""Importance of each searched parameter for reaching low values, by Optuna's PED-ANOVA."""
+"""Importance of each searched parameter for reaching good values, by Optuna's PED-ANOVA."""
 
 import warnings
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ def _frozen(spec: StudySpec, trial: TrialRecord) -> FrozenTrial:
     params = {name: value for name, value in trial.params.items() if name in space}
     return create_trial(
         state=TrialState.COMPLETE,
-        value=trial.value,
+        value=trial.cost,
         params=params,
         distributions={name: space[name] for name in params},
     )

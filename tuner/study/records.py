@@ -8,6 +8,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuner.phases import UNCOUNTED, PhaseSeconds
 from tuner.spec.branches import setting_params
+from tuner.spec.constraint import Size
+from tuner.spec.metrics import ALL_OBJECTIVES
 from tuner.study import rows
 from tuner.study.rows import UNREADABLE, printable
 from tuner.trial import EpochReport, History
@@ -22,6 +24,7 @@ WARM_START = "tuner:warm_start"  # the study and trial whose configuration it wa
 PAUSED = "tuner:paused"  # the epoch after which the trial was paused last
 CONFIRMS = "tuner:confirms"  # see Confirms
 FRESH = "tuner:fresh"  # the objective of the stored generator on fresh latents
+SIZE = "tuner:parameters"  # weights of the generator and of the discriminator
 SEED_OF = "tuner:seed_of"  # the trial whose random numbers are drawn again
 
 
@@ -33,7 +36,10 @@ class Confirms(NamedTuple):
 
 
 class TrialRecord(NamedTuple):
-    """A trial as stored. ``value`` is the one that Optuna compares; None if never measured."""
+    """A trial as stored. ``value`` is the one that Optuna compares; None if never measured.
+
+    In a study with several objectives it is that of the first one.
+    """
 
     number: int
     state: str  # RUNNING, PAUSED, COMPLETE, PRUNED, FAIL
@@ -52,11 +58,19 @@ class TrialRecord(NamedTuple):
     fresh: float | None = None  # objective of the stored generator on fresh latents
     paused_at: int | None = None  # the epoch of the rung at which it is, or has ended, paused
     warm_start: str | None = None  # "trial 3 of study old", whose configuration it was queued with
+    objectives: Mapping[str, float] = {}  # by name, of a complete trial with several objectives
 
     @property
     def has_ended(self) -> bool:
         """Whether nothing more will happen to the trial."""
         return self.state not in ("RUNNING", "PAUSED")
+
+    @property
+    def cost(self) -> float | None:
+        """The value, so that lower is better."""
+        first = next(iter(self.objectives), "fid")
+        higher = ALL_OBJECTIVES[first].higher
+        return -self.value if higher and self.value is not None else self.value
 
     @property
     def history(self) -> History:
@@ -114,11 +128,16 @@ class Ownership(NamedTuple):
 
 
 def best_of(trials: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The complete trial with the lowest value, if any."""
+    """The complete trial with the best value, if any."""
+    return next(iter(ranked(trials)), None)
+
+
+def ranked(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The search's complete trials with a value, the best first."""
     complete = [
         t for t in trials if t.state == "COMPLETE" and t.value is not None and not t.confirms
     ]
-    return min(complete, key=lambda trial: (trial.value, trial.number), default=None)
+    return sorted(complete, key=lambda trial: (trial.cost, trial.number))
 
 
 def record_of(
@@ -127,20 +146,26 @@ def record_of(
     phase_seconds: PhaseSeconds = UNCOUNTED,
     *,
     paused: bool = False,
+    objectives: Sequence[str] = ("fid",),
 ) -> TrialRecord:
-    """Convert Optuna's trial, which is RUNNING while it is ``paused``; attributes whose type tuner
-    never writes are left out."""
+    """Convert Optuna's trial, which is RUNNING while it is ``paused``, of a study with these
+    ``objectives``; attributes whose type tuner never writes are left out."""
     attributes = trial.user_attrs
     reason = rows.text(attributes.get(REASON))
     if reason is None and UNREADABLE in attributes:
         reason = f"its {attributes[UNREADABLE]} can't be read"
     params = setting_params(trial.params)
     values = trial.values or []
+    if len(objectives) > 1 and not values and trial.last_step is not None:
+        values = [trial.intermediate_values[trial.last_step]]
+    named = {name: rows.finite(value) for name, value in zip(objectives, values, strict=False)}
+    known = {name: value for name, value in named.items() if value is not None}
+    whole = len(objectives) > 1 and len(known) == len(values) == len(objectives)
     return TrialRecord(
         number=trial.number,
         state="PAUSED" if paused and trial.state == TrialState.RUNNING else trial.state.name,
         params={printable(k): rows.text(v) or v for k, v in params.items()},
-        value=rows.finite(values[0]) if len(values) == 1 else None,
+        value=rows.finite(values[0]) if whole or len(values) == 1 else None,
         reports=tuple(reports),
         reason=reason and reason[:MAX_REASON],
         artifact=rows.text(attributes.get(ARTIFACT)),
@@ -154,6 +179,7 @@ def record_of(
         fresh=rows.finite(attributes.get(FRESH)),
         paused_at=trial.last_step if attributes.get(PAUSED) == trial.last_step else None,
         warm_start=warm_start_of(attributes),
+        objectives=known if whole else {},
     )
 
 
@@ -162,6 +188,14 @@ def confirms_of(attributes: Mapping[str, Any]) -> Confirms | None:
     match attributes.get(CONFIRMS):
         case {"trial": int(trial), "seed": int(seed)} if trial >= 0 and seed >= 0:
             return Confirms(trial, seed)
+    return None
+
+
+def size_of(attributes: Mapping[str, Any]) -> Size | None:
+    """The weights of the networks of a trial with these attributes; None if they are unknown."""
+    match attributes.get(SIZE):
+        case [int(generator), int(discriminator)]:
+            return Size(generator, discriminator)
     return None
 
 

@@ -87,6 +87,8 @@ def _build_sampler(spec: StudySpec, trial_seed: int) -> Any:
             # Without groups, TPE would draw at random the parameters that only some trials have.
             extra["group"] |= bool(spec.trial.when) and options.multivariate
             return quietly(samplers.TPESampler, seed=trial_seed, **extra)
+        case search.Nsga2Sampler():
+            return quietly(samplers.NSGAIISampler, seed=trial_seed, **extra)
         case search.QmcSampler():
             extra["independent_sampler"] = samplers.RandomSampler(trial_seed)
             extra |= quiet | {"warn_asynchronous_seeding": False}

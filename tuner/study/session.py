@@ -30,6 +30,7 @@ from tuner.study.confirmation import FIRST_SEED
 from tuner.study.dashboard_attributes import add_note
 from tuner.study.edits import earlier_specs
 from tuner.study.leases import Lease, Taken
+from tuner.study.objectives import objective_values
 from tuner.study.presence import WorkerPresence, persistent
 from tuner.study.promotion import Promoter
 from tuner.study.queue import queued
@@ -42,10 +43,11 @@ from tuner.study.records import (
     TRACEBACK,
     confirms_of,
     hang_of,
+    size_of,
 )
 from tuner.study.retrying import LIMIT
 from tuner.study.samplers import make_pruner, make_sampler
-from tuner.study.screening import comparable, screened
+from tuner.study.screening import by_first_objective, comparable, screened
 from tuner.study.space import misfit, trial_config
 from tuner.study.stopping import end_if_stalled
 from tuner.study.store import StudyStore
@@ -79,6 +81,8 @@ class WorkerSession(WorkerPresence):
     def _follow(self, spec: StudySpec) -> None:
         """Sample and prune by this study file."""
         self.spec, self._study = spec, search_of(self.store, spec)
+        several = spec.metrics.several
+        self._judged = by_first_objective(self.store.study, spec) if several else self._study
         self._promoter: Promoter | None = None
         if isinstance(spec.pruner, AshaPruner):
             self._promoter = Promoter(self.store.key, spec, spec.pruner)
@@ -366,7 +370,7 @@ class WorkerSession(WorkerPresence):
         trial = comparable(self.spec, trial) or trial
         with self._storage.deferred_attributes() as marks:
             # Not Trial.should_prune: its cached trial lacks values written to the storage directly.
-            stop = self._study.pruner.prune(self._study, trial)
+            stop = self._study.pruner.prune(self._judged, trial)
         if marks and not stop:
             self._storage.write_params(claim.trial_id, [], marks)
         self._marks = marks if stop else {}
@@ -403,9 +407,24 @@ class WorkerSession(WorkerPresence):
             if note is not None:
                 also = functools.partial(add_note, study_id=study_id, trial_id=trial_id, body=note)
             # Not Study.tell: it reads the trial twice more.
-            self._storage.end_trial(trial_id, *_final_state(trial, verdict), ours, also)
+            self._storage.end_trial(trial_id, *self._final_state(trial, verdict, ours), ours, also)
         del held[trial_id]
         self._marks = {}
+
+    def _final_state(
+        self, trial: FrozenTrial, verdict: Verdict, attributes: Mapping[str, Any]
+    ) -> tuple[TrialState, list[float] | None]:
+        """State and values for Optuna, where a trial that was never measured can't be COMPLETE."""
+        state, values = _last_reported(trial, verdict)
+        if not self.spec.metrics.several:
+            return state, values
+        if state != TrialState.COMPLETE:
+            return state, None  # its last report stands for the first objective
+        history = History(self.store.reports_of(trial._trial_id))
+        found = objective_values(self.spec, history, size_of(attributes))
+        if found is None:
+            return TrialState.PRUNED, None
+        return state, list(found.values())
 
     @persistent
     def pause(self, claim: Claim, checkpoint_bytes: int) -> None:
@@ -441,8 +460,8 @@ def search_of(store: StudyStore, spec: StudySpec) -> optuna.Study:
     return study
 
 
-def _final_state(trial: FrozenTrial, verdict: Verdict) -> tuple[TrialState, list[float] | None]:
-    """State and values for Optuna, where a trial that was never measured can't be COMPLETE."""
+def _last_reported(trial: FrozenTrial, verdict: Verdict) -> tuple[TrialState, list[float] | None]:
+    """State and value for Optuna, if the study has one objective."""
     if isinstance(verdict, Fail):
         return TrialState.FAIL, None
     if trial.last_step is None:

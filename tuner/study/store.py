@@ -14,6 +14,7 @@ from tuner.study import rows, tables
 from tuner.study.budget import Budget, Unfinished, read_budget, read_unfinished
 from tuner.study.confirmation import Confirmation, Result, confirmation, results
 from tuner.study.fingerprint import digest
+from tuner.study.objectives import pareto_front
 from tuner.study.records import (
     FINISHED,
     TRACEBACK,
@@ -63,7 +64,7 @@ class StudyStore(StudyRow):
         else:
             with self.database.errors():
                 trials = self.study.get_trials(deepcopy=False)
-                records = [record_of(t, ()) for t in trials if t.state != TrialState.WAITING]
+                records = [self._record(t) for t in trials if t.state != TrialState.WAITING]
         search = [record for record in records if not record.confirms]
         runs = [record for record in records if record.confirms]
         return confirmation(self.spec.confirm, search, runs)
@@ -138,11 +139,12 @@ class StudyStore(StudyRow):
             trials = self.study.get_trials(deepcopy=False)
             paused = self._leases(tables.leases.c.status == "paused")
             names = self.database.rdb.get_study_system_attrs(self.study_id).get(METRIC_NAMES)
-        records = [record_of(trial, (), paused=trial._trial_id in paused) for trial in trials]
+        records = [self._record(trial, paused=trial._trial_id in paused) for trial in trials]
         states = Counter(record.state for record in records if not record.confirms)
         best, parts = best_of(records), self.fingerprint()
-        objective = rows.text(names[0]) if isinstance(names, list) and names else None
-        measured = (best and best.value, objective or "FID", digest(parts) if parts else None)
+        labels = filter(None, map(rows.text, names if isinstance(names, list) else []))
+        objective = ", ".join(labels) or "FID"
+        measured = (best and best.value, objective, digest(parts) if parts else None)
         self.refresh()
         flags = self.on_hold, self.ended_reason
         alive = sum(worker.alive for worker in self.workers())
@@ -185,8 +187,11 @@ class StudyStore(StudyRow):
         for trial in trials:
             one = leased.get(trial._trial_id, _NOT_LEASED)
             mine = reports.get(trial._trial_id, [])
-            found.append(record_of(trial, mine, one.seconds, paused=one.paused))
+            found.append(self._record(trial, mine, one.seconds, paused=one.paused))
         return found
+
+    def _record(self, trial: FrozenTrial, *about: Any, paused: bool = False) -> TrialRecord:
+        return record_of(trial, *(about or ((),)), paused=paused, objectives=self.objectives)
 
     def _trial_ids(self) -> Select[tuple[int]]:
         trials = tables.optuna_trials.c
@@ -255,15 +260,19 @@ class StudyStore(StudyRow):
         return trials[number]
 
     def best(self) -> TrialRecord:
-        """The complete trial with the lowest value; InputError if none is complete."""
+        """The complete trial with the best value; InputError if none is complete."""
         found = self.best_so_far()
         if found is None:
             raise InputError(f"study {self.name!r} has no complete trial yet")
         return found
 
+    def front(self) -> list[TrialRecord]:
+        """The Pareto front, by the first objective; of one objective, the best trial, if any."""
+        return pareto_front(self.trials())
+
     def best_kept(self) -> TrialRecord:
         """The trial whose generator is delivered: the confirmed winner, else the complete trial
-        with the lowest value among those with a stored generator.
+        with the best value among those with a stored generator.
 
         InputError if there is none. Trials that another program added have no generator.
         """
@@ -276,10 +285,10 @@ class StudyStore(StudyRow):
         return found
 
     def best_so_far(self, *, kept: bool = False) -> TrialRecord | None:
-        """The complete trial with the lowest value, if any; ``kept``: with a stored generator."""
+        """The complete trial with the best value, if any; ``kept``: with a stored generator."""
         with self.database.errors():
             trials = self.study.get_trials(False, (TrialState.COMPLETE,))
-            records = [record_of(trial, ()) for trial in trials]
+            records = [self._record(trial) for trial in trials]
             best = best_of([r for r in records if not kept or r.artifact is not None])
             found = [trial for trial in trials if best and trial.number == best.number]
             return next(iter(self._records(found)), None)

@@ -14,6 +14,7 @@ from optuna.study import StudyDirection
 from sqlalchemy import case, select, update
 
 from tuner.errors import InputError
+from tuner.spec.metrics import ALL_OBJECTIVES
 from tuner.spec.study import STUDY_NAME, StudySpec
 from tuner.study import rows, tables
 from tuner.study.database import Database
@@ -41,7 +42,8 @@ class StudyRow:
         stored = row._mapping
         damaged = [k for k in ("spec", "token", "tuner_version") if not rows.text(stored[k])]
         damaged += ["total"] if rows.whole(row.total) is None else []
-        if damaged or directions != [StudyDirection.MINIMIZE]:
+        self.objectives = _objectives(row.spec)
+        if damaged or directions != directions_of(self.objectives):
             what = f"{', '.join(damaged)} in tuner_studies" if damaged else "study_directions"
             raise InputError(
                 f"study {name!r}: another program has changed {what} in {database.place} to a "
@@ -248,6 +250,23 @@ class StudyRow:
             row = update(tables.studies).where(unset).values(fingerprint=json.dumps(parts))
             self.database.execute(row)
         self.check_fingerprint(parts)
+
+
+def directions_of(objectives: Sequence[str]) -> list[StudyDirection]:
+    """Optuna's directions of these objectives."""
+    higher = {name for name, objective in ALL_OBJECTIVES.items() if objective.higher}
+    both = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
+    return [both[name in higher] for name in objectives]
+
+
+def _objectives(spec: Any) -> tuple[str, ...]:
+    """The objectives of a stored study file, which another version may have written."""
+    match rows.attribute(spec):
+        case {"metrics": {"objectives": [str(), str(), *_] as several}}:
+            return tuple(map(str, several))
+        case {"metrics": {"objective": str(name)}}:
+            return (name,)
+    return ("fid",)
 
 
 def search_goes_on() -> dict[str, Any]:

@@ -16,7 +16,8 @@ from tuner.spec.study import StudySpec
 from tuner.spec.trial import kind_of
 from tuner.spec.validation import point_problems
 from tuner.study.database import Database
-from tuner.study.records import TrialRecord
+from tuner.study.objectives import pareto_front
+from tuner.study.records import TrialRecord, ranked
 from tuner.study.store import StudyStore
 
 
@@ -80,8 +81,13 @@ def _read(
         text = str(error)
         key = "" if text.startswith("storage: ") else "study: "
         raise InputError(f"warm_start.{key}{text}") from None
-    complete = [t for t in trials if t.state == "COMPLETE" and t.value is not None]
-    return old, sorted(complete, key=lambda trial: (trial.value, trial.number))
+    return old, ranked_for_start(trials)
+
+
+def ranked_for_start(trials: list[TrialRecord]) -> list[TrialRecord]:
+    """The complete trials with a value: the Pareto front first, then the others by value."""
+    front = pareto_front(trials)
+    return [*front, *(trial for trial in ranked(trials) if trial not in front)]
 
 
 def _configuration(spec: StudySpec, trial: TrialRecord) -> dict[str, Value]:

@@ -28,7 +28,8 @@ AFTER = {
 def trials_frame(spec: StudySpec, trials: Sequence[TrialRecord]) -> Frame:
     """One row per trial; the index ``trial`` is the trial number.
 
-    Columns: ``state``; ``value``, NaN if Optuna has none; each searched parameter by its plain
+    Columns: ``state``; ``value``, NaN if Optuna has none; with several objectives, those after the
+    first, NaN unless the trial is complete; each searched parameter by its plain
     name, missing if the trial's branch lacks it; ``epochs`` trained; ``train_seconds`` and
     ``evaluate_seconds`` of device time; ``device``, ``host`` and ``reason``. The columns and their
     types follow from the study file alone.
@@ -36,14 +37,16 @@ def trials_frame(spec: StudySpec, trials: Sequence[TrialRecord]) -> Frame:
     pandas = _pandas()
     known = [*parameter_axes(spec), *(name for trial in trials for name in trial.params)]
     names = list(dict.fromkeys(known))
-    types = BEFORE | {name: _type(name) for name in names} | AFTER
+    others = spec.metrics.names[1:]
+    types = BEFORE | dict.fromkeys(others, REAL) | {n: _type(n) for n in names} | AFTER
     rows = []
     for trial in trials:
         params = [_of_type(trial.params.get(name), types[name]) for name in names]
         epochs, machine = trial.history, trial.machine
         spent = (len(epochs), epochs.train_seconds, epochs.evaluate_seconds)
         where = (machine.get("device"), machine.get("host"))
-        rows.append([trial.state, trial.value, *params, *spent, *where, trial.reason])
+        values = (trial.value, *(trial.objectives.get(name) for name in others))
+        rows.append([trial.state, *values, *params, *spent, *where, trial.reason])
     index = pandas.Index([trial.number for trial in trials], dtype="int64", name="trial")
     return pandas.DataFrame(rows, index=index, columns=list(types), dtype="object").astype(types)
 

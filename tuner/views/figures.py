@@ -25,6 +25,7 @@ class Plot(NamedTuple):
     function: str  # of a module in tuner.views: (StudySpec, trials) -> plotly figure
     section: str | None = None  # of the HTML report, whose template lists the sections
     dashboard: bool = False  # whether workers publish it to the Optuna Dashboard
+    several: bool = False  # whether it is about several objectives
 
     def load(self) -> Any:
         """Import the function."""
@@ -41,6 +42,7 @@ PLOTS = {
     "loss-ratio": Plot("curves.loss_ratio_against_epoch", "curves", dashboard=True),
     "map": Plot("parameters.best_value_map", "parameters", dashboard=True),
     "time": Plot("curves.time_by_outcome", "cost", dashboard=True),
+    "front": Plot("pareto.front_plot", "best", several=True),  # the dashboard has one itself
     "marginals": Plot("parameters.marginals"),
     "importances": Plot("parameters.importances"),
 }

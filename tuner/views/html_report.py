@@ -19,7 +19,8 @@ from tuner.spec.parameters import to_toml
 from tuner.spec.study import StudySpec
 from tuner.study.confirmation import Result
 from tuner.study.importance import importances
-from tuner.study.records import StudySummary, TrialRecord, best_of
+from tuner.study.objectives import pareto_front
+from tuner.study.records import StudySummary, TrialRecord, best_of, ranked
 from tuner.version import __version__
 from tuner.views import confirmations, parameters, summaries
 from tuner.views.axes import parameter_axes
@@ -70,11 +71,13 @@ def study_page(
     ``neighbours`` are strips of samples with their nearest training images.
     """
     objective = spec.metrics.objective
-    best = ranked(trials)[:BEST_ROWS]
-    plots = {"best": [_titled(trial_curves(spec, trial)) for trial in best[:1]]}
+    several = spec.metrics.several
+    best = pareto_front(trials) if several else ranked(trials)[:BEST_ROWS]
+    plots: dict[str, list[tuple[str, Markup]]] = {}
     for plot in PLOTS.values():
-        if plot.section is not None:
+        if plot.section is not None and (several or not plot.several):
             plots.setdefault(plot.section, []).append(_titled(plot.draw(spec, trials)))
+    plots.setdefault("best", []).extend(_titled(trial_curves(spec, trial)) for trial in best[:1])
     values = {trial.number: number(trial.value) for trial in trials}
     running = any(not trial.has_ended for trial in trials)
     return render(
@@ -89,6 +92,7 @@ def study_page(
         tiles=_tiles(spec, summary, trials),
         winner=confirmations.winner_line(confirmed, spec),
         confirmed=confirmed and _confirmed_table(spec, confirmed),
+        front=summaries.front_line(summary.name, best),
         gain=confirmations.gain_line(confirmed, spec) or summaries.baseline_gain(trials, objective),
         best=trials_table(spec, best),
         collapsed=best and summaries.collapse(best[0], objective),
@@ -120,12 +124,6 @@ def study_page(
     )
 
 
-def ranked(trials: Trials) -> list[TrialRecord]:
-    """The complete trials with a value, the best first."""
-    complete = [t for t in trials if t.state == "COMPLETE" and t.value is not None]
-    return sorted(complete, key=lambda trial: (trial.value, trial.number))
-
-
 def trials_table(spec: StudySpec, trials: Trials, *, every: bool = False) -> Table:
     """One row per trial; with ``every``, also its state, dates and reason."""
     objective, others = spec.metrics.objective, summaries.curve_fields(spec)[1:]
@@ -138,6 +136,7 @@ def trials_table(spec: StudySpec, trials: Trials, *, every: bool = False) -> Tab
                 "trial": trial.number,
                 "state": trial.state.lower(),
                 OBJECTIVES[objective]: number(trial.value),
+                **{OBJECTIVES[n]: number(trial.objectives.get(n)) for n in spec.metrics.names[1:]},
                 "best epoch": trial.best_epoch(objective) or "-",
                 **{field.label: number(last and last.value(field.name)) for field in others},
                 "started": trial.started or "-",

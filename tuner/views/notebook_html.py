@@ -12,11 +12,12 @@ from tuner.spec.metrics import OBJECTIVES
 from tuner.spec.study import StudySpec
 from tuner.study.confirmation import Result
 from tuner.study.fingerprint import Parts, digest
-from tuner.study.records import FINISHED, TrialRecord
+from tuner.study.objectives import pareto_front
+from tuner.study.records import FINISHED, TrialRecord, ranked
 from tuner.study.snapshot import StudySnapshot
 from tuner.views import confirmations, summaries
 from tuner.views.formatting import duration, number
-from tuner.views.html_report import ranked, render, trials_table
+from tuner.views.html_report import render, trials_table
 from tuner.views.style import MARKS, Trials
 from tuner.views.summaries import epochs_of
 
@@ -39,6 +40,7 @@ def study_card(
         _running(spec, trials),
         confirmations.winner_line(confirmed, spec),
         summaries.best_line(trials, spec.metrics.objective),
+        summaries.front_line(name, pareto_front(trials)),
         confirmations.gain_line(confirmed, spec)
         or summaries.baseline_gain(trials, spec.metrics.objective),
     ]

@@ -10,6 +10,7 @@ from tuner.spec.metrics import OBJECTIVES
 from tuner.spec.study import StudySpec
 from tuner.study.importance import Importances
 from tuner.study.importance import importances as compute_importances
+from tuner.study.objectives import cost
 from tuner.study.records import TrialRecord
 from tuner.views.axes import ParameterAxis, log_scaled, log_ticks, parameter_axes
 from tuner.views.formatting import number
@@ -49,7 +50,7 @@ def best_value_map(spec: StudySpec, trials: Trials) -> Figure:
     points = [point for point in _points(spec, trials) if x.has(point[0]) and y.has(point[0])]
     if not points:
         return show_message(figure, "No trial has a value yet.")
-    figure.add_heatmap(**_cells(points, x, y, metric))
+    figure.add_heatmap(**_cells(points, x, y, spec.metrics.objective))
     for group, _, trace in _traces(points, metric):
         figure.add_scatter(x=list(map(x.position, group)), y=list(map(y.position, group)), **trace)
     figure.update_traces(
@@ -61,13 +62,13 @@ def best_value_map(spec: StudySpec, trials: Trials) -> Figure:
 
 
 def _cells(
-    points: Sequence[Point], x: ParameterAxis, y: ParameterAxis, metric: str
+    points: Sequence[Point], x: ParameterAxis, y: ParameterAxis, objective: str
 ) -> dict[str, Any]:
     """The best trial of each cell as a heatmap."""
-    best: dict[tuple[int, int], Point] = {}
+    metric, best = OBJECTIVES[objective], dict[tuple[int, int], Point]()
     for trial, value in points:
         cell = y.cell(trial), x.cell(trial)
-        if cell not in best or value < best[cell][1]:
+        if cell not in best or cost(objective, value) < cost(objective, best[cell][1]):
             best[cell] = (trial, value)
     values = [value for _, value in best.values()]
     log = log_scaled(values)
@@ -156,8 +157,9 @@ def _points(spec: StudySpec, trials: Trials) -> list[Point]:
     """The trials with a value: the one that Optuna compares, else the best measured so far."""
     found = []
     for trial in trials:
-        measured = [value for _, value in trial.history.measured(spec.metrics.objective)]
-        value = min(measured, default=None) if trial.value is None else trial.value
+        value = trial.value
+        if value is None:
+            value = trial.history.best_value(spec.metrics.objective)
         if value is not None and math.isfinite(value):
             found.append((trial, value))
     return found

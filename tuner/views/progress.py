@@ -15,6 +15,7 @@ from rich.text import Text
 from tuner.phases import PhaseClock
 from tuner.spec.metrics import OBJECTIVES
 from tuner.study.claims import Claim
+from tuner.study.objectives import cost
 from tuner.study.sinks import Ending, Released
 from tuner.study.store import StudyStore
 from tuner.study.verdict import Complete, Fail, Pause, Prune
@@ -145,8 +146,11 @@ class LiveProgress:
         if running := self._running.get(claim.number):
             running.epochs = History((*running.epochs, report))
         value = report.value(self._objective)
-        if value is not None and (self._best is None or value < self._best[0]):
+        if value is not None and (self._best is None or self._is_better(value, self._best[0])):
             self._best = (value, claim.number)
+
+    def _is_better(self, one: float, other: float) -> bool:
+        return cost(self._objective, one) < cost(self._objective, other)
 
     def ended(self, claim: Claim, ending: Ending) -> None:
         running = self._running.pop(claim.number, None)
@@ -155,9 +159,9 @@ class LiveProgress:
             return
         epochs = running.epochs if running else History(claim.history)
         self._ended += not isinstance(ending, Fail | Pause) and claim.confirms is None
-        lowest = min([value for _, value in epochs.measured(self._objective)], default=None)
+        best = epochs.best_value(self._objective)
         self._console.print(
-            f"trial {claim.number}: {OBJECTIVES[self._objective]} {number(lowest)}"
+            f"trial {claim.number}: {OBJECTIVES[self._objective]} {number(best)}"
             f" after {len(epochs)} epoch{'s' * (len(epochs) != 1)}, {outcome(ending)}",
             highlight=False,
             markup=False,

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -36,11 +36,16 @@ ESTIMATE = (
 
 
 def trial_table(
-    trials: Sequence[TrialRecord], objective: str, best: int | None = None
+    trials: Sequence[TrialRecord], objective: str, best: Collection[int] = ()
 ) -> FittingTable:
-    """One row per trial: its outcome, parameters, device time and reason; the best one marked."""
+    """One row per trial: its outcome, parameters, device time and reason; the ``best`` are marked.
+
+    With several objectives, complete trials also show the others' values.
+    """
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
-    columns = ("trial", "state", "epochs", OBJECTIVES[objective], "loss ratio", *names)
+    others = list(dict.fromkeys(name for trial in trials for name in trial.objectives))[1:]
+    values = (OBJECTIVES[name] for name in (objective, *others))
+    columns = ("trial", "state", "epochs", *values, "loss ratio", *names)
     headings = [*(column.replace("_", " ") for column in columns), "time", "reason"]
     table = FittingTable(headings, prose=["reason"], spare=["time", "loss ratio"])
     for trial in trials:
@@ -53,18 +58,19 @@ def trial_table(
             trial.state.lower(),
             len(epochs),
             number(value),
+            *(number(trial.objectives.get(name)) for name in others),
             number(loss_ratio),
             *(value_text(trial.params.get(name)) for name in names),
             duration(epochs.seconds),
             "; ".join(filter(None, (trial.reason, origin))),
-            style="bold green" if trial.number == best else None,
+            style="bold green" if trial.number in best else None,
         )
     return table
 
 
 SORT_KEYS: dict[str, Callable[[TrialRecord], Any]] = {
     "trial": lambda trial: trial.number,
-    "value": lambda trial: trial.value,
+    "value": lambda trial: trial.cost,  # the best first
     "epochs": lambda trial: len(trial.reports),
     "loss_ratio": lambda trial: trial.reports[-1].loss_ratio if trial.reports else None,
     "time": lambda trial: trial.history.seconds,

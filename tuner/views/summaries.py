@@ -19,6 +19,7 @@ SHOWN_APART = (
     *("fid", "fid_infinity", "class_coverage", "class_entropy", "copied"),
     *(field for name in COMPARED for field in (f"heldout_{name}", f"{name}_gap")),
 )
+MOST_LISTED = 20  # numbers of trials in a line
 MOST_PHASES = 2  # shown in one line, besides training and evaluation
 PARTS = ("generate_seconds", "extract_seconds", "score_seconds")  # of an evaluation
 
@@ -31,10 +32,31 @@ def best_line(trials: Sequence[TrialRecord], objective: str) -> str:
     name = OBJECTIVES[objective]
     found = filter(None, (collapse(trial, objective), copying(trial)))
     warning = "".join(f" ({text})" for text in found)
+    by = f" by {name}" if trial.objectives else ""
+    values = values_text(trial.objectives) or f"{name} {number(trial.value)}"
     return (
-        f"Best: trial {trial.number}, {name} {number(trial.value)} (one seed){warning}, "
-        f"{params_text(trial.params)}"
+        f"Best{by}: trial {trial.number}, {values} (one seed){warning}, {params_text(trial.params)}"
     )
+
+
+def values_text(objectives: Mapping[str, float]) -> str:
+    """The values of several objectives."""
+    return ", ".join(f"{OBJECTIVES[name]} {number(value)}" for name, value in objectives.items())
+
+
+def front_line(name: str, front: Sequence[TrialRecord]) -> str:
+    """The trials of the Pareto front, in one line; empty without several objectives."""
+    if not front or not front[0].objectives:
+        return ""
+    numbers = ", ".join(str(trial.number) for trial in front[:MOST_LISTED])
+    more = ", ..." if len(front) > MOST_LISTED else ""
+    of = " and ".join(OBJECTIVES[objective] for objective in front[0].objectives)
+    listed = hints.command("best", name) + " --all"
+    return f"Pareto front of {of}: {counted(len(front))} ({numbers}{more}); to list them: {listed}"
+
+
+def counted(trials: int) -> str:
+    return f"{trials} trial" if trials == 1 else f"{trials} trials"
 
 
 def hold_line(name: str) -> str:
@@ -57,9 +79,9 @@ def baseline_gain(trials: Sequence[TrialRecord], objective: str) -> str:
     baseline, name = best_of(baselines), OBJECTIVES[objective]
     if baseline is None or baseline.value is None or best.value is None:
         return "No baseline trial is complete, so the gain over the baseline is unknown."
-    if best.value >= baseline.value:
+    if best.cost == baseline.cost:
         return f"No trial is better than the best baseline (trial {baseline.number})."
-    gain = baseline.value - best.value
+    gain = abs(baseline.value - best.value)
     share = f", {gain / baseline.value:.0%}" if baseline.value > 0 else ""
     return (
         f"Gain over the best baseline (trial {baseline.number}, {name} "
@@ -234,10 +256,19 @@ def plan(spec: StudySpec, found: Mapping[str, Any]) -> str:
         f"state {size(found['state_bytes'])}, "
         f"activations {activations} on this {found['device']}",
         _evaluation(spec, found),
+        *plan_exclusions(found.get("excluded")),
         *budget_plan(spec, found.get("epoch_seconds")),
     ]
     texts = [*warnings(spec), *_too_little_memory(found)]
     return "\n".join([*lines, *(f"warning: {text}" for text in texts)])
+
+
+def plan_exclusions(found: Mapping[str, Any] | None) -> list[str]:
+    """How many programs the constraint excludes, in one line; none if no program is excluded."""
+    if not found or not found["violating"]:
+        return []
+    count = f"{found['violating']} of {found['programs']} programs are not trained"
+    return [f"constraint: {count}; the smallest of them: {found['example']}"]
 
 
 def _too_little_memory(found: Mapping[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from tuner.study.space import derive_seed
 from tuner.trial import FIELDS, MEASUREMENTS, EpochReport
 from tuner.views.formatting import date_time, duration, evenly_spaced, number, value_text
 from tuner.views.studies import trial_values
-from tuner.views.summaries import curve_fields
+from tuner.views.summaries import curve_fields, values_text
 from tuner.views.tables import FittingTable
 
 EPOCH_ROWS = 20
@@ -80,7 +80,8 @@ def _outcome(spec: StudySpec, trial: TrialRecord) -> str:
     value = ""
     if trial.value is not None:
         which = "the best of its epochs" if spec.study.value == "best" else "its last"
-        value = f", {OBJECTIVES[spec.metrics.objective]} {number(trial.value)} ({which})"
+        first = f"{OBJECTIVES[spec.metrics.objective]} {number(trial.value)}"
+        value = f", {values_text(trial.objectives) or first} ({which})"
     why = f": {trial.reason}" if trial.reason else ""
     return f"Trial {trial.number} of {spec.study.name}, {trial.state.lower()}{value}{why}"
 
