@@ -129,12 +129,16 @@ def reference_statistics(
     ``classes`` (n,) are the classifier's predictions among ``kinds`` classes, if there is one;
     ``samples`` images will be generated at each evaluation.
     """
-    chosen = np.random.default_rng(0).permutation(len(features))[: 2 * samples]
-    some = np.asarray(features[chosen], np.float32)
+    some = np.asarray(features[sampled_images(len(features), samples)], np.float32)
     shares = np.zeros(0)
     if classes is not None:
         shares = np.bincount(classes, minlength=kinds) / len(classes)
     return ReferenceStatistics(reference(features), some, radii(some[:samples]), shares)
+
+
+def sampled_images(count: int, samples: int) -> NDArray[np.intp]:
+    """Indices of the real images whose features are kept."""
+    return np.random.default_rng(0).permutation(count)[: 2 * samples]
 
 
 def held_out_statistics(held_out: Features, training: Features, samples: int) -> HeldOut:

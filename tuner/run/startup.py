@@ -15,6 +15,7 @@ from tuner.errors import InputError
 from tuner.files.study_files import StudyFiles
 from tuner.metrics import evaluate
 from tuner.phases import PhaseClock
+from tuner.run.custom_metrics import check_metrics, import_metrics
 from tuner.run.custom_networks import Sources, check_all_shapes, import_allowed, networks_of
 from tuner.run.evaluator import Evaluator, dataset_info, latents_digest
 from tuner.run.precompile import Precompiler, worthwhile
@@ -79,6 +80,7 @@ def load_checked(
 ) -> tuple[ImageSet, DatasetInfo]:
     """Load the images and import the custom networks; InputError if the study can't be run."""
     sources = import_allowed(networks_of(spec), options.allow)
+    sources += import_metrics(spec.metrics.own, options.allow)
     images = load_images(spec.data, options.data, announce)
     check_data(spec, images)
     dataset = dataset_info(images, sources)
@@ -132,6 +134,8 @@ def open_evaluator(
     if extractor.accuracy is not None:
         announce(f"the classifier's accuracy on held-out images is {extractor.accuracy:.1%}")
     evaluator = Evaluator(store.spec, images, extractor, real, dataset.sources)
+    if store.spec.metrics.own:
+        check_metrics(store.spec.metrics.own, evaluator.real_sample)
     if session is not None:
         session.when_edited = partial(_take_up, evaluator, images)
     return evaluator

@@ -92,6 +92,7 @@ class Trainer:
             generate_seconds=found.generate_seconds,
             extract_seconds=found.extract_seconds,
             score_seconds=found.score_seconds,
+            own=found.own,
             **found.scores,
         )
 
@@ -107,7 +108,7 @@ class Trainer:
         like = Generator(*abstract_generator(program))
         generator = unpack(like, arrays, "the best generator")
         samples = evaluator.fresh_samples(program, generator)
-        value = evaluator.scores(samples, {objective} - {"fid"})[objective]
+        value = evaluator.scores(samples, {objective} - {"fid"}).get(objective)
         return None if value is None else _number(value), evaluator.nearest(samples)
 
     def packed_state(self) -> Arrays:

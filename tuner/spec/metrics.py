@@ -3,16 +3,55 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, PlainValidator, WithJsonSchema, model_validator
 
+from tuner.spec.kinds import did_you_mean, is_import_name, shown
 from tuner.spec.sections import OneOf, Section, entry
-from tuner.trial import FIELDS
+from tuner.trial import FIELDS, ReportField
 
 When = Literal["off", "end", "every"]
 # Feature extractors, and the number of features of each.
 FEATURES = {"classifier": 128, "random": 128, "inception": 2048}
-# The metrics that a study can minimise, with their labels.
-OBJECTIVES = {name: FIELDS[name].label for name in ("fid", "kid", "fid_infinity")}
+
+
+class _Labels(dict[str, str]):
+    """Labels of metrics by name; that of an own metric is the name of its function."""
+
+    def __missing__(self, name: str) -> str:
+        return name.partition(":")[2].replace("_", " ") or name
+
+
+# The metrics that a study can minimise besides its own ones, with their labels.
+OBJECTIVES = _Labels({name: FIELDS[name].label for name in ("fid", "kid", "fid_infinity")})
+
+
+def objective_field(name: str) -> ReportField:
+    """The field of an objective; an own metric gets one of the same kind."""
+    own = ReportField(OBJECTIVES[name], "own metric", "lower", name=name, nullable=True)
+    return FIELDS.get(name, own)
+
+
+def _objective(value: str) -> str:
+    if value in OBJECTIVES or is_import_name(value):
+        return value
+    names = ", ".join(map(repr, OBJECTIVES))
+    hint = did_you_mean(value, OBJECTIVES)
+    raise ValueError(f"found {value!r}, expected one of {names}, or a metric in own{hint}")
+
+
+def _own(value: Any) -> tuple[str, ...]:
+    expected = "expected a list of names like package.module:function"
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"found {shown(value)}, {expected}")
+    for name in value:
+        if not is_import_name(name):
+            raise ValueError(f"found {shown(name)}, {expected}")
+    return tuple(dict.fromkeys(value))
+
+
+_IMPORT_NAME = {"type": "string", "pattern": r"^[^:]+:[^:]+$"}
+_OBJECTIVE_SCHEMA = {"anyOf": [{"enum": list(OBJECTIVES), "type": "string"}, _IMPORT_NAME]}
+_OWN_SCHEMA = {"type": "array", "items": _IMPORT_NAME}
 # Of pt_inception-2015-12-05-6726825d.pth, the FID network's weights as pytorch-fid publishes them.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
@@ -45,8 +84,15 @@ class MetricsSection(Section):
         ge=1,
         le=100_000,
     )
-    objective: Annotated[str, OneOf(OBJECTIVES)] = entry(
-        "fid", "metric that is minimised and reported to samplers and pruners"
+    objective: Annotated[str, AfterValidator(_objective), WithJsonSchema(_OBJECTIVE_SCHEMA)] = (
+        entry(
+            "fid",
+            "metric that is minimised and reported to samplers and pruners: `fid`, `kid`, "
+            "`fid_infinity`, or one of `own`",
+        )
+    )
+    own: Annotated[tuple[str, ...], PlainValidator(_own), WithJsonSchema(_OWN_SCHEMA)] = entry(
+        (), "own metrics, as `package.module:function`; see docs/metrics.md"
     )
     kid: When = entry("off", "KID at every evaluation, at the last, or never")
     neighbours: When = entry("end", "precision, recall, density and coverage, likewise")

@@ -9,7 +9,7 @@ from tuner.spec import branches, search
 from tuner.spec.compatibility import DECIDING_SETTINGS, conflicts, purposeful, unused
 from tuner.spec.data import DataSpec
 from tuner.spec.guard import ClassCoverageGuard
-from tuner.spec.kinds import did_you_mean, shown
+from tuner.spec.kinds import did_you_mean, is_import_name, shown
 from tuner.spec.metrics import MetricsSection
 from tuner.spec.parameters import Range, Value, values_of
 from tuner.spec.sections import Key, Problem
@@ -123,6 +123,9 @@ def _metrics(spec: StudySpec) -> Iterator[Problem]:
             if getattr(metrics, key) != MetricsSection.model_fields[key].default:
                 text = f'{key} is set, but features = "{metrics.features}" ignores it'
                 yield ("metrics", key), f'{text}; it applies to features = "inception"'
+    if is_import_name(metrics.objective) and metrics.objective not in metrics.own:
+        text = f"found {metrics.objective!r}, which own does not name"
+        yield ("metrics", "objective"), text
     if not spec.data.holdout and metrics.heldout != MetricsSection.model_fields["heldout"].default:
         text = "heldout is set, but without data.holdout no images are held out"
         yield ("metrics", "heldout"), text
