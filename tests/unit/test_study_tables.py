@@ -10,7 +10,7 @@ from trials import PARAMS, record, shown
 
 from tuner.study.records import StudySummary, TrialRecord
 from tuner.study.workers import WorkerRecord
-from tuner.trial import FIELDS
+from tuner.trial import FIELDS, EpochReport
 from tuner.views.progress import PlainProgress
 from tuner.views.studies import (
     comparison_table,

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, PlainValidator, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema, model_validator
 
 from tuner.spec.kinds import did_you_mean, is_import_name, shown
 from tuner.spec.sections import OneOf, Section, entry
@@ -91,7 +91,7 @@ class MetricsSection(Section):
             "`fid_infinity`, or one of `own`",
         )
     )
-    own: Annotated[tuple[str, ...], PlainValidator(_own), WithJsonSchema(_OWN_SCHEMA)] = entry(
+    own: Annotated[tuple[str, ...], BeforeValidator(_own), WithJsonSchema(_OWN_SCHEMA)] = entry(
         (), "own metrics, as `package.module:function`; see docs/metrics.md"
     )
     kid: When = entry("off", "KID at every evaluation, at the last, or never")
