@@ -248,6 +248,11 @@ class EpochReport(NamedTuple):
     coverage_gap: Annotated[float | None, _gap("coverage")] = None
     heldout_variance_ratio: Annotated[float | None, _held_out("variance ratio", "1")] = None
     variance_ratio_gap: Annotated[float | None, _gap("variance ratio")] = None
+    cmmd: Annotated[
+        float | None, ReportField("CMMD", "Gaussian MMD to the real CLIP embeddings", "lower")
+    ] = None
+    heldout_cmmd: Annotated[float | None, _held_out("CMMD")] = None
+    cmmd_gap: Annotated[float | None, _gap("CMMD")] = None
     copied: Annotated[
         float | None,
         ReportField("copied", "share of samples that copy training images", "lower"),

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.metrics.cmmd import cmmd
 from tuner.metrics.diagnostics import class_balance, variance_ratio
 from tuner.metrics.fid import (
     Features,
@@ -32,6 +33,7 @@ NO_SCORES: Scores = MappingProxyType(
             "fid",
             "kid",
             "fid_infinity",
+            "cmmd",
             *PRDC._fields,
             "variance_ratio",
             "class_coverage",
@@ -103,13 +105,15 @@ def scores(
     """Compute the metrics of generated images from their features (n, d).
 
     ``classes`` (n,) are the classifier's predictions, if there is a classifier. ``groups`` selects
-    optional metrics: kid, fid_infinity, neighbours, and, if images are held out, heldout.
+    optional metrics: kid, fid_infinity, cmmd, neighbours, and, if images are held out, heldout.
     """
     found = dict(NO_SCORES)
     found["fid"] = frechet_distance(real.moments, features)
     found["variance_ratio"] = variance_ratio(features, real.moments.trace)
     if "kid" in groups:
         found["kid"] = kernel_distance(real.features, features).mean
+    if "cmmd" in groups:
+        found["cmmd"] = cmmd(real.features, features)
     if "fid_infinity" in groups:
         found["fid_infinity"] = frechet_infinity(real.moments, features)
     if "neighbours" in groups:

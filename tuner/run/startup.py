@@ -14,6 +14,7 @@ from tuner.environment import DEFAULT_OPTIONS, MachineOptions, compiled_programs
 from tuner.errors import InputError
 from tuner.files.study_files import StudyFiles
 from tuner.metrics import evaluate
+from tuner.metrics.vit import ARCHITECTURES
 from tuner.phases import PhaseClock
 from tuner.run.custom_metrics import check_metrics, import_metrics
 from tuner.run.custom_networks import Sources, check_all_shapes, import_allowed, networks_of
@@ -37,6 +38,10 @@ from tuner.trial import DatasetInfo
 from tuner.version import __version__
 from tuner.xla import check_settings, compilation_seconds, keep_compiled
 
+# How images enter the extractor, except Inception's, where the study decides.
+INPUTS = dict.fromkeys(("classifier", "random"), "as it is") | dict.fromkeys(
+    ARCHITECTURES, "resized as by Pillow"
+)
 FEWEST_IMAGES, FEWEST_LABELLED, FEWEST_HELD_OUT = 20, 50, 50
 
 
@@ -154,7 +159,7 @@ def known_parts(spec: StudySpec, images: ImageSet, sources: Sources) -> Parts:
     return _code_parts(sources) | {
         "data": images.fingerprint,
         "features": metrics.features,
-        "input": metrics.input if metrics.features == "inception" else "as it is",
+        "input": INPUTS.get(metrics.features, metrics.input),
         "samples": str(metrics.samples),
         "latents": f"{latents_digest(spec)} (seed {spec.study.seed})",
         "precision": evaluate.PRECISION,

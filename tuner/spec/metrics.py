@@ -11,7 +11,15 @@ from tuner.trial import FIELDS, ReportField
 
 When = Literal["off", "end", "every"]
 # Feature extractors, and the number of features of each.
-FEATURES = {"classifier": 128, "random": 128, "inception": 2048}
+FEATURES = {
+    "classifier": 128,
+    "random": 128,
+    "inception": 2048,
+    "dinov2": 1024,
+    "dinov2-base": 768,
+    "clip": 768,
+}
+PRETRAINED = ("inception", "dinov2", "dinov2-base", "clip")  # their weights come from a file
 
 
 class _Labels(dict[str, str]):
@@ -22,7 +30,7 @@ class _Labels(dict[str, str]):
 
 
 # The metrics that a study can minimise besides its own ones, with their labels.
-OBJECTIVES = _Labels({name: FIELDS[name].label for name in ("fid", "kid", "fid_infinity")})
+OBJECTIVES = _Labels({name: FIELDS[name].label for name in ("fid", "kid", "fid_infinity", "cmmd")})
 
 
 def objective_field(name: str) -> ReportField:
@@ -65,14 +73,19 @@ def _sha256(value: str) -> str:
 class MetricsSection(Section):
     features: Annotated[str, OneOf(FEATURES)] = entry(
         "classifier",
-        "feature extractor: a classifier trained on the data's labels, random filters, or the "
-        "Inception network of published FIDs",
+        "feature extractor: a classifier trained on the data's labels, random filters, the "
+        "Inception network of published FIDs, DINOv2 (ViT-L/14, or ViT-B/14 as `dinov2-base`), or "
+        "CLIP (ViT-L/14-336)",
     )
     weights: str = entry(
-        "", "file with Inception's weights; the environment variable TUNER_WEIGHTS overrides it"
+        "",
+        "file with the weights of inception, dinov2 or clip; the environment variable "
+        "TUNER_WEIGHTS overrides it",
     )
     weights_sha256: Annotated[str, AfterValidator(_sha256)] = entry(
-        INCEPTION_SHA256, "SHA-256 of that file; by default that of the published file"
+        INCEPTION_SHA256,
+        "SHA-256 of that file; by default that of Inception's published file, while files for "
+        "dinov2 and clip are not checked",
     )
     input: Literal["clean", "pytorch-fid", "torch-fidelity"] = entry(
         "clean", "library whose resizing to Inception's 299 x 299 pixels is reproduced"
@@ -80,7 +93,8 @@ class MetricsSection(Section):
     samples: int = entry(5000, "generated images per evaluation", ge=10, le=1_000_000)
     every: int = entry(
         1,
-        "epochs between evaluations, by default 5 with inception; the last is always evaluated",
+        "epochs between evaluations, by default 5 with inception, dinov2 and clip; the last is "
+        "always evaluated",
         ge=1,
         le=100_000,
     )
@@ -88,7 +102,7 @@ class MetricsSection(Section):
         entry(
             "fid",
             "metric that is minimised and reported to samplers and pruners: `fid`, `kid`, "
-            "`fid_infinity`, or one of `own`",
+            "`fid_infinity`, `cmmd` (with clip, where it is the default), or one of `own`",
         )
     )
     own: Annotated[tuple[str, ...], BeforeValidator(_own), WithJsonSchema(_OWN_SCHEMA)] = entry(
@@ -105,10 +119,11 @@ class MetricsSection(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _fewer_inception_evaluations(cls, table: Any) -> Any:
-        if isinstance(table, dict) and table.get("features") == "inception":
-            return {"every": 5} | table
-        return table
+    def _defaults_by_features(cls, table: Any) -> Any:
+        if not isinstance(table, dict) or table.get("features") not in PRETRAINED:
+            return table
+        objective = {"objective": "cmmd"} if table["features"] == "clip" else {}
+        return {"every": 5} | objective | table
 
     def evaluated(self, epoch: int, epochs: int) -> bool:
         """Whether a trial of ``epochs`` epochs is evaluated after ``epoch``."""
@@ -118,6 +133,10 @@ class MetricsSection(Section):
         """The metrics that this evaluation computes in addition to FID."""
         due = ("every", "end") if epoch == epochs else ("every",)
         optional = ("kid", "neighbours", "fid_infinity", "heldout")
-        return {name for name in optional if getattr(self, name) in due} | {self.objective} - {
-            "fid"
-        }
+        found = {name for name in optional if getattr(self, name) in due}
+        return found | self.always | ({self.objective} - {"fid"})
+
+    @property
+    def always(self) -> set[str]:
+        """The metrics that these features are meant for, computed at every evaluation."""
+        return {"cmmd"} if self.features == "clip" else set()

@@ -10,7 +10,7 @@ from tuner.spec.compatibility import DECIDING_SETTINGS, conflicts, purposeful, u
 from tuner.spec.data import DataSpec
 from tuner.spec.guard import ClassCoverageGuard
 from tuner.spec.kinds import did_you_mean, is_import_name, shown
-from tuner.spec.metrics import MetricsSection
+from tuner.spec.metrics import PRETRAINED, MetricsSection
 from tuner.spec.parameters import Range, Value, values_of
 from tuner.spec.sections import Key, Problem
 from tuner.spec.study import StudySpec, WarmStartSection
@@ -116,13 +116,21 @@ def pruner_problems(spec: StudySpec) -> Iterator[Problem]:
     return spec.pruner.problems(study.epochs, study.trials, every, study.value)
 
 
+# The features that read a key of [metrics].
+_READERS = {"weights": PRETRAINED, "weights_sha256": PRETRAINED, "input": ("inception",)}
+
+
 def _metrics(spec: StudySpec) -> Iterator[Problem]:
     metrics = spec.metrics
-    if metrics.features != "inception":
-        for key in ("weights", "weights_sha256", "input"):
-            if getattr(metrics, key) != MetricsSection.model_fields[key].default:
-                text = f'{key} is set, but features = "{metrics.features}" ignores it'
-                yield ("metrics", key), f'{text}; it applies to features = "inception"'
+    for key, readers in _READERS.items():
+        is_set = getattr(metrics, key) != MetricsSection.model_fields[key].default
+        if is_set and metrics.features not in readers:
+            text = f'{key} is set, but features = "{metrics.features}" ignores it'
+            names = " or ".join(f'"{name}"' for name in readers)
+            yield ("metrics", key), f"{text}; it applies to features = {names}"
+    if metrics.objective == "cmmd" and metrics.features != "clip":
+        text = f'found "cmmd" with features = "{metrics.features}"'
+        yield ("metrics", "objective"), f'{text}; it applies to features = "clip"'
     if is_import_name(metrics.objective) and metrics.objective not in metrics.own:
         text = f"found {metrics.objective!r}, which own does not name"
         yield ("metrics", "objective"), text

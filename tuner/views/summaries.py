@@ -176,7 +176,7 @@ def appraisal(found: Mapping[str, Any], objective: str) -> str:
     extrapolated = (
         "" if infinity is None else f" ({number(infinity)} extrapolated to infinitely many images)"
     )
-    others = [name for name in fresh if name not in SHOWN_APART]
+    others = [name for name, x in fresh.items() if name not in SHOWN_APART and x is not None]
     lines = [
         f"\nBest: trial {trial.number}, {OBJECTIVES[objective]} {number(trial.value)}{when}: "
         f"{params_text(trial.params)}"
