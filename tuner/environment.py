@@ -31,7 +31,7 @@ class MachineOptions(NamedTuple):
     """Options that belong to one machine rather than to a study."""
 
     data: str | None = None  # path of the images, if it differs from the study's
-    weights: str | None = None  # path of the Inception weights, if it differs
+    weights: str | None = None  # path of a published network's weights, if it differs
     allow: tuple[str, ...] = ()  # packages that custom networks may be imported from
 
 

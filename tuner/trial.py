@@ -1,6 +1,7 @@
 """A trial's configuration and its reports: plain values, without JAX and without a database."""
 
 import itertools
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
 
@@ -102,8 +103,9 @@ class TrialConfig(NamedTuple):
 class ReportField(NamedTuple):
     """How one number of an epoch report is stored, shown and documented.
 
-    Each field of ``EpochReport`` is annotated with one. Database columns, the reading of rows,
-    terminal output, tables, data frames, Prometheus metrics and docs/metrics.md derive from them.
+    Each field of ``EpochReport`` except ``own`` is annotated with one. Database columns, the
+    reading of rows, terminal output, tables, data frames, Prometheus metrics and docs/metrics.md
+    derive from them.
     """
 
     label: str  # in text, tables and plots
@@ -249,13 +251,21 @@ class EpochReport(NamedTuple):
     coverage_gap: Annotated[float | None, _gap("coverage")] = None
     heldout_variance_ratio: Annotated[float | None, _held_out("variance ratio", "1")] = None
     variance_ratio_gap: Annotated[float | None, _gap("variance ratio")] = None
+    cmmd: Annotated[
+        float | None, ReportField("CMMD", "Gaussian MMD to the real CLIP embeddings", "lower")
+    ] = None
+    heldout_cmmd: Annotated[float | None, _held_out("CMMD")] = None
+    cmmd_gap: Annotated[float | None, _gap("CMMD")] = None
     copied: Annotated[
         float | None,
         ReportField("copied", "share of samples that copy training images", "lower"),
     ] = None
+    own: Mapping[str, float] = {}  # the study's own metrics, by name
 
     def value(self, field: str) -> float | None:
         """The number in a field, such as the study's objective; None if it was not measured."""
+        if ":" in field:
+            return self.own.get(field)
         measured: float | None = getattr(self, field)
         return measured
 
@@ -337,6 +347,8 @@ def _better(objective: str) -> Any:
 def _fields() -> dict[str, ReportField]:
     fields = {}
     for name, hint in get_type_hints(EpochReport, include_extras=True).items():
+        if name == "own":
+            continue
         annotated, field = get_args(hint)
         kind, *none = get_args(annotated) or (annotated,)
         default = EpochReport._field_defaults.get(name)

@@ -163,7 +163,7 @@ def test_non_finite_images_are_not_measured(tmp_path: Path) -> None:
 def test_samples_are_shown_with_the_training_images_nearest_to_them(tmp_path: Path) -> None:
     spec, images = spec_of("random"), image_set(120, labelled=False)
     pixels = images.images
-    images = ImageSet(pixels[:60], None, "with held-out images", held_out=pixels[60:])
+    images = ImageSet(pixels[:60], None, "with-held-out-images", held_out=pixels[60:])
     evaluator = evaluator_of(spec, images, tmp_path)
     strips = evaluator.nearest(images.images[:20])
     assert strips is not None

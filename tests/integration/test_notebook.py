@@ -25,7 +25,7 @@ from tuner.spec.trial import setting_names
 from tuner.study import steering
 from tuner.study.creation import create_study
 from tuner.study.verdict import Complete, Fail, Prune
-from tuner.trial import EpochReport
+from tuner.trial import FIELDS
 from tuner.views.data_frames import AFTER, BEFORE
 from tuner.views.notebook_html import study_card
 
@@ -125,7 +125,7 @@ def test_columns_and_types_follow_from_the_study_file_alone(sqlite: Studies) -> 
         types = study.trials.dtypes.astype(str).to_dict()
         assert types == TYPES
         types = study.epochs.dtypes.astype(str).to_dict()
-        assert list(types) == ["trial", "state", *EpochReport._fields]
+        assert list(types) == ["trial", "state", *FIELDS]
         assert {n for n, kind in types.items() if kind == "int64"} == {
             *("trial", "epoch", "steps", "images")
         }

@@ -10,7 +10,7 @@ from trials import PARAMS, record, shown
 
 from tuner.study.records import StudySummary, TrialRecord
 from tuner.study.workers import WorkerRecord
-from tuner.trial import EpochReport
+from tuner.trial import FIELDS, EpochReport
 from tuner.views.progress import PlainProgress
 from tuner.views.studies import (
     comparison_table,
@@ -107,11 +107,12 @@ def test_csv_round_trips() -> None:
     found = [(row["trial"], row["state"]) for row in rows]
     assert found == [*[("0", "COMPLETE")] * 2, ("1", "PRUNED"), ("2", "FAIL")]
     fields = ("trial", "state", "reason", "learning_rate", "batch_size", "loss")
-    assert set(rows[0]) == {*fields, *EpochReport._fields}
+    assert set(rows[0]) == {*fields, *FIELDS}
     assert float(rows[1]["fid"]) == fid
     assert float(rows[1]["learning_rate"]) == PARAMS["learning_rate"]
     assert rows[0]["reason"] == 'a "b", c\nd'
-    for name, value in epoch(2, fid)._asdict().items():
+    for name in FIELDS:
+        value = getattr(epoch(2, fid), name)
         assert rows[1][name] == ("" if value is None else str(value))
     assert (rows[2]["fid"], rows[2]["finite"], rows[2]["loss"]) == ("", "False", "minimax")
     assert rows[2]["learning_rate"] == ""
@@ -119,7 +120,7 @@ def test_csv_round_trips() -> None:
 
 
 def test_csv_without_trials_is_the_header() -> None:
-    assert epochs_csv([]) == ",".join(["trial", "state", "reason", *EpochReport._fields]) + "\n"
+    assert epochs_csv([]) == ",".join(["trial", "state", "reason", *FIELDS]) + "\n"
 
 
 def test_json_has_no_nan() -> None:

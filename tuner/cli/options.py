@@ -92,7 +92,8 @@ Weights = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help="Inception weights on this machine. Default: TUNER_WEIGHTS, else the study's.",
+        help="Weights of inception, dinov2 or clip on this machine. Default: TUNER_WEIGHTS, else "
+        "the study's.",
     ),
 ]
 Allow = Annotated[

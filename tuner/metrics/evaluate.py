@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.metrics.cmmd import cmmd
 from tuner.metrics.diagnostics import class_balance, variance_ratio
 from tuner.metrics.fid import (
     Features,
@@ -32,6 +33,7 @@ NO_SCORES: Scores = MappingProxyType(
             "fid",
             "kid",
             "fid_infinity",
+            "cmmd",
             *PRDC._fields,
             "variance_ratio",
             "class_coverage",
@@ -103,13 +105,15 @@ def scores(
     """Compute the metrics of generated images from their features (n, d).
 
     ``classes`` (n,) are the classifier's predictions, if there is a classifier. ``groups`` selects
-    optional metrics: kid, fid_infinity, neighbours, and, if images are held out, heldout.
+    optional metrics: kid, fid_infinity, cmmd, neighbours, and, if images are held out, heldout.
     """
     found = dict(NO_SCORES)
     found["fid"] = frechet_distance(real.moments, features)
     found["variance_ratio"] = variance_ratio(features, real.moments.trace)
     if "kid" in groups:
         found["kid"] = kernel_distance(real.features, features).mean
+    if "cmmd" in groups:
+        found["cmmd"] = cmmd(real.features, features)
     if "fid_infinity" in groups:
         found["fid_infinity"] = frechet_infinity(real.moments, features)
     if "neighbours" in groups:
@@ -129,12 +133,16 @@ def reference_statistics(
     ``classes`` (n,) are the classifier's predictions among ``kinds`` classes, if there is one;
     ``samples`` images will be generated at each evaluation.
     """
-    chosen = np.random.default_rng(0).permutation(len(features))[: 2 * samples]
-    some = np.asarray(features[chosen], np.float32)
+    some = np.asarray(features[sampled_images(len(features), samples)], np.float32)
     shares = np.zeros(0)
     if classes is not None:
         shares = np.bincount(classes, minlength=kinds) / len(classes)
     return ReferenceStatistics(reference(features), some, radii(some[:samples]), shares)
+
+
+def sampled_images(count: int, samples: int) -> NDArray[np.intp]:
+    """Indices of the real images whose features are kept."""
+    return np.random.default_rng(0).permutation(count)[: 2 * samples]
 
 
 def held_out_statistics(held_out: Features, training: Features, samples: int) -> HeldOut:

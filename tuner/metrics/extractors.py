@@ -1,4 +1,4 @@
-"""Feature extractors: a classifier's features, random features, or those of Inception.
+"""Feature extractors: a classifier's features, random ones, or those of published networks.
 
 The first two share a network that is small enough to run after every epoch: two 5x5 convolutions of
 stride 2 (16 and 32 channels), a dense layer of 128 units, whose outputs are the features, and a
@@ -22,12 +22,15 @@ from numpy.typing import NDArray
 
 from tuner.metrics.inception import CHUNK as INCEPTION_CHUNK
 from tuner.metrics.inception import inception_features, weight_shapes
+from tuner.metrics.vit import ARCHITECTURES, prepare
+from tuner.metrics.vit_weights import network_of, published_names
 from tuner.xla import QUICK_COMPILATION, abstract, flops_of, jit
 
 VERSION = 1  # part of the metric fingerprint: increase it if an extractor's numbers change
 FEATURES = 128
 BATCH = 128
 CHUNK = 256
+VIT_CHUNK = 16  # images per call of a vision transformer, with a few hundred MB of activations
 EPOCHS = 12
 MOST_STEPS = 2000
 MOST_HELD_OUT = 10_000
@@ -41,7 +44,7 @@ Images = NDArray[np.uint8]
 class Extractor(NamedTuple):
     """A feature extractor."""
 
-    kind: str  # classifier, random or inception
+    kind: str  # classifier, random, inception, or one of ``vit.ARCHITECTURES``
     weights: Weights
     accuracy: float | None  # of the classifier on held-out images
     convention: str = ""  # of Inception's input; see ``resizing``
@@ -63,6 +66,11 @@ class Extractor(NamedTuple):
 
         They stay on the device, in parts; features of the other images may follow.
         """
+        if self.kind in ARCHITECTURES:
+            return [
+                _compiled_vit(self.weights, chunk, start, self.kind)
+                for start in range(0, count, VIT_CHUNK)
+            ]
         if self.kind != "inception":
             return [_compiled_features(self.weights, chunk)]
         return [
@@ -73,7 +81,9 @@ class Extractor(NamedTuple):
     def compile(self, shape: tuple[int, int, int]) -> None:
         """Compile the extraction of features of images of ``shape`` (h, w, c)."""
         chunk = abstract((CHUNK, *shape), jnp.uint8)
-        if self.kind == "inception":
+        if self.kind in ARCHITECTURES:
+            _compiled_vit.compile(self.weights, chunk, 0, self.kind)
+        elif self.kind == "inception":
             _compiled_inception.compile(self.weights, chunk, 0, self.convention)
         else:
             _compiled_features.compile(self.weights, chunk)
@@ -204,6 +214,13 @@ def _inception(weights: Weights, images: Array, start: Array | int, convention: 
     return inception_features(weights, some, convention)
 
 
+def _vit(weights: Weights, images: Array, start: Array | int, kind: str) -> Array:
+    """A vision transformer's features (``VIT_CHUNK``, d) of the images from ``start`` on."""
+    some = lax.dynamic_slice_in_dim(images, start, VIT_CHUNK)
+    size = ARCHITECTURES[kind]
+    return network_of(size, weights)(prepare(some, size))
+
+
 def _logits(weights: Weights, images: Array) -> Array:
     features = _features(weights, images)
     product = jnp.dot(features, weights["dense2"], precision=lax.Precision.HIGHEST)
@@ -217,6 +234,13 @@ def extraction_flops(kind: str, shape: tuple[int, int, int]) -> float:
         weights = {name: abstract(size, jnp.float32) for name, size in weight_shapes().items()}
         lowered = jax.jit(inception_features, static_argnums=2).lower(weights, images, "clean")
         return flops_of(lowered)
+    if kind in ARCHITECTURES:
+        size = ARCHITECTURES[kind]
+        names = published_names(size)
+        weights = {name: abstract(array, jnp.float32) for name, _, array in names}
+        many = abstract((VIT_CHUNK, *shape), jnp.uint8)
+        lowered = jax.jit(_vit, static_argnums=3).lower(weights, many, 0, kind)
+        return flops_of(lowered) / VIT_CHUNK
     weights = abstract_weights(shape, classes=2)
     return flops_of(_compiled_features.compiled.lower(weights, images))
 
@@ -226,3 +250,4 @@ _init_weights: Callable[[tuple[int, ...], int], Weights] = jax.jit(
 )
 _compiled_features = jit(_features)
 _compiled_inception = jit(_inception, static_argnums=3)
+_compiled_vit = jit(_vit, static_argnums=3)

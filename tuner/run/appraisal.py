@@ -49,6 +49,7 @@ def appraise(
     extras = {"kid", "neighbours", "heldout"} | (
         {"fid_infinity"} if can_extrapolate(store.spec) else set()
     )
+    extras |= store.spec.metrics.always
     real_fid, real_count = real_against_real(evaluator.real)
     return Appraisal(
         trial=trial,

@@ -53,6 +53,18 @@ def import_allowed(names: Iterable[str], allowed: Collection[str]) -> Sources:
 
 def _import_network(name: str, allowed: Collection[str]) -> str:
     """Import and register one network; return the hash of its package."""
+    found, digest = import_object(name, allowed)
+    if not (isinstance(found, type) and issubclass(found, nnx.Module)):
+        raise InputError(f"{name}: found {found!r}, expected a subclass of flax.nnx.Module")
+    GENERATORS[name] = DISCRIMINATORS[name] = found
+    return digest
+
+
+def import_object(name: str, allowed: Collection[str]) -> tuple[Any, str]:
+    """Import ``package.module:object``; return it with a hash of its package's code.
+
+    InputError if the package is not ``allowed``, or if it is missing or fails to import.
+    """
     module_name, _, class_name = name.partition(":")
     package = module_name.partition(".")[0]
     if package not in allowed:
@@ -67,14 +79,11 @@ def _import_network(name: str, allowed: Collection[str]) -> str:
         module = importlib.import_module(module_name)
         found = getattr(module, class_name, None)
     except (Exception, SystemExit) as error:  # a custom module may raise anything
-        raise InputError(f"{name}: can't be imported: {_described(error, package)}") from None
+        raise InputError(f"{name}: can't be imported: {described(error, package)}") from None
     if found is None:
         hint = did_you_mean(class_name, vars(module))
         raise InputError(f"{name}: {module_name} has no {class_name}{hint}")
-    if not (isinstance(found, type) and issubclass(found, nnx.Module)):
-        raise InputError(f"{name}: found {found!r}, expected a subclass of flax.nnx.Module")
-    GENERATORS[name] = DISCRIMINATORS[name] = found
-    return _hash(package)
+    return found, _hash(package)
 
 
 class _AllowedPackages:
@@ -161,7 +170,7 @@ def _check_network(
     try:
         returned = jax.eval_shape(run, arrays, options)
     except (Exception, SystemExit) as error:  # custom code may raise anything
-        reason = _described(error, name.partition(".")[0])
+        reason = described(error, name.partition(".")[0])
         raise InputError(f"trial.{side}: {name}: {reason}") from None
     shape = getattr(returned, "shape", type(returned).__name__)
     if shape != expected:
@@ -171,7 +180,7 @@ def _check_network(
         )
 
 
-def _described(error: BaseException, package: str) -> str:
+def described(error: BaseException, package: str) -> str:
     """The error's type and first paragraph in one line, followed by the deepest line of the
     package's code, if any, unless the error already contains its location."""
     paragraph = " ".join(str(error).split("\n\n")[0].split())

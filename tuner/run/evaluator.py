@@ -3,7 +3,8 @@
 import hashlib
 import os
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 import jax
@@ -33,9 +34,11 @@ from tuner.metrics.evaluate import (
     ReferenceStatistics,
     Scores,
     compared_images,
+    sampled_images,
     scores,
 )
 from tuner.metrics.extractors import Extractor, joined
+from tuner.metrics.own import Sample, own_metrics
 from tuner.run.custom_networks import Sources
 from tuner.spec.study import StudySpec
 from tuner.trial import DatasetInfo, Program
@@ -58,6 +61,7 @@ class Evaluation(NamedTuple):
 
     finite: bool = False
     scores: Scores = NO_SCORES
+    own: Mapping[str, float] = {}  # the study's own metrics
     d_auc: float | None = None
     samples: np.ndarray | None = None  # uint8 (n, h, w, c), of the same latents every time
     generate_seconds: float = 0.0
@@ -195,7 +199,8 @@ class Evaluator:
         latents = self._latents(EVALUATION, program)
         shown = shown_latents(latents, self.spec.pictures.images)
         clock = _Clock()
-        made = self._generate(program, generator, latents, set(shown // CHUNK), clock)
+        kept = range(-(-len(latents.z) // CHUNK)) if self.spec.metrics.own else set(shown // CHUNK)
+        made = self._generate(program, generator, latents, kept, clock)
         d_auc = self._d_auc(program, state, made.fakes, latents)
         if d_auc is None or not all(jax.device_get(made.finite)):
             return Evaluation()
@@ -203,12 +208,16 @@ class Evaluator:
         features = joined(made.features, len(latents.z))
         extracted = running_time()
         found = scores(self.real, features, self.extractor.classes(features), extras)
-        scored = running_time()
         pixels = jax.device_get(made.pixels)
+        own: Mapping[str, float] = {}
+        if self.spec.metrics.own:
+            own = self._own(Sample(features, np.concatenate([*pixels.values()])[: len(features)]))
+        scored = running_time()
         samples = [pixels[i // CHUNK][i % CHUNK] for i in shown]
         return Evaluation(
             finite=True,
             scores=found,
+            own=own,
             d_auc=d_auc,
             samples=np.array(samples, np.uint8).reshape(-1, *program.image_shape),
             generate_seconds=clock.generate_seconds,
@@ -252,9 +261,21 @@ class Evaluator:
         return discriminator_auc(real, fake)
 
     def scores(self, images: np.ndarray, extras: Collection[str]) -> Scores:
-        """Score uint8 images (n, h, w, c)."""
+        """Score uint8 images (n, h, w, c), by the study's own metrics too."""
         features = self.extractor(images)
-        return scores(self.real, features, self.extractor.classes(features), extras)
+        found = scores(self.real, features, self.extractor.classes(features), extras)
+        return {**found, **self._own(Sample(features, images))}
+
+    @cached_property
+    def real_sample(self) -> Sample:
+        """The real images that own metrics compare with: at most twice as many as generated."""
+        chosen = sampled_images(len(self.images), self.spec.metrics.samples)
+        return Sample(self.real.features, np.asarray(self.images[chosen]))
+
+    def _own(self, generated: Sample) -> Mapping[str, float]:
+        """The study's own metrics of generated images."""
+        names = self.spec.metrics.own
+        return own_metrics(names, self.real_sample, generated) if names else {}
 
     def nearest(self, samples: np.ndarray) -> np.ndarray | None:
         """The first samples, each followed by the training images nearest to it, uint8 (n, 1 + k,

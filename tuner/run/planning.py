@@ -19,7 +19,7 @@ from tuner.metrics.extractors import extraction_flops
 from tuner.run.constraints import excluded
 from tuner.run.custom_networks import import_allowed
 from tuner.run.evaluator import device_memory, image_memory
-from tuner.run.sharing import load_inception_extractor
+from tuner.run.sharing import load_published_extractor
 from tuner.run.startup import load_checked
 from tuner.spec.branches import SWITCHES, branches, program_count
 from tuner.spec.parameters import largest_value, values_of
@@ -43,7 +43,7 @@ def plan(
     """
     make_sampler(spec)
     images, dataset = load_checked(spec, local, announce)
-    load_inception_extractor(spec, local.weights)  # to check the file
+    load_published_extractor(spec, local.weights)  # to check the file
     program = largest_program(spec, dataset)
     state, size = abstract_state(program), images.images.nbytes
     weights = size_of(program)

@@ -22,12 +22,14 @@ from tuner.files.serialization import (
     encode_reference_statistics,
 )
 from tuner.files.study_files import StudyFiles
+from tuner.files.transformer_weights import load_transformer, needed
 from tuner.metrics import evaluate
 from tuner.metrics.evaluate import ReferenceStatistics
 from tuner.metrics.extractors import VERSION, Extractor, random_extractor, train_classifier
 from tuner.paths import local_path
 from tuner.phases import Phase, PhaseClock
 from tuner.run.signals import Stop
+from tuner.spec.metrics import INCEPTION_SHA256, PRETRAINED
 from tuner.spec.study import StudySpec
 from tuner.study.session import WorkerSession
 from tuner.xla import keep_private
@@ -60,10 +62,10 @@ def shared_measures(
     """Read the study's measures, make them, or wait for the worker that makes them.
 
     Without a ``session``, as for read-only commands, makes what is missing. ``weights`` is the path
-    of the Inception weights on this machine. InputError if the weights or the images are
+    of a published network's weights on this machine. InputError if the weights or the images are
     unsuitable; StoppedError if ``stop`` is requested while waiting.
     """
-    published = load_inception_extractor(spec, weights)
+    published = load_published_extractor(spec, weights)
     clock = PhaseClock() if session is None else session.clock
     waiting = False
     while (found := _find(files, images, published)) is None:
@@ -87,14 +89,15 @@ def shared_measures(
     return found
 
 
-def load_inception_extractor(spec: StudySpec, weights: str | None = None) -> Extractor | None:
-    """Load the Inception network from ``weights``, else the environment's path, else the study's.
+def load_published_extractor(spec: StudySpec, weights: str | None = None) -> Extractor | None:
+    """Load a published network from ``weights``, else the environment's path, else the study's.
 
-    None if the study does not use it; InputError if the file is missing or a different one.
+    None if the study uses none; InputError if the file is missing or a different one.
     """
     metrics = spec.metrics
-    if metrics.features != "inception":
+    if metrics.features not in PRETRAINED:
         return None
+    sha256 = metrics.weights_sha256
     paths = {
         "--weights": weights,
         WEIGHTS_VARIABLE: variable(WEIGHTS_VARIABLE),
@@ -102,12 +105,19 @@ def load_inception_extractor(spec: StudySpec, weights: str | None = None) -> Ext
     }
     origin, path = next(((key, value) for key, value in paths.items() if value), ("", ""))
     if not path:
+        file = f"the file with SHA-256 {sha256}, published at {PUBLISHED_AT}"
+        if metrics.features != "inception":
+            file = needed(metrics.features)
         raise InputError(
-            f"metrics.weights: not set, and neither is {WEIGHTS_VARIABLE}; give the path of the "
-            f"file with SHA-256 {metrics.weights_sha256}, published at {PUBLISHED_AT}"
+            f"metrics.weights: not set, and neither is {WEIGHTS_VARIABLE}; give the path of {file}"
         )
-    arrays = load_inception(str(local_path(path, origin)), metrics.weights_sha256)
-    return Extractor("inception", dict(jax.device_put(arrays)), None, metrics.input)
+    file = str(local_path(path, origin))
+    if metrics.features == "inception":
+        arrays = load_inception(file, sha256)
+        return Extractor("inception", dict(jax.device_put(arrays)), None, metrics.input)
+    checked = None if sha256 == INCEPTION_SHA256 else sha256
+    arrays = load_transformer(file, metrics.features, checked)
+    return Extractor(metrics.features, dict(jax.device_put(arrays)), None)
 
 
 def _find(files: StudyFiles, images: ImageSet, published: Extractor | None) -> Measures | None:

@@ -14,8 +14,10 @@ from tuner.environment import DEFAULT_OPTIONS, MachineOptions, compiled_programs
 from tuner.errors import InputError
 from tuner.files.study_files import StudyFiles
 from tuner.metrics import evaluate
+from tuner.metrics.vit import ARCHITECTURES
 from tuner.phases import Phase, PhaseClock
 from tuner.run.constraints import excluded
+from tuner.run.custom_metrics import check_metrics, import_metrics
 from tuner.run.custom_networks import Sources, check_all_shapes, import_allowed, networks_of
 from tuner.run.evaluator import Evaluator, dataset_info, latents_digest
 from tuner.run.gpus import warning_of_unused
@@ -38,6 +40,10 @@ from tuner.trial import DatasetInfo
 from tuner.version import __version__
 from tuner.xla import check_settings, compilation_seconds, compiling_since, keep_compiled
 
+# How images enter the extractor, except Inception's, where the study decides.
+INPUTS = dict.fromkeys(("classifier", "random"), "as it is") | dict.fromkeys(
+    ARCHITECTURES, "resized as by Pillow"
+)
 FEWEST_IMAGES, FEWEST_LABELLED, FEWEST_HELD_OUT = 20, 50, 50
 
 
@@ -81,6 +87,7 @@ def load_checked(
 ) -> tuple[ImageSet, DatasetInfo]:
     """Load the images and import the custom networks; InputError if the study can't be run."""
     sources = import_allowed(networks_of(spec), options.allow)
+    sources += import_metrics(spec.metrics.own, options.allow)
     images = load_images(spec.data, options.data, announce)
     check_data(spec, images)
     dataset = dataset_info(images, sources)
@@ -141,6 +148,8 @@ def open_evaluator(
     if extractor.accuracy is not None:
         announce(f"the classifier's accuracy on held-out images is {extractor.accuracy:.1%}")
     evaluator = Evaluator(store.spec, images, extractor, real, dataset.sources)
+    if store.spec.metrics.own:
+        check_metrics(store.spec.metrics.own, evaluator.real_sample)
     if session is not None:
         session.when_edited = partial(_take_up, evaluator, images)
     return evaluator
@@ -159,7 +168,7 @@ def known_parts(spec: StudySpec, images: ImageSet, sources: Sources) -> Parts:
     return _code_parts(sources) | {
         "data": images.fingerprint,
         "features": metrics.features,
-        "input": metrics.input if metrics.features == "inception" else "as it is",
+        "input": INPUTS.get(metrics.features, metrics.input),
         "samples": str(metrics.samples),
         "latents": f"{latents_digest(spec)} (seed {spec.study.seed})",
         "precision": evaluate.PRECISION,

@@ -93,6 +93,7 @@ class Trainer:
             generate_seconds=found.generate_seconds,
             extract_seconds=found.extract_seconds,
             score_seconds=found.score_seconds,
+            own=found.own,
             **found.scores,
         )
 
@@ -109,7 +110,7 @@ class Trainer:
         generator = unpack(like, arrays, "the best generator")
         samples = evaluator.fresh_samples(program, generator)
         group = ALL_OBJECTIVES[objective].group
-        value = evaluator.scores(samples, set() if group is None else {group})[objective]
+        value = evaluator.scores(samples, set() if group is None else {group}).get(objective)
         return None if value is None else _number(value), evaluator.nearest(samples)
 
     def packed_state(self) -> Arrays:

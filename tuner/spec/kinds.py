@@ -91,6 +91,11 @@ class Name(_Checked):
 
 def is_custom_network(value: Any) -> bool:
     """Whether the value names a custom network, as ``package.module:Class``."""
+    return is_import_name(value)
+
+
+def is_import_name(value: Any) -> bool:
+    """Whether the value names an object to import, as ``package.module:object``."""
     if not isinstance(value, str) or value.count(":") != 1:
         return False
     module, _, name = value.partition(":")

@@ -3,14 +3,23 @@
 import re
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
+from tuner.spec.kinds import did_you_mean, is_import_name, shown
 from tuner.spec.sections import OneOf, Section, entry
-from tuner.trial import FIELDS
+from tuner.trial import FIELDS, ReportField
 
 When = Literal["off", "end", "every"]
 # Feature extractors, and the number of features of each.
-FEATURES = {"classifier": 128, "random": 128, "inception": 2048}
+FEATURES = {
+    "classifier": 128,
+    "random": 128,
+    "inception": 2048,
+    "dinov2": 1024,
+    "dinov2-base": 768,
+    "clip": 768,
+}
+PRETRAINED = ("inception", "dinov2", "dinov2-base", "clip")  # their weights come from a file
 
 
 class Objective(NamedTuple):
@@ -28,15 +37,60 @@ def _measured(name: str, group: str | None, *, alone: bool = False) -> Objective
     return Objective(field.label, field.better == "higher", group, alone)
 
 
-ALL_OBJECTIVES = {
-    "fid": _measured("fid", None, alone=True),
-    "kid": _measured("kid", "kid", alone=True),
-    "fid_infinity": _measured("fid_infinity", "fid_infinity", alone=True),
-    **{n: _measured(n, "neighbours") for n in ("precision", "recall", "density", "coverage")},
-    "seconds": Objective("seconds", measured=False),
-    "parameters": Objective("parameters", measured=False),
-}
-OBJECTIVES = {name: objective.label for name, objective in ALL_OBJECTIVES.items()}
+class _Objectives(dict[str, Objective]):
+    """Objectives by name; those of a study's own metrics are named by their functions."""
+
+    def __missing__(self, name: str) -> Objective:
+        return Objective(name.partition(":")[2].replace("_", " ") or name, alone=True)
+
+
+class _Labels(dict[str, str]):
+    """Labels of objectives by name, those of own metrics included."""
+
+    def __missing__(self, name: str) -> str:
+        return ALL_OBJECTIVES[name].label
+
+
+ALL_OBJECTIVES = _Objectives(
+    {
+        "fid": _measured("fid", None, alone=True),
+        **{name: _measured(name, name, alone=True) for name in ("kid", "fid_infinity", "cmmd")},
+        **{n: _measured(n, "neighbours") for n in ("precision", "recall", "density", "coverage")},
+        "seconds": Objective("seconds", measured=False),
+        "parameters": Objective("parameters", measured=False),
+    }
+)
+OBJECTIVES = _Labels({name: objective.label for name, objective in ALL_OBJECTIVES.items()})
+
+
+def objective_field(name: str) -> ReportField:
+    """The field of an objective; an own metric gets one of the same kind."""
+    own = ReportField(OBJECTIVES[name], "own metric", "lower", name=name, nullable=True)
+    return FIELDS.get(name, own)
+
+
+def _objective(value: str) -> str:
+    if value in OBJECTIVES or is_import_name(value):
+        return value
+    names = ", ".join(map(repr, OBJECTIVES))
+    hint = did_you_mean(value, OBJECTIVES)
+    raise ValueError(f"found {value!r}, expected one of {names}, or a metric in own{hint}")
+
+
+def _own(value: Any) -> tuple[str, ...]:
+    expected = "expected a list of names like package.module:function"
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"found {shown(value)}, {expected}")
+    for name in value:
+        if not is_import_name(name):
+            raise ValueError(f"found {shown(name)}, {expected}")
+    return tuple(dict.fromkeys(value))
+
+
+_IMPORT_NAME = {"type": "string", "pattern": r"^[^:]+:[^:]+$"}
+_OBJECTIVE_SCHEMA = {"anyOf": [{"enum": list(OBJECTIVES), "type": "string"}, _IMPORT_NAME]}
+_OWN_SCHEMA = {"type": "array", "items": _IMPORT_NAME}
+_Name = Annotated[str, AfterValidator(_objective), WithJsonSchema(_OBJECTIVE_SCHEMA)]
 # Of pt_inception-2015-12-05-6726825d.pth, the FID network's weights as pytorch-fid publishes them.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
@@ -50,14 +104,19 @@ def _sha256(value: str) -> str:
 class MetricsSection(Section):
     features: Annotated[str, OneOf(FEATURES)] = entry(
         "classifier",
-        "feature extractor: a classifier trained on the data's labels, random filters, or the "
-        "Inception network of published FIDs",
+        "feature extractor: a classifier trained on the data's labels, random filters, the "
+        "Inception network of published FIDs, DINOv2 (ViT-L/14, or ViT-B/14 as `dinov2-base`), or "
+        "CLIP (ViT-L/14-336)",
     )
     weights: str = entry(
-        "", "file with Inception's weights; the environment variable TUNER_WEIGHTS overrides it"
+        "",
+        "file with the weights of inception, dinov2 or clip; the environment variable "
+        "TUNER_WEIGHTS overrides it",
     )
     weights_sha256: Annotated[str, AfterValidator(_sha256)] = entry(
-        INCEPTION_SHA256, "SHA-256 of that file; by default that of the published file"
+        INCEPTION_SHA256,
+        "SHA-256 of that file; by default that of Inception's published file, while files for "
+        "dinov2 and clip are not checked",
     )
     input: Literal["clean", "pytorch-fid", "torch-fidelity"] = entry(
         "clean", "library whose resizing to Inception's 299 x 299 pixels is reproduced"
@@ -65,20 +124,25 @@ class MetricsSection(Section):
     samples: int = entry(5000, "generated images per evaluation", ge=10, le=1_000_000)
     every: int = entry(
         1,
-        "epochs between evaluations, by default 5 with inception; the last is always evaluated",
+        "epochs between evaluations, by default 5 with inception, dinov2 and clip; the last is "
+        "always evaluated",
         ge=1,
         le=100_000,
     )
-    objective: Annotated[str, OneOf(OBJECTIVES)] = entry(
+    objective: _Name = entry(
         "fid",
-        "metric that is minimised and reported to samplers and pruners: fid, kid, fid_infinity",
+        "metric that is minimised and reported to samplers and pruners: `fid`, `kid`, "
+        "`fid_infinity`, `cmmd` (with clip, where it is the default), or one of `own`",
     )
-    objectives: tuple[Annotated[str, OneOf(OBJECTIVES)], ...] = Field(
+    objectives: tuple[_Name, ...] = Field(
         default=(),
         strict=False,
         description="two or more objectives instead of one: "
-        f"{', '.join(OBJECTIVES)}; the first, a metric of images, chooses a trial's epoch and is "
-        "what pruners see",
+        f"{', '.join(OBJECTIVES)}, or some of `own`; the first, a metric of images, chooses a "
+        "trial's epoch and is what pruners see",
+    )
+    own: Annotated[tuple[str, ...], BeforeValidator(_own), WithJsonSchema(_OWN_SCHEMA)] = entry(
+        (), "own metrics, as `package.module:function`; see docs/metrics.md"
     )
     kid: When = entry("off", "KID at every evaluation, at the last, or never")
     neighbours: When = entry("end", "precision, recall, density and coverage, likewise")
@@ -94,7 +158,7 @@ class MetricsSection(Section):
     def _first_objective(cls, table: Any) -> Any:
         """The first of several objectives is the one where a single number is needed."""
         match table:
-            case {"objectives": [str(first), *_]} if first in OBJECTIVES:
+            case {"objectives": [str(first), *_]}:
                 return {"objective": first} | table
         return table
 
@@ -115,10 +179,11 @@ class MetricsSection(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _fewer_inception_evaluations(cls, table: Any) -> Any:
-        if isinstance(table, dict) and table.get("features") == "inception":
-            return {"every": 5} | table
-        return table
+    def _defaults_by_features(cls, table: Any) -> Any:
+        if not isinstance(table, dict) or table.get("features") not in PRETRAINED:
+            return table
+        is_clip = table["features"] == "clip" and "objectives" not in table
+        return {"every": 5} | ({"objective": "cmmd"} if is_clip else {}) | table
 
     def evaluated(self, epoch: int, epochs: int) -> bool:
         """Whether a trial of ``epochs`` epochs is evaluated after ``epoch``."""
@@ -128,5 +193,11 @@ class MetricsSection(Section):
         """The metrics that this evaluation computes in addition to FID."""
         due = ("every", "end") if epoch == epochs else ("every",)
         optional = ("kid", "neighbours", "fid_infinity", "heldout")
+        found = {name for name in optional if getattr(self, name) in due}
         groups = {ALL_OBJECTIVES[name].group for name in self.names} - {None}
-        return {name for name in optional if getattr(self, name) in due} | {*map(str, groups)}
+        return found | self.always | {*map(str, groups)}
+
+    @property
+    def always(self) -> set[str]:
+        """The metrics that these features are meant for, computed at every evaluation."""
+        return {"cmmd"} if self.features == "clip" else set()

@@ -9,8 +9,8 @@ from tuner.spec import branches, search
 from tuner.spec.compatibility import DECIDING_SETTINGS, conflicts, purposeful, unused
 from tuner.spec.data import DataSpec
 from tuner.spec.guard import ClassCoverageGuard
-from tuner.spec.kinds import did_you_mean, shown
-from tuner.spec.metrics import ALL_OBJECTIVES, MetricsSection
+from tuner.spec.kinds import did_you_mean, is_import_name, shown
+from tuner.spec.metrics import ALL_OBJECTIVES, PRETRAINED, MetricsSection
 from tuner.spec.parameters import Range, Value, values_of
 from tuner.spec.sections import Key, Problem
 from tuner.spec.study import StudySpec, WarmStartSection
@@ -119,13 +119,25 @@ def pruner_problems(spec: StudySpec) -> Iterator[Problem]:
     return spec.pruner.problems(study.epochs, study.trials, every, study.value)
 
 
+# The features that read a key of [metrics].
+_READERS = {"weights": PRETRAINED, "weights_sha256": PRETRAINED, "input": ("inception",)}
+
+
 def _metrics(spec: StudySpec) -> Iterator[Problem]:
     metrics = spec.metrics
-    if metrics.features != "inception":
-        for key in ("weights", "weights_sha256", "input"):
-            if getattr(metrics, key) != MetricsSection.model_fields[key].default:
-                text = f'{key} is set, but features = "{metrics.features}" ignores it'
-                yield ("metrics", key), f'{text}; it applies to features = "inception"'
+    for key, readers in _READERS.items():
+        is_set = getattr(metrics, key) != MetricsSection.model_fields[key].default
+        if is_set and metrics.features not in readers:
+            text = f'{key} is set, but features = "{metrics.features}" ignores it'
+            names = " or ".join(f'"{name}"' for name in readers)
+            yield ("metrics", key), f"{text}; it applies to features = {names}"
+    at = "metrics", "objectives" if metrics.several else "objective"
+    if "cmmd" in metrics.names and metrics.features != "clip":
+        text = f'found "cmmd" with features = "{metrics.features}"'
+        yield at, f'{text}; it applies to features = "clip"'
+    for name in metrics.names:
+        if is_import_name(name) and name not in metrics.own:
+            yield at, f"found {name!r}, which own does not name"
     if not spec.data.holdout and metrics.heldout != MetricsSection.model_fields["heldout"].default:
         text = "heldout is set, but without data.holdout no images are held out"
         yield ("metrics", "heldout"), text

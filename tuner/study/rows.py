@@ -180,9 +180,11 @@ def _typed(value: Any, *types: type) -> Any:
 def epoch_report(values: Iterable[Any]) -> EpochReport | None:
     """A row of ``tuner_epochs``; None if its epoch, a count or a duration is not valid.
 
-    A measurement that is not a number counts as missing.
+    The last of ``values`` are the own metrics, as JSON. A measurement that is not a number counts
+    as missing.
     """
-    row = dict(zip(FIELDS, values, strict=True))
+    *numbers, own = values
+    row = dict(zip(FIELDS, numbers, strict=True))
     for name, field in FIELDS.items():
         value = row[name]
         if field.nullable:
@@ -191,7 +193,15 @@ def epoch_report(values: Iterable[Any]) -> EpochReport | None:
             found = whole(value) if field.kind is int else finite(value)
             if found is None or found < 0:
                 return None
-    return EpochReport(**row | {"finite": row["finite"] is True}) if row["epoch"] else None
+    row |= {"finite": row["finite"] is True, "own": _own_metrics(own)}
+    return EpochReport(**row) if row["epoch"] else None
+
+
+def _own_metrics(value_json: Any) -> dict[str, float]:
+    """Own metrics from their JSON, without those that are not finite numbers."""
+    value = attribute(value_json)
+    pairs = value.items() if isinstance(value, dict) else ()
+    return {printable(name): found for name, x in pairs if (found := finite(x)) is not None}
 
 
 def phase_seconds(values: Iterable[Any]) -> PhaseSeconds:

@@ -8,6 +8,7 @@ can be created without a lease. This overrides private methods of Optuna's stora
 that they exist and are still called.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -260,6 +261,7 @@ class FencedStorage(UnfencedStorage):
             if lease is not None:
                 owner = self.held[trial_id]
                 by = {"worker": owner.worker, "token": owner.token, "reported_at": tables.db_now()}
+                row = row | {"own": json.dumps(row["own"]) if row.get("own") else None}
                 session.execute(insert(tables.epochs).values(trial_id=trial_id, **row, **by))
                 if value is None:
                     trials = tables.optuna_trials.c

@@ -215,7 +215,7 @@ class StudyStore(StudyRow):
     def _reports(self, where: ColumnElement[bool]) -> dict[int, list[EpochReport]]:
         """The reports that can be read, by trial id, in order."""
         ours = tables.epochs.c
-        columns = [ours[name] for name in FIELDS]
+        columns = [*(ours[name] for name in FIELDS), ours.own]
         query = select(ours.trial_id, *columns).where(where).order_by(ours.trial_id, ours.epoch)
         reports: dict[int, list[EpochReport]] = {}
         with self.database.rdb.engine.connect() as connection:

@@ -5,6 +5,7 @@ from typing import Any
 
 from plotly.subplots import make_subplots
 
+from tuner.spec.metrics import objective_field
 from tuner.spec.study import StudySpec
 from tuner.study.records import TrialRecord, best_of
 from tuner.study.rows import finite
@@ -31,7 +32,7 @@ UNITS = ((3600, "hours"), (60, "minutes"), (1, "seconds"))
 
 def value_against_epoch(spec: StudySpec, trials: Trials) -> Figure:
     """The objective after each evaluated epoch: one line per trial, coloured by outcome."""
-    return _curves(spec, trials, FIELDS[spec.metrics.objective])
+    return _curves(spec, trials, objective_field(spec.metrics.objective))
 
 
 def loss_ratio_against_epoch(spec: StudySpec, trials: Trials) -> Figure:

@@ -10,6 +10,7 @@ from tuner.spec.trial import kind_of, setting_names
 from tuner.study.records import TrialRecord
 from tuner.trial import FIELDS
 from tuner.views.axes import parameter_axes
+from tuner.views.summaries import own_names
 
 Frame = Any  # pandas.DataFrame, which has no types here
 REAL, WHOLE, TEXT = "float64", "Int64", "string"  # missing values: NaN, NA, NA
@@ -68,14 +69,20 @@ def _type(name: str) -> str:
 
 
 def epochs_frame(trials: Sequence[TrialRecord]) -> Frame:
-    """One row per trial and epoch: ``trial``, ``state``, and the fields of EpochReport.
+    """One row per trial and epoch: ``trial``, ``state``, the fields of EpochReport, own metrics.
 
     Numbers that were not measured are NaN.
     """
     dtypes = {int: "int64", bool: "bool", float: REAL}
     types = {"trial": "int64", "state": TEXT}
     types |= {name: dtypes[field.kind] for name, field in FIELDS.items()}
-    rows = [(trial.number, trial.state, *report) for trial in trials for report in trial.reports]
+    own = own_names(trials)
+    types |= dict.fromkeys(own, REAL)
+    rows = [
+        (trial.number, trial.state, *map(report.value, (*FIELDS, *own)))
+        for trial in trials
+        for report in trial.reports
+    ]
     frame = _pandas().DataFrame(rows, columns=list(types), dtype="object")
     return frame.astype(types)
 

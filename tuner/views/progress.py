@@ -66,6 +66,7 @@ class PlainProgress:
         measured = [
             (field.label, report.value(field.name)) for field in MEASUREMENTS if field.logged
         ]
+        measured += [(OBJECTIVES[name], value) for name, value in report.own.items()]
         known = [f"{label} {number(value)}" for label, value in measured if value is not None]
         self.announce(
             f"trial {claim.number} epoch {report.epoch}/{claim.config.epochs} {' '.join(known)}"

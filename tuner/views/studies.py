@@ -19,7 +19,7 @@ from tuner.study.workers import WorkerRecord
 from tuner.trial import FIELDS
 from tuner.views.budgets import budget_line
 from tuner.views.formatting import duration, number, params_text, value_text
-from tuner.views.summaries import best_line, hold_line, no_worker_line, phase_shares
+from tuner.views.summaries import best_line, hold_line, no_worker_line, own_names, phase_shares
 from tuner.views.tables import FittingTable
 
 STATES = {
@@ -280,10 +280,12 @@ def epochs_csv(trials: Sequence[TrialRecord]) -> str:
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "state", "reason", *names, *FIELDS])
-    nothing = (None,) * len(FIELDS)
+    own = own_names(trials)
+    writer.writerow(["trial", "state", "reason", *names, *FIELDS, *own])
     for trial in trials:
         params = [trial.params.get(name) for name in names]
-        for report in trial.reports or [nothing]:
-            writer.writerow([trial.number, trial.state, trial.reason, *params, *report])
+        for report in trial.reports or [None]:
+            numbers = [getattr(report, field, None) for field in FIELDS]
+            numbers += [report and report.own.get(name) for name in own]
+            writer.writerow([trial.number, trial.state, trial.reason, *params, *numbers])
     return text.getvalue()

@@ -5,7 +5,7 @@ from typing import Any
 
 from tuner import hints
 from tuner.phases import Phase, PhaseSeconds
-from tuner.spec.metrics import OBJECTIVES
+from tuner.spec.metrics import OBJECTIVES, objective_field
 from tuner.spec.study import StudySpec
 from tuner.spec.warnings import warnings
 from tuner.study.records import TrialRecord, best_of
@@ -91,7 +91,12 @@ def baseline_gain(trials: Sequence[TrialRecord], objective: str) -> str:
 
 def curve_fields(spec: StudySpec) -> tuple[ReportField, ...]:
     """The fields that a trial's curves show: objective, loss ratio and D's AUC."""
-    return FIELDS[spec.metrics.objective], FIELDS["loss_ratio"], FIELDS["d_auc"]
+    return objective_field(spec.metrics.objective), FIELDS["loss_ratio"], FIELDS["d_auc"]
+
+
+def own_names(trials: Sequence[TrialRecord]) -> list[str]:
+    """The names of the own metrics that the trials measured."""
+    return list(dict.fromkeys(name for report in epochs_of(trials) for name in report.own))
 
 
 def epochs_of(trials: Sequence[TrialRecord]) -> History:
@@ -200,7 +205,7 @@ def appraisal(found: Mapping[str, Any], objective: str) -> str:
     extrapolated = (
         "" if infinity is None else f" ({number(infinity)} extrapolated to infinitely many images)"
     )
-    others = [name for name in fresh if name not in SHOWN_APART]
+    others = [name for name, x in fresh.items() if name not in SHOWN_APART and x is not None]
     lines = [
         f"\nBest: trial {trial.number}, {OBJECTIVES[objective]} {number(trial.value)}{when}: "
         f"{params_text(trial.params)}"
@@ -212,7 +217,7 @@ def appraisal(found: Mapping[str, Any], objective: str) -> str:
     lines += [
         f"FID on fresh latents {number(fresh['fid'])}{extrapolated}; real against real images "
         f"{number(found['real_fid'])} ({found['real_count']} each)",
-        ", ".join(f"{FIELDS[name].label} {number(fresh[name])}" for name in others),
+        ", ".join(f"{objective_field(name).label} {number(fresh[name])}" for name in others),
     ]
     if held_out := held_out_line(fresh):
         lines.append(held_out)

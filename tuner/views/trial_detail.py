@@ -9,12 +9,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tuner.spec.metrics import OBJECTIVES
+from tuner.spec.metrics import OBJECTIVES, objective_field
 from tuner.spec.study import StudySpec
 from tuner.study.records import Hang, Ownership, TrialRecord
 from tuner.study.rows import finite
 from tuner.study.space import derive_seed
-from tuner.trial import FIELDS, MEASUREMENTS, EpochReport
+from tuner.trial import MEASUREMENTS, EpochReport
 from tuner.views.formatting import date_time, duration, evenly_spaced, number, value_text
 from tuner.views.studies import trial_values
 from tuner.views.summaries import curve_fields, values_text
@@ -172,10 +172,10 @@ def _block(value: float, low: float, high: float) -> str:
 
 def _epochs(spec: StudySpec, reports: Sequence[EpochReport]) -> FittingTable:
     """Up to ``EPOCH_ROWS`` epochs, evenly spaced, with every measurement that some epoch has."""
-    objective = FIELDS[spec.metrics.objective]
+    objective = objective_field(spec.metrics.objective)
     others = [
         field
-        for field in MEASUREMENTS
+        for field in (*MEASUREMENTS, *map(objective_field, spec.metrics.own))
         if field != objective and any(report.value(field.name) is not None for report in reports)
     ]
     labels = [field.label for field in others]
