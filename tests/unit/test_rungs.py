@@ -138,6 +138,17 @@ def test_a_paused_trial_that_beats_the_complete_ones_is_promoted_at_the_end() ->
     assert found.promoted_last({9: 1}, best=8.0) is None  # it has no value
 
 
+def test_a_maximised_objective_is_compared_the_other_way_round() -> None:
+    ladder = Ladder((1, 3), 2, higher=True)
+    found = Standings(ladder, [Reached(n, 1, n / 10) for n in range(6)])
+    assert [n for n in range(6) if found.passes(n, 1)] == [3, 4, 5]
+    assert found.threshold(0, 1) == 0.3
+    assert found.ranked(dict.fromkeys(range(6), 1)) == [5, 4, 3, 2, 1, 0]
+    assert found.why_paused(2, 1) == "0.2, 0.3 needed"
+    assert found.promoted_last({2: 1, 1: 1}, best=0.15) == 2
+    assert found.promoted_last({2: 1, 1: 1}, best=0.25) is None
+
+
 @given(
     values=st.lists(st.floats(0, 100, allow_nan=False), min_size=1, max_size=40),
     eta=st.integers(2, 5),

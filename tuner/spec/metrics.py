@@ -158,7 +158,7 @@ class MetricsSection(Section):
     def _first_objective(cls, table: Any) -> Any:
         """The first of several objectives is the one where a single number is needed."""
         match table:
-            case {"objectives": [str(first), *_]}:
+            case {"objectives": [str(first), *_]} if first in OBJECTIVES or is_import_name(first):
                 return {"objective": first} | table
         return table
 

@@ -177,9 +177,6 @@ def _objectives(spec: StudySpec) -> Iterator[Problem]:
         known = ", ".join(s.model_fields["name"].default for s in samplers)
         text = f"{spec.sampler.name} searches by one objective only"
         yield ("sampler", "name"), f"{text}; use one of {known}, or metrics.objective"
-    if first.higher and isinstance(spec.pruner, search.AshaPruner):
-        text = f"asha needs a first objective that is minimised, and {metrics.objective} is not"
-        yield ("pruner", "name"), f"{text}; use another pruner, or another order of objectives"
     if spec.confirm.top:
         text = "several objectives have no single winner to confirm"
         yield ("confirm", "top"), f"{text}; leave it at 0"

@@ -142,10 +142,11 @@ class Promoter:
         return bool(session.execute(active).scalar_one())
 
     def _best_complete(self, session: Session) -> float | None:
-        """The lowest value of the search's complete trials."""
+        """The best value of the search's complete trials, by the first objective."""
         value = models.TrialValueModel
+        best = func.max if self._ladder.higher else func.min
         query = (
-            select(func.min(value.value))
+            select(best(value.value))
             .join(tables.optuna_trials, _trials.trial_id == value.trial_id)
             .where(_trials.study_id == self._study.study_id, value.objective == 0)
             .where(value.value_type == value.TrialValueType.FINITE)

@@ -4,14 +4,16 @@ The promotion type of ASHA (Li et al. 2020, "A System for Massively Parallel Hyp
 algorithm 2): of the n trials that have reached a rung, the best n / reduction_factor pass it. The
 others are paused, and promoted once more trials have reached the rung and they are among the best
 after all. Several brackets, in which trials skip rungs, make it asynchronous Hyperband. Pure:
-values in, decisions out; lower is better.
+values in, decisions out.
 """
 
+import math
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import NamedTuple, Self
 
+from tuner.spec.metrics import ALL_OBJECTIVES
 from tuner.spec.search import AshaPruner
 from tuner.spec.study import StudySpec
 
@@ -19,14 +21,23 @@ from tuner.spec.study import StudySpec
 class Ladder:
     """The rungs of a study's trials, as epochs. A trial's bracket follows from its number."""
 
-    def __init__(self, rungs: tuple[int, ...], reduction_factor: int, brackets: int = 1) -> None:
-        """Trials of bracket b skip the first b ``rungs``."""
+    def __init__(
+        self,
+        rungs: tuple[int, ...],
+        reduction_factor: int,
+        brackets: int = 1,
+        *,
+        higher: bool = False,
+    ) -> None:
+        """Trials of bracket b skip the first b ``rungs``. ``higher``: higher values are better."""
         self.rungs, self.reduction_factor, self.brackets = rungs, reduction_factor, brackets
+        self.higher = higher
 
     @classmethod
     def of(cls, spec: StudySpec, pruner: AshaPruner) -> Self:
         rungs = pruner.rungs(spec.study.epochs, spec.metrics.every)
-        return cls(rungs, pruner.reduction_factor, pruner.brackets)
+        higher = ALL_OBJECTIVES[spec.metrics.objective].higher
+        return cls(rungs, pruner.reduction_factor, pruner.brackets, higher=higher)
 
     @cached_property
     def _pattern(self) -> list[int]:
@@ -69,8 +80,9 @@ class Standings:
 
     def __init__(self, ladder: Ladder, reached: Iterable[Reached] = ()) -> None:
         self._ladder = ladder
+        self._sign = -1 if ladder.higher else 1  # of a value as a cost, of which lower is better
         self._ranked: dict[tuple[int, int], list[tuple[float, int]]] = {}  # best first
-        self._values: dict[tuple[int, int], float] = {}
+        self._costs: dict[tuple[int, int], float] = {}
         for one in reached:
             self.add(one)
 
@@ -78,31 +90,32 @@ class Standings:
         """Add a value. One at an epoch that is no rung of the trial is ignored."""
         number, rung, value = one
         if rung in self._ladder.rungs_of(number):
-            insort(self._ranked.setdefault(self._place(number, rung), []), (value, number))
-            self._values[number, rung] = value
+            cost = self._sign * value
+            insort(self._ranked.setdefault(self._place(number, rung), []), (cost, number))
+            self._costs[number, rung] = cost
 
     def _place(self, number: int, rung: int) -> tuple[int, int]:
         return self._ladder.bracket(number), rung
 
     def passes(self, number: int, rung: int) -> bool:
         """Whether the trial is among those that pass the rung now."""
-        value = self._values.get((number, rung))
-        if value is None:
+        cost = self._costs.get((number, rung))
+        if cost is None:
             return False
         ranked = self._ranked[self._place(number, rung)]
-        return bisect_left(ranked, (value, number)) < len(ranked) // self._ladder.reduction_factor
+        return bisect_left(ranked, (cost, number)) < len(ranked) // self._ladder.reduction_factor
 
     def threshold(self, number: int, rung: int) -> float | None:
         """The worst value that passes the trial's rung now; None while none does."""
         ranked = self._ranked.get(self._place(number, rung), [])
         passing = len(ranked) // self._ladder.reduction_factor
-        return ranked[passing - 1][0] if passing else None
+        return self._sign * ranked[passing - 1][0] if passing else None
 
     def ranked(self, paused: Mapping[int, int]) -> list[int]:
-        """The paused trials, given with their rungs: higher rungs first, then lower values."""
+        """The paused trials, given with their rungs: higher rungs first, then better values."""
         worst = float("inf")
         return sorted(
-            paused, key=lambda n: (-paused[n], self._values.get((n, paused[n]), worst), n)
+            paused, key=lambda n: (-paused[n], self._costs.get((n, paused[n]), worst), n)
         )
 
     def promotable(self, paused: Mapping[int, int]) -> list[int]:
@@ -118,14 +131,15 @@ class Standings:
         candidates = self.promotable(paused) or [
             number
             for number in self.ranked(paused)
-            if best is None or self._values.get((number, paused[number]), best) < best
+            if best is None
+            or self._costs.get((number, paused[number]), math.inf) < self._sign * best
         ]
         return candidates[0] if candidates else None
 
     def why_paused(self, number: int, rung: int) -> str:
         """The trial's value at the rung and the one needed, as text."""
-        value, needed = self._values.get((number, rung)), self.threshold(number, rung)
-        found = "no value" if value is None else f"{value:.4g}"
+        cost, needed = self._costs.get((number, rung)), self.threshold(number, rung)
+        found = "no value" if cost is None else f"{self._sign * cost:.4g}"
         if needed is None:
             reached = len(self._ranked.get(self._place(number, rung), []))
             of = self._ladder.reduction_factor
