@@ -185,9 +185,10 @@ def _print_submitted(store: StudyStore, workers: int, job: str, logs: Path) -> N
 
 @launch.command("cancel")
 def cancel(name: StudyName, storage: Storage = STORAGE) -> None:
-    """End a study's Slurm jobs after their current epoch.
+    """End a study's Slurm jobs gracefully.
 
-    Workers save a checkpoint and release their trials; jobs that wait leave the queue.
+    Workers finish their epoch, save a checkpoint and release their trials; jobs that wait leave the
+    queue.
 
     Example: tuner launch cancel quickstart
     """
