@@ -4,9 +4,9 @@ import os
 import platform
 import pwd
 import shutil
-import signal
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from postgres import free_port
@@ -72,10 +72,14 @@ class Slurm:
         text = SETTINGS.format(host=host, user=user, folder=self.folder, cpus=CPUS, **ports)
         (self.folder / "slurm.conf").write_text(text)
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._start_munge()
-        self._start("slurmctld", "-D", "-i")
-        self._start("slurmd", "-D", "-N", host)
-        wait_until(lambda: "idle" in self.run("sinfo", "--noheader", "--format=%t"), "a node")
+        try:
+            self._start_munge()
+            self._start("slurmctld", "-D", "-i")
+            self._start("slurmd", "-D", "-N", host)
+            wait_until(lambda: "idle" in self.run("sinfo", "--noheader", "--format=%t"), "a node")
+        except BaseException:
+            self.remove()
+            raise
 
     def _start_munge(self) -> None:
         key, socket = self.folder / "munge.key", self.folder / "munge.socket"
@@ -127,10 +131,15 @@ class Slurm:
 
     def remove(self) -> None:
         """End all jobs and daemons, and remove their files."""
-        if self.jobs():
-            self.run("scancel", "--signal=KILL", "--full", *self.jobs())
-            self.run("scancel", *self.jobs())
+        with suppress(AssertionError, subprocess.TimeoutExpired):  # the controller may be gone
+            if found := self.jobs():
+                self.run("scancel", "--quiet", "--signal=KILL", "--full", *found)
+                self.run("scancel", "--quiet", *found)
         for process in reversed(self._processes):
-            process.send_signal(signal.SIGTERM)
-            process.wait(timeout=30)
+            process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -6,6 +6,8 @@ Scripts stand in for Slurm's programs; ``acceptance/test_slurm.py`` uses the rea
 import os
 import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,6 +154,17 @@ def test_without_slurm_status_says_nothing_of_it(study: Studies, programs: Progr
     assert slurm.waiting_line(study.store()).startswith("Slurm's queue is unknown: ")
 
 
+def test_a_job_fails_with_its_worker(tmp_path: Path) -> None:
+    code = "from tuner.launch.slurm_job import WorkerJob; WorkerJob('s', ['--grace', '1'])()"
+    clean = {key: value for key, value in os.environ.items() if key != "TUNER_STORAGE"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=clean, capture_output=True, text=True
+    )
+    assert done.returncode == 3
+    assert "no such database" in done.stderr
+    assert "resubmitted" not in done.stderr
+
+
 def goes_on(capsys: pytest.CaptureFixture[str], code: int, *signals: int) -> tuple[bool, str]:
     """Whether the job of study s returns to the queue, and the line that says why."""
     found = WorkerJob("s", [])._goes_on(code, signals)
@@ -180,7 +193,7 @@ def test_a_job_returns_to_the_queue_while_trials_are_left(
     assert goes_on(capsys, 0, signal.SIGTERM) == left
 
     monkeypatch.setenv("SLURM_RESTART_COUNT", str(MOST_FRUITLESS))
-    fruitless = "not resubmitted: no epoch in 4 runs; allow a longer --time"
+    fruitless = "not resubmitted: no epoch in 4 runs; launch with a longer --time"
     assert goes_on(capsys, 0, TIME_LIMIT) == (False, fruitless)
     assert goes_on(capsys, 0, signal.SIGTERM) == left  # a preemption says nothing about the limit
     claimed = claim(session)

@@ -9,7 +9,7 @@ import typer
 
 from tuner import hints
 from tuner.cli.app import out
-from tuner.cli.launch import launch
+from tuner.cli.launch import launch, worker_words
 from tuner.cli.options import (
     Allow,
     Artifacts,
@@ -21,9 +21,8 @@ from tuner.cli.options import (
     open_study,
     parse_duration,
 )
-from tuner.cli.processes import worker_arguments
 from tuner.cli.run import ExitWhenIdle, Grace, MaxTrials
-from tuner.environment import METRICS_HOST, STORAGE, MachineOptions
+from tuner.environment import STORAGE, MachineOptions
 from tuner.errors import InputError
 from tuner.launch import slurm
 from tuner.launch.slurm_job import WorkerJob
@@ -130,15 +129,11 @@ def launch_slurm(
     store = open_study(storage, name)
     if store.remaining() <= 0 or store.budget().reason is not None:
         raise InputError(f"study {name!r} has no trial left to run")
-    more = ["--grace", f"{grace:g}"]
-    more += ["--exit-when-idle"] if exit_when_idle else []
-    more += [] if max_trials is None else ["--max-trials", str(max_trials)]
-    if workers_per_device is not None:
-        more += ["--workers-per-device", str(workers_per_device or "auto")]
     machine = MachineOptions(data, weights, tuple(allow or ()))
-    [words] = worker_arguments(1, name, artifacts, machine, (METRICS_HOST, None), *more)
-    folder = local_path(logs, "--logs")
-    job = WorkerJob(name, words[1:])
+    words = worker_words(
+        artifacts, machine, workers_per_device, max_trials, grace, exit_when_idle=exit_when_idle
+    )
+    job, folder = WorkerJob(name, words), local_path(logs, "--logs")
     submitted, made = slurm.submit(store, storage, job, workers, options, folder, grace)
     _print_submitted(store, workers, submitted, made)
 
@@ -190,9 +185,10 @@ def _print_submitted(store: StudyStore, workers: int, job: str, logs: Path) -> N
 
 @launch.command("cancel")
 def cancel(name: StudyName, storage: Storage = STORAGE) -> None:
-    """End a study's Slurm jobs after their current epoch.
+    """End a study's Slurm jobs gracefully.
 
-    Workers save a checkpoint and release their trials; jobs that wait leave the queue.
+    Workers finish their epoch, save a checkpoint and release their trials; jobs that wait leave the
+    queue.
 
     Example: tuner launch cancel quickstart
     """

@@ -64,7 +64,7 @@ def submit(
     logs = _new_folder(folder / store.folder)
     # -P: files in the working folder must not shadow libraries.
     python = shlex.join([sys.executable, "-P"])
-    executor = submitit.SlurmExecutor(logs, python=python)
+    executor, utils = submitit.SlurmExecutor(logs, python=python), submitit.core.utils
     cpus = options.get("cpus-per-task")
     executor.update_parameters(
         job_name=job_name(store),
@@ -79,9 +79,11 @@ def submit(
         # submitit prints Slurm's message before it raises it.
         with _environment(storage, options), redirect_stderr(io.StringIO()):
             jobs = executor.submit_array([job] * count)
-    except submitit.core.utils.FailedJobError as error:
+    except (utils.FailedJobError, utils.FailedSubmissionError) as error:
         shutil.rmtree(logs, ignore_errors=True)
         raise _refusal(str(error)) from None
+    except OSError as error:
+        raise InputError(f"--logs: {logs} can't be written: {error.strerror}") from None
     return str(jobs[0].job_id.partition("_")[0]), logs
 
 

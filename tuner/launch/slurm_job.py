@@ -84,9 +84,10 @@ class WorkerJob:
             return False
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         if TIME_LIMIT in signals and not reported and restarts >= MOST_FRUITLESS:
-            say(f"not resubmitted: no epoch in {restarts + 1} runs; allow a longer --time")
+            say(f"not resubmitted: no epoch in {restarts + 1} runs; launch with a longer --time")
             return False
-        say(f"resubmitted: {left} trials are left" if left else "not resubmitted: no trial is left")
+        count = f"{left} trials are" if left != 1 else "1 trial is"
+        say(f"resubmitted: {count} left" if left else "not resubmitted: no trial is left")
         return left > 0
 
     def _look(self, job: str) -> tuple[int, bool]:
