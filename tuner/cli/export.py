@@ -54,7 +54,7 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Export every epoch of every trial as CSV or JSON, or to an experiment tracker.
+    """Export every epoch as CSV or JSON, or to a tracker.
 
     A tracker gets what it lacks, so the command can be repeated.
 
