@@ -11,6 +11,7 @@ from tuner.dashboard.publishing import DashboardPublisher
 from tuner.environment import ARTIFACTS_VARIABLE, MachineOptions, default_storage, variable
 from tuner.errors import InputError
 from tuner.files.study_files import StudyFiles, begin_study
+from tuner.notify.sender import check_sender
 from tuner.notify.sink import notifying
 from tuner.run.evaluator import Evaluator
 from tuner.run.signals import Stop
@@ -68,6 +69,7 @@ def sweep(
     database = Database(storage or default_storage(), create=True)
     location = variable(ARTIFACTS_VARIABLE) if artifacts is None else str(artifacts)
     check_trackers(spec.tracking.to)
+    check_sender(spec.notify.on)
     announce = print if progress else lambda text: None
     store, files = begin_study(
         database, spec, location, trials=trials, raise_total=True, announce=announce

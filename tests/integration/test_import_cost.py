@@ -22,6 +22,11 @@ DATABASE = ("optuna", "sqlalchemy")
         # Needed only with --metrics-port.
         ("import tuner.cli, tuner.run.startup, tuner.run.fleet, tuner.api", ("prometheus_client",)),
         ("import tuner.run.monitoring", JAX),
+        # Needed only by studies that name them.
+        (
+            "import tuner.cli, tuner.cli.run, tuner.api",
+            ("tensorboardX", "mlflow", "wandb", "trackio", "apprise"),
+        ),
         # Of the plots, only that of importances needs them.
         ("import tuner.api, tuner.views.parameters, tuner.cli", ("sklearn", "pandas")),
         # Needed only by the sampler cmaes, and to replay a study.

@@ -2,13 +2,16 @@
 
 import http.server
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import study_databases
+from command_line import call
 from study_databases import RANDOM, Studies, eventually, run
 from trials import claim_of
 
@@ -271,8 +274,21 @@ def test_an_unusable_url_is_refused_without_showing_it(
     assert PASSWORD not in "".join(capfd.readouterr())
 
 
+def test_a_missing_package_is_one_line_before_anything_begins(
+    receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "apprise", None)
+    (tmp_path / "s.toml").write_text(f'[data]\nsource = "gaussians"\n{NOTIFY}')
+    for command in ("check", "sweep"):
+        assert call(command, "s.toml") == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("tuner: TUNER_NOTIFY_URLS needs the package apprise; install it")
+    assert not (tmp_path / "tuner-data").exists()
+
+
 def test_apprises_own_configuration_is_read(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("TUNER_NOTIFY_URLS")
     (tmp_path / "apprise.conf").write_text(receiver.url)

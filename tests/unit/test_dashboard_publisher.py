@@ -28,7 +28,12 @@ class PublishedTrial:
         self.run = fake_run(spec, self._trainer, reported(epochs, kids))
         files = StudyFiles(open_store(str(folder)), "study").begin(TOKEN)
         store: Any = SimpleNamespace(name="my study", study_id=7, token=TOKEN, spec=spec)
-        self.publisher = DashboardPublisher(store, files, print)
+        self.drawn: list[tuple[int, int, bytes]] = []  # pictures that others receive
+
+        def drawn(trial: int, epoch: int, png: bytes) -> None:
+            self.drawn.append((trial, epoch, png))
+
+        self.publisher = DashboardPublisher(store, files, print, drawn)
         self.publisher.begin(self.run.claim)
         self.run.begin(None)
 
@@ -88,6 +93,19 @@ def test_samples_of_the_best_epoch_are_always_published(tmp_path: Path) -> None:
     assert epochs_of(ended.attributes) == [0, 4]
     assert published_epochs(tmp_path) == [4]
     assert (tmp_path / "study/pictures/trial-00000/curves.svg").read_text().startswith("<svg")
+
+
+def test_sample_grids_are_passed_on_as_they_are_stored(tmp_path: Path) -> None:
+    """Drawn once, for the dashboard and for trackers."""
+    trial = PublishedTrial(tmp_path, kid_spec(), KIDS)
+    for _ in range(4):
+        trial.epoch()
+    trial.publisher._uploader.take(10)
+    stored = {int(path.stem[-6:]): path.read_bytes() for path in tmp_path.rglob("samples-*.png")}
+    assert {(number, epoch): png for number, epoch, png in trial.drawn} == {
+        (0, epoch): png for epoch, png in stored.items()
+    }
+    assert set(stored) == {2, 4}
 
 
 def test_a_successor_publishes_the_remaining_pictures(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Export all epochs as CSV or JSON, or to an experiment tracker.
+    """Export every epoch as CSV or JSON, or to a tracker.
 
     A tracker gets what it lacks, so the command can be repeated.
 

@@ -10,6 +10,7 @@ from tuner.cli.app import Task, app, command, err, out, print_json
 from tuner.cli.options import Allow, AsJson, Data, File, Storage, Weights
 from tuner.cli.writing import check_target, write_output
 from tuner.environment import STORAGE, MachineOptions
+from tuner.notify.sender import check_sender
 from tuner.paths import local_path
 from tuner.spec.loading import load_spec
 from tuner.spec.metrics import INCEPTION_SHA256
@@ -44,6 +45,7 @@ def check(
     """
     spec = load_spec(file)
     check_trackers(spec.tracking.to)
+    check_sender(spec.notify.on)
     from tuner.run.planning import plan
 
     options = MachineOptions(data, weights, tuple(allow or ()))

@@ -31,6 +31,7 @@ from tuner.cli.processes import Processes, plan_processes, worker_arguments
 from tuner.data.listing import check_data_option
 from tuner.environment import METRICS_HOST, STORAGE, MachineOptions
 from tuner.errors import InputError, TunerError
+from tuner.notify.sender import check_sender
 from tuner.run.signals import GRACE, Stop
 from tuner.spec.loading import differences, load_spec
 from tuner.spec.study import StudySpec
@@ -116,6 +117,7 @@ def sweep(
     spec = load_spec(file, name)
     check_data_option(spec.data, data)
     check_trackers(spec.tracking.to)
+    check_sender(spec.notify.on)
     for line in warnings(spec):
         out.print(f"warning: {line}", soft_wrap=True)
     store, files = _begin(storage, spec, artifacts, trials, raise_total=True)

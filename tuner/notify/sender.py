@@ -57,6 +57,12 @@ def open_sender() -> Sender | None:
     return Sender(services)
 
 
+def check_sender(events: Sequence[str]) -> None:
+    """InputError if notifications of these events can't be sent although this machine has URLs."""
+    if events:
+        open_sender()
+
+
 def _services(variable: str | None, paths: Sequence[str]) -> Any:
     """The services in a variable, or else in apprise's configuration files."""
     apprise = hints.require("apprise", "notify", variable or "APPRISE_CONFIG_PATH")
