@@ -42,7 +42,7 @@ def trial_table(
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     columns = ("trial", "state", "epochs", OBJECTIVES[objective], "loss ratio", *names)
     headings = [*(column.replace("_", " ") for column in columns), "time", "reason"]
-    table = FittingTable(headings, prose=["reason"], spare=["time", "loss ratio"])
+    table = FittingTable(headings, prose=["reason"], notes=["reason"], spare=["time", "loss ratio"])
     for trial in trials:
         epochs = trial.history
         value = trial.value if trial.has_ended else epochs.last_value(objective)

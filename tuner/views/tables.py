@@ -22,11 +22,12 @@ class FittingTable:
     If the terminal is too narrow, headings wrap; then the columns in ``spare`` are dropped one by
     one; then each row becomes a paragraph. Columns in ``prose`` wrap between words, columns in
     ``names`` may be cut; a table has columns of at most one of the two kinds. More columns are
-    dropped if prose takes more than ``MOST_LINES`` lines otherwise, and then its rest is cut.
+    dropped if prose takes more than ``MOST_LINES`` lines otherwise; prose in ``notes`` is then cut.
     """
 
     headings: Sequence[str]
     prose: Sequence[str] = ()
+    notes: Sequence[str] = ()
     names: Sequence[str] = ()
     left: Sequence[str] = ()
     spare: Sequence[str] = ()
@@ -116,7 +117,7 @@ class FittingTable:
     def _cell(self, column: int, text: str, width: int) -> Text:
         if self.headings[column] in self.names:
             return Text(text, no_wrap=True, overflow="ellipsis")
-        if self.headings[column] in self.prose:
+        if self.headings[column] in self.notes:
             lines = textwrap.wrap(text, width)
             if len(lines) > MOST_LINES:
                 kept = " ".join(lines[:MOST_LINES])
@@ -125,11 +126,13 @@ class FittingTable:
         return Text(text)
 
     def _stacked(self, width: int) -> Iterator[Text]:
-        """Each row as pairs of heading and cell, wrapped between pairs."""
+        """Each row as pairs of heading and cell, wrapped between pairs; a note takes at most two
+        lines."""
         for cells, style in self.rows:
-            pairs = [
-                f"{name} {cell}" for name, cell in zip(self.headings, cells, strict=True) if cell
-            ]
+            found = {name: cell for name, cell in zip(self.headings, cells, strict=True) if cell}
+            for name in found.keys() & {*self.notes}:
+                found[name] = textwrap.shorten(found[name], 2 * width - 10, placeholder=" …")
+            pairs = [f"{name} {cell}" for name, cell in found.items()]
             lines = textwrap.wrap(
                 "  ".join(" ".join(pair.split()).replace(" ", "\xa0") for pair in pairs),
                 width,
