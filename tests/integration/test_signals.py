@@ -343,3 +343,16 @@ def test_ctrl_c_during_imports_prints_no_traceback() -> None:
             process.send_signal(signal.SIGINT)
             rest = [line for line in process.stderr if not line.startswith("import time:")]
             assert (process.wait(timeout=10), rest) == (130, ["tuner: interrupted\n"]), module
+
+
+@pytest.mark.parametrize(
+    ("program", "code", "last"),
+    [("bin/tuner", 130, "tuner: interrupted"), ("script.py", -2, "KeyboardInterrupt")],
+)
+def test_ctrl_c_during_the_imports_leaves_one_line(program: str, code: int, last: str) -> None:
+    """Only in the tuner program: other ones that import tuner keep Python's behaviour."""
+    script = f"import sys; sys.argv = [{program!r}]; import tuner, os; os.kill(os.getpid(), 2)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    lines = done.stderr.strip().splitlines()
+    assert (done.returncode, lines[-1]) == (code, last)
+    assert len(lines) == 1 or program == "script.py"

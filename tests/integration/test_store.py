@@ -53,7 +53,7 @@ def test_only_a_complete_trial_is_the_best(studies: Studies) -> None:
         store.trial(7)
     [summary] = study_summaries(studies.open(), print)
     states = {"PRUNED": 1, "COMPLETE": 2, "FAIL": 1, "RUNNING": 1}
-    assert summary == StudySummary("s", 7, states, 25.0, "FID", None)
+    assert summary == StudySummary("s", 7, states, 25.0, "FID", None, workers=1)
 
 
 def test_waiting_trials_have_not_started(studies: Studies) -> None:

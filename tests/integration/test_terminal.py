@@ -133,6 +133,19 @@ def test_ages_grow_without_new_data() -> None:
     assert " lost 59 min 20 s" in text
 
 
+def test_workers_show_what_they_are_doing_and_for_how_long() -> None:
+    worker = LONG_NAMES._replace(doing="compiling", doing_seconds=80.0)
+    lost = worker._replace(alive=False, trial=19)
+    snapshot = SNAPSHOT._replace(workers=[worker, lost, LONG_NAMES._replace(trial=None)])
+    for width in (80, 140):
+        lines = rendered(status_view(snapshot, spec(epochs=50), age=4.0), width)
+        assert max(map(len, lines)) <= width
+        text = "\n".join(lines)
+        assert re.search(r" compiling 1 min 24 s +17 +12/50 ", text)
+        assert re.search(r" compiling +19 +50/50 ", text)  # for how long is unknown
+        assert re.search(r" - +- +- +- ", text)
+
+
 def test_workers_that_do_not_fit_are_counted() -> None:
     lines = rendered(status_view(SNAPSHOT, spec(epochs=50), most=1), 140)
     assert sum(line.startswith("abcdef") for line in lines) == 1
@@ -141,10 +154,13 @@ def test_workers_that_do_not_fit_are_counted() -> None:
 
 def test_a_study_without_trials_has_a_status() -> None:
     empty = StudySnapshot(3, {}, {}, {}, [], None)
-    assert rendered(status_view(empty, spec()), 80)[1:] == [
+    lines = rendered(status_view(empty, spec()), 80)
+    assert lines[1:3] == [
         "    3         0       0       0        0       0            0          -",
         "No trial is complete yet.",
     ]
+    assert lines[3].startswith("No worker is running; start one with: ")
+    assert lines[3].endswith("tuner worker s")
 
 
 def test_a_study_that_has_ended_is_shown_once(sqlite: Studies, tuner: Command) -> None:

@@ -1,6 +1,7 @@
 """The clock that counts a worker's time by phase."""
 
 import threading
+import time
 from contextlib import suppress
 
 import pytest
@@ -143,3 +144,20 @@ def test_failed_attempts_and_pauses_count_as_waiting(
     Retrier(lambda text: None, clock=times.clock, phase=Phase.FILES)(attempt)
     waiting = pytest.approx(30 + sum(pauses))
     assert times.counted() == {Phase.FILES: 10, Phase.WAITING: waiting}
+
+
+def test_the_activity_says_what_a_worker_waits_for(
+    times: Times, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    activities = []
+
+    def attempt() -> None:
+        activities.append(times.clock.activity)
+        if len(activities) < 4:
+            raise StorageError("away", transient=True)
+
+    monkeypatch.setattr(time, "sleep", lambda seconds: times.passes(10))
+    retrier = Retrier(lambda text: None, clock=times.clock, phase=Phase.FILES, what="loading")
+    retrier(attempt)
+    waiting = Activity("waiting for the artifact store", 100)
+    assert activities == [Activity("loading", 100), waiting, waiting, waiting]

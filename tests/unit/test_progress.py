@@ -151,7 +151,7 @@ def test_a_taken_over_trial_names_the_lost_worker() -> None:
     PlainProgress(console).started(claim)
     lines = [line.split(" ", 1)[1] for line in file.getvalue().splitlines()]
     assert lines[0] == "took over trial 7 from north:4711, last seen 45 s ago"
-    assert lines[1].startswith("trial 7 continues after epoch 1: learning_rate=")
+    assert lines[1].startswith("trial 7 continues after epoch 1 (trained by worker a on b): ")
     file.truncate(0)
     LiveProgress(console, 0, 5, "fid").started(claim)
     assert "took over trial 7 from north:4711, last seen 45 s ago\n" in file.getvalue()

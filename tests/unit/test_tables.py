@@ -97,8 +97,9 @@ def test_a_narrow_table_wraps_headings_then_drops_columns_then_stacks_rows() -> 
     assert rendered(table, 14) == ["trial number 1", "  a 1.234e-05", "  b 123456"]
 
 
-def test_long_prose_drops_columns_and_then_its_end() -> None:
-    table = FittingTable(("trial", "time", "reason"), prose=["reason"], spare=["time"])
+def test_long_notes_drop_columns_and_then_their_end() -> None:
+    headings, reason = ("trial", "time", "reason"), ["reason"]
+    table = FittingTable(headings, prose=reason, notes=reason, spare=["time"])
     table.add_row(1, "1 min 23 s", "x" * 19 + " " + "y" * 19)
     assert rendered(table, 40)[0].split() == ["trial", "time", "reason"]
     table.add_row(2, "1 min 23 s", " ".join(["word"] * 33))  # 164 characters
@@ -107,4 +108,7 @@ def test_long_prose_drops_columns_and_then_its_end() -> None:
     lines = rendered(table, 40)
     assert sum("word" in line for line in lines) <= 2 * MOST_LINES + 1
     assert lines[-1].rstrip().endswith("word …")
+    stacked = rendered(table, 24)
+    assert len(stacked) <= 1 + 3 * 4
+    assert stacked[-1].rstrip().endswith("…")
     assert max(map(len, lines)) <= 40

@@ -44,7 +44,8 @@ Shuffles = Annotated[
     ),
 ]
 Plot = Annotated[
-    Path | None, typer.Option(metavar="FILE.html", help="HTML file to write plots to.")
+    Path | None,
+    typer.Option("--plot", "-o", metavar="FILE.html", help="HTML file to write plots to."),
 ]
 
 

@@ -56,7 +56,7 @@ class PlainProgress:
             begins += f" (trial {trial} again, seed {seed + 1})"
         if reported and reported == claim.rung:
             begins = f"promoted after epoch {reported}"
-        elif claim.predecessor and claim.lost is None:
+        elif claim.predecessor:
             begins += f" (trained by {claim.predecessor})"
         if claim.lost:
             self.announce(taken_over(claim))

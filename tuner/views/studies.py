@@ -47,7 +47,7 @@ def trial_table(
     values = (OBJECTIVES[name] for name in (objective, *others))
     columns = ("trial", "state", "epochs", *values, "loss ratio", *names)
     headings = [*(column.replace("_", " ") for column in columns), "time", "reason"]
-    table = FittingTable(headings, prose=["reason"], spare=["time", "loss ratio"])
+    table = FittingTable(headings, prose=["reason"], notes=["reason"], spare=["time", "loss ratio"])
     for trial in trials:
         epochs = trial.history
         value = trial.value if trial.has_ended else epochs.last_value(objective)

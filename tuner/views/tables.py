@@ -1,7 +1,7 @@
 """Tables that fit the terminal without cutting numbers."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.cells import cell_len
@@ -22,11 +22,12 @@ class FittingTable:
     If the terminal is too narrow, headings wrap; then the columns in ``spare`` are dropped one by
     one; then each row becomes a paragraph. Columns in ``prose`` wrap between words, columns in
     ``names`` may be cut; a table has columns of at most one of the two kinds. More columns are
-    dropped if prose takes more than ``MOST_LINES`` lines otherwise, and then its rest is cut.
+    dropped if prose takes more than ``MOST_LINES`` lines otherwise; prose in ``notes`` is then cut.
     """
 
     headings: Sequence[str]
     prose: Sequence[str] = ()
+    notes: Sequence[str] = ()
     names: Sequence[str] = ()
     left: Sequence[str] = ()
     spare: Sequence[str] = ()
@@ -40,24 +41,46 @@ class FittingTable:
         choices = [(0, False), *((dropped, True) for dropped in range(len(self.spare) + 1))]
         fitting = None
         for dropped, folded in choices:
-            gone = self.spare[:dropped]
-            shown = [i for i, name in enumerate(self.headings) if name not in gone]
-            widths = [self._least(column, folded) for column in shown]
-            room = options.max_width - sum(widths) - GAP * (len(widths) - 1)
-            if room >= 0:
-                fitting = shown, folded, room // max(1, len(self.prose))
-                if all(len(lines) <= MOST_LINES for lines in self._wrapped(folded, fitting[2])):
+            widths = self._widths(self.spare[:dropped], folded, options.max_width)
+            if widths is not None:
+                fitting = widths, folded
+                if all(len(lines) <= MOST_LINES for lines in self._wrapped(widths)):
                     break
         if fitting is None:
             yield Text("\n").join(self._stacked(options.max_width))
         else:
             yield self._table(*fitting)
 
-    def _wrapped(self, folded: bool, room: int) -> Iterator[list[str]]:
-        """The lines of each prose cell, in columns ``room`` wider than necessary."""
-        for column, name in enumerate(self.headings):
-            if name in self.prose:
-                width = min(MOST_PROSE, self._least(column, folded) + room)
+    def _widths(self, gone: Sequence[str], folded: bool, available: int) -> dict[int, int] | None:
+        """The widths of the columns without those ``gone``; None if they don't fit.
+
+        Columns that wrap or may be cut share what the others leave, the narrowest first.
+        """
+        shown = [i for i, name in enumerate(self.headings) if name not in gone]
+        widths = {column: self._least(column, folded) for column in shown}
+        room = available - sum(widths.values()) - GAP * (len(widths) - 1)
+        if room < 0:
+            return None
+        wanted = {i: self._widest(i) - widths[i] for i in shown if self._gives_way(i)}
+        for place, column in enumerate(sorted(wanted, key=lambda i: wanted[i])):
+            more = max(0, min(wanted[column], room // (len(wanted) - place)))
+            widths[column] += more
+            room -= more
+        return widths
+
+    def _gives_way(self, column: int) -> bool:
+        return self.headings[column] in (*self.prose, *self.names)
+
+    def _widest(self, column: int) -> int:
+        """The width of a column's widest cell or heading, in characters; for prose at most
+        ``MOST_PROSE``."""
+        widest = max(map(cell_len, (self.headings[column], *(row[column] for row, _ in self.rows))))
+        return min(widest, MOST_PROSE) if self.headings[column] in self.prose else widest
+
+    def _wrapped(self, widths: Mapping[int, int]) -> Iterator[list[str]]:
+        """The lines of each prose cell."""
+        for column, width in widths.items():
+            if self.headings[column] in self.prose:
                 yield from (textwrap.wrap(cells[column], width) for cells, _ in self.rows)
 
     def _least(self, column: int, folded: bool) -> int:
@@ -72,12 +95,10 @@ class FittingTable:
             widest = min(widest, LEAST_NAME)
         return max([widest, *map(cell_len, name.split() if folded else [name])])
 
-    def _table(self, shown: Sequence[int], folded: bool, room: int) -> Table:
+    def _table(self, widths: Mapping[int, int], folded: bool) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in shown:
-            name = self.headings[column]
-            wraps = name in self.prose or name in self.names
-            width = self._least(column, folded)
+        for column, width in widths.items():
+            name, wraps = self.headings[column], self._gives_way(column)
             lines = textwrap.wrap(name, width, break_long_words=False, break_on_hyphens=False)
             table.add_column(
                 "\n".join(lines) if folded else name,
@@ -85,33 +106,33 @@ class FittingTable:
                 no_wrap=not wraps,
                 overflow="fold",
                 min_width=width,
-                max_width=MOST_PROSE if name in self.prose else None,
+                max_width=width if wraps else None,
                 vertical="bottom" if folded else "top",
             )
         for cells, style in self.rows:
-            row = (self._cell(column, cells[column], folded, room) for column in shown)
+            row = (self._cell(column, cells[column], width) for column, width in widths.items())
             table.add_row(*row, style=style)
         return table
 
-    def _cell(self, column: int, text: str, folded: bool, room: int) -> Text:
+    def _cell(self, column: int, text: str, width: int) -> Text:
         if self.headings[column] in self.names:
             return Text(text, no_wrap=True, overflow="ellipsis")
-        if self.headings[column] in self.prose:
-            width = min(MOST_PROSE, self._least(column, folded) + room)
+        if self.headings[column] in self.notes:
             lines = textwrap.wrap(text, width)
             if len(lines) > MOST_LINES:
-                kept = textwrap.shorten(
-                    " ".join(lines[:MOST_LINES]), MOST_LINES * width - width // 2
-                )
-                return Text(f"{kept.removesuffix(' [...]')} …")
+                kept = " ".join(lines[:MOST_LINES])
+                short = textwrap.shorten(kept, MOST_LINES * width - width // 2, placeholder="")
+                return Text(f"{short} …")
         return Text(text)
 
     def _stacked(self, width: int) -> Iterator[Text]:
-        """Each row as pairs of heading and cell, wrapped between pairs."""
+        """Each row as pairs of heading and cell, wrapped between pairs; a note takes at most two
+        lines."""
         for cells, style in self.rows:
-            pairs = [
-                f"{name} {cell}" for name, cell in zip(self.headings, cells, strict=True) if cell
-            ]
+            found = {name: cell for name, cell in zip(self.headings, cells, strict=True) if cell}
+            for name in found.keys() & {*self.notes}:
+                found[name] = textwrap.shorten(found[name], 2 * width - 10, placeholder=" …")
+            pairs = [f"{name} {cell}" for name, cell in found.items()]
             lines = textwrap.wrap(
                 "  ".join(" ".join(pair.split()).replace(" ", "\xa0") for pair in pairs),
                 width,
