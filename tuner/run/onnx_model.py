@@ -19,8 +19,12 @@ _CAPITALISED = (
     *("exp", "log", "sqrt", "tanh", "sin", "cos", "erf", "floor", "ceil"),
 )
 _SAME = {name: name.capitalize() for name in _CAPITALISED} | {
-    **{"logistic": "Sigmoid", "eq": "Equal", "gt": "Greater", "lt": "Less"},
-    **{"stop_gradient": "Identity", "copy": "Identity"},
+    "logistic": "Sigmoid",
+    "eq": "Equal",
+    "gt": "Greater",
+    "lt": "Less",
+    "stop_gradient": "Identity",
+    "copy": "Identity",
 }
 _CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint")
 _TYPES = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32, "bool": TensorProto.BOOL}
