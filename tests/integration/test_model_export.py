@@ -49,7 +49,7 @@ def program(name: str, **changes: Any) -> Program:
     classes = 4 if name in CONDITIONAL else 0
     like = PROGRAM._replace(generator=name, discriminator=name, width=1, image_shape=(32, 32, 3))
     norm = NETWORKS[name].norms[0]
-    return like._replace(**{"generator_norm": norm, "classes": classes} | changes)
+    return like._replace(generator_norm=norm, classes=classes)._replace(**changes)
 
 
 def random_generator(like: Program) -> ImageGenerator:
@@ -90,7 +90,8 @@ def test_a_stored_program_gives_the_same_images(name: str) -> None:
 def test_the_source_of_a_network_stands_alone(name: str) -> None:
     """It builds the same network, without tuner, and can go on training."""
     like = program(name)
-    source = network_source(GENERATORS[name], like)
+    kind: Any = GENERATORS[name]
+    source = network_source(kind, like)
     assert "tuner" not in source.replace("tuner export-model", "").replace("tuner.spec.traits", "")
     assert "class Discriminator" not in source
     space: dict[str, Any] = {"__name__": "network"}
@@ -219,7 +220,8 @@ def test_the_generator_in_python_draws_what_samples_draw(study: Studies) -> None
     best = tuner.open_study("s", study.url).best
     draw = best.generator()
     images = draw(4, seed=2)
-    assert (images.shape, images.dtype) == ((4, 32, 32, 3), np.uint8)
+    assert images.shape == (4, 32, 32, 3)
+    assert images.dtype == np.uint8
     for image, sample in zip(images, best.samples(4, seed=2), strict=True):
         np.testing.assert_array_equal(image, np.asarray(sample))
     assert repr(draw) == "<ImageGenerator dcgan: 32x32x3, 4 classes>"
