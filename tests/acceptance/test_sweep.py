@@ -62,6 +62,26 @@ def test_sweep_reports_its_trials(swept: tuple[Path, str]) -> None:
     assert pixels(picture).shape == (548, 548)
 
 
+def test_the_exported_winner_draws_the_same_images_without_tuner(
+    swept: tuple[Path, str], environment: dict[str, str]
+) -> None:
+    folder, _ = swept
+    done = run(folder, environment, "export-model", "tiny", "--to", "exported")
+    assert (done.returncode, done.stderr) == (0, "")
+    code = "import sys, runpy; sys.modules['tuner'] = None; sys.path.insert(0, ''); "
+    code += "sys.argv = ['draw.py', '--count', '4', '--seed', '7']; "
+    code += "runpy.run_path('draw.py', run_name='__main__')"
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=folder / "exported", env=environment, check=True
+    )
+    url = f"sqlite:///{folder}/tuner-data/studies.db"
+    expected = tuner.open_study("tiny", url).best.generator()(4, seed=7)
+    grid = pixels(folder / "exported" / "images.png").astype(int)
+    drawn = grid.reshape(2, 32, 2, 32).swapaxes(1, 2).reshape(expected.shape)
+    assert np.abs(drawn - expected).max() <= 1
+    assert np.ptp(drawn) > 1
+
+
 def test_the_total_is_exact_and_the_baseline_comes_first(swept: tuple[Path, str]) -> None:
     trials = store_of(swept[0]).trials()
     assert [trial.number for trial in trials] == [0, 1, 2, 3]

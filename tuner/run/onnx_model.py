@@ -91,9 +91,10 @@ class _Graph:
         known |= zip(jaxpr.constvars, map(np.asarray, closed.consts), strict=True)
 
         def read(atom: Any) -> Any:
-            return (
-                np.asarray(atom.val, atom.aval.dtype) if isinstance(atom, Literal) else known[atom]
-            )
+            if not isinstance(atom, Literal):
+                return known[atom]
+            aval: Any = atom.aval
+            return np.asarray(atom.val, aval.dtype)
 
         for equation in jaxpr.eqns:
             given = [read(atom) for atom in equation.invars]

@@ -17,6 +17,12 @@ LEFT = "left the race"  # the only column that is prose
 
 def winner_line(results: Sequence[Result], spec: StudySpec) -> str:
     """The confirmed winner, in one line; empty if nothing is confirmed."""
+    found = confirmed_value(results, spec)
+    return found and f"Confirmed: {found}: {params_text(results[0].trial.params)}"
+
+
+def confirmed_value(results: Sequence[Result], spec: StudySpec) -> str:
+    """The first result's mean, interval and probability; empty if it is not confirmed."""
     if not results or not math.isfinite(results[0].value.mean):
         return ""
     best, metric = results[0], OBJECTIVES[spec.metrics.objective]
@@ -24,8 +30,7 @@ def winner_line(results: Sequence[Result], spec: StudySpec) -> str:
     parts = [f"{metric} {number(best.value.mean)} over {seeds}{_interval(best.value, spec)}"]
     if best.probability is not None:
         parts.append(f"the best with a probability of {_percent(best.probability)}")
-    found = ", ".join(parts)
-    return f"Confirmed: trial {best.trial.number}, {found}: {params_text(best.trial.params)}"
+    return f"trial {best.trial.number}, {', '.join(parts)}"
 
 
 def _interval(value: Interval, spec: StudySpec) -> str:

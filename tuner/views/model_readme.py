@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from tuner.spec.branches import branch_at
 from tuner.spec.metrics import OBJECTIVES
+from tuner.spec.parameters import values_of
 from tuner.spec.study import StudySpec
 from tuner.study.confirmation import Result
 from tuner.study.records import TrialRecord
@@ -59,6 +61,11 @@ z = np.random.default_rng(0).normal(size=(16, {latent})).astype(np.float32)
 """,
 }
 FORMATS = tuple(_USE)
+# Fields of a program that are not always settings of the study file.
+_DERIVED = (
+    *("generator_optimizer", "discriminator_optimizer", "generator_norm", "discriminator_norm"),
+    "classes",
+)
 
 
 def model_readme(
@@ -82,7 +89,9 @@ def model_readme(
         *(_use(name, program).rstrip() for name in FORMATS if name in formats),
         "## How it was trained",
         _table(
-            "setting", "value", {k: value_text(v) for k, v in _settings(trial, program).items()}
+            "setting",
+            "value",
+            {k: value_text(v) for k, v in _settings(spec, trial, program).items()},
         ),
         "## Versions and licence",
         ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
@@ -95,9 +104,11 @@ def model_readme(
 def _quality(spec: StudySpec, trial: TrialRecord, confirmed: Sequence[Result]) -> list[str]:
     metrics, metric = spec.metrics, OBJECTIVES[spec.metrics.objective]
     own = [result for result in confirmed if result.trial.number == trial.number]
-    if own and (line := confirmations.winner_line(own, spec)):
-        found = [f"{line.partition(': ')[2].rpartition(': ')[0].capitalize()}."]
-        found += [f"The weights are those of the search's run of trial {trial.number}."]
+    if value := confirmations.confirmed_value(own, spec):
+        found = [
+            f"Confirmed with fresh seeds: {value}.",
+            f"The weights are those of the search's run of trial {trial.number}.",
+        ]
     else:
         found = [f"{metric} {number(trial.value)} in the search: one seed, not confirmed."]
     if trial.fresh is not None:
@@ -153,10 +164,14 @@ def _use(name: str, program: Program) -> str:
     )
 
 
-def _settings(trial: TrialRecord, program: Program) -> dict[str, object]:
-    """What was searched, then what is fixed in the trained program."""
-    fixed = {k: v for k, v in program._asdict().items() if k not in ("image_shape", "sources")}
-    return trial.params | {name: v for name, v in fixed.items() if name not in trial.params}
+def _settings(spec: StudySpec, trial: TrialRecord, program: Program) -> dict[str, object]:
+    """What was searched, then what the study file fixes, then what follows from both."""
+    branch = branch_at(spec.trial, trial.params)
+    fixed = dict(branch.trial.settings()) if branch else {}
+    found = {k: v for k, v in fixed.items() if v is not None and values_of(v) == [v]}
+    derived = {name: getattr(program, name) for name in _DERIVED}
+    rest = {"epochs": spec.study.epochs} | found | derived
+    return trial.params | {name: v for name, v in rest.items() if name not in trial.params}
 
 
 def _table(name: str, value: str, rows: Mapping[str, str]) -> str:

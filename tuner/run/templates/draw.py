@@ -33,8 +33,10 @@ def draw(count: int = 64, seed: int = 0, labels: Any = None) -> Any:
     """Images (count, height, width, channels), uint8. ``labels``: a class, or one per image."""
     key = jax.random.key(int(np.random.SeedSequence((seed, 3)).generate_state(1)[0]))
     latents = np.asarray(jax.random.normal(key, (count, PROGRAM.latent_dim)))
-    if labels is None:  # about equally many images of every class
-        labels = (0.5 + 0.6180339887498949 * np.arange(count)) % 1.0 * PROGRAM.classes
+    if labels is None:  # about equally many images of every class, as tuner draws them
+        limits = np.cumsum([1 / max(1, PROGRAM.classes)] * max(1, PROGRAM.classes))
+        positions = (0.5 + 0.6180339887498949 * np.arange(count)) % 1.0 * limits[-1]
+        labels = np.searchsorted(limits, positions, side="right")
     classes = np.broadcast_to(np.int32(labels), count)
     network = load()
     run = nnx.jit(lambda net, z, y: net(z, y if PROGRAM.classes else None, train=False))
