@@ -54,7 +54,7 @@ def sweep(
     ``artifacts``: a folder, ``s3://…`` or ``gs://…``; default as on the command line.
     ``trials``: raise the study's total number of trials to this.
     ``weights``: path of a published network's weights here, if it differs from the study's.
-    ``allow``: packages that custom networks may be imported from.
+    ``allow``: packages that own networks and metrics may be imported from.
     ``progress``: print a line after every epoch and trial, or redraw them in a terminal.
     ``sinks``: objects with the methods of ``TrialSink``, which are called with every trial and
     epoch from the thread that trains. What they raise ends the run.

@@ -1,4 +1,4 @@
-"""Own metrics: the example in docs/metrics.md, run unchanged."""
+"""Own metrics, by the example in docs/metrics.md run unchanged, and held-out images."""
 
 import json
 import re
@@ -18,7 +18,7 @@ def folder(tmp_path: Path, digits: Path) -> Path:
     (tmp_path / "mypackage").mkdir()
     (tmp_path / "mypackage" / "__init__.py").write_text("")
     (tmp_path / "mypackage" / "metrics.py").write_text(BLOCKS["python"])
-    data = f'[data]\nsource = "idx"\npath = "{digits}"\n'
+    data = f'[data]\nsource = "idx"\npath = "{digits}"\nholdout = 0.2\n'
     (tmp_path / "own.toml").write_text(BLOCKS["toml"] + data)
     return tmp_path
 
@@ -34,6 +34,12 @@ def test_the_example_runs_where_it_is_allowed_and_nowhere_else(folder: Path, tun
         rates = [report["own"] for report in trial["reports"]]
         assert all(own[MISS] == pytest.approx(1 - own[COVER]) for own in rates)
         assert trial["value"] == min(own[MISS] for own in rates)
+        assert trial["reports"][-1]["copied"] < 0.5
+        assert trial["reports"][-1]["heldout_fid"] > 0
+        assert trial["reports"][0]["copied"] is None  # by default, only the last epoch
+    page = tuner("report", "own", "--out", "own.html")
+    assert page.returncode == 0, page.stderr
+    assert "<h3>Nearest training images</h3>" in (folder / "own.html").read_text()
     header = tuner("export", "own").stdout.splitlines()[0]
     assert header.endswith(f",{COVER},{MISS}")
     assert re.search(r"miss rate [\d.]+", done.stdout)
@@ -41,6 +47,7 @@ def test_the_example_runs_where_it_is_allowed_and_nowhere_else(folder: Path, tun
     assert tuner("best", "own").returncode == 2
     best = json.loads(tuner("best", "own", "--json", "--allow", "mypackage").stdout)
     assert 0 <= best["fresh"][MISS] <= 1
+    assert best["fresh"]["copied"] < 0.5
     metrics = folder / "mypackage" / "metrics.py"
     metrics.write_text(metrics.read_text().replace("[:500]", "[:400]"))
     other = tuner("worker", "own", "--trials", "3", "--allow", "mypackage")

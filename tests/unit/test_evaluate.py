@@ -52,7 +52,7 @@ def test_optional_metrics_are_computed_on_request() -> None:
 def test_metrics_fill_measurements_of_the_epoch_report() -> None:
     assert set(NO_SCORES) <= {field.name for field in MEASUREMENTS}
     real = reference_statistics(REAL, CLASSES, 3, samples=30)
-    full = scores(real, FAKE, CLASSES[:30], {"kid", "neighbours", "fid_infinity"})
+    full = scores(real, FAKE, CLASSES[:30], {"kid", "neighbours", "fid_infinity", "cmmd"})
     assert list(full) == list(NO_SCORES)
     assert None not in full.values()
 

@@ -139,7 +139,7 @@ def test_a_copying_generator_is_flagged_and_fresh_real_images_are_not() -> None:
 def test_scores_against_held_out_images_use_as_many_training_images() -> None:
     real = statistics(TRAINING, HELD_OUT)
     assert real.held_out is not None
-    found = scores(real, NEW, None, {"kid", "neighbours", "fid_infinity", "heldout"})
+    found = scores(real, NEW, None, {"kid", "neighbours", "fid_infinity", "cmmd", "heldout"})
     held_out, training = real.held_out.sides
     assert len(training.features) == len(held_out.features) == len(HELD_OUT)
     expected = frechet_distance(reference(HELD_OUT), NEW)

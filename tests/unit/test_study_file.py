@@ -220,5 +220,5 @@ def test_metrics_follow_their_schedule() -> None:
     ).metrics
     assert [e for e in range(1, 9) if metrics.evaluated(e, 8)] == [3, 6, 8]
     assert metrics.extras(3, 8) == {"kid", "fid_infinity"}
-    assert metrics.extras(8, 8) == {"kid", "fid_infinity", "neighbours"}
+    assert metrics.extras(8, 8) == {"kid", "fid_infinity", "neighbours", "heldout"}
     assert spec_of("").metrics.extras(1, 8) == set()

@@ -78,6 +78,11 @@ def test_appraisal() -> None:
     assert "Classes generated: 9 of 10, entropy 0.95 of the data's" in text
     assert "98.8%" in text
     assert "Classes" not in summaries.appraisal(found | {"classes": None}, "fid")
+    copies = {"copied": 0.9, "heldout_fid": 30.0, "fid_gap": 5.0}
+    lines = summaries.appraisal(found | {"fresh": fresh | copies}, "fid").splitlines()
+    assert any("Warning: the generator copies training images: 90%" in line for line in lines)
+    assert sum("held-out images (gap" in line and "FID 30 (+5)" in line for line in lines) == 1
+    assert "Warning" not in text
     short = found | {"fresh": fresh | {"fid_infinity": None}}
     line = "FID on fresh latents 21.25; real against real images 0.5 (5000 each)"
     assert line in summaries.appraisal(short, "fid").splitlines()

@@ -39,7 +39,11 @@ def load_images(spec: DataSpec, folder: str | None = None, announce: Announce = 
     can't be read; ``announce`` shows progress and what was left out.
     """
     found = _load_all(spec, folder, announce)
-    return hold_out(found, spec.holdout) if spec.holdout else found
+    if not spec.holdout:
+        return found
+    split = hold_out(found, spec.holdout)
+    announce(f"{len(found.images) - len(split.images):,} of them are held out of training")
+    return split
 
 
 def _load_all(spec: DataSpec, folder: str | None, announce: Announce) -> ImageSet:
