@@ -6,10 +6,10 @@ from builders import DATASET, assert_problem, spec_of
 
 from tuner.errors import InputError
 from tuner.gan.state import abstract_state, size_of
-from tuner.run.constraints import excluded
+from tuner.run.constraints import excluded, is_allowed
 from tuner.spec.constraint import ConstraintSection, Size
 from tuner.spec.warnings import warnings
-from tuner.study.space import trial_config
+from tuner.study.space import programs, trial_config
 from tuner.views import summaries
 
 WIDTHS = "[trial]\nwidth = [4, 8, 64]\n"
@@ -64,6 +64,13 @@ def test_programs_that_violate_the_constraint_are_counted() -> None:
     assert line.startswith("constraint: 1 of 3 programs are not trained; the smallest of them: ")
     assert line.endswith("weights, at most 300,000 allowed")
     assert summaries.plan_exclusions(excluded(spec_of(WIDTHS), DATASET)._asdict()) == []
+
+
+def test_only_programs_that_keep_the_constraint_are_allowed() -> None:
+    limited, free = spec_of(WIDTHS + "[constraint]\nparameters = 3e5\n"), spec_of(WIDTHS)
+    found = programs(free, {}, DATASET, 8)
+    assert {p.width: is_allowed(limited, p) for p in found} == {4: True, 8: True, 64: False}
+    assert all(is_allowed(free, program) for program in found)
 
 
 def test_a_constraint_that_no_network_keeps_is_refused() -> None:

@@ -22,7 +22,8 @@ class Excluded(NamedTuple):
 
 def is_allowed(spec: StudySpec, program: Program) -> bool:
     """Whether the program's networks keep the study's limits."""
-    return spec.constraint.violation(size_of(program)) is None
+    constraint = spec.constraint
+    return not constraint.limits or constraint.violation(size_of(program)) is None
 
 
 def excluded(spec: StudySpec, dataset: DatasetInfo) -> Excluded:

@@ -89,14 +89,14 @@ class Precompiler:
     def _coming(self, current: Program | None) -> Iterable[Program]:
         """Programs that trials may need, the likeliest first, without repetition."""
         spec, dataset = self._session.spec, self._dataset
-        guesses = programs(spec, {}, dataset, MOST)
+        guesses = [p for p in programs(spec, {}, dataset, MOST) if is_allowed(spec, p)]
         done = bool(guesses) and self._seen.issuperset(guesses)
         if done or self._session.store.remaining() <= (current is not None):
             return ()
         known = [programs(spec, p, dataset, MOST) for p in self._session.coming(MOST)]
         random.shuffle(guesses)  # workers of one machine then compile different ones for its cache
-        found = dict.fromkeys(program for some in (*known, guesses) for program in some)
-        return (p for p in found if not spec.constraint.limits or is_allowed(spec, p))
+        coming = (program for some in (*known, guesses) for program in some)
+        return dict.fromkeys(program for program in coming if is_allowed(spec, program))
 
     def _run(self) -> None:
         while True:
