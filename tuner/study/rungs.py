@@ -114,9 +114,7 @@ class Standings:
     def ranked(self, paused: Mapping[int, int]) -> list[int]:
         """The paused trials, given with their rungs: higher rungs first, then better values."""
         worst = float("inf")
-        return sorted(
-            paused, key=lambda n: (-paused[n], self._costs.get((n, paused[n]), worst), n)
-        )
+        return sorted(paused, key=lambda n: (-paused[n], self._costs.get((n, paused[n]), worst), n))
 
     def promotable(self, paused: Mapping[int, int]) -> list[int]:
         """The paused trials that pass their rung now, those to be promoted first in front."""
