@@ -4,12 +4,14 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from builders import DATASET, RANGES, epoch, spec_of
 
+from tuner.phases import LASTING, Phase, PhaseClock
 from tuner.run.events import EventWriter, replay
 from tuner.study.claims import Claim
 from tuner.study.sinks import Ending, Released
@@ -146,3 +148,24 @@ def test_the_loss_of_the_parent_is_reported_once() -> None:
         errors = process.stderr.read()
     assert process.returncode == 0, errors
     assert errors.splitlines() == ["printed by a library", "1"]
+
+
+def test_what_a_worker_is_doing_is_written_once_it_lasts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    writer, clock = EventWriter(lambda: pytest.fail("the parent is alive")), PhaseClock()
+    writer.started(claim_of())
+    writer.follow(clock)
+    text = ""
+    with clock.phase(Phase.EVALUATION):
+        end = time.monotonic() + 20
+        while "doing" not in text and time.monotonic() < end:
+            time.sleep(0.05)
+            text += capsys.readouterr().out
+    writer._orphaned = None  # ends the thread
+    told: list[tuple[int | None, str, float]] = []
+    for line in text.splitlines():
+        replay(line, Log(), lambda *what: told.append(what))
+    [(trial, what, seconds)] = told
+    assert (trial, what) == (7, "evaluating")
+    assert LASTING <= seconds < 20
