@@ -24,7 +24,7 @@ from postgres import free_port
 from processes import unpruned_study
 from ruamel.yaml import YAML
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 COPIED = (
     *("Dockerfile", ".dockerignore", "docker-compose.yml", "pyproject.toml", "requirements.lock"),
@@ -129,7 +129,7 @@ class Project:
         finally:
             connection.close()
 
-    def wait_until(self, condition: Callable[[], bool], what: str, within: float = 300) -> None:
+    def wait_until(self, condition: Callable[[], bool], what: str, within: float = 600) -> None:
         end = time.monotonic() + within
         while not condition():
             assert time.monotonic() < end, f"{what} did not happen in {within:g} s\n{self.logs()}"
@@ -174,7 +174,7 @@ def project(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def test_a_study_runs_to_its_end(project: Project) -> None:
-    project.wait_until(lambda: project.epochs() > 0, "the first epoch", within=600)
+    project.wait_until(lambda: project.epochs() > 0, "the first epoch")
     project.wait_until(lambda: not project.workers(), "the workers exit")
     codes = [found["State"]["ExitCode"] for found in project.containers("worker")]
     assert codes == [0, 0], project.logs()
