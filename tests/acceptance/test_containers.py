@@ -237,6 +237,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_resumed(project: Project) -> 
 def test_workers_survive_a_restart_of_the_database(project: Project) -> None:
     before = {found["Id"]: found["State"]["StartedAt"] for found in project.workers()}
     project.compose("restart", "db")
+    project.wait_until(partial(project.healthy, "db"), "the database is back")
     project.wait_for_epochs()
     after = {found["Id"]: found["State"]["StartedAt"] for found in project.workers()}
     assert after == before
@@ -255,7 +256,7 @@ def test_down_stops_gracefully_and_up_goes_on(project: Project) -> None:
     codes = [found["State"]["ExitCode"] for found in project.containers("worker")]
     assert codes == [0, 0, 0], project.logs()
     project.compose("down")
-    project.compose("up", "--detach", "--scale", "worker=3")
+    project.compose("up", "--detach", "--scale", "worker=3")  # once the database is healthy
     project.wait_until(lambda: project.epochs() > epochs + 6, "training goes on")
     resumed = "select count(*) from tuner_leases where status = 'held'"
     assert project.query(resumed) == 3
