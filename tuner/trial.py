@@ -341,7 +341,8 @@ class History(tuple[EpochReport, ...]):
 
 def _better(objective: str) -> Any:
     """The function that returns the better one of two values."""
-    return max if FIELDS[objective].better == "higher" else min
+    field = FIELDS.get(objective)  # own metrics are minimised
+    return max if field is not None and field.better == "higher" else min
 
 
 def _fields() -> dict[str, ReportField]:

@@ -69,12 +69,12 @@ def objective_field(name: str) -> ReportField:
     return FIELDS.get(name, own)
 
 
-def _objective(value: str) -> str:
-    if value in OBJECTIVES or is_import_name(value):
+def _objective(value: Any) -> str:
+    if isinstance(value, str) and (value in OBJECTIVES or is_import_name(value)):
         return value
     names = ", ".join(map(repr, OBJECTIVES))
-    hint = did_you_mean(value, OBJECTIVES)
-    raise ValueError(f"found {value!r}, expected one of {names}, or a metric in own{hint}")
+    hint = did_you_mean(value, OBJECTIVES) if isinstance(value, str) else ""
+    raise ValueError(f"found {shown(value)}, expected one of {names}, or a metric in own{hint}")
 
 
 def _own(value: Any) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ def _own(value: Any) -> tuple[str, ...]:
 _IMPORT_NAME = {"type": "string", "pattern": r"^[^:]+:[^:]+$"}
 _OBJECTIVE_SCHEMA = {"anyOf": [{"enum": list(OBJECTIVES), "type": "string"}, _IMPORT_NAME]}
 _OWN_SCHEMA = {"type": "array", "items": _IMPORT_NAME}
-_Name = Annotated[str, AfterValidator(_objective), WithJsonSchema(_OBJECTIVE_SCHEMA)]
+_Name = Annotated[str, BeforeValidator(_objective), WithJsonSchema(_OBJECTIVE_SCHEMA)]
 # Of pt_inception-2015-12-05-6726825d.pth, the FID network's weights as pytorch-fid publishes them.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 

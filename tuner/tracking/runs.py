@@ -55,10 +55,12 @@ class Epoch(NamedTuple):
 
     @property
     def measured(self) -> dict[str, float]:
-        """The numbers of the report by field, without the epoch and what is not finite."""
-        fields = self.report._asdict().items()
-        numbers = {name: float(value) for name, value in fields if value is not None}
-        del numbers["epoch"]
+        """The numbers of the report by field, and the study's own metrics by name, with a dot for
+        the colon; without the epoch and what is not finite."""
+        found = self.report._asdict()
+        own = {name.replace(":", "."): value for name, value in found.pop("own").items()}
+        del found["epoch"]
+        numbers = {name: float(value) for name, value in (found | own).items() if value is not None}
         return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
