@@ -8,7 +8,7 @@ import kubernetes_validate
 import pytest
 from ruamel.yaml import YAML
 
-from tuner.errors import InputError
+from tuner.errors import HUNG_EXIT_CODE, InputError
 from tuner.launch.kubernetes import (
     SPOT,
     Pods,
@@ -18,7 +18,6 @@ from tuner.launch.kubernetes import (
 )
 from tuner.launch.workers import STOPPED, Workers, remote_artifacts, remote_storage
 from tuner.run.fleet import LATE
-from tuner.run.watchdog import HUNG_EXIT_CODE
 
 Yaml = dict[str, Any]
 
