@@ -63,7 +63,7 @@ class Stop:
 
     @property
     def reason(self) -> str | None:
-        """Who or what requested the stop, as far as that is known."""
+        """What requested the stop, if known."""
         return self._reason or (TIME_LIMIT if self.requested and self._since is None else None)
 
     @property

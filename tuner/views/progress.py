@@ -78,10 +78,10 @@ class PlainProgress:
         self.announce(f"trial {claim.number} {outcome(ending)}")
 
     def follow(self, clock: PhaseClock) -> None:
-        """Show what the clock's thread is doing: not in a log."""
+        """Show what the clock's thread is doing; ignored in a log."""
 
     def doing(self, worker: int, trial: int | None, what: str, seconds: float) -> None:
-        """Show what another process is doing: not in a log."""
+        """Show what another process is doing; ignored in a log."""
 
 
 @dataclass
