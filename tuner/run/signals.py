@@ -143,7 +143,7 @@ class _Sentinel:
         self.respond: Respond = leave
         self._responds = False
         # nohup ignores SIGHUP; a Slurm job ignores SIGTERM, which it passes on as SIGINT. SIGINT
-        # is ignored by what a shell script starts in the background, but obeyed all the same.
+        # is ignored by processes that a shell script starts in the background, but obeyed here.
         ignored = {n for n in SIGNALS if signal.getsignal(n) is signal.SIG_IGN} - {signal.SIGINT}
         self._handled = [n for n in SIGNALS if n not in ignored]
         ends = os.pipe()
