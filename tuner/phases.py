@@ -60,7 +60,7 @@ class PhaseClock:
         compiling_since: Callable[[int], float | None] = lambda thread: None,
     ) -> None:
         """``compiled`` returns the seconds that the calling thread has spent compiling;
-        ``compiling_since`` when the thread with this identifier began to compile, if it compiles."""
+        ``compiling_since`` when the thread with this identifier began to compile, if any."""
         self._thread = threading.get_ident()
         self._compiling_since = compiling_since
         self._compiled, self._compiled_before = compiled, compiled()

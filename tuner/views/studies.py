@@ -145,7 +145,7 @@ def worker_table(workers: Sequence[WorkerRecord]) -> FittingTable:
 
 
 def doing_text(worker: WorkerRecord, age: float = 0.0) -> str:
-    """What a worker does, from a row read ``age`` seconds ago, with its duration: ``compiling 42 s``."""
+    """What a worker is doing, from a row read ``age`` seconds ago: ``compiling 42 s``."""
     if worker.doing is None or worker.doing_seconds is None:
         return "-" if worker.trial is None else "training"
     if not worker.alive:
