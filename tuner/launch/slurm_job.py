@@ -1,8 +1,8 @@
 """``WorkerJob``: run ``tuner worker`` in a Slurm job, and requeue the job while trials are left.
 
 Slurm signals a job's step: SIGUSR2 before the time limit; SIGTERM on preemption, ``scancel`` and at
-the time limit; SIGUSR1 for ``tuner launch cancel``. On each of them the worker stops after
-its epoch, and the job then decides whether it returns to the queue.
+the time limit; SIGUSR1 for ``tuner launch cancel``. On each of them the worker stops after its
+epoch, and the job then decides whether it returns to the queue.
 """
 
 import os

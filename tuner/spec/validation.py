@@ -159,8 +159,8 @@ def _objectives(spec: StudySpec) -> Iterator[Problem]:
     if not metrics.several:
         if not first.alone:
             alone = ", ".join(name for name, one in ALL_OBJECTIVES.items() if one.alone)
-            text = f"found {metrics.objective!r}, which can't be the only one; expected {alone}"
-            yield ("metrics", "objective"), f"{text}, or several in objectives"
+            text = f"found {metrics.objective!r}, which can't be the only objective"
+            yield ("metrics", "objective"), f"{text}; expected {alone}, or several in objectives"
         return
     names = ", ".join(metrics.objectives)
     if len(set(metrics.objectives)) < max(2, len(metrics.objectives)):

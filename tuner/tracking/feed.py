@@ -1,4 +1,4 @@
-"""``Feed``: log trials to a tracker on a separate thread that a failing tracker can't stop."""
+"""``Feed``: log trials to a tracker on its own thread, so a failing tracker can't stop training."""
 
 import threading
 import time
