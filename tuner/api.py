@@ -53,11 +53,11 @@ def sweep(
     ``storage``: ``sqlite:///FILE`` or ``postgresql://…``; default as on the command line.
     ``artifacts``: a folder, ``s3://…`` or ``gs://…``; default as on the command line.
     ``trials``: raise the study's total number of trials to this.
-    ``weights``: path of a published network's weights here, if it differs from the study's.
-    ``allow``: packages that own networks and metrics may be imported from.
+    ``weights``: path of a published network's weights on this machine, if not the study's.
+    ``allow``: packages that custom networks and metrics may be imported from.
     ``progress``: print a line after every epoch and trial, or redraw them in a terminal.
-    ``sinks``: objects with the methods of ``TrialSink``, which are called with every trial and
-    epoch from the thread that trains. What they raise ends the run.
+    ``sinks``: objects with the methods of ``TrialSink``, called for every trial and epoch on the
+    training thread. An exception that they raise ends the run.
 
     Raises InputError, StorageError or TunerError, each with a one-line message, and
     KeyboardInterrupt when Ctrl-C has ended the run after an epoch.
@@ -99,8 +99,8 @@ def run_here(
     watch: Callable[[WorkerSession], None] | None = None,
 ) -> Evaluator | None:
     """Run trials in this process, publish them in the dashboard, pass them to the study's trackers
-    and send its notifications; see ``run_worker``. InputError if a tracker or the URLs of
-    notifications can't be used on this machine."""
+    and send its notifications; see ``run_worker``. InputError if this machine can't use a
+    tracker or the notification URLs."""
     announce = sink.announce
     with tracking(store, announce) as trackers, notifying(store, announce) as notifiers:
         publisher = DashboardPublisher(store, files, sink.announce, trackers.picture)

@@ -32,7 +32,7 @@ class MachineOptions(NamedTuple):
 
     data: str | None = None  # path of the images, if it differs from the study's
     weights: str | None = None  # path of a published network's weights, if it differs
-    allow: tuple[str, ...] = ()  # packages that own networks and metrics may be imported from
+    allow: tuple[str, ...] = ()  # packages that custom networks and metrics may be imported from
 
 
 DEFAULT_OPTIONS = MachineOptions()

@@ -1,6 +1,6 @@
-"""Ctrl-C while the command line is being imported, which takes a second or more."""
+"""Handle Ctrl-C while the command line is being imported, which takes a second or more."""
 
-# The module signal would import others first, which is most of the time that is left uncovered.
+# The module signal imports others first, and Ctrl-C would not be handled in that time.
 import _signal  # type: ignore[import-not-found]
 import os
 import sys

@@ -43,7 +43,7 @@ def open_study(
 
     ``storage``: ``sqlite:///FILE`` or ``postgresql://…``; default as on the command line.
     ``artifacts``: location of the study's files; default as on the command line.
-    ``allow``: packages that own networks may be imported from, to draw samples.
+    ``allow``: packages that custom networks may be imported from, to draw samples.
 
     Raises InputError if there is no such study, StorageError if the database can't be read.
     """

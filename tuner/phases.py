@@ -20,7 +20,7 @@ class Phase(StrEnum):
     OTHER = "other"  # the sampler, output, plots
 
 
-# What the thread does in a phase, unless a block describes it more closely.
+# What the thread is doing in a phase, unless a block gives a closer description.
 ACTIVITIES = {
     Phase.TRAINING: "training",
     Phase.EVALUATION: "evaluating",
@@ -39,7 +39,7 @@ class Activity(NamedTuple):
     since: float  # when it began, by the clock's ``now``
 
 
-LASTING = 0.4  # seconds; shorter activities are not worth a message each
+LASTING = 0.4  # seconds; shorter activities are not shown
 
 PhaseSeconds = Mapping[Phase, float]
 UNCOUNTED: PhaseSeconds = dict.fromkeys(Phase, 0.0)
@@ -60,7 +60,7 @@ class PhaseClock:
         compiling_since: Callable[[int], float | None] = lambda thread: None,
     ) -> None:
         """``compiled`` returns the seconds that the calling thread has spent compiling;
-        ``compiling_since`` since when the thread with this identifier compiles, if it does."""
+        ``compiling_since`` when the thread with this identifier began to compile, if any."""
         self._thread = threading.get_ident()
         self._compiling_since = compiling_since
         self._compiled, self._compiled_before = compiled, compiled()

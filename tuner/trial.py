@@ -129,7 +129,7 @@ def _held_out(label: str, better: str = "lower", *, logged: bool = False) -> Rep
 
 def _gap(label: str, *, logged: bool = False) -> ReportField:
     """The field of the gap between a metric against held-out and against training images."""
-    meaning = f"held-out {label} less {label} against as many training images"
+    meaning = f"held-out {label} minus {label} against as many training images"
     return ReportField(f"{label} gap", meaning, "0", "", logged)
 
 
@@ -260,7 +260,7 @@ class EpochReport(NamedTuple):
         float | None,
         ReportField("copied", "share of samples that copy training images", "lower"),
     ] = None
-    own: Mapping[str, float] = {}  # the study's own metrics, by name
+    own: Mapping[str, float] = {}  # custom metrics, by name
 
     def value(self, field: str) -> float | None:
         """The number in a field, such as the study's objective; None if it was not measured."""
@@ -341,7 +341,7 @@ class History(tuple[EpochReport, ...]):
 
 def _better(objective: str) -> Any:
     """The function that returns the better one of two values."""
-    field = FIELDS.get(objective)  # own metrics are minimised
+    field = FIELDS.get(objective)  # custom metrics are minimised
     return max if field is not None and field.better == "higher" else min
 
 

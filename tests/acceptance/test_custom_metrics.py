@@ -1,4 +1,4 @@
-"""Own metrics, by the example in docs/metrics.md run unchanged, and held-out images."""
+"""Custom metrics, by the example in docs/metrics.md run unchanged, and held-out images."""
 
 import json
 import re

@@ -212,7 +212,7 @@ def test_a_watcher_reports_workers_that_were_killed(
         look_for_stalls(sqlite.open(), sender, print)
     [(title, text)] = receiver.received
     assert title == "Study s has no worker"
-    assert text.startswith("No worker is running for 11 min 4")
+    assert text.startswith("No worker has been running for 11 min 4")
 
 
 def test_a_worker_looks_when_a_trial_has_ended_and_when_it_leaves(
@@ -269,7 +269,8 @@ def test_an_unusable_url_is_refused_without_showing_it(
     with pytest.raises(InputError) as caught:
         open_sender()
     assert str(caught.value) == (
-        "TUNER_NOTIFY_URLS: apprise can't use URL 2 of 2 (not shown, as it may contain a password)"
+        "TUNER_NOTIFY_URLS: apprise can't use URL 2 of 2 (not shown, because it may contain a "
+        "password)"
     )
     assert PASSWORD not in "".join(capfd.readouterr())
 

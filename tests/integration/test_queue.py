@@ -103,7 +103,8 @@ def test_the_queue_as_text_and_json(sqlite: Studies, tuner: Tuner) -> None:
     assert found["waiting"][0]["params"] == {"beta1": 0.5}
     assert tuner("dequeue", "s", "--all")[1] == "Removed trial 0 from the queue of study 's'.\n"
     assert tuner("dequeue", "s", "--all")[1] == "Study 's' has no queued trials.\n"
-    assert tuner("queue", "s")[1].startswith("No trials wait for a worker.\nThe sampler random ")
+    text = "No trials are waiting for a worker.\nThe sampler random "
+    assert tuner("queue", "s")[1].startswith(text)
     assert tuner("dequeue", "s")[0] == tuner("dequeue", "s", "0", "--all")[0] == 2
 
 

@@ -39,7 +39,7 @@ def test_tensorboard_gets_every_trial_once(
     command = ["export", "s", "--storage", sqlite.url, "--to", "tensorboard", "--out", str(runs)]
     for _ in range(2):  # the second time there is nothing to add
         assert call(*command) == 0
-        assert capsys.readouterr().out == f"3 trials of study 's': {runs / store.folder}\n"
+        assert capsys.readouterr().out == f"Exported 3 trials of study 's': {runs / store.folder}\n"
     trial = runs / store.folder / "trial-00000"
     assert scalars(trial, "fid") == [(1, 50.0), (2, 40.0)]
     pictures = [(step, v.image.encoded_image_string) for t, step, v in values(trial) if "sam" in t]
@@ -92,8 +92,8 @@ def test_the_numbers_are_exported_without_the_artifact_store(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--to", "mlflow", "--out", "x"], "--out has no effect with --to mlflow: omit it"),
-        (["--to", "mlflow", "--format", "csv"], "--format has no effect with --to mlflow: omit it"),
+        (["--to", "mlflow", "--out", "x"], "--out has no effect with --to mlflow; omit it"),
+        (["--to", "mlflow", "--format", "csv"], "--format has no effect with --to mlflow; omit it"),
     ],
 )
 def test_options_without_effect_are_refused(

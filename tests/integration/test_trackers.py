@@ -92,7 +92,7 @@ def test_an_unreachable_mlflow_server_is_announced_once(
     announced: list[str] = []
     pass_on(study("mlflow"), claim_of(3), 3, Complete(), announced)
     [line] = announced
-    assert line.startswith("tracking by mlflow failed: ")
+    assert line.startswith("logging to mlflow failed: ")
     assert line.endswith("training continues, mlflow will be tried again")
     assert "sesame" not in line
 

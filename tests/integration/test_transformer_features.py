@@ -49,7 +49,7 @@ def test_files_are_checked(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"found SHA-256 {digest}, expected {'0' * 64}"):
         load_published_extractor(spec_of(line.format("0" * 64)))
     clip = spec_of(f"[metrics]\nfeatures = 'clip'\nweights = '{path}'")
-    with pytest.raises(InputError, match="found no array, expected another network"):
+    with pytest.raises(InputError, match="found no array; this is the file of another network"):
         load_published_extractor(clip)
     path.write_bytes(b"x" * 100)
     with pytest.raises(InputError, match="not a safetensors file"):

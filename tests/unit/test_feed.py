@@ -94,7 +94,7 @@ def test_a_tracker_that_fails_is_announced_once_and_catches_up(tracker: Tracker)
         time.sleep(0.01)
     assert tracker.epochs == {3: [1, 2, 3], 4: [1, 2]}
     assert announced == [
-        "tracking by memory failed: ConnectionError: the server is down; training continues, "
+        "logging to memory failed: ConnectionError: the server is down; training continues, "
         "memory will be tried again"
     ]
     target.close(10)
@@ -193,7 +193,7 @@ def test_a_package_that_breaks_while_training_is_announced(monkeypatch: pytest.M
     announced: list[str] = []
     pass_on(study("tensorboard"), claim_of(3), 2, Complete(), announced)
     [line] = announced
-    assert line.startswith("tracking by tensorboard failed: ImportError")
+    assert line.startswith("logging to tensorboard failed: ImportError")
 
 
 @pytest.mark.parametrize(

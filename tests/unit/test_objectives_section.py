@@ -35,8 +35,8 @@ def test_the_first_objective_stands_where_one_number_is_needed() -> None:
 @pytest.mark.parametrize(
     ("metrics", "key", "part"),
     [
-        ("objectives = ['fid']", "metrics.objectives", "at least two different ones"),
-        ("objectives = ['fid', 'fid']", "metrics.objectives", "at least two different ones"),
+        ("objectives = ['fid']", "metrics.objectives", "at least two different objectives"),
+        ("objectives = ['fid', 'fid']", "metrics.objectives", "at least two different objectives"),
         ("objectives = ['fid', 'kid', 'fid']", "metrics.objectives", "each once"),
         ("objectives = ['seconds', 'fid']", "metrics.objectives", "expected a metric of images"),
         ("objectives = ['fid', 'loss']", "metrics.objectives.2", "found 'loss'"),
@@ -55,7 +55,7 @@ def test_wrong_objectives_are_refused(metrics: str, key: str, part: str) -> None
     ("toml", "key", "part"),
     [
         ("[sampler]\nname = 'cmaes'\n", "sampler.name", "use one of random, grid, qmc, tpe, nsga2"),
-        ("[sampler]\nname = 'gp'\n", "sampler.name", "gp searches by one objective only"),
+        ("[sampler]\nname = 'gp'\n", "sampler.name", "gp supports only one objective"),
         ("[confirm]\ntop = 3\n", "confirm.top", "no single winner to confirm"),
         ("[stop]\npatience = 3\n", "stop.patience", "the Pareto front but not the first"),
     ],

@@ -1,4 +1,4 @@
-"""Own metrics: study files, values, storage."""
+"""Custom metrics: study files, values, storage."""
 
 import json
 from functools import partial
@@ -21,7 +21,7 @@ def test_an_objective_must_be_known_or_own() -> None:
     spec = spec_of(f"[metrics]\nown = ['{NAME}']\nobjective = '{NAME}'")
     assert spec.metrics.own == (NAME,)
     assert spec_of("").metrics.own == ()
-    assert_problem(f"[metrics]\nobjective = '{NAME}'", "metrics.objective", "own does not name")
+    assert_problem(f"[metrics]\nobjective = '{NAME}'", "metrics.objective", "which is not in own")
     assert_problem("[metrics]\nobjective = 'fud'", "metrics.objective", "'fud'", "mean 'fid'")
     assert_problem("[metrics]\nown = ['cover_rate']", "metrics.own", "package.module:function")
     assert_problem("[metrics]\nown = [3]", "metrics.own", "found 3")

@@ -23,7 +23,7 @@ def test_trackers_and_events_are_lists_of_names() -> None:
     [
         ("to = 'mlflow'", ["found 'mlflow', expected a list of any of tensorboard, mlflow"]),
         ("to = ['mlflw']", ["found 'mlflw'", "did you mean 'mlflow'?"]),
-        ("to = ['mlflow', 'mlflow']", ["every name only once"]),
+        ("to = ['mlflow', 'mlflow']", ["each name once"]),
         ("to = [3]", ["found 3"]),
         ("to = [['mlflow']]", ["expected a list of any of"]),
     ],

@@ -39,8 +39,8 @@ def best(
         bool,
         typer.Option(
             "--all",
-            help="Measure nothing; list the Pareto front of several objectives, or with one all "
-            "complete trials, the best first.",
+            help="List without measuring: the Pareto front, or with one objective all "
+            "complete trials, best first.",
         ),
     ] = False,
     as_json: AsJson = False,

@@ -1,4 +1,4 @@
-"""Shell completion of what the database knows: names of studies, numbers of trials.
+"""Shell completion of study names and trial numbers from the database.
 
 Never prints an error, never creates a database, and gives up after a second.
 """
@@ -12,7 +12,7 @@ import typer
 from tuner.environment import default_storage
 from tuner.study.listing import BEGUN, QUEUED, list_studies, list_trials
 
-SECONDS = 1.0  # for the database to answer
+SECONDS = 1.0  # to wait for the database
 MOST = 200  # values to choose from
 
 
@@ -34,12 +34,12 @@ def queued_trials(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def _answer(context: typer.Context, read: Callable[[str], list[str]], incomplete: str) -> list[str]:
-    """What ``read`` finds in the command line's database that begins with ``incomplete``; nothing
+    """What ``read`` returns for the command line's database and begins with ``incomplete``; empty
     if the database does not answer in time."""
     found = list[str]()
 
     def answer() -> None:
-        with suppress(Exception):  # any: a shell would show it amid the command line
+        with suppress(Exception):  # a shell would show it amid the command line
             found.extend(read(context.params.get("storage") or default_storage()))
 
     thread = threading.Thread(target=answer, daemon=True)

@@ -41,8 +41,8 @@ def export(
         Literal["tensorboard", "mlflow"] | None,
         typer.Option(
             "--to",
-            help="Pass all trials to a tracker instead: to TensorBoard's event files, or to the "
-            "MLflow server in MLFLOW_TRACKING_URI.",
+            help="Write all trials to a tracker instead: TensorBoard event files, or the "
+            "MLflow server at MLFLOW_TRACKING_URI.",
         ),
     ] = None,
     to: Annotated[
@@ -51,14 +51,14 @@ def export(
             "--out",
             "-o",
             metavar="FILE",
-            help="File to write. Default: standard output. With --to tensorboard: the folder. "
+            help="File to write. Default: stdout. With --to tensorboard: the folder. "
             "Default: TUNER_TENSORBOARD, else runs.",
         ),
     ] = None,
 ) -> None:
     """Export every epoch as CSV or JSON, or to a tracker.
 
-    A tracker gets what it lacks, so the command can be repeated.
+    A tracker receives only what it lacks, so the command can be repeated.
 
     Example: tuner export quickstart --format csv -o quickstart.csv
     """
@@ -84,10 +84,10 @@ def export(
 def _export_to(
     tracker: str, store: StudyStore, artifacts: str | None, form: str | None, to: Path | None
 ) -> None:
-    """Pass all trials to a tracker, with the sample grids that are stored."""
+    """Write all trials to a tracker, with the sample grids that are stored."""
     if form is not None or (to is not None and tracker != "tensorboard"):
         option = "--format" if form is not None else "--out"
-        raise InputError(f"{option} has no effect with --to {tracker}: omit it")
+        raise InputError(f"{option} has no effect with --to {tracker}; omit it")
     from tuner.files.pictures import sample_grids
     from tuner.files.study_files import open_files
     from tuner.tracking.export import export_trials
@@ -108,7 +108,7 @@ def _export_to(
     except TunerError as error:  # the numbers are exported all the same
         problem = error
     count = export_trials(store, start, lambda number: sample_grids(files, number) if files else ())
-    out.print(f"{count} trials of study {store.name!r}: {where}", soft_wrap=True)
+    out.print(f"Exported {count} trials of study {store.name!r}: {where}", soft_wrap=True)
     if problem:
         out.print(f"Sample grids are missing: {problem}", soft_wrap=True)
 

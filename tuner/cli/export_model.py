@@ -1,4 +1,4 @@
-"""``tuner export-model``: a generator as a folder that needs no tuner."""
+"""``tuner export-model``: write a generator as a folder that works without tuner."""
 
 from pathlib import Path
 from typing import Annotated
@@ -42,7 +42,7 @@ def export_model(
 ) -> None:
     """Export a generator for use without tuner.
 
-    Each format is checked to give the images of ``tuner sample``. See docs/using-the-winner.md.
+    Each format is checked against the images of ``tuner sample``. See docs/using-the-winner.md.
 
     Example: tuner export-model quickstart --to generator
     """

@@ -23,7 +23,7 @@ def worker_words(
     *,
     exit_when_idle: bool,
 ) -> list[str]:
-    """What follows the study's name on the command line of ``tuner worker`` in a job."""
+    """Arguments of ``tuner worker`` in a job, after the study's name."""
     more = ["--grace", f"{grace:g}"]
     if exit_when_idle:
         more += ["--exit-when-idle"]

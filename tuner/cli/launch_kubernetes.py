@@ -20,7 +20,7 @@ Count = Annotated[
     int, typer.Option("--workers", metavar="N", min=1, max=10_000, help="Number of workers.")
 ]
 Render = Annotated[
-    bool, typer.Option("--render", help="Print what would be submitted, and submit nothing.")
+    bool, typer.Option("--render", help="Print what would be submitted, without submitting it.")
 ]
 
 
@@ -42,14 +42,14 @@ def kubernetes(
         str | None, _option("|".join(SPOT), "Run on the spot nodes of this platform.")
     ] = None,
     node_selector: Annotated[
-        list[str] | None, _option("KEY=VALUE", "Label of the nodes. Can be repeated.")
+        list[str] | None, _option("KEY=VALUE", "Label that nodes must have. Can be repeated.")
     ] = None,
     toleration: Annotated[
         list[str] | None,
         _option("KEY=VALUE:EFFECT", "Taint that the workers tolerate. Can be repeated."),
     ] = None,
     namespace: Annotated[
-        str | None, _option("NAME", "Namespace. Default: that of kubectl's context.")
+        str | None, _option("NAME", "Namespace. Default: that of kubectl's current context.")
     ] = None,
     password_from: Annotated[
         str,

@@ -29,15 +29,17 @@ def skypilot(
         str | None, typer.Option(metavar="TYPE:N", help="GPU of each worker, e.g. L4:1.")
     ] = None,
     cpus: Annotated[
-        str, typer.Option(metavar="N", help="CPU cores of each worker; 4+: at least 4.")
+        str, typer.Option(metavar="N", help="CPU cores of each worker; 4+ means at least 4.")
     ] = "4+",
-    spot: Annotated[bool, typer.Option("--spot/--on-demand", help="Kind of machines.")] = True,
+    spot: Annotated[
+        bool, typer.Option("--spot/--on-demand", help="Spot or on-demand machines.")
+    ] = True,
     render: Render = False,
 ) -> None:
     """Run each worker as a managed job of SkyPilot.
 
-    Submits with sky, from a checkout of tuner. SkyPilot recovers workers that lose their machine.
-    The database's password is taken from PGPASSWORD.
+    Submits jobs with sky, from a checkout of tuner. SkyPilot restarts workers that lose their
+    machine. The database's password is taken from PGPASSWORD.
 
     Example: tuner launch skypilot quickstart --workers 16 --accelerator L4:1 --render
     """
@@ -49,7 +51,8 @@ def skypilot(
     sky = shutil.which("sky")
     if sky is None:
         raise InputError(
-            "sky is not installed; pip install skypilot, or pass --render and submit the output"
+            "sky is not installed; install it with pip install skypilot, or pass --render and "
+            "submit the output"
         )
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(text)

@@ -38,7 +38,7 @@ SHORTEST_RUN = 60  # seconds between a job's start and the signal before its tim
 def parse_time_limit(text: str) -> float:
     """Parse ``8h``, ``90m`` or Slurm's ``1-12:00:00`` and ``08:00:00`` as seconds.
 
-    InputError for other text, also for a plain number, which Slurm reads as minutes.
+    InputError for other text, including a plain number, which Slurm reads as minutes.
     """
     clock = re.fullmatch("(?:([0-9]{1,3})-)?([0-9]{1,3}):([0-9]{2}):([0-9]{2})", text)
     if clock is not None:
@@ -59,7 +59,7 @@ Time = Annotated[
     typer.Option(
         parser=parse_time_limit,
         metavar="DURATION",
-        help="Time limit of a job, e.g. 8h; its worker stops before it and the job is resubmitted. "
+        help="Time limit of each job, e.g. 8h. Its worker stops in time, and it is resubmitted. "
         "Default: the partition's.",
     ),
 ]
@@ -72,7 +72,7 @@ Mem = Annotated[str | None, typer.Option(metavar="SIZE", help="Memory of each jo
 Sbatch = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="KEY[=VALUE]", help="Another option of sbatch, without dashes. Can be repeated."
+        metavar="KEY[=VALUE]", help="Further option of sbatch, without dashes. Can be repeated."
     ),
 ]
 Logs = Annotated[
@@ -187,7 +187,7 @@ def _print_submitted(store: StudyStore, workers: int, job: str, logs: Path) -> N
 def cancel(name: StudyName, storage: Storage = STORAGE) -> None:
     """End a study's Slurm jobs gracefully.
 
-    Workers finish their epoch, save a checkpoint and release their trials; jobs that wait leave the
+    Workers finish their epoch, save a checkpoint and release their trials; waiting jobs leave the
     queue.
 
     Example: tuner launch cancel quickstart

@@ -21,7 +21,7 @@ from tuner.run.signals import exit_process, leave_on_signals
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer does not export it
 TAKE_URLS = ("--storage", "--artifacts")
-_DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")  # of a container image: its @ ends no password
+_DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")  # of a container image, whose @ follows no password
 RUN_ON = {"sweep", "worker", "dashboard"}  # their work does not depend on a reader of stdout
 
 

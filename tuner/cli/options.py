@@ -100,7 +100,7 @@ Allow = Annotated[
     list[str] | None,
     typer.Option(
         metavar="PACKAGE",
-        help="Package that own networks and metrics may be imported from. Can be repeated.",
+        help="Package that custom networks and metrics may be imported from. Can be repeated.",
     ),
 ]
 Trials = Annotated[

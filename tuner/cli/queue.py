@@ -1,4 +1,4 @@
-"""``tuner queue`` and ``dequeue``: what waits for a worker, and how to remove it."""
+"""``tuner queue`` and ``dequeue``: list the trials that are waiting, and remove queued ones."""
 
 from typing import Annotated
 
@@ -18,10 +18,10 @@ from tuner.views.queue import queue_lines, queue_table
 
 @command(Task.STEER)
 def queue(name: StudyName, storage: Storage = STORAGE, as_json: AsJson = False) -> None:
-    """List the trials that wait for a worker.
+    """List the trials that are waiting for a worker.
 
-    In the order in which workers take them: first those that lost their worker, then those queued
-    by the study file or by hand. Then the sampler chooses new ones.
+    Workers take them in this order: first trials that lost their worker, then those queued by the
+    study file or by hand. After that, the sampler chooses new ones.
 
     Example: tuner queue quickstart
     """
@@ -56,7 +56,7 @@ def dequeue(
 ) -> None:
     """Remove trials from the queue.
 
-    They end as failed ones, and the study's total stays: the sampler chooses others instead.
+    They end as failed, so they do not count towards the study's total: the sampler replaces them.
 
     Example: tuner dequeue quickstart 7
     """

@@ -69,8 +69,8 @@ def replay(
     store = open_study(storage, name)
     spec, objective = store.spec, store.spec.metrics.objective
     if ALL_OBJECTIVES[objective].higher:
-        text = f"its first objective is {objective}, of which more is better"
-        raise InputError(f"study {name!r}: {text}; replay compares values that are minimised")
+        text = f"its first objective, {objective}, is maximised"
+        raise InputError(f"study {name!r}: {text}; replay compares only values that are minimised")
     pruners = _pruners(store, pruner or [])
     curves = recorded.curves_of(store.trials(), objective, spec.study.value == "best")
     if recorded.winner_of(curves) is None:

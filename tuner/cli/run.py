@@ -81,8 +81,8 @@ SignalExitCode = Annotated[
         metavar="N",
         min=0,
         max=125,
-        help="Exit code after a signal while trials are left, for schedulers that then start the "
-        "worker again, e.g. 75.",
+        help="Exit code if a signal stops the worker while trials are left, for schedulers that "
+        "then restart it, e.g. 75.",
     ),
 ]
 Events = Annotated[bool, typer.Option("--events", hidden=True)]

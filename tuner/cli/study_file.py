@@ -29,7 +29,7 @@ def study_file(
 ) -> None:
     """Write an existing study's file, to begin another like it.
 
-    It has the study's edits, and leaves out keys that have their defaults. `tuner sweep --name`
+    It includes the study's edits, and omits keys that have their defaults. `tuner sweep --name`
     gives the new study a name.
 
     Example: tuner study-file quickstart -o narrow.toml

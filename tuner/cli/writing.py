@@ -33,7 +33,7 @@ def check_target(path: Path, suffixes: tuple[str, ...] = (), *, option: str = "-
 
 
 def default_target(name: str) -> Path:
-    """A file in the working folder, named after a study, whose name may have any characters."""
+    """A file in the working folder, named after a study with any characters in its name."""
     return Path(re.sub(r"[^\w.-]+", "-", name).lstrip(".-") or "study")
 
 
@@ -61,7 +61,7 @@ def write_output(
 
 
 def check_folder(path: Path, *, force: Collection[str] = (), option: str = "--to") -> Path:
-    """Expand ``~`` and check a folder to write before the work is done.
+    """Expand ``~`` and check an output folder before the work starts.
 
     InputError unless the folder can be created, is empty, or holds only files named in ``force``.
     """
@@ -79,9 +79,9 @@ def check_folder(path: Path, *, force: Collection[str] = (), option: str = "--to
 
 
 def write_folder(path: Path, files: Mapping[str, bytes], *, option: str = "--to") -> None:
-    """Write a folder of files that ``check_folder`` has checked; what was in it is replaced.
+    """Write files to a folder that ``check_folder`` has checked, replacing its contents.
 
-    The folder is written next to its place and then renamed, so that a failure leaves the old one.
+    The new folder is written next to the old one and then renamed, so a failure keeps the old one.
     """
     path = path.absolute()
     part, old = (path.with_name(f".{secrets.token_hex(8)}.{kind}") for kind in ("part", "old"))

@@ -68,7 +68,7 @@ class DashboardPublisher(Publisher):
     def neighbours(self, strips: np.ndarray) -> None:
         count, length, *shape = strips.shape
         png = grid_png(strips.reshape(count * length, *shape), length)
-        with suppress(TunerError):  # the report can do without
+        with suppress(TunerError):  # the report works without them
             self._files.write(neighbours_of(self._claim.number), png)
 
     def attributes(self, report: EpochReport) -> Mapping[str, str]:

@@ -13,8 +13,8 @@ def hold_out(found: ImageSet, share: float) -> ImageSet:
     """Move about ``share`` of the images to ``held_out``; the others stay, in their order.
 
     An image is held out if its hash falls into the lowest ``share`` of all hashes. So equal images
-    are never on both sides, and neither their order nor other images matter. Both parts are copied
-    into memory: InputError if they do not fit.
+    are never on both sides, and the split does not depend on the order or on other images. Both
+    parts are copied into memory: InputError if they do not fit.
     """
     check_memory(found.images.nbytes, "images")
     chosen = is_held_out(found.images, share)

@@ -34,7 +34,7 @@ def load_transformer(
         data = read_file(Path(path), MAX_BYTES)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: can't be read: {reason}; give {needed(kind)}") from None
+        raise InputError(f"{path}: can't be read: {reason}; use {needed(kind)}") from None
     if sha256 is not None and (found := hashlib.sha256(data).hexdigest()) != sha256:
         raise InputError(f"{path}: found SHA-256 {found}, expected {sha256}")
     try:

@@ -40,13 +40,13 @@ def differentiable(
 def adapted(
     program: Program, h: Hyperparameters, now: AdaptiveAugmentation, sign: Array, step: Array
 ) -> AdaptiveAugmentation:
-    """The probability after generator update ``step``, in which the mean sign of D's logits at real
+    """The probability after generator update ``step``, in which the mean sign of D's logits on real
     images was ``sign``.
 
     Adaptive discriminator augmentation (Karras et al. 2020, section 3.2, with the heuristic r_t):
-    every four updates the probability rises if the signs of these updates are above
-    ``augment_target`` on average, which D's overfitting causes, and else falls. It can go from 0
-    to 1 within ``augment_images`` real images.
+    every four updates the probability rises if the average sign in these updates is above
+    ``augment_target``, which indicates that D overfits, and falls otherwise. It can rise from 0 to
+    1 within ``augment_images`` real images.
     """
     signs = now.signs + sign
     images = _ADAPTED_EVERY * program.batch_size * program.d_steps

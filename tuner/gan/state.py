@@ -23,10 +23,10 @@ _INIT = 0  # folded into the trial's key: see training
 
 
 class AdaptiveAugmentation(NamedTuple):
-    """The probability of augmentation, and what decides how it changes next."""
+    """The probability of augmentation, and the signs that decide its next change."""
 
     probability: Array
-    signs: Array  # sum over updates since the last change of the mean sign of D's logits
+    signs: Array  # the mean sign of D's logits, summed over updates since the last change
 
 
 class GanState(NamedTuple):
@@ -129,7 +129,7 @@ def abstract_state(program: Program) -> GanState:
 
 def size_of(program: Program) -> Size:
     """Count the weights of the program's networks; nothing is computed."""
-    # As for the initial state, so that programs of the same networks are traced once.
+    # By structure, like the initial state, so that programs with the same networks are traced once.
     return _size_of(_structure(program))
 
 

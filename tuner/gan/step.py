@@ -150,7 +150,7 @@ def _update_discriminator(
     game: _Game, state: GanState, batch: Batch, key: Array
 ) -> tuple[GanState, Array, tuple[Array, Any]]:
     """The state after one update of D, D's loss, the loss without penalties, and the mean sign of
-    its logits at real images if augmentation adapts."""
+    its logits on real images if augmentation adapts."""
     loss = functools.partial(_discriminator_loss, game, state, batch, key)
     state, value, (found, statistics) = _descend(game, "discriminator", state, loss)
     if "weight_clip" in traits.LOSSES[game.program.loss].uses:  # Arjovsky et al. 2017, algorithm 1
@@ -163,7 +163,7 @@ def _update_discriminator(
 def _discriminator_loss(
     game: _Game, state: GanState, batch: Batch, key: Array, params: Variables
 ) -> tuple[Array, tuple[tuple[Array, Any], Variables]]:
-    """D's loss with penalties; the loss without them, and the mean sign of D's logits at real
+    """D's loss with penalties; the loss without them, and the mean sign of D's logits on real
     images if augmentation adapts; D's new statistics."""
     program, h, loss = game.program, game.h, LOSSES[game.program.loss]
     z_key, real_key, fake_key = jax.random.split(key, 3)

@@ -1,1 +1,1 @@
-"""Workers on clusters: jobs of existing schedulers, submitted and cancelled."""
+"""Workers on clusters: submit and cancel jobs of existing schedulers."""

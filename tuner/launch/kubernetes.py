@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tuner.errors import InputError
 from tuner.launch.workers import Workers, render
 
-SAVING = 15  # seconds from the end of the grace period until a worker has certainly exited
+SAVING = 15  # seconds after the grace period by which a worker has certainly exited
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")  # RFC 1123 subdomain
 _IMAGE = re.compile(r"[\w.-]+(:\d+)?(/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?")
 _QUANTITY = re.compile(r"\d+(\.\d+)?(m|[kMGTPE]i?)?")
@@ -27,15 +27,15 @@ class Toleration(NamedTuple):
 
 
 class Spot(NamedTuple):
-    """How a platform marks its spot nodes, and the notice that it gives a pod, in seconds."""
+    """How a platform marks its spot nodes, and how many seconds it gives a pod to stop."""
 
     label: tuple[str, str]
     taint: Toleration | None
     notice: float
 
 
-# From the documentation of GKE, AKS, EKS and Karpenter. GKE's 15 s are those of pods that are not
-# the system's.
+# From the documentation of GKE, AKS, EKS and Karpenter. GKE gives 15 s to pods that are not part of
+# the system.
 SPOT = {
     "gke": Spot(
         ("cloud.google.com/gke-spot", "true"),

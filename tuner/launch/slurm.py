@@ -1,4 +1,4 @@
-"""Slurm: a study's workers as a job array submitted through submitit, its queue, and its end."""
+"""Slurm: submit a study's workers as a job array through submitit, list its jobs, cancel them."""
 
 import io
 import os
@@ -19,15 +19,15 @@ from tuner.errors import InputError, TunerError
 from tuner.launch.slurm_job import CANCEL, TIME_LIMIT, WorkerJob
 from tuner.study.store import StudyStore
 
-SECONDS, PATIENCE = 60.0, 5.0  # for an answer from Slurm: needed, or only wanted
-MARGIN = 60  # seconds that remain to a job once its worker's grace period has ended
-ATTEMPTS = 3  # to cancel jobs, which change their states meanwhile
+SECONDS, PATIENCE = 60.0, 5.0  # to wait for Slurm's answer: required, or optional
+MARGIN = 60  # seconds left to a job after its worker's grace period
+ATTEMPTS = 3  # to cancel jobs, whose states may change meanwhile
 # Options of sbatch that decide how workers are started and stopped.
 OWN_OPTIONS = (
     *("array", "error", "export", "job-name", "nodes", "ntasks", "open-mode", "output"),
     *("no-requeue", "requeue", "signal", "wrap"),
 )
-# Variables that sbatch prefers to the options in a script, where not SBATCH_ and the option's name.
+# Variables that override options in a script, where not named SBATCH_ and the option.
 VARIABLES = {"array": "SBATCH_ARRAY_INX", "time": "SBATCH_TIMELIMIT", "mem": "SBATCH_MEM_PER_NODE"}
 
 
@@ -56,7 +56,7 @@ def submit(
     """Submit ``count`` workers; returns the id of their job or array, and the folder of their logs.
 
     ``options`` are options of sbatch, without dashes; '' for one without a value. Scripts and logs
-    get a folder of their own below ``folder``. ``grace`` is the workers' own, in seconds.
+    get their own folder below ``folder``. ``grace`` is that of the workers, in seconds.
     InputError if Slurm refuses.
     """
     submitit = hints.require("submitit", "slurm", "tuner launch slurm")
@@ -93,7 +93,7 @@ def _defaults(grace: float) -> dict[str, str | bool]:
 
 
 def _new_folder(parent: Path) -> Path:
-    """A new folder that only the user can enter: jobs run what they find in it."""
+    """A new folder that only the user can enter, because jobs execute what is in it."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
         made = tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=parent)
@@ -143,7 +143,7 @@ def _refusal(text: str) -> TunerError:
 
 
 def jobs_of(store: StudyStore, *options: str, seconds: float = SECONDS) -> list[SlurmJob]:
-    """The study's jobs that wait or run, by further options of ``squeue``.
+    """The study's waiting and running jobs, selected by further options of ``squeue``.
 
     TunerError if Slurm does not answer within ``seconds``.
     """
@@ -154,7 +154,7 @@ def jobs_of(store: StudyStore, *options: str, seconds: float = SECONDS) -> list[
 
 
 def waiting_line(store: StudyStore) -> str:
-    """Which of the study's jobs wait in Slurm's queue, and why; empty if none, or without Slurm."""
+    """The study's jobs waiting in Slurm's queue, and why; empty if none, or without Slurm."""
     if shutil.which("squeue") is None:
         return ""
     try:

@@ -1,8 +1,8 @@
-"""``WorkerJob``: what each Slurm job runs. ``tuner worker``, again while its study has trials left.
+"""``WorkerJob``: run ``tuner worker`` in a Slurm job, and requeue the job while trials are left.
 
 Slurm signals a job's step: SIGUSR2 before the time limit; SIGTERM on preemption, ``scancel`` and at
-the time limit; SIGUSR1 for ``tuner launch cancel``. Whatever the signal, the worker stops after its
-epoch; the job then decides whether it returns to the queue.
+the time limit; SIGUSR1 for ``tuner launch cancel``. On each of them the worker stops after its
+epoch, and the job then decides whether it returns to the queue.
 """
 
 import os
@@ -17,13 +17,13 @@ from tuner.errors import HUNG_EXIT_CODE, StorageError, TunerError
 
 CANCEL = signal.SIGUSR1
 TIME_LIMIT = signal.SIGUSR2
-MOST_FRUITLESS = 3  # restarts without any epoch, after which a job's time limit is too short
-STOP = signal.SIGINT  # what the worker gets instead of them
+MOST_FRUITLESS = 3  # restarts without an epoch after which the time limit counts as too short
+STOP = signal.SIGINT  # sent to the worker in place of Slurm's signals
 STOPPED = (0, 128 + STOP, -STOP)  # exit codes of a worker that was stopped
 REASONS = {
     CANCEL: "the job was cancelled",
     TIME_LIMIT: "the job's time limit is near",
-    signal.SIGTERM: "Slurm ends the job",
+    signal.SIGTERM: "Slurm is ending the job",
 }
 
 
@@ -52,7 +52,7 @@ class WorkerJob:
 
         def stop(number: int, frame: object) -> None:
             signals.append(number)
-            if len(signals) == 1:  # at a second signal, the worker would leave its epoch unfinished
+            if len(signals) == 1:  # a second one would abort the epoch
                 say(f"{REASONS[signal.Signals(number)]}: stopping the worker")
                 for process in processes:
                     process.send_signal(STOP)
@@ -68,7 +68,7 @@ class WorkerJob:
             return process.wait(), signals
 
     def _goes_on(self, code: int, signals: Collection[int]) -> bool:
-        """Whether the job should return to the queue, with a line that says why or why not."""
+        """Whether the job should return to the queue; prints why or why not."""
         job = str(slurm_job())
         preempted = signal.SIGTERM in signals and is_preempted(job_description(job))
         if not may_return(code, signals, preempted):
@@ -92,7 +92,7 @@ class WorkerJob:
 
     def _look(self, job: str) -> tuple[int, bool]:
         """The number of trials left, and whether workers of this job have reported an epoch."""
-        from tuner.study.database import Database  # heavy, and needed only at the end
+        from tuner.study.database import Database  # slow imports, needed only at the end
         from tuner.study.store import StudyStore
 
         store = StudyStore(Database(default_storage()), self.name)
@@ -109,7 +109,7 @@ def _ignore_signals() -> None:
 def may_return(code: int, signals: Collection[int], preempted: bool) -> bool:
     """Whether a job whose worker was stopped may return to the queue.
 
-    ``scancel`` and a preemption both send SIGTERM; only Slurm knows which of them it was.
+    ``scancel`` and a preemption both send SIGTERM; only Slurm knows which one it was.
     """
     if CANCEL in signals:
         return False
@@ -119,7 +119,7 @@ def may_return(code: int, signals: Collection[int], preempted: bool) -> bool:
 def is_preempted(description: str) -> bool:
     """Whether Slurm is preempting a running job, by its line from ``scontrol show job``.
 
-    A job in another state than RUNNING has been cancelled, or requeued by Slurm itself.
+    A job that is not RUNNING has been cancelled, or requeued by Slurm itself.
     """
     fields = dict(word.partition("=")[::2] for word in description.split())
     return fields.get("JobState") == "RUNNING" and fields.get("PreemptTime", "None") != "None"

@@ -1,4 +1,4 @@
-"""``Workers``: what to start, and the templates that describe it to a scheduler."""
+"""``Workers``: the workers to start, and the templates that describe them to a scheduler."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from tuner.study.urls import repeatable
 
 STOPPED = 75  # exit code of a worker that a signal stopped before the study ended: EX_TEMPFAIL
 KILLED = 128 + 15  # exit code after SIGTERM before the first trial
-RETRIES = 6  # failures of a worker until it is not started again
+RETRIES = 6  # restarts of a worker that fails
 _BUCKET = re.compile(r"(?i:s3|gs)://[\w.-]+(/[\w./-]*)?")
 LONGEST_LABEL = 40  # characters; a Job's name and a pod's number must fit into 63
 

@@ -41,7 +41,7 @@ NO_SCORES: Scores = MappingProxyType(
         )
     )
 )
-MOST_COMPARED = 100_000  # training images among which copies are looked for
+MOST_COMPARED = 100_000  # training images among which copies are sought
 
 
 class ReferenceStatistics(NamedTuple):
@@ -152,7 +152,7 @@ def held_out_statistics(held_out: Features, training: Features, samples: int) ->
 
 
 def compared_images(count: int) -> NDArray[np.intp]:
-    """Indices of the training images among which copies are looked for: all if they are few."""
+    """Indices of the training images among which copies are sought: all if they are few."""
     chosen = np.random.default_rng(2).permutation(count)[:MOST_COMPARED]
     return np.sort(chosen)
 

@@ -1,4 +1,4 @@
-"""Metrics that a study brings along: functions of features and images."""
+"""Custom metrics of a study: functions of features and images."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +22,7 @@ OWN_METRICS: dict[str, OwnMetric] = {}  # by name; filled by run.custom_metrics
 
 
 def own_metrics(names: Iterable[str], real: Sample, generated: Sample) -> Mapping[str, float]:
-    """Compute own metrics; those that are not finite are left out.
+    """Compute custom metrics; those that are not finite are left out.
 
     TypeError if one returns anything but a number; whatever a metric raises.
     """

@@ -1,4 +1,4 @@
-"""Vision transformers whose features judge images: DINOv2, and the image encoder of CLIP.
+"""Vision transformers as feature extractors: DINOv2, and the image encoder of CLIP.
 
 DINOv2 (Oquab et al. 2024) has layer scales and GELU; its features are the normalised class token.
 CLIP's encoder (Radford et al. 2021) has a norm before the first block, x sigmoid(1.702 x) for GELU

@@ -37,7 +37,7 @@ _CLIP = {
     "class_token": "vision_model.embeddings.class_embedding",
     "positions": "vision_model.embeddings.position_embedding.weight",
     "patches": "vision_model.embeddings.patch_embedding",
-    "first_norm": "vision_model.pre_layrnorm",  # spelt so in the published files
+    "first_norm": "vision_model.pre_layrnorm",  # spelt like this in the published files
     "norm": "vision_model.post_layernorm",
     "projection": "visual_projection",
     "blocks": "vision_model.encoder.layers",
@@ -108,7 +108,8 @@ def from_published(
         converted = None if array is None else _converted(array, shape, is_kernel=is_kernel)
         if converted is None or array is None or array.dtype.kind != "f":
             what = "no array" if array is None else f"{array.dtype} {array.shape}"
-            raise InputError(f"{origin}: {published!r}: found {what}, expected another network")
+            text = f"{origin}: {published!r}: found {what}"
+            raise InputError(f"{text}; this is the file of another network")
         found[name] = converted
     for name in sorted(arrays.keys() - known):
         if not name.startswith(_UNUSED) and not name.endswith(_POSITION_IDS):

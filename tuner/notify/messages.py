@@ -10,7 +10,7 @@ LONGEST_REASON = 300  # characters
 
 
 def ended_text(store: StudyStore, reason: str) -> tuple[str, str]:
-    """The title and text for a study that has come to its end."""
+    """The title and text for a study that has ended."""
     states = store.summary().states
     found = ", ".join(f"{count} {state.lower()}" for state, count in states.items())
     best = store.best_so_far()
@@ -27,15 +27,16 @@ def best_text(store: StudyStore, best: TrialRecord) -> tuple[str, str]:
 
 def failed_text(store: StudyStore, count: int, last: TrialRecord) -> tuple[str, str]:
     """The title and text for failed trials."""
-    reason = (last.reason or "no reason is recorded")[:LONGEST_REASON]
+    reason = (last.reason or "no reason recorded")[:LONGEST_REASON]
     title = f"Study {store.name}: trial {last.number} has failed"
     return title, f"{reason}\n{count} of the study's trials have failed so far."
 
 
 def stalled_text(store: StudyStore, silence: Silence) -> tuple[str, str]:
     """The title and text for a study without workers."""
-    since = f"for {duration(silence.seconds)}" if silence.seconds >= 60 else "now"
-    text = f"No worker is running {since}; {silence.left} of {store.total} trials are left."
+    seconds = silence.seconds
+    since = f"has been running for {duration(seconds)}" if seconds >= 60 else "is running now"
+    text = f"No worker {since}; {silence.left} of {store.total} trials are left."
     return f"Study {store.name} has no worker", text
 
 

@@ -1,4 +1,4 @@
-"""``Sender``: delivers notifications by apprise, to URLs from the environment."""
+"""``Sender``: deliver notifications through apprise, to URLs from the environment."""
 
 import logging
 import os
@@ -23,7 +23,7 @@ class Sender:
         self._closed = threading.Event()
 
     def send(self, title: str, text: str) -> str | None:
-        """Send a notification. Returns None, or in one line which kinds of services failed."""
+        """Send a notification. Returns None, or a line naming the kinds of services that failed."""
         for pause in (*PAUSES, 0.0):
             result = self._services.notify(text, title, body_format="text", timeout=TIMEOUT)
             failed = [str(one.name) for one in result if not one]
@@ -34,7 +34,7 @@ class Sender:
         return f"notification {title!r} was not delivered by {', '.join(failed) or 'any service'}"
 
     def close(self) -> None:
-        """Repeat no further attempt."""
+        """Make no further attempts."""
         self._closed.set()
 
 
@@ -48,7 +48,7 @@ def open_sender() -> Sender | None:
     paths = [path for path in _given("APPRISE_CONFIG_PATH").replace("\n", ";").split(";") if path]
     if variable is None and not paths:
         return None
-    with warnings.catch_warnings():  # its plugins import modules that Python will drop
+    with warnings.catch_warnings():  # its plugins import deprecated modules of Python
         warnings.simplefilter("ignore")
         services = _services(variable, paths)
         found = len(services)
@@ -64,7 +64,7 @@ def check_sender(events: Sequence[str]) -> None:
 
 
 def _services(variable: str | None, paths: Sequence[str]) -> Any:
-    """The services in a variable, or else in apprise's configuration files."""
+    """The services in a variable, or in apprise's configuration files."""
     apprise = hints.require("apprise", "notify", variable or "APPRISE_CONFIG_PATH")
     # Its messages contain URLs, and so passwords.
     logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
@@ -77,8 +77,8 @@ def _services(variable: str | None, paths: Sequence[str]) -> Any:
     for number, url in enumerate(urls, 1):
         if not services.add(url):
             raise InputError(
-                f"{variable}: apprise can't use URL {number} of {len(urls)} (not shown, as it "
-                "may contain a password)"
+                f"{variable}: apprise can't use URL {number} of {len(urls)} (not shown, "
+                "because it may contain a password)"
             )
     return services
 

@@ -18,19 +18,19 @@ from tuner.study.store import StudyStore
 from tuner.study.verdict import Complete, Fail, Prune
 from tuner.trial import EpochReport
 
-EXIT_WAIT = 10.0  # seconds that a worker's exit waits for its notifications at most
-RETRY = 5.0  # seconds before a database that is away is asked again
+EXIT_WAIT = 10.0  # most seconds that a worker's exit waits for its notifications
+RETRY = 5.0  # seconds before another attempt while the database is unreachable
 ATTEMPTS = 5
 
 
 class NotifySink:
-    """A ``TrialSink`` that looks for events worth a notification when a trial has ended, on a
-    thread of its own and over connections of its own."""
+    """A ``TrialSink`` that looks for events to notify about whenever a trial has ended, on its own
+    thread and over its own connections."""
 
     def __init__(self, store: StudyStore, sender: Sender, announce: Callable[[str], None]) -> None:
         self._address, self._name = store.database.address, store.name
         self._sender, self._announce = sender, announce
-        self._looks: queue.SimpleQueue[bool] = queue.SimpleQueue()  # whether it is the last
+        self._looks: queue.SimpleQueue[bool] = queue.SimpleQueue()  # whether this look is the last
         self._store: StudyStore | None = None
         self._thread = threading.Thread(target=self._run, name="notifications", daemon=True)
         self._thread.start()
@@ -49,7 +49,7 @@ class NotifySink:
         return None
 
     def close(self) -> None:
-        """Look a last time, after the worker has left the study."""
+        """Look one last time, after the worker has left the study."""
         self._looks.put(True)
         self._thread.join(EXIT_WAIT / 2)
         self._sender.close()
@@ -93,7 +93,7 @@ def look(
     store: StudyStore, sender: Sender, announce: Callable[[str], None], *, leaving: bool = False
 ) -> None:
     """Send the notifications that are due, unless another process has sent them. ``leaving``: a
-    worker has left the study, so that there may be none."""
+    worker has left the study, so there may be none left."""
     store.refresh()
     wanted = store.spec.notify.on
 
@@ -112,7 +112,7 @@ def look(
 
 
 def claimed_silence(store: StudyStore, seconds: float = 0.0) -> notices.Silence | None:
-    """The silence of a study without workers for so many ``seconds``, if this caller is to report
+    """The silence of a study that has had no worker for ``seconds``, if this caller should report
     it."""
     silence = notices.silence_of(store)
     if silence is None or silence.seconds < seconds:
@@ -122,8 +122,8 @@ def claimed_silence(store: StudyStore, seconds: float = 0.0) -> notices.Silence 
 
 @contextmanager
 def notifying(store: StudyStore, announce: Callable[[str], None]) -> Iterator[list[NotifySink]]:
-    """A sink for the study's notifications; none if the study wants none, or this machine has no
-    URLs. InputError if a URL can't be used."""
+    """A sink for the study's notifications; none if the study asks for none, or this machine has
+    no URLs. InputError if a URL can't be used."""
     sender = open_sender() if store.spec.notify.on else None
     if sender is None:
         if store.spec.notify.on:

@@ -1,5 +1,5 @@
-"""Watch a database for studies without workers: only a process that is no worker can see it when
-the last one is killed."""
+"""Watch a database for studies without workers: when the last worker is killed, only another
+process can notice."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from tuner.study.database import Database
 from tuner.study.notices import studies_wanting
 from tuner.study.store import StudyStore
 
-EVERY = 60.0  # seconds between looks
+EVERY = 60.0  # seconds between checks
 STALLED = 600.0  # seconds without a worker; a requeued job may take a while to begin
 
 
@@ -21,7 +21,7 @@ STALLED = 600.0  # seconds without a worker; a requeued job may take a while to 
 def watching_stalls(
     storage: str, sender: Sender | None, announce: Callable[[str], None]
 ) -> Iterator[None]:
-    """Notify of studies without workers meanwhile, if there is a sender."""
+    """Send notifications of studies without workers during the block, if there is a sender."""
     if sender is None:
         yield
         return
@@ -32,7 +32,7 @@ def watching_stalls(
         while not ended.wait(EVERY):
             try:
                 look_for_stalls(Database(storage), sender, announce)
-            except TunerError as error:  # such as a user without the right to write
+            except TunerError as error:  # such as a database user without write access
                 if announced != str(error):
                     announced = str(error)
                     announce(f"notifications: {error}")
@@ -51,7 +51,7 @@ def look_for_stalls(
     announce: Callable[[str], None],
     seconds: float = STALLED,
 ) -> None:
-    """Notify of every study that has had no worker for so many seconds, once."""
+    """Send one notification of every study that has had no worker for ``seconds``."""
     try:
         for name in studies_wanting(database, "stalled"):
             store = StudyStore(database, name)

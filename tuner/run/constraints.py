@@ -1,5 +1,5 @@
-"""A study's ``[constraint]`` applied to its programs: which can't be trained, and a check that some
-can."""
+"""A study's ``[constraint]`` applied to its programs: count those that violate it, and check that
+not all do."""
 
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ class Excluded(NamedTuple):
 
 
 def is_allowed(spec: StudySpec, program: Program) -> bool:
-    """Whether the program's networks keep the study's limits."""
+    """Whether the program's networks are within the study's limits."""
     constraint = spec.constraint
     return not constraint.limits or constraint.violation(size_of(program)) is None
 
@@ -35,6 +35,6 @@ def excluded(spec: StudySpec, dataset: DatasetInfo) -> Excluded:
     least = min(wrong, default=None)
     example = None if least is None else spec.constraint.violation(least)
     if wrong and len(wrong) == len(sizes):
-        text = f"{example} in the smallest of the study's networks"
-        raise InputError(f"study {spec.study.name!r}: {text}; raise the limit, or search smaller")
+        text = f"even the smallest networks are too large ({example}); raise the limit, or search"
+        raise InputError(f"study {spec.study.name!r}: {text} smaller networks")
     return Excluded(len(sizes), len(wrong), example)

@@ -1,4 +1,4 @@
-"""Own metrics of a study: imported if allowed, hashed, and tried on real images."""
+"""Custom metrics of a study: import them if allowed, hash them, and try them on real images."""
 
 from collections.abc import Collection, Iterable
 
@@ -8,7 +8,7 @@ from tuner.run.custom_networks import Sources, described, import_object
 
 
 def import_metrics(names: Iterable[str], allowed: Collection[str]) -> Sources:
-    """Import own metrics and register them; return hashes of their packages' code.
+    """Import custom metrics and register them; return hashes of their packages' code.
 
     InputError if a package is not ``allowed``, is missing or fails to import, or if a metric can't
     be called.
@@ -24,7 +24,7 @@ def import_metrics(names: Iterable[str], allowed: Collection[str]) -> Sources:
 
 
 def check_metrics(names: Iterable[str], real: Sample) -> None:
-    """Call own metrics with real images on both sides; InputError if one fails."""
+    """Call custom metrics with real images on both sides; InputError if one fails."""
     for name in names:
         try:
             own_metrics([name], real, real)

@@ -61,7 +61,7 @@ class Evaluation(NamedTuple):
 
     finite: bool = False
     scores: Scores = NO_SCORES
-    own: Mapping[str, float] = {}  # the study's own metrics
+    own: Mapping[str, float] = {}  # custom metrics
     d_auc: float | None = None
     samples: np.ndarray | None = None  # uint8 (n, h, w, c), of the same latents every time
     generate_seconds: float = 0.0
@@ -261,19 +261,19 @@ class Evaluator:
         return discriminator_auc(real, fake)
 
     def scores(self, images: np.ndarray, extras: Collection[str]) -> Scores:
-        """Score uint8 images (n, h, w, c), by the study's own metrics too."""
+        """Score uint8 images (n, h, w, c), including custom metrics."""
         features = self.extractor(images)
         found = scores(self.real, features, self.extractor.classes(features), extras)
         return {**found, **self._own(Sample(features, images))}
 
     @cached_property
     def real_sample(self) -> Sample:
-        """The real images that own metrics compare with: at most twice as many as generated."""
+        """The real images that custom metrics compare with: at most twice as many as generated."""
         chosen = sampled_images(len(self.images), self.spec.metrics.samples)
         return Sample(self.real.features, np.asarray(self.images[chosen]))
 
     def _own(self, generated: Sample) -> Mapping[str, float]:
-        """The study's own metrics of generated images."""
+        """Custom metrics of generated images."""
         names = self.spec.metrics.own
         return own_metrics(names, self.real_sample, generated) if names else {}
 

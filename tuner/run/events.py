@@ -14,7 +14,7 @@ from tuner.study.sinks import Ending, Released, TrialSink
 from tuner.study.verdict import Complete, Fail, Pause, Prune
 from tuner.trial import EpochReport, Hyperparameters, Program, TrialConfig
 
-TICK = 0.25  # seconds between two looks at what the worker is doing
+TICK = 0.25  # seconds between checks of what the worker is doing
 ENDINGS = {kind.__name__: kind for kind in (Complete, Pause, Prune, Fail, Released)}
 
 
@@ -45,7 +45,7 @@ class EventWriter:
                 self._orphaned = None
 
     def follow(self, clock: PhaseClock) -> None:
-        """Write what the clock's thread is doing, from a thread of its own."""
+        """Write what the clock's thread is doing, from another thread."""
         threading.Thread(target=self._follow, args=(clock,), name="activity", daemon=True).start()
 
     def _follow(self, clock: PhaseClock) -> None:

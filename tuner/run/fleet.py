@@ -181,7 +181,7 @@ class _Fleet:
             for line in events:
                 with self.lock:
                     try:
-                        if not (self.stopping and FINISHING_EPOCH in line):  # said for all
+                        if not (self.stopping and FINISHING_EPOCH in line):  # announced for all
                             replay(line, sink, doing)
                     except Exception:  # a library's output must not end the loop
                         self.sink.announce(f"worker {index}: {line.strip()}")
@@ -251,7 +251,7 @@ class _Fleet:
 
     def leave_at_once(self) -> None:
         """Stop the workers at once, and wait as long as that should take."""
-        for number in (signal.SIGTERM, STOP, signal.SIGHUP):  # the same ones may be merged
+        for number in (signal.SIGTERM, STOP, signal.SIGHUP):  # equal signals may be merged
             self.signal_all(number)
         until = time.monotonic() + AT_ONCE + 0.2
         while time.monotonic() < until and any(

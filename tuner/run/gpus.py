@@ -53,7 +53,7 @@ def unused_gpu(drivers: Path = Path("/")) -> str | None:
 
 
 def warning_of_unused(device: str) -> str | None:
-    """A warning if this machine has a GPU, although JAX uses ``device``, which is none."""
+    """A warning if this machine has a GPU but JAX uses ``device``, which is not one."""
     gpu, platforms = unused_gpu(), os.environ.get("JAX_PLATFORMS")
     if gpu is None:
         return None

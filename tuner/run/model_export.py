@@ -1,4 +1,4 @@
-"""Export a stored generator in formats that need no tuner, each checked to give its images."""
+"""Export a stored generator in formats that work without tuner, each checked against its images."""
 
 import importlib.util
 import sys

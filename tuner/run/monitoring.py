@@ -53,9 +53,9 @@ MEANINGS = {
     "tuner_study_trials": "Trials of the study by state, of all its workers together: take the max "
     "over workers, not the sum.",
     "tuner_study_trials_wanted": "Complete and pruned trials after which the study ends.",
-    "tuner_study_on_hold": "1 while tuner pause keeps the study on hold, else 0.",
-    "tuner_study_budget_spent": "What all workers have spent of each key of [budget], in its unit.",
-    "tuner_study_budget_limit": "The limits in [budget]; absent if the study has none.",
+    "tuner_study_on_hold": "1 while the study is on hold (tuner pause), else 0.",
+    "tuner_study_budget_spent": "Amount spent by all workers of each key of [budget], in its unit.",
+    "tuner_study_budget_limit": "Limit of each [budget] key; absent if the study has none.",
     "tuner_database_up": "1 if the database answered when trials were last counted; if 0, "
     "tuner_study_... are absent.",
     "tuner_database_transaction_seconds": "Duration of a transaction of the training thread, with "

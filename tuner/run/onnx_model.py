@@ -13,7 +13,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
-OPSET, IR_VERSION = 17, 8  # of 2022, which old runtimes read too
+OPSET, IR_VERSION = 17, 8  # of 2022, which older runtimes can read, too
 _CAPITALISED = (
     *("add", "sub", "mul", "div", "max", "min", "pow", "neg", "abs", "sign"),
     *("exp", "log", "sqrt", "tanh", "sin", "cos", "erf", "floor", "ceil"),
@@ -63,7 +63,7 @@ def _type(dtype: Any) -> int:
 
 
 class _Graph:
-    """The nodes of a model; a value is the name of a tensor, or an array known now."""
+    """The nodes of a model; a value is the name of a tensor, or a constant array."""
 
     def __init__(self, count: Any) -> None:
         self._count = count
@@ -137,7 +137,7 @@ class _Graph:
         for axis, size in zip(axes, old, strict=True):
             aligned[axis] = size
         found = self._to_shape(x, aligned)
-        # The number of images is not expanded to: the operation that follows does so.
+        # Not to the number of images, which is unknown: the next operation broadcasts to it.
         sizes = [size if isinstance(size, int) else 1 for size in shape]
         if all(size in (1, old) for size, old in zip(sizes, aligned, strict=True)):
             return found

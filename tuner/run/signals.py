@@ -63,7 +63,7 @@ class Stop:
 
     @property
     def reason(self) -> str | None:
-        """Who or what requested the stop, as far as that is known."""
+        """What requested the stop, if known."""
         return self._reason or (TIME_LIMIT if self.requested and self._since is None else None)
 
     @property
@@ -143,7 +143,7 @@ class _Sentinel:
         self.respond: Respond = leave
         self._responds = False
         # nohup ignores SIGHUP; a Slurm job ignores SIGTERM, which it passes on as SIGINT. SIGINT
-        # is ignored by what a shell script starts in the background, but obeyed all the same.
+        # is ignored by processes that a shell script starts in the background, but obeyed here.
         ignored = {n for n in SIGNALS if signal.getsignal(n) is signal.SIG_IGN} - {signal.SIGINT}
         self._handled = [n for n in SIGNALS if n not in ignored]
         ends = os.pipe()

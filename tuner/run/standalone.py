@@ -89,7 +89,7 @@ class _Collector:
         self.parts: list[str] = []
 
     def add(self, module_name: str, name: str) -> None:
-        """Add the definition of a module's ``name``; InputError if it can't be taken out."""
+        """Add the definition of a module's ``name``; InputError if it can't be extracted."""
         if module_name not in self._modules:
             self._modules[module_name] = _Module(module_name)
         module = self._modules[module_name]
@@ -114,8 +114,8 @@ class _Collector:
             self.imports[found.alias] = found
         elif found.alias != found.name or found.name == "*":
             raise InputError(
-                f"{importer}: found {found.line!r}; to be exported, the code of a network imports "
-                "names from the modules of its package: from MODULE import NAME"
+                f"{importer}: found {found.line!r}, which can't be exported; import names from the "
+                "package's modules instead: from MODULE import NAME"
             )
         else:
             self.add(found.module, found.name)
@@ -135,7 +135,7 @@ def _names(node: ast.AST) -> list[str]:
 def network_source(kind: type, program: Program) -> str:
     """A module with the class ``Generator`` and its ``PROGRAM``, which imports only libraries.
 
-    InputError if the code of a custom network can't be taken out of its package.
+    InputError if the code of a custom network can't be extracted from its package.
     """
     collector = _Collector({_OWN, kind.__module__.partition(".")[0]})
     collector.add(Program.__module__, Program.__name__)

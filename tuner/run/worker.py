@@ -68,7 +68,7 @@ class Worker:
     watchdog: Watchdog
     stop: Stop
     precompiler: Precompiler
-    _says_why: bool = False  # whether it has said who asked it to stop
+    _says_why: bool = False  # whether it has said why it stops
 
     def work(self, limits: Limits = NO_LIMITS) -> None:
         """Run trials until the study has ended, its budget is spent, a stop is requested or a
@@ -191,15 +191,15 @@ class Worker:
             return Fail(reason)
 
     def _violation(self, trial: TrialRun) -> str | None:
-        """Why the trial must not be trained by the study's ``[constraint]``; None if it may be, as
-        one that has begun before the limits were edited."""
+        """Why the study's ``[constraint]`` forbids training the trial; None if it may be trained,
+        like a trial that began before the limits were edited."""
         constraint = self.session.spec.constraint
         if not constraint.limits or trial.history or trial.claim.confirms is not None:
             return None
         return constraint.violation(trial.size)
 
     def _size_attributes(self, trial: TrialRun) -> dict[str, Any]:
-        """What samplers learn the study's constraint from; empty if sizes do not matter."""
+        """Attributes with the networks' sizes, for samplers; empty if sizes do not matter."""
         spec = self.session.spec
         if not spec.constraint.limits and "parameters" not in spec.metrics.names:
             return {}

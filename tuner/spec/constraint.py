@@ -1,4 +1,4 @@
-"""``[constraint]``: bounds on a trial's networks, known before training. Others are not trained."""
+"""``[constraint]``: limits on the size of networks, checked before training."""
 
 from typing import NamedTuple
 
@@ -32,12 +32,12 @@ class ConstraintSection(Section):
         return {key: limit for key, limit in self if limit is not None}
 
     def excess(self, size: Size) -> dict[str, float]:
-        """By how much networks exceed each limit, as a share of it; at most 0 where it is kept."""
+        """By what share networks exceed each limit; at most 0 within the limit."""
         counts = self._counts(size)
         return {key: counts[key] / limit - 1 for key, limit in self.limits.items()}
 
     def violation(self, size: Size) -> str | None:
-        """The first limit that the networks exceed, as text; None if they keep all."""
+        """The first limit that the networks exceed, as text; None if they exceed none."""
         counts = self._counts(size)
         for key, limit in self.limits.items():
             if counts[key] > limit:

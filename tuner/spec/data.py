@@ -61,8 +61,8 @@ class DataSpec(Section):
     )
     holdout: float = entry(
         0.0,
-        "share of the images, chosen by their content, that is never trained on: metrics are also "
-        "reported against it, and copies of training images are detected",
+        "share of the images, chosen by their content, to hold out of training; metrics are also "
+        "reported against them, and copies of training images are detected",
         ge=0,
         le=0.5,
     )

@@ -38,14 +38,14 @@ def _measured(name: str, group: str | None, *, alone: bool = False) -> Objective
 
 
 class _Objectives(dict[str, Objective]):
-    """Objectives by name; those of a study's own metrics are named by their functions."""
+    """Objectives by name; custom metrics are named by their functions."""
 
     def __missing__(self, name: str) -> Objective:
         return Objective(name.partition(":")[2].replace("_", " ") or name, alone=True)
 
 
 class _Labels(dict[str, str]):
-    """Labels of objectives by name, those of own metrics included."""
+    """Labels of objectives by name, including custom metrics."""
 
     def __missing__(self, name: str) -> str:
         return ALL_OBJECTIVES[name].label
@@ -64,8 +64,8 @@ OBJECTIVES = _Labels({name: objective.label for name, objective in ALL_OBJECTIVE
 
 
 def objective_field(name: str) -> ReportField:
-    """The field of an objective; an own metric gets one of the same kind."""
-    own = ReportField(OBJECTIVES[name], "own metric", "lower", name=name, nullable=True)
+    """The field of an objective; a custom metric gets one of the same kind."""
+    own = ReportField(OBJECTIVES[name], "custom metric", "lower", name=name, nullable=True)
     return FIELDS.get(name, own)
 
 
@@ -115,8 +115,8 @@ class MetricsSection(Section):
     )
     weights_sha256: Annotated[str, AfterValidator(_sha256)] = entry(
         INCEPTION_SHA256,
-        "SHA-256 of that file; by default that of Inception's published file, while files for "
-        "dinov2 and clip are not checked",
+        "SHA-256 of that file; by default that of Inception's published file; files for dinov2 and "
+        "clip are checked only if it is set",
     )
     input: Literal["clean", "pytorch-fid", "torch-fidelity"] = entry(
         "clean", "library whose resizing to Inception's 299 x 299 pixels is reproduced"
@@ -132,31 +132,31 @@ class MetricsSection(Section):
     objective: _Name = entry(
         "fid",
         "metric that is minimised and reported to samplers and pruners: `fid`, `kid`, "
-        "`fid_infinity`, `cmmd` (with clip, where it is the default), or one of `own`",
+        "`fid_infinity`, `cmmd` (only with clip, and its default), or a metric in `own`",
     )
     objectives: tuple[_Name, ...] = Field(
         default=(),
         strict=False,
         description="two or more objectives instead of one: "
-        f"{', '.join(OBJECTIVES)}, or some of `own`; the first, a metric of images, chooses a "
-        "trial's epoch and is what pruners see",
+        f"{', '.join(OBJECTIVES)}, or metrics in `own`; the first must be a metric of images: it "
+        "chooses a trial's epoch, and pruners judge by it",
     )
     own: Annotated[tuple[str, ...], BeforeValidator(_own), WithJsonSchema(_OWN_SCHEMA)] = entry(
-        (), "own metrics, as `package.module:function`; see docs/metrics.md"
+        (), "custom metrics, as `package.module:function`; see docs/metrics.md"
     )
     kid: When = entry("off", "KID at every evaluation, at the last, or never")
     neighbours: When = entry("end", "precision, recall, density and coverage, likewise")
     fid_infinity: When = entry("off", "FID extrapolated to infinitely many samples, likewise")
     heldout: When = entry(
         "end",
-        "metrics against held-out images, and the share of copied training images, likewise; it "
-        "applies if data.holdout is above 0",
+        "metrics against held-out images, and the share of samples that copy training images, "
+        "likewise; it applies if data.holdout is above 0",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _first_objective(cls, table: Any) -> Any:
-        """The first of several objectives is the one where a single number is needed."""
+        """The first of several objectives counts where a single number is needed."""
         match table:
             case {"objectives": [str(first), *_]} if first in OBJECTIVES or is_import_name(first):
                 return {"objective": first} | table
@@ -169,7 +169,7 @@ class MetricsSection(Section):
 
     @property
     def labels(self) -> list[str]:
-        """What the objectives are called in text."""
+        """The labels of the objectives."""
         return [OBJECTIVES[name] for name in self.names]
 
     @property
@@ -199,5 +199,5 @@ class MetricsSection(Section):
 
     @property
     def always(self) -> set[str]:
-        """The metrics that these features are meant for, computed at every evaluation."""
+        """The metrics that belong to these features, computed at every evaluation."""
         return {"cmmd"} if self.features == "clip" else set()

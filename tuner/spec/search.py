@@ -80,11 +80,11 @@ class Nsga2Sampler(Sampler):
     name: Literal["nsga2"] = "nsga2"
     learns_from_pruned = False
     population_size: int = entry(
-        50, "complete trials of a generation; the first one is random", ge=2, le=10_000
+        50, "complete trials per generation; the first generation is random", ge=2, le=10_000
     )
     mutation_prob: float | None = entry(
         None,
-        "probability that a parameter is drawn again; by default 1 / number of parameters",
+        "probability of drawing a parameter at random; by default 1 / number of parameters",
         ge=0,
         le=1,
     )

@@ -1,4 +1,4 @@
-"""The ``[tracking]`` and ``[notify]`` sections: where else a study is reported.
+"""The ``[tracking]`` and ``[notify]`` sections: where a study is reported outside the database.
 
 Neither holds an address or a password: those come from the environment of each machine.
 """
@@ -11,19 +11,19 @@ from pydantic_core import CoreSchema, core_schema
 from tuner.spec.kinds import did_you_mean, shown
 from tuner.spec.sections import Section, entry
 
-# The experiment trackers that trials can be passed to, and the module that each needs. The extra
-# that installs it and the module of ``tuner.tracking`` that writes to it have the tracker's name.
+# Experiment trackers, and the module that each needs. The extra that installs it and the module of
+# ``tuner.tracking`` that writes to it are named after the tracker.
 TRACKERS = {
     "tensorboard": "tensorboardX",
     "mlflow": "mlflow",
     "wandb": "wandb",
     "trackio": "trackio",
 }
-# The events that notifications can be sent on.
+# Events that can send a notification.
 EVENTS = {
     "ended": "the study has ended, or has spent its budget",
     "best": "a trial has ended as the best so far",
-    "failed": "a trial has failed, at most one notification an hour",
+    "failed": "a trial has failed; at most one notification an hour",
     "stalled": "no worker is running although trials are left",
 }
 
@@ -43,7 +43,7 @@ class _NamesOf:
                 hint = did_you_mean(str(name), self._names)
                 raise ValueError(f"found {shown(name)}, {expected}{hint}")
         if len({*value}) < len(value):
-            raise ValueError(f"found {shown([*value])}, expected every name only once")
+            raise ValueError(f"found {shown([*value])}, expected each name once")
         return tuple(value)
 
     def __get_pydantic_core_schema__(
@@ -61,16 +61,16 @@ class _NamesOf:
 
 
 class TrackingSection(Section):
-    """The trackers that workers pass every epoch to: see ``tuner.tracking``."""
+    """The trackers to which workers log every epoch: see ``tuner.tracking``."""
 
     to: Annotated[tuple[str, ...], _NamesOf(TRACKERS)] = entry(
-        (), f"trackers to pass every epoch to; any of {', '.join(TRACKERS)}"
+        (), f"trackers to log every epoch to; any of {', '.join(TRACKERS)}"
     )
 
 
 class NotifySection(Section):
-    """The events that a notification is sent on: see ``tuner.notify``."""
+    """The events that send a notification: see ``tuner.notify``."""
 
     on: Annotated[tuple[str, ...], _NamesOf(EVENTS)] = entry(
-        (), f"events to send a notification on; any of {', '.join(EVENTS)}"
+        (), f"events that send a notification; any of {', '.join(EVENTS)}"
     )

@@ -79,11 +79,11 @@ class TrialSection(Section):
     )
     augment_target: Annotated[Setting | None, Real(0, 1, open_low=True, open_high=True)] = entry(
         None,
-        "ADA: adapt the probability to hold the mean sign of D's logits at real images here; the "
-        "paper uses 0.6",
+        "ADA: adapt the probability to keep the mean sign of D's logits on real images at this "
+        "value; the paper uses 0.6",
     )
     augment_images: Annotated[Setting | None, Real(0, open_low=True)] = entry(
-        None, "ADA: images in which the probability can rise from 0 to 1; by default 500,000"
+        None, "ADA: real images in which the probability can rise from 0 to 1; by default 500,000"
     )
     flips: _Switch = entry("off", "flip real images left to right at random")
     batch_size: Annotated[Setting, Whole(2, 65_536)] = entry(64, "images per batch")

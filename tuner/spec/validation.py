@@ -137,7 +137,7 @@ def _metrics(spec: StudySpec) -> Iterator[Problem]:
         yield at, f'{text}; it applies to features = "clip"'
     for name in metrics.names:
         if is_import_name(name) and name not in metrics.own:
-            yield at, f"found {name!r}, which own does not name"
+            yield at, f"found {name!r}, which is not in own"
     if not spec.data.holdout and metrics.heldout != MetricsSection.model_fields["heldout"].default:
         text = "heldout is set, but without data.holdout no images are held out"
         yield ("metrics", "heldout"), text
@@ -153,29 +153,29 @@ def _metrics(spec: StudySpec) -> Iterator[Problem]:
 
 
 def _objectives(spec: StudySpec) -> Iterator[Problem]:
-    """What is wrong with the objectives, and what works with one objective only."""
+    """Problems of the objectives, and of what works with one objective only."""
     metrics, at = spec.metrics, ("metrics", "objectives")
     first = ALL_OBJECTIVES[metrics.objective]
     if not metrics.several:
         if not first.alone:
             alone = ", ".join(name for name, one in ALL_OBJECTIVES.items() if one.alone)
-            text = f"found {metrics.objective!r}, which is no objective by itself; expected {alone}"
-            yield ("metrics", "objective"), f"{text}, or several in objectives"
+            text = f"found {metrics.objective!r}, which can't be the only objective"
+            yield ("metrics", "objective"), f"{text}; expected {alone}, or several in objectives"
         return
     names = ", ".join(metrics.objectives)
     if len(set(metrics.objectives)) < max(2, len(metrics.objectives)):
-        yield at, f"found {names}, expected at least two different ones, each once"
+        yield at, f"found {names}, expected at least two different objectives"
     if metrics.objective != metrics.objectives[0]:
         yield (
             ("metrics", "objective"),
             f"found {metrics.objective!r} next to objectives; leave it out",
         )
     elif not first.measured:
-        yield at, f"found {metrics.objective} first, expected a metric of images to be first"
+        yield at, f"found {metrics.objective} first, expected a metric of images"
     if spec.sampler.one_objective:
         samplers = [s for s in get_args(get_args(search.SamplerSpec)[0]) if not s.one_objective]
         known = ", ".join(s.model_fields["name"].default for s in samplers)
-        text = f"{spec.sampler.name} searches by one objective only"
+        text = f"{spec.sampler.name} supports only one objective"
         yield ("sampler", "name"), f"{text}; use one of {known}, or metrics.objective"
     if spec.confirm.top:
         text = "several objectives have no single winner to confirm"

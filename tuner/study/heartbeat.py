@@ -15,8 +15,8 @@ from tuner.phases import PhaseClock
 from tuner.study import leases, tables
 from tuner.study.store import StudyStore
 
-TICK = 0.25  # seconds between two looks at what the worker is doing
-# Seconds between two writes between beats: because of a new activity, because none lasts any more.
+TICK = 0.25  # seconds between checks of what the worker is doing
+# Least seconds between writes between beats: of a new activity, and of the end of one.
 RAREST, RAREST_WITHOUT = 1.0, 5.0
 
 

@@ -1,7 +1,8 @@
-"""What a study's notifications report, and who sends each: one process of all, at most once.
+"""What a study's notifications report, and claims that let exactly one process send each.
 
 What was sent last is an attribute of the Optuna study. A process replaces it in a transaction that
-locks the study, and only then sends: if it dies in between, the notification is lost, not doubled.
+locks the study, and sends only then: if it dies in between, the notification is lost, never sent
+twice.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from tuner.study.records import TrialRecord, record_of
 from tuner.study.store import StudyStore
 from tuner.study.workers import read_workers
 
-SENT = "tuner:notified:"  # the prefix of the attributes; an event follows
+SENT = "tuner:notified:"  # prefix of the attributes, before the event
 THROTTLE = 3600.0  # seconds between two notifications of failed trials
 _ours = tables.study_attributes
 
@@ -23,13 +24,13 @@ _ours = tables.study_attributes
 class Silence(NamedTuple):
     """No worker runs a study that has trials left."""
 
-    since: float  # the last sign of life of a worker, by the database's clock
-    seconds: float  # passed since then
+    since: float  # when a worker was last seen, by the database's clock
+    seconds: float  # elapsed since then
     left: int  # trials
 
 
 def claim_end(store: StudyStore) -> str | None:
-    """Why the study has come to its end; None unless it has, and this caller is to say so.
+    """Why the study has ended; None unless it has, and this caller should report it.
 
     A study can end several times: its total or its budget may be raised in between.
     """
@@ -45,7 +46,7 @@ def claim_end(store: StudyStore) -> str | None:
 
 
 def claim_best(store: StudyStore) -> TrialRecord | None:
-    """The best trial; None unless it is a new one, and this caller is to say so."""
+    """The best trial; None unless it is a new one, and this caller should report it."""
     best = store.best_so_far()
     if best is None or best.value is None:
         return None
@@ -60,7 +61,7 @@ def claim_best(store: StudyStore) -> TrialRecord | None:
 
 def claim_failure(store: StudyStore) -> tuple[int, TrialRecord] | None:
     """The number of trials that have failed, and the last of them; None unless more have failed
-    than were reported, the last report is an hour old, and this caller is to say so."""
+    than were reported, the last report is an hour old, and this caller should report them."""
     with store.database.errors():
         trials = store.study.get_trials(deepcopy=False)
     failed = [record for t in trials if (record := record_of(t, ())).state == "FAIL"]
@@ -77,7 +78,7 @@ def claim_failure(store: StudyStore) -> tuple[int, TrialRecord] | None:
 
 
 def claim_silence(store: StudyStore, silence: Silence) -> bool:
-    """Whether this caller is to report the silence."""
+    """Whether this caller should report the silence."""
     mark = round(silence.since, 3)
     return _claim(store, "stalled", lambda sent, now: _unless(sent, mark))
 
@@ -125,7 +126,7 @@ def _unless(sent: Any, mark: Any) -> Any:
 
 
 def _claim(store: StudyStore, event: str, decide: Callable[[Any, float], Any]) -> bool:
-    """Replace what was sent last by what ``decide`` makes of it and of the time; False if that is
+    """Replace what was sent last by what ``decide`` returns for it and the time; False if that is
     None: another process has sent it, or there is nothing to send."""
     key = f"{SENT}{event}"
     with store.database.errors(), store.database.rdb.engine.begin() as connection:

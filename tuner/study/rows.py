@@ -180,8 +180,8 @@ def _typed(value: Any, *types: type) -> Any:
 def epoch_report(values: Iterable[Any]) -> EpochReport | None:
     """A row of ``tuner_epochs``; None if its epoch, a count or a duration is not valid.
 
-    The last of ``values`` are the own metrics, as JSON. A measurement that is not a number counts
-    as missing.
+    The last of ``values`` are the custom metrics, as JSON. A measurement that is not a number
+    counts as missing.
     """
     *numbers, own = values
     row = dict(zip(FIELDS, numbers, strict=True))
@@ -198,7 +198,7 @@ def epoch_report(values: Iterable[Any]) -> EpochReport | None:
 
 
 def _own_metrics(value_json: Any) -> dict[str, float]:
-    """Own metrics from their JSON, without those that are not finite numbers."""
+    """Custom metrics from their JSON, without those that are not finite numbers."""
     value = attribute(value_json)
     pairs = value.items() if isinstance(value, dict) else ()
     return {printable(name): found for name, x in pairs if (found := finite(x)) is not None}

@@ -100,9 +100,9 @@ def _for_samplers(spec: StudySpec, trial: FrozenTrial) -> FrozenTrial | None:
     """A trial of several objectives as samplers see it.
 
     Pruned trials have no values of their own. TPE would rank them by their last report, but Optuna
-    refuses to with several objectives. So they look as if they violated a constraint: less the
-    later they were pruned, then the better their first objective was, and less than those that
-    violate the study's own constraint.
+    refuses to with several objectives. So they appear to violate a constraint: by less the
+    later they were pruned, then the better their first objective was, and by less than trials
+    that violate the study's own constraint.
     """
     found = comparable(spec, trial)
     if found is None or found.state != TrialState.PRUNED:

@@ -103,7 +103,7 @@ epochs = Table(
     Column("worker", String(32)),  # the one that reported it
     Column("token", Integer),  # of that worker's lease
     *_report_columns[_ORIGINAL:],
-    Column("own", Text),  # JSON: the study's own metrics by name
+    Column("own", Text),  # JSON: custom metrics by name
 )
 
 PHASE_COLUMNS = {phase: f"{phase}_seconds" for phase in Phase}

@@ -1,4 +1,4 @@
-"""What a study's workers take next: trials without a worker, then the queue, in this order."""
+"""The trials that workers take next, in order: those without a worker, then the queue."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ class Upcoming(NamedTuple):
 
 
 def upcoming(store: StudyStore) -> list[Upcoming]:
-    """The trials that wait, in the order in which workers take them. Paused trials are not among
+    """The waiting trials, in the order in which workers take them. Paused trials are not among
     them, since the pruner decides which of those go on."""
     with store.database.reading() as connection:
         dead = leases.dead_workers(connection, store.study_id, "")

@@ -1,1 +1,1 @@
-"""Experiment trackers that trials are passed to while they train, or exported to afterwards."""
+"""Experiment trackers: log trials while they train, or export them afterwards."""

@@ -1,4 +1,4 @@
-"""Pass the recorded trials of a study to a tracker."""
+"""Write the recorded trials of a study to a tracker."""
 
 from collections.abc import Callable, Iterable, Mapping
 

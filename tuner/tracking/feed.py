@@ -1,4 +1,4 @@
-"""``Feed``: passes trials to a tracker on a thread of its own, whatever becomes of the tracker."""
+"""``Feed``: log trials to a tracker on its own thread, so a failing tracker can't stop training."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ class _Waiting:
     written: int  # the last epoch that the run has, as far as is known
     epochs: list[Epoch]
     pictures: deque[tuple[int, bytes]] = field(default_factory=lambda: deque(maxlen=MOST_PICTURES))
-    state: str | None = None  # as which the trial has ended; None if it was released
+    state: str | None = None  # in which the trial ended; None if it was released
     reason: str | None = None
     left: bool = False  # whether this worker no longer runs it
     run: Run | None = None
@@ -35,7 +35,7 @@ class Feed:
     """Passes trials to one tracker, in order. The methods return at once and never raise.
 
     A failure is announced once, until something succeeds again. What could not be written is tried
-    again later, in a run begun anew.
+    again later, in a newly opened run.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Feed:
         self._change(number, lambda one: one.pictures.append((epoch, png)))
 
     def ended(self, number: int, state: str | None, reason: str | None) -> None:
-        """``state`` is None if another worker may go on with the trial."""
+        """``state`` is None if another worker may continue the trial."""
 
         def end(one: _Waiting) -> None:
             one.state, one.reason, one.left = state, reason, True
@@ -120,7 +120,7 @@ class Feed:
             done = one.left and one.attempts >= MOST_ATTEMPTS
             if not self._failing:
                 self._failing = True
-                text = f"tracking by {self._name} failed: {failure(error)}"
+                text = f"logging to {self._name} failed: {failure(error)}"
                 self._announce(f"{text}; training continues, {self._name} will be tried again")
         if done:
             with self._changed:

@@ -27,7 +27,7 @@ MARK = "epoch"  # the metric that is logged last: an epoch that has it is comple
 FOLDER = "samples"  # of the artifacts
 BATCH = 1000  # metrics that MLflow accepts at a time
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
-for _name in ("mlflow", "alembic", "urllib3"):  # they would write into the progress of a sweep
+for _name in ("mlflow", "alembic", "urllib3"):  # they would be printed amid a sweep's progress
     logging.getLogger(_name).setLevel(logging.ERROR)
 
 

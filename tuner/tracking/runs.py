@@ -1,4 +1,4 @@
-"""``Run``: a trial in a tracker, and what all trackers are told about it."""
+"""``Run``: a trial in a tracker, and the data that all trackers receive."""
 
 import importlib
 import importlib.util
@@ -17,7 +17,7 @@ from tuner.trial import EpochReport
 
 _SECRET = re.compile("KEY|TOKEN|SECRET|PASS|AUTH|UR[IL]")  # in names of variables
 _USER = re.compile(r"//[^/\s]*@")  # the user and password of a URL
-NO_EXTRA = ("trackio",)  # installed by itself: see pyproject.toml
+NO_EXTRA = ("trackio",)  # installed separately: see pyproject.toml
 MOST_SHOWN = 300  # characters of a failure
 
 
@@ -36,7 +36,7 @@ class TrackedTrial(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """The same for all workers, and different for every trial of every study."""
+        """The same on all workers, and different for every trial of every study."""
         return f"{self.folder[-8:]}-{self.number:05d}"
 
     @property
@@ -55,8 +55,8 @@ class Epoch(NamedTuple):
 
     @property
     def measured(self) -> dict[str, float]:
-        """The numbers of the report by field, and the study's own metrics by name, with a dot for
-        the colon; without the epoch and what is not finite."""
+        """The numbers of the report by field, and custom metrics by name, with a dot for the colon;
+        without the epoch and what is not finite."""
         found = self.report._asdict()
         own = {name.replace(":", "."): value for name, value in found.pop("own").items()}
         del found["epoch"]

@@ -1,4 +1,4 @@
-"""``TrackingSink``: passes a worker's trials to the trackers of the study file."""
+"""``TrackingSink``: log a worker's trials to the trackers of the study file."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,13 +15,13 @@ from tuner.tracking.feed import Feed
 from tuner.tracking.runs import TrackedTrial, begin, check_installed
 from tuner.trial import EpochReport
 
-EXIT_WAIT = 10.0  # seconds that a worker's exit waits for its trackers at most
-STATES = {Complete: "COMPLETE", Prune: "PRUNED", Fail: "FAIL"}  # the other endings are none
+EXIT_WAIT = 10.0  # most seconds that a worker's exit waits for its trackers
+STATES = {Complete: "COMPLETE", Prune: "PRUNED", Fail: "FAIL"}  # others do not end a trial
 
 
 def check_trackers(trackers: tuple[str, ...]) -> None:
     """InputError if a tracker can't be used on this machine: its package is missing, or its folder
-    is none."""
+    is not a folder."""
     check_installed(trackers)
     if "tensorboard" in trackers:
         tensorboard_folder()
@@ -61,7 +61,7 @@ class TrackingSink:
         return None
 
     def close(self) -> None:
-        """Let the trackers finish, for a short time."""
+        """Wait a short time for the trackers to finish."""
         until = time.monotonic() + EXIT_WAIT
         for feed in self._feeds.values():
             if feed is not None:

@@ -15,7 +15,7 @@ from tuner.tracking.runs import Epoch, TrackedTrial
 
 
 def _silent(*_: object, **__: object) -> None:
-    """Takes the place of ``print``: standard output is the progress of a sweep."""
+    """Replaces ``print``, because standard output shows the progress of a sweep."""
 
 
 for _module in (trackio, trackio.run, trackio.utils):

@@ -1,4 +1,4 @@
-"""Weights & Biases: a project per study, a run per trial with an id of the trial's.
+"""Weights & Biases: a project per study, a run per trial with the trial's own id.
 
 Server, project and key come from its own variables and files: ``WANDB_MODE``, ``WANDB_BASE_URL``,
 ``WANDB_ENTITY``, ``WANDB_PROJECT``, ``WANDB_DIR``, ``WANDB_API_KEY`` or ``wandb login``.
@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # or errors are sent to its authors
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # otherwise errors are sent to its authors
 
 import wandb
 from PIL import Image

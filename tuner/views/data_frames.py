@@ -69,7 +69,7 @@ def _type(name: str) -> str:
 
 
 def epochs_frame(trials: Sequence[TrialRecord]) -> Frame:
-    """One row per trial and epoch: ``trial``, ``state``, the fields of EpochReport, own metrics.
+    """One row per trial and epoch: ``trial``, ``state``, the fields of EpochReport, custom metrics.
 
     Numbers that were not measured are NaN.
     """

@@ -17,8 +17,8 @@ _USE = {
     "flax": """\
 ### Flax
 
-`generator.safetensors` has the weights, `network.py` the network, and `draw.py` draws images. It
-needs `pip install flax safetensors`, of the versions below or close to them.
+`generator.safetensors` contains the weights, `network.py` the network, and `draw.py` draws images.
+Install what they need with `pip install flax safetensors`, in the versions below or close to them.
 
 ```bash
 python draw.py --count 64 --seed 0 --out images.png
@@ -29,7 +29,7 @@ from draw import draw
 images = draw(16, seed=1{labels})  # uint8 {shape}
 ```
 
-For equal seeds the images are those of `tuner sample`, up to rounding.
+With the same seed, the images equal those of `tuner sample` up to rounding.
 """,
     "jax-export": """\
 ### jax.export
@@ -76,18 +76,18 @@ def model_readme(
     formats: Sequence[str],
     versions: Mapping[str, str],
 ) -> str:
-    """What the generator is, how good it is, and how to draw images with it, as Markdown."""
+    """The README as Markdown: origin, quality, use, training and versions."""
     parts = [
-        f"# A generator of {spec.study.name}",
+        f"# Generator of the study {spec.study.name}",
         f"The generator of trial {trial.number} of the study `{spec.study.name}`, exported by "
         "`tuner export-model`.",
         "![Samples](samples.png)",
-        "## How good it is",
+        "## Quality",
         *_quality(spec, trial, confirmed),
         "## Draw images",
         *_interface(program),
         *(_use(name, program).rstrip() for name in FORMATS if name in formats),
-        "## How it was trained",
+        "## Training",
         _table(
             "setting",
             "value",
@@ -95,7 +95,7 @@ def model_readme(
         ),
         "## Versions and licence",
         ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
-        "The licence of the training images is not known to tuner. Check it before you publish the "
+        "tuner does not know the licence of the training images. Check it before you publish the "
         "weights or images drawn with them.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -107,15 +107,15 @@ def _quality(spec: StudySpec, trial: TrialRecord, confirmed: Sequence[Result]) -
     if value := confirmations.confirmed_value(own, spec):
         found = [
             f"Confirmed with fresh seeds: {value}.",
-            f"The weights are those of the search's run of trial {trial.number}.",
+            f"The weights are those that trial {trial.number} had in the search.",
         ]
     else:
         found = [f"{metric} {number(trial.value)} in the search: one seed, not confirmed."]
     if trial.fresh is not None:
         found.append(f"On latents that were not used to choose it: {metric} {number(trial.fresh)}.")
     found.append(
-        f"{metric} compares {metrics.samples:,} generated images with the training images, by the "
-        f"features `{metrics.features}`. Lower is better. It can be compared only with values of "
+        f"{metric} compares {metrics.samples:,} generated images with the training images, on the "
+        f"features `{metrics.features}`. Lower is better. It is comparable only with values for "
         "the same features, images and number of samples."
     )
     epoch = trial.best_epoch(metrics.objective)
@@ -148,7 +148,7 @@ def _interface(program: Program) -> list[str]:
     if program.generator_norm == "batch":
         lines.append(
             "- batch norm: with fixed statistics, measured for these weights on 512 latents; an "
-            "image does not depend on the others of its batch"
+            "image does not depend on the others in its batch"
         )
     return ["\n".join(lines)]
 

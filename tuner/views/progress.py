@@ -78,10 +78,10 @@ class PlainProgress:
         self.announce(f"trial {claim.number} {outcome(ending)}")
 
     def follow(self, clock: PhaseClock) -> None:
-        """Show what the clock's thread is doing: not in a log."""
+        """Show what the clock's thread is doing; ignored in a log."""
 
     def doing(self, worker: int, trial: int | None, what: str, seconds: float) -> None:
-        """Show what another process is doing: not in a log."""
+        """Show what another process is doing; ignored in a log."""
 
 
 @dataclass
@@ -205,7 +205,7 @@ class LiveProgress:
         return table
 
     def _others(self, doing: dict[int, _Doing]) -> Iterator[Table | Text]:
-        """What workers without a trial are doing, and how far that has come if they know."""
+        """What workers without a trial are doing, with progress if they know it."""
         idle = {worker: one for worker, one in doing.items() if one.trial is None and one.what}
         for worker, one in list(idle.items())[:MOST_LINES]:
             name = f"worker {worker}: " if len(doing) > 1 else ""

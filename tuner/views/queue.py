@@ -1,4 +1,4 @@
-"""The trials that wait for a worker as a table, and what follows them as text."""
+"""The trials that are waiting for a worker as a table, and what follows them as text."""
 
 from collections.abc import Sequence
 
@@ -16,8 +16,8 @@ def queue_table(waiting: Sequence[Upcoming]) -> FittingTable:
 
 
 def queue_lines(waiting: Sequence[Upcoming], paused: int, new: int, sampler: str) -> list[str]:
-    """What workers do when no trial waits any more."""
-    lines = [] if waiting else ["No trials wait for a worker."]
+    """What workers do when no more trials are waiting."""
+    lines = [] if waiting else ["No trials are waiting for a worker."]
     if paused:
         trials = "1 paused trial is" if paused == 1 else f"{paused} paused trials are"
         lines.append(f"{trials} left to the pruner.")

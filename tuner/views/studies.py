@@ -120,7 +120,7 @@ def comparison_table(bests: Sequence[tuple[str, TrialRecord]], objective: str) -
 def worker_table(workers: Sequence[WorkerRecord]) -> FittingTable:
     """One row per worker that has not left: machine, trial, and when it was last seen.
 
-    The id of its Slurm job, too, if any worker has one.
+    Also the id of its Slurm job, if any worker has one.
     """
     job = ["job"] * any(worker.job for worker in workers)
     table = FittingTable(
@@ -145,7 +145,7 @@ def worker_table(workers: Sequence[WorkerRecord]) -> FittingTable:
 
 
 def doing_text(worker: WorkerRecord, age: float = 0.0) -> str:
-    """What a worker was doing ``age`` seconds ago, and for how long: ``compiling 42 s``."""
+    """What a worker is doing, from a row read ``age`` seconds ago: ``compiling 42 s``."""
     if worker.doing is None or worker.doing_seconds is None:
         return "-" if worker.trial is None else "training"
     if not worker.alive:

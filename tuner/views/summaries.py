@@ -95,7 +95,7 @@ def curve_fields(spec: StudySpec) -> tuple[ReportField, ...]:
 
 
 def own_names(trials: Sequence[TrialRecord]) -> list[str]:
-    """The names of the own metrics that the trials measured."""
+    """The names of the custom metrics that the trials measured."""
     return list(dict.fromkeys(name for report in epochs_of(trials) for name in report.own))
 
 

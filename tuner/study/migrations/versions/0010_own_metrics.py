@@ -1,4 +1,4 @@
-"""A study's own metrics, by epoch."""
+"""Custom metrics, by epoch."""
 
 from alembic import op
 from sqlalchemy import Column, Text
