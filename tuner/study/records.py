@@ -16,6 +16,7 @@ from tuner.trial import EpochReport, History
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # trials that count towards a study's total
 MAX_REASON = 4000  # characters
+DEQUEUED = "removed from the queue"  # the reason stored with a trial that a user dequeued
 
 # Attributes of Optuna's trials.
 REASON, ARTIFACT, MACHINE = "tuner:reason", "tuner:generator", "tuner:machine"
