@@ -157,8 +157,8 @@ def record_of(
         reason = f"its {attributes[UNREADABLE]} can't be read"
     params = setting_params(trial.params)
     values = trial.values or []
-    if len(objectives) > 1 and not values and trial.last_step is not None:
-        values = [trial.intermediate_values[trial.last_step]]
+    if len(objectives) > 1 and trial.state == TrialState.PRUNED and trial.last_step is not None:
+        values = [trial.intermediate_values[trial.last_step]]  # as with one objective
     named = {name: rows.finite(value) for name, value in zip(objectives, values, strict=False)}
     known = {name: value for name, value in named.items() if value is not None}
     whole = len(objectives) > 1 and len(known) == len(values) == len(objectives)
