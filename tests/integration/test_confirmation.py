@@ -41,6 +41,16 @@ def confirm(session: WorkerSession, claimed: Claim, fid: float, fresh: float | N
     session.finish(claimed, Complete(), attributes={} if fresh is None else {FRESH: fresh})
 
 
+def confirmed_trials(session: WorkerSession) -> set[int]:
+    """Run the whole confirmation; returns the trials that it repeats."""
+    begun = set()
+    while isinstance(claimed := session.claim(DATASET), Claim):
+        assert claimed.confirms is not None
+        begun.add(claimed.confirms.trial)
+        confirm(session, claimed, 10.0)
+    return begun
+
+
 def test_the_best_configurations_are_trained_again_in_rounds(studies: Studies) -> None:
     session = searched(studies)
     begun = []
@@ -133,12 +143,17 @@ def test_a_baseline_that_was_removed_from_the_queue_does_not_take_part(studies: 
     session = studies.join()
     for fid in (30.0, 10.0):
         run(session, [fid], Complete())
-    begun = set()
-    while isinstance(claimed := session.claim(DATASET), Claim):
-        assert claimed.confirms is not None
-        begun.add(claimed.confirms.trial)
-        confirm(session, claimed, 10.0)
-    assert begun == {1, 2}
+    assert confirmed_trials(session) == {1, 2}
+
+
+def test_a_baseline_that_violates_the_constraint_does_not_take_part(studies: Studies) -> None:
+    baseline = "[[baseline]]\nbeta1 = 0.5\n"
+    studies.create(STUDY.replace("SEEDS", "2") + baseline, trials=3, epochs=1)
+    session = studies.join()
+    run(session, [], Prune("constraint.parameters: 9 weights, at most 8 allowed"))
+    for fid in (30.0, 10.0):
+        run(session, [fid], Complete())
+    assert confirmed_trials(session) == {1, 2}
 
 
 def test_runs_do_not_count_as_trials_of_the_search(studies: Studies) -> None:

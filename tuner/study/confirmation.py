@@ -14,7 +14,7 @@ from typing import NamedTuple
 from tuner.spec.study import ConfirmSection
 from tuner.study import racing
 from tuner.study.racing import Difference, Interval, Race, Value
-from tuner.study.records import DEQUEUED, TrialRecord
+from tuner.study.records import TrialRecord
 
 FIRST_SEED = 10_000_000  # trials of a search have lower numbers, from which their seeds follow
 ATTEMPTS = 3  # failed runs with one seed after which it counts like a diverged one
@@ -123,7 +123,7 @@ def _candidates(
         if usable and all(trial.params != other.params for other in distinct):
             distinct.append(trial)
     chosen = distinct[: section.top]
-    baselines = [t for t in ranked if t.baseline and t.has_ended and t.reason != DEQUEUED]
+    baselines = [t for t in ranked if t.baseline and t.has_ended and not t.was_excluded]
     if not baselines or not chosen:
         return chosen, None
     same = next((t for t in chosen if t.params == baselines[0].params), None)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, select
 from tuner.study import rows, tables
 from tuner.study.database import Database
 from tuner.study.objectives import cost
-from tuner.study.records import DEQUEUED, TrialRecord, record_of
+from tuner.study.records import TrialRecord, record_of
 from tuner.study.store import StudyStore
 from tuner.study.workers import read_workers
 
@@ -67,7 +67,7 @@ def claim_failure(store: StudyStore) -> tuple[int, TrialRecord] | None:
     with store.database.errors():
         trials = store.study.get_trials(deepcopy=False)
     failed = [record for t in trials if (record := record_of(t, ())).state == "FAIL"]
-    failed = [record for record in failed if record.reason != DEQUEUED]
+    failed = [record for record in failed if not record.was_excluded]
     count = len(failed)
 
     def due(sent: Any, now: float) -> Any:

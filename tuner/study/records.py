@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuner.phases import UNCOUNTED, PhaseSeconds
 from tuner.spec.branches import setting_params
-from tuner.spec.constraint import Size
+from tuner.spec.constraint import VIOLATED, Size
 from tuner.spec.metrics import ALL_OBJECTIVES
 from tuner.study import rows
 from tuner.study.rows import UNREADABLE, printable
@@ -65,6 +65,14 @@ class TrialRecord(NamedTuple):
     def has_ended(self) -> bool:
         """Whether nothing more will happen to the trial."""
         return self.state not in ("RUNNING", "PAUSED")
+
+    @property
+    def was_excluded(self) -> bool:
+        """Whether it has ended without being trained, because it violates ``[constraint]`` or a
+        user removed it from the queue."""
+        return self.reason is not None and (
+            self.reason == DEQUEUED or self.reason.startswith(VIOLATED)
+        )
 
     @property
     def cost(self) -> float | None:
