@@ -114,8 +114,8 @@ def packed(program: Program) -> Program:
     """The program of a lane's slots, whose states are those of ``program``."""
     if program.discriminator != "dcgan" or program.classes or program.flips:
         raise ValueError("lanes train the dcgan without labels and flips only")
-    if program.loss == "wasserstein":
-        raise ValueError("lanes do not clip weights")
+    if program.loss == "wasserstein" or program.augment_adapts:
+        raise ValueError("lanes neither clip weights nor adapt augmentation")
     return program._replace(discriminator="folded dcgan")
 
 
@@ -151,7 +151,7 @@ def stacked(program: Program) -> Step:
         g_gradient = _outer_gradient(program, _generator_loss)
         d_loss = d_adversarial = jnp.zeros(len(reals))
         for i in range(program.d_steps):
-            (loss, (adversarial, recorded)), gradients = d_gradient(
+            (loss, ((adversarial, _), recorded)), gradients = d_gradient(
                 states.discriminator, h, states, reals[:, i], keys[:, 1 + i]
             )
             states = update_d(h, states, gradients)._replace(discriminator_statistics=recorded)

@@ -53,7 +53,7 @@ def fill(store: StudyStore, url: str) -> None:
     for trial in plain.get_trials(deepcopy=False):
         about = {"trial_id": trial._trial_id, "worker": "w", "token": 1, "reported_at": time.time()}
         for epoch, fid in trial.intermediate_values.items():
-            rows.append(make_report(epoch, fid)._asdict() | about)
+            rows.append(make_report(epoch, fid)._asdict() | about | {"own": None})
         prefix = f"dashboard:{trial._trial_id}:note_"
         for key, value in ((f"{prefix}ver", 1), (f"{prefix}str:0", "how the trial ended " * 60)):
             notes.append({"study_id": store.study_id, "key": key, "value_json": json.dumps(value)})

@@ -15,6 +15,7 @@ from tuner.study.screening import screened
 from tuner.study.session import WorkerSession
 from tuner.study.snapshot import StudyPoller
 from tuner.study.space import trial_config
+from tuner.study.steering import dequeue
 from tuner.study.verdict import Complete, Fail, Prune
 
 url, studies = study_databases.url, study_databases.studies
@@ -38,6 +39,16 @@ def confirm(session: WorkerSession, claimed: Claim, fid: float, fresh: float | N
     """End a run with this FID, and this one on fresh latents."""
     session.report(claimed, epoch(1, fid), [])
     session.finish(claimed, Complete(), attributes={} if fresh is None else {FRESH: fresh})
+
+
+def confirmed_trials(session: WorkerSession) -> set[int]:
+    """Run the whole confirmation; returns the trials that it repeats."""
+    begun = set()
+    while isinstance(claimed := session.claim(DATASET), Claim):
+        assert claimed.confirms is not None
+        begun.add(claimed.confirms.trial)
+        confirm(session, claimed, 10.0)
+    return begun
 
 
 def test_the_best_configurations_are_trained_again_in_rounds(studies: Studies) -> None:
@@ -123,6 +134,26 @@ def test_the_baseline_takes_part(studies: Studies) -> None:
     assert over is not None
     assert over.mean == pytest.approx(1.0 - baseline)
     assert made[baseline].over_baseline is None
+
+
+def test_a_baseline_that_was_removed_from_the_queue_does_not_take_part(studies: Studies) -> None:
+    baseline = "[[baseline]]\nbeta1 = 0.5\n"
+    store = studies.create(STUDY.replace("SEEDS", "2") + baseline, trials=2, epochs=1)
+    dequeue(store, [0])
+    session = studies.join()
+    for fid in (30.0, 10.0):
+        run(session, [fid], Complete())
+    assert confirmed_trials(session) == {1, 2}
+
+
+def test_a_baseline_that_violates_the_constraint_does_not_take_part(studies: Studies) -> None:
+    baseline = "[[baseline]]\nbeta1 = 0.5\n"
+    studies.create(STUDY.replace("SEEDS", "2") + baseline, trials=3, epochs=1)
+    session = studies.join()
+    run(session, [], Prune("constraint.parameters: 9 weights, at most 8 allowed"))
+    for fid in (30.0, 10.0):
+        run(session, [fid], Complete())
+    assert confirmed_trials(session) == {1, 2}
 
 
 def test_runs_do_not_count_as_trials_of_the_search(studies: Studies) -> None:

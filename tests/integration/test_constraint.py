@@ -53,8 +53,8 @@ class FakeTrainer:
         self.epoch += 1
         return epoch(self.epoch, self._fid)
 
-    def fresh_value(self, *_: Any) -> float:
-        return 9.0
+    def appraise(self, *_: Any) -> tuple[float, None]:
+        return 9.0, None
 
     def packed_generator(self) -> dict[str, Any]:
         return {"weights": np.zeros(8, np.float32)}

@@ -122,7 +122,10 @@ def test_neighbours_and_place_change_only_rounding_of_a_stacked_slot(
     assert_close(in_a_lane("stacked", slot, *trials), in_a_lane("stacked", 2, A, B, C))
 
 
-@pytest.mark.parametrize("changes", [{"loss": "wasserstein"}, {"classes": 3}, {"flips": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"loss": "wasserstein"}, {"classes": 3}, {"flips": True}, {"augment_adapts": True}],
+)
 def test_lanes_refuse_programs_that_they_do_not_train(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="lanes"):
         packed(PROGRAM._replace(**changes))

@@ -11,15 +11,19 @@ from typing import Any
 
 import pytest
 import study_databases
+from builders import DATASET, epoch
 from command_line import call
-from study_databases import RANDOM, Studies, eventually, run
+from study_databases import RANDOM, Studies, claim, eventually, run
 from trials import claim_of
 
 from tuner.errors import InputError
 from tuner.notify.sender import Sender, open_sender
 from tuner.notify.sink import look, notifying
 from tuner.notify.stalls import look_for_stalls
+from tuner.study.claims import Claim
+from tuner.study.records import FRESH
 from tuner.study.sinks import Released
+from tuner.study.steering import dequeue, enqueue
 from tuner.study.store import StudyStore
 from tuner.study.verdict import Complete, Fail, Prune
 
@@ -141,6 +145,57 @@ def test_failures_are_reported_again_after_an_hour(
     run(session, [70.0], Fail("another bug"))
     look_from(sqlite, sender)
     assert receiver.titles[1:] == ["Study s: trial 1 has failed"]
+
+
+def test_trials_removed_from_the_queue_are_no_failures(
+    sqlite: Studies, sender: Sender, receiver: Receiver
+) -> None:
+    store = sqlite.create(RANDOM + NOTIFY, trials=3)
+    enqueue(store, {"learning_rate": 1e-3}, {})
+    dequeue(store, [0])
+    look_from(sqlite, sender)
+    assert receiver.received == []
+    run(sqlite.join(), [70.0], Fail("a bug"))
+    look_from(sqlite, sender)
+    [(title, text)] = receiver.received
+    assert title == "Study s: trial 1 has failed"
+    assert text.endswith("1 of the study's trials have failed so far.")
+
+
+def test_the_best_of_a_first_objective_that_is_maximised_is_the_highest(
+    sqlite: Studies, sender: Sender, receiver: Receiver
+) -> None:
+    objectives = "[metrics]\nobjectives = ['recall', 'fid']\n"
+    sqlite.create(RANDOM + objectives + "[notify]\non = ['best']\n", trials=9)
+    session = sqlite.join()
+    for recall in (0.5, 0.4, 0.6):
+        claimed = claim(session)
+        session.report(claimed, epoch(1, 20.0, recall=recall), [])
+        session.finish(claimed, Complete())
+        look_from(sqlite, sender)
+    assert receiver.titles == [f"Study s: new best, recall {value}" for value in (0.5, 0.6)]
+    assert receiver.received[1][1].startswith("trial 2, recall 0.6, FID 20: ")
+
+
+def test_the_end_of_a_confirmed_study_names_the_confirmed_winner(
+    sqlite: Studies, sender: Sender, receiver: Receiver
+) -> None:
+    more = "[confirm]\ntop = 2\nseeds = 2\n[notify]\non = ['ended']\n"
+    sqlite.create(RANDOM + more, trials=2, epochs=1)
+    session = sqlite.join()
+    run(session, [20.0], Complete())
+    run(session, [30.0], Complete())
+    look_from(sqlite, sender)
+    assert receiver.received == []  # the search has ended, the study has not
+    while isinstance(claimed := session.claim(DATASET), Claim):
+        assert claimed.confirms is not None
+        fid = {0: 50.0, 1: 35.0}[claimed.confirms.trial] + claimed.confirms.seed
+        session.report(claimed, epoch(1, fid), [])
+        session.finish(claimed, Complete(), attributes={FRESH: fid})
+    look_from(sqlite, sender)
+    [(title, text)] = receiver.received
+    assert title == "Study s has ended"
+    assert "\nConfirmed: trial 1, FID 35.5 over 2 seeds" in text
 
 
 def test_only_requested_events_are_sent(

@@ -19,9 +19,10 @@ from tuner.study.creation import create_study
 from tuner.study.screening import screened
 from tuner.study.session import WorkerSession
 from tuner.study.store import StudyStore
-from tuner.study.verdict import Complete, Pause, Prune
+from tuner.study.verdict import Complete, Fail, Pause, Prune
 from tuner.trial import EpochReport
 from tuner.views.data_frames import trials_frame
+from tuner.views.studies import sorted_trials
 
 url, studies, sqlite = study_databases.url, study_databases.studies, study_databases.sqlite
 
@@ -113,6 +114,20 @@ def test_a_trial_without_one_of_its_values_is_not_complete(sqlite: Studies) -> N
     assert states == [("PRUNED", 20.0, {}), ("PRUNED", 30.0, {})]
     assert [trial.values for trial in sqlite.trials()] == [None, None]
     assert store.front() == []
+
+
+def test_trials_are_sorted_by_a_first_objective_that_is_maximised(sqlite: Studies) -> None:
+    toml = f"{RANGES}[metrics]\nobjectives = ['recall', 'fid']\n{NO_PRUNER}\n"
+    store, session = sqlite.create(toml, trials=9), sqlite.join()
+    for recall, end in ((0.5, Complete()), (0.3, Prune("bad")), (0.4, Prune("bad"))):
+        train(session, claimed := claim(session), [(20.0, recall)])
+        session.finish(claimed, end)
+    train(session, failed := claim(session), [(20.0, 0.9)])
+    session.finish(failed, Fail("a bug"))
+    trials = store.trials()
+    assert [trial.value for trial in trials] == [0.5, 0.3, 0.4, None]
+    for key, expected in {"value": [0, 2, 1, 3], "-value": [1, 2, 0, 3]}.items():
+        assert [t.number for t in sorted_trials(trials, key, "recall")] == expected
 
 
 @pytest.mark.parametrize("first", ["fid", "recall"])

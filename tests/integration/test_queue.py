@@ -12,7 +12,7 @@ from study_databases import EXPIRE_LEASES, RANDOM, Studies, claim, report, run
 from tuner.errors import InputError
 from tuner.study import steering
 from tuner.study.claims import Idle
-from tuner.study.records import WARM_START
+from tuner.study.records import DEQUEUED, WARM_START
 from tuner.study.upcoming import upcoming
 from tuner.study.verdict import Complete, Fail, Prune
 
@@ -71,7 +71,7 @@ def test_a_dequeued_trial_is_not_claimed_and_not_counted(studies: Studies) -> No
     session = studies.join()
     assert run(session, [1.0], Complete()).params["beta1"] == 0.2
     assert [store.trial(n).state for n in range(3)] == ["FAIL", "COMPLETE", "FAIL"]
-    assert store.trial(0).reason == steering.DEQUEUED
+    assert store.trial(0).reason == DEQUEUED
     assert run(session, [1.0], Complete()).number == 3
     assert run(session, [1.0], Complete()).number == 4  # enqueueing had raised the total to 3
     assert session.claim(DATASET) is Idle.ENDED

@@ -67,6 +67,16 @@ def test_failed_trials_do_not_count_and_pruned_ones_do(studies: Studies) -> None
     assert session.claim(DATASET) is Idle.ENDED
 
 
+def test_trials_that_violate_a_constraint_do_not_count(studies: Studies) -> None:
+    session = create(studies)
+    run(session, [5.0], Complete())
+    for _ in range(3):
+        run(session, [], Prune("constraint.parameters: 9 weights, at most 8 allowed"))
+    run(session, [5.0], Complete())
+    assert claim(session).number == 5
+    assert reason(studies) is None
+
+
 def test_running_trials_finish_and_all_workers_agree(studies: Studies) -> None:
     session = create(studies)
     other, late = studies.join(), studies.join()

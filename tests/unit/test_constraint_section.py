@@ -1,12 +1,18 @@
 """Constraints on the size of networks: limits, violations, and what is shown of them."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import jax
+import numpy as np
 import pytest
 from builders import DATASET, assert_problem, spec_of
 
+from tuner.data.images import ImageSet
 from tuner.errors import InputError
 from tuner.gan.state import abstract_state, size_of
 from tuner.run.constraints import excluded, is_allowed
+from tuner.run.startup import _take_up
 from tuner.spec.constraint import ConstraintSection, Size
 from tuner.spec.warnings import warnings
 from tuner.study.space import programs, trial_config
@@ -76,6 +82,14 @@ def test_only_programs_that_keep_the_constraint_are_allowed() -> None:
 def test_a_constraint_that_no_network_keeps_is_refused() -> None:
     with pytest.raises(InputError, match=r"constraint.parameters: .* raise the limit"):
         excluded(spec_of(WIDTHS + "[constraint]\nparameters = 100\n"), DATASET)
+
+
+def test_an_edit_to_a_limit_that_no_network_keeps_is_refused() -> None:
+    images = ImageSet(np.zeros((64, 32, 32, 1), np.uint8), np.arange(64) % 2, "0")
+    stand_in: Any = SimpleNamespace(spec=None, dataset=DATASET)
+    with pytest.raises(InputError, match="raise the limit"):
+        _take_up(stand_in, images, spec_of(WIDTHS + "[constraint]\nparameters = 100\n"))
+    assert stand_in.spec is None
 
 
 def test_samplers_that_do_not_learn_the_constraint_are_named() -> None:

@@ -74,6 +74,21 @@ def test_the_file_is_otherwise_unchanged() -> None:
         assert edited(SPEC, parse_assignments(words), "") == SPEC
 
 
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        "features = 'inception'\nevery = 1",
+        "features = 'clip'\nevery = 1",
+        "features = 'clip'\nobjective = 'fid'",
+        "features = 'clip'\nobjectives = ['fid', 'recall']",
+        "features = 'clip'",
+    ],
+)
+def test_metrics_that_differ_from_the_defaults_of_their_features_stay(metrics: str) -> None:
+    spec = spec_of(f"{FILE}[metrics]\n{metrics}\n")
+    assert edited(spec, parse_assignments(["study.trials=10"]), "").metrics == spec.metrics
+
+
 def test_an_empty_value_restores_the_default() -> None:
     spec = edited(SPEC, parse_assignments(["study.epoch_timeout=90"]), "")
     again = edited(spec, parse_assignments(["study.epoch_timeout="]), "")

@@ -49,6 +49,22 @@ def test_a_collapsed_generator_is_said_to_be_so() -> None:
     assert "**Warning: the generator has collapsed: " in text
 
 
+def test_copies_of_training_images_are_warned_of() -> None:
+    trial = record(3, params=PARAMS, reports=(epoch(1, 20.5, copied=0.5),))
+    assert "**Warning: the generator copies training images: 50% of its samples.**" in readme(trial)
+
+
+def test_own_metrics_and_directions_are_shown() -> None:
+    metrics = "[metrics]\nown = ['mine:sharp_edges']\nobjectives = ['recall', 'mine:sharp_edges']\n"
+    spec = spec_of("[study]\nname = 's'\n" + RANGES + metrics)
+    report = epoch(1, 20.5, recall=0.5, own={"mine:sharp_edges": 0.25})
+    trial = record(3, params=PARAMS, value=0.5, reports=(report,))
+    text = model_readme(spec, trial, [], PROGRAM, FORMATS, {})
+    assert "recall 0.5 in the search" in text
+    assert "Higher is better." in text
+    assert "| sharp edges | 0.25 |" in text
+
+
 def test_labels_and_norms_are_explained_where_there_are_any() -> None:
     trial = record(3, params=PARAMS)
     plain = readme(trial, PROGRAM._replace(generator_norm="none"))

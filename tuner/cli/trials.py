@@ -59,7 +59,7 @@ def trials(
     found, objective = store.trials(), store.spec.metrics.objective
     front = [trial.number for trial in pareto_front(found)]
     if sort is not None or top is not None:
-        found = studies.sorted_trials(found, sort or "value")
+        found = studies.sorted_trials(found, sort or "value", objective)
     found = [trial for trial in found if trial.state in wanted][:top]
     if as_json:
         print_json([studies.trial_values(trial) for trial in found])

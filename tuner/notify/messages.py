@@ -4,7 +4,9 @@ from tuner.spec.metrics import OBJECTIVES
 from tuner.study.notices import Silence
 from tuner.study.records import TrialRecord
 from tuner.study.store import StudyStore
+from tuner.views.confirmations import winner_line
 from tuner.views.formatting import duration, number, params_text
+from tuner.views.summaries import values_text
 
 LONGEST_REASON = 300  # characters
 
@@ -13,8 +15,9 @@ def ended_text(store: StudyStore, reason: str) -> tuple[str, str]:
     """The title and text for a study that has ended."""
     states = store.summary().states
     found = ", ".join(f"{count} {state.lower()}" for state, count in states.items())
-    best = store.best_so_far()
-    text = "No trial is complete." if best is None else f"Best: {_described(store, best)}"
+    best, text = store.best_so_far(), winner_line(store.confirmed(), store.spec)
+    if not text:
+        text = "No trial is complete." if best is None else f"Best: {_described(store, best)}"
     return f"Study {store.name} has ended", f"{reason}. Trials: {found or 'none'}.\n{text}"
 
 
@@ -41,5 +44,6 @@ def stalled_text(store: StudyStore, silence: Silence) -> tuple[str, str]:
 
 
 def _described(store: StudyStore, trial: TrialRecord) -> str:
-    name = OBJECTIVES[store.spec.metrics.objective]
-    return f"trial {trial.number}, {name} {number(trial.value)}: {params_text(trial.params)}"
+    first = f"{OBJECTIVES[store.spec.metrics.objective]} {number(trial.value)}"
+    values = values_text(trial.objectives) or first
+    return f"trial {trial.number}, {values}: {params_text(trial.params)}"

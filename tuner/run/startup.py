@@ -159,6 +159,7 @@ def _take_up(evaluator: Evaluator, images: ImageSet, spec: StudySpec) -> None:
     """Measure by an edited study file; InputError if it can't be run on these images."""
     check_data(spec, images)
     check_all_shapes(spec, evaluator.dataset)
+    excluded(spec, evaluator.dataset)
     evaluator.spec = spec
 
 

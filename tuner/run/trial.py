@@ -14,10 +14,8 @@ from tuner.spec.study import StudySpec
 from tuner.study.claims import Claim
 from tuner.study.objectives import objective_values
 from tuner.study.records import TrialRecord
-from tuner.study.verdict import Complete, Fail, Prune, Verdict
+from tuner.study.verdict import STATES, Complete, Verdict
 from tuner.trial import EpochReport, History
-
-STATES = {Complete: "COMPLETE", Prune: "PRUNED", Fail: "FAIL"}
 
 
 class TrialRun:

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from tuner.spec.sections import Section, entry
 
+VIOLATED = "constraint."  # how the reason of a trial begins that violates a limit
+
 
 class Size(NamedTuple):
     """Weights of a trial's networks."""
@@ -41,7 +43,7 @@ class ConstraintSection(Section):
         counts = self._counts(size)
         for key, limit in self.limits.items():
             if counts[key] > limit:
-                return f"constraint.{key}: {counts[key]:,} weights, at most {limit:,.0f} allowed"
+                return f"{VIOLATED}{key}: {counts[key]:,} weights, at most {limit:,.0f} allowed"
         return None
 
     @staticmethod

@@ -152,6 +152,11 @@ def file_table(spec: StudySpec) -> dict[str, Any]:
     for key in ("sampler", "pruner"):
         if key in table:
             table[key] = {"name": getattr(spec, key).name} | table[key]
+    # Of these, the features decide on the defaults.
+    usual = MetricsSection(features=spec.metrics.features)
+    for key in ("every", "objective"):
+        if getattr(spec.metrics, key) != getattr(usual, key):
+            table.setdefault("metrics", {})[key] = getattr(spec.metrics, key)
     if spec.metrics.several:  # the first of them is the objective
         table["metrics"].pop("objective", None)
     wrapped = getattr(spec.pruner, "wrapped", None)

@@ -123,7 +123,7 @@ def _candidates(
         if usable and all(trial.params != other.params for other in distinct):
             distinct.append(trial)
     chosen = distinct[: section.top]
-    baselines = [trial for trial in ranked if trial.baseline and trial.has_ended]
+    baselines = [t for t in ranked if t.baseline and t.has_ended and not t.was_excluded]
     if not baselines or not chosen:
         return chosen, None
     same = next((t for t in chosen if t.params == baselines[0].params), None)

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, func, select
 
 from tuner.study import rows, tables
 from tuner.study.database import Database
+from tuner.study.objectives import cost
 from tuner.study.records import TrialRecord, record_of
 from tuner.study.store import StudyStore
 from tuner.study.workers import read_workers
@@ -50,21 +51,24 @@ def claim_best(store: StudyStore) -> TrialRecord | None:
     best = store.best_so_far()
     if best is None or best.value is None:
         return None
-    value = best.value
+    value, name = best.value, store.spec.metrics.objective
 
     def improved(sent: Any, now: float) -> Any:
         earlier = rows.finite(sent)
-        return value if earlier is None or value < earlier else None
+        is_better = earlier is None or cost(name, value) < cost(name, earlier)
+        return value if is_better else None
 
     return best if _claim(store, "best", improved) else None
 
 
 def claim_failure(store: StudyStore) -> tuple[int, TrialRecord] | None:
     """The number of trials that have failed, and the last of them; None unless more have failed
-    than were reported, the last report is an hour old, and this caller should report them."""
+    than were reported, the last report is an hour old, and this caller should report them. Trials
+    that a user removed from the queue are not counted."""
     with store.database.errors():
         trials = store.study.get_trials(deepcopy=False)
     failed = [record for t in trials if (record := record_of(t, ())).state == "FAIL"]
+    failed = [record for record in failed if not record.was_excluded]
     count = len(failed)
 
     def due(sent: Any, now: float) -> Any:

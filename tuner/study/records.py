@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuner.phases import UNCOUNTED, PhaseSeconds
 from tuner.spec.branches import setting_params
-from tuner.spec.constraint import Size
+from tuner.spec.constraint import VIOLATED, Size
 from tuner.spec.metrics import ALL_OBJECTIVES
 from tuner.study import rows
 from tuner.study.rows import UNREADABLE, printable
@@ -16,6 +16,7 @@ from tuner.trial import EpochReport, History
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # trials that count towards a study's total
 MAX_REASON = 4000  # characters
+DEQUEUED = "removed from the queue"  # the reason stored with a trial that a user dequeued
 
 # Attributes of Optuna's trials.
 REASON, ARTIFACT, MACHINE = "tuner:reason", "tuner:generator", "tuner:machine"
@@ -64,6 +65,14 @@ class TrialRecord(NamedTuple):
     def has_ended(self) -> bool:
         """Whether nothing more will happen to the trial."""
         return self.state not in ("RUNNING", "PAUSED")
+
+    @property
+    def was_excluded(self) -> bool:
+        """Whether it has ended without being trained, because it violates ``[constraint]`` or a
+        user removed it from the queue."""
+        return self.reason is not None and (
+            self.reason == DEQUEUED or self.reason.startswith(VIOLATED)
+        )
 
     @property
     def cost(self) -> float | None:
@@ -156,8 +165,8 @@ def record_of(
         reason = f"its {attributes[UNREADABLE]} can't be read"
     params = setting_params(trial.params)
     values = trial.values or []
-    if len(objectives) > 1 and not values and trial.last_step is not None:
-        values = [trial.intermediate_values[trial.last_step]]
+    if len(objectives) > 1 and trial.state == TrialState.PRUNED and trial.last_step is not None:
+        values = [trial.intermediate_values[trial.last_step]]  # as with one objective
     named = {name: rows.finite(value) for name, value in zip(objectives, values, strict=False)}
     known = {name: value for name, value in named.items() if value is not None}
     whole = len(objectives) > 1 and len(known) == len(values) == len(objectives)

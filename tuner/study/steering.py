@@ -16,13 +16,11 @@ from tuner.spec.trial import kind_of
 from tuner.spec.validation import point_problems
 from tuner.study import tables
 from tuner.study.queue import COUNTED, utc_now
-from tuner.study.records import BASELINE, REASON, SEED_OF
+from tuner.study.records import BASELINE, DEQUEUED, REASON, SEED_OF
 from tuner.study.rows import printable
 from tuner.study.store import StudyStore
 
 LONGEST_WORD = 300  # characters of a parameter's name and value
-DEQUEUED = "removed from the queue"  # reason of a trial that was dequeued
-DEQUEUED = "removed from the queue"  # the reason stored with a dequeued trial
 
 
 def parse_point(store: StudyStore, words: Sequence[str]) -> dict[str, Value]:

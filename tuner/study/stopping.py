@@ -2,9 +2,10 @@
 
 An improvement counts if it is larger than the study's own seed noise; smaller ones add up until
 they are. Trials count in the order in which they ended, by the database's clock: complete and
-pruned ones, and those that are paused at a rung. Failed ones do not, nor do runs that confirm
-others. The reason is stored with the study, so all workers agree. Running trials then finish,
-queued ones still run, and paused ones end as when the total is reached.
+pruned ones, and those that are paused at a rung. Failed ones do not, nor do those that violate
+``[constraint]``, nor runs that confirm others. The reason is stored with the study, so all workers
+agree. Running trials then finish, queued ones still run, and paused ones end as when the total is
+reached.
 """
 
 from collections.abc import Sequence
@@ -96,7 +97,7 @@ def end_if_stalled(store: StudyStore, spec: StudySpec) -> None:
         [
             Stopped(stopped_at.get(t.number) or 0.0, t.number, _value(t))
             for t in search
-            if t.state in STOPPED
+            if t.state in STOPPED and not t.was_excluded
         ],
         noise := noise_near_best(spec, records),
         study.patience_from,

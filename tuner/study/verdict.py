@@ -41,6 +41,7 @@ class Fail(NamedTuple):
 
 
 Verdict = Continue | Complete | Pause | Prune | Fail
+STATES = {Complete: "COMPLETE", Prune: "PRUNED", Fail: "FAIL"}  # of trials that have ended so
 
 
 def verdict(

@@ -10,13 +10,12 @@ from tuner.errors import TunerError
 from tuner.study.claims import Claim
 from tuner.study.sinks import Ending
 from tuner.study.store import StudyStore
-from tuner.study.verdict import Complete, Fail, Prune
+from tuner.study.verdict import STATES
 from tuner.tracking.feed import Feed
 from tuner.tracking.runs import TrackedTrial, begin, check_installed
 from tuner.trial import EpochReport
 
 EXIT_WAIT = 10.0  # most seconds that a worker's exit waits for its trackers
-STATES = {Complete: "COMPLETE", Prune: "PRUNED", Fail: "FAIL"}  # others do not end a trial
 
 
 def check_trackers(trackers: tuple[str, ...]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from tuner.spec.branches import branch_at
-from tuner.spec.metrics import OBJECTIVES
+from tuner.spec.metrics import ALL_OBJECTIVES, OBJECTIVES, objective_field
 from tuner.spec.parameters import values_of
 from tuner.spec.study import StudySpec
 from tuner.study.confirmation import Result
@@ -113,17 +113,19 @@ def _quality(spec: StudySpec, trial: TrialRecord, confirmed: Sequence[Result]) -
         found = [f"{metric} {number(trial.value)} in the search: one seed, not confirmed."]
     if trial.fresh is not None:
         found.append(f"On latents that were not used to choose it: {metric} {number(trial.fresh)}.")
+    better = "Higher" if ALL_OBJECTIVES[metrics.objective].higher else "Lower"
     found.append(
         f"{metric} compares {metrics.samples:,} generated images with the training images, on the "
-        f"features `{metrics.features}`. Lower is better. It is comparable only with values for "
+        f"features `{metrics.features}`. {better} is better. It is comparable only with values for "
         "the same features, images and number of samples."
     )
     epoch = trial.best_epoch(metrics.objective)
     report = next((report for report in trial.reports if report.epoch == epoch), None)
-    collapsed = summaries.collapse(trial, metrics.objective)
-    parts = [" ".join(found), *([f"**Warning: {collapsed}.**"] if collapsed else [])]
+    warnings = summaries.collapse(trial, metrics.objective), summaries.copying(trial)
+    parts = [" ".join(found), *(f"**Warning: {text}.**" for text in warnings if text)]
     if report is not None:
-        values = {field.label: report.value(field.name) for field in MEASUREMENTS}
+        fields = *MEASUREMENTS, *map(objective_field, metrics.own)
+        values = {field.label: report.value(field.name) for field in fields}
         shown = {name: number(value) for name, value in values.items() if value is not None}
         parts.append(_table(f"after epoch {report.epoch}", "value", shown))
     return parts

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from tuner.errors import InputError
-from tuner.spec.metrics import OBJECTIVES
+from tuner.spec.metrics import ALL_OBJECTIVES, OBJECTIVES
 from tuner.spec.parameters import Choices, Range, to_toml, values_of
 from tuner.spec.study import StudySpec
 from tuner.study.records import StudySummary, TrialRecord
@@ -70,16 +70,19 @@ def trial_table(
 
 SORT_KEYS: dict[str, Callable[[TrialRecord], Any]] = {
     "trial": lambda trial: trial.number,
-    "value": lambda trial: trial.cost,  # the best first
+    "value": lambda trial: trial.value,
     "epochs": lambda trial: len(trial.reports),
     "loss_ratio": lambda trial: trial.reports[-1].loss_ratio if trial.reports else None,
     "time": lambda trial: trial.history.seconds,
 }
 
 
-def sorted_trials(trials: Sequence[TrialRecord], key: str) -> list[TrialRecord]:
-    """The trials sorted by one of ``SORT_KEYS`` or a parameter; ``-key``: descending. Those without
-    the value come last. InputError if no trial has such a parameter."""
+def sorted_trials(trials: Sequence[TrialRecord], key: str, objective: str) -> list[TrialRecord]:
+    """The trials sorted by one of ``SORT_KEYS`` or a parameter; ``-key``: in reverse order.
+
+    By their values of the ``objective``, the best come first. Those without the value come last.
+    InputError if no trial has such a parameter.
+    """
     name = key.removeprefix("-")
     params = dict.fromkeys(name for trial in trials for name in trial.params)
     if name not in SORT_KEYS and name not in params:
@@ -87,8 +90,9 @@ def sorted_trials(trials: Sequence[TrialRecord], key: str) -> list[TrialRecord]:
         raise InputError(f"--sort: found {name!r}, expected one of: {expected}")
     of: Callable[[TrialRecord], Any] = SORT_KEYS.get(name) or (lambda trial: trial.params.get(name))
     known = [(of(trial), trial) for trial in trials if of(trial) is not None]
+    falls = name == "value" and ALL_OBJECTIVES[objective].higher
     # Other programs mix types in one parameter.
-    known.sort(key=lambda pair: (isinstance(pair[0], str), pair[0]), reverse=key != name)
+    known.sort(key=lambda pair: (isinstance(pair[0], str), pair[0]), reverse=falls != (key != name))
     return [trial for _, trial in known] + [trial for trial in trials if of(trial) is None]
 
 
