@@ -11,6 +11,12 @@ class TunerError(Exception):
     exit_code = 1
 
 
+class HungError(TunerError):
+    """An epoch takes so long that it must be hanging."""
+
+    exit_code = HUNG_EXIT_CODE
+
+
 class InputError(TunerError):
     """Invalid input, such as a wrong study file or option, or missing data."""
 

@@ -56,6 +56,9 @@ class SlowTrainer:
 
     packed_generator = packed_state
 
+    def appraise(self, arrays: Any) -> tuple[float, None]:
+        return 9.0, None
+
 
 def work(url: str, folder: str) -> None:
     """A worker process. One that can't go on exits, as the command would."""

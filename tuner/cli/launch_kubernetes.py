@@ -9,7 +9,7 @@ import typer
 
 from tuner.cli.app import out
 from tuner.cli.launch import launch
-from tuner.cli.options import Artifacts, Storage, StudyName
+from tuner.cli.options import Allow, Artifacts, Storage, StudyName
 from tuner.environment import STORAGE
 from tuner.errors import InputError, TunerError
 from tuner.launch.kubernetes import SPOT, Pods, manifests, parse_selector, parse_toleration
@@ -84,6 +84,7 @@ def kubernetes(
             "Default: 25, or what the platform's spot nodes allow.",
         ),
     ] = None,
+    allow: Allow = None,
     render: Render = False,
 ) -> None:
     """Run workers as an indexed Job, with the dashboard.
@@ -118,7 +119,7 @@ def kubernetes(
         account=service_account,
     )
     bucket = None if artifacts_claim else remote_artifacts(artifacts)
-    found = Workers(name, workers, remote_storage(storage), bucket, grace)
+    found = Workers(name, workers, remote_storage(storage), bucket, grace, tuple(allow or ()))
     text = manifests(found, pods)
     if render:
         sys.stdout.write(text)

@@ -11,7 +11,7 @@ import typer
 from tuner.cli.app import out
 from tuner.cli.launch import launch
 from tuner.cli.launch_kubernetes import Count, Render
-from tuner.cli.options import Artifacts, Storage, StudyName
+from tuner.cli.options import Allow, Artifacts, Storage, StudyName
 from tuner.environment import STORAGE
 from tuner.errors import InputError, TunerError
 from tuner.launch.skypilot import task
@@ -34,6 +34,15 @@ def skypilot(
     spot: Annotated[
         bool, typer.Option("--spot/--on-demand", help="Spot or on-demand machines.")
     ] = True,
+    extras: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--extra",
+            metavar="NAME",
+            help="Extra of tuner to install, e.g. tensorboard. Can be repeated.",
+        ),
+    ] = None,
+    allow: Allow = None,
     render: Render = False,
 ) -> None:
     """Run each worker as a managed job of SkyPilot.
@@ -43,8 +52,9 @@ def skypilot(
 
     Example: tuner launch skypilot quickstart --workers 16 --accelerator L4:1 --render
     """
-    found = Workers(name, workers, remote_storage(storage), remote_artifacts(artifacts), GRACE)
-    text = task(found, accelerator=accelerator, cpus=cpus, spot=spot)
+    bucket, packages = remote_artifacts(artifacts), tuple(allow or ())
+    found = Workers(name, workers, remote_storage(storage), bucket, GRACE, packages)
+    text = task(found, accelerator=accelerator, cpus=cpus, spot=spot, extras=extras or [])
     if render:
         sys.stdout.write(text)
         return

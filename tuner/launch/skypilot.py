@@ -1,13 +1,24 @@
 """A SkyPilot task: one worker on a machine of any cloud."""
 
 import shlex
+from collections.abc import Sequence
 
 from tuner.launch.workers import Workers, render
 
 
-def task(workers: Workers, *, accelerator: str | None, cpus: str, spot: bool) -> str:
-    """YAML of a managed job that runs one worker until the study has ended."""
-    extras = ",".join(["demo", "s3", "gs", *(["cuda12"] if accelerator else [])])
+def task(
+    workers: Workers,
+    *,
+    accelerator: str | None,
+    cpus: str,
+    spot: bool,
+    extras: Sequence[str] = (),
+) -> str:
+    """YAML of a managed job that runs one worker until the study has ended.
+
+    ``extras`` are installed in addition to those for stores, the demo and the accelerator.
+    """
+    installed = ",".join(["demo", "s3", "gs", *(["cuda12"] if accelerator else []), *extras])
     command = shlex.join(workers.command)
     return render(
         "skypilot.yaml",
@@ -16,5 +27,5 @@ def task(workers: Workers, *, accelerator: str | None, cpus: str, spot: bool) ->
         accelerator=accelerator,
         cpus=cpus,
         spot=spot,
-        extras=extras,
+        extras=installed,
     )

@@ -37,6 +37,7 @@ class Workers:
     storage: str  # URL of a Postgres database, without a password
     artifacts: str | None  # URL of the artifact store; None: the study's
     grace: float  # seconds to finish the epoch after SIGTERM
+    allow: tuple[str, ...] = ()  # packages of custom networks and metrics
 
     @property
     def label(self) -> str:
@@ -50,6 +51,7 @@ class Workers:
     def command(self) -> list[str]:
         """Arguments of ``tuner`` for one worker."""
         words = ["worker", self.study, "--grace", f"{self.grace:g}"]
+        words += [word for package in self.allow for word in ("--allow", package)]
         return [*words, "--signal-exit-code", str(STOPPED)]
 
     @property

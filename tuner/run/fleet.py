@@ -14,7 +14,7 @@ from functools import partial
 
 from tuner.data.decoding import cores
 from tuner.environment import STORAGE_VARIABLE
-from tuner.errors import InputError
+from tuner.errors import HUNG_EXIT_CODE, HungError, InputError
 from tuner.run import gpus, mps
 from tuner.run.events import replay
 from tuner.run.signals import (
@@ -58,7 +58,7 @@ def run_fleet(
     ``doing`` receives the index of a worker, its trial, what it is doing, and for how many seconds.
     All stop ``max_time`` seconds from now; ``grace`` is the workers' own, in seconds. ``stop``
     records a signal. Returns False if a worker was lost, unless a stop was requested. InputError if
-    every worker reported wrong input.
+    every worker reported wrong input; HungError if a worker was lost to an epoch that hung.
     """
     until = None if max_time is None else time.monotonic() + max_time
     per_device = -(-len(arguments) // len(devices)) if devices else 1
@@ -90,6 +90,8 @@ def run_fleet(
                 raise
     if fleet.refusals == len(fleet.processes):
         raise InputError("no worker could join the study; see the errors above")
+    if fleet.hung and not fleet.stopping:
+        raise HungError("an epoch hung; see the lines above")
     return fleet.stopping or fleet.lost == 0
 
 
@@ -124,6 +126,7 @@ class _Fleet:
     stopping: bool = False
     refusals: int = 0  # workers that reported wrong input
     lost: int = 0  # dead workers that were not replaced
+    hung: bool = False  # whether one of them ended because an epoch hung
     processes: dict[int, subprocess.Popen[str]] = field(default_factory=dict)
     threads: list[threading.Thread] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)  # for the sink and these fields
@@ -206,6 +209,7 @@ class _Fleet:
                 self.start(index)
                 return
             self.lost += 1
+            self.hung |= code == HUNG_EXIT_CODE
             self.refusals += refused
             self.widening = None
 

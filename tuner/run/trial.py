@@ -83,6 +83,12 @@ class TrialRun:
             objectives=objectives or {},
         )
 
+    @property
+    def has_all_objectives(self) -> bool:
+        """Whether each of several objectives has a value; custom metrics may be NaN."""
+        several = self._spec.metrics.several
+        return not several or objective_values(self._spec, self.history, self.size) is not None
+
     @cached_property
     def size(self) -> Size:
         """The weights of the trial's networks."""

@@ -232,7 +232,10 @@ class Worker:
         if last.value(spec.metrics.objective) is not None:
             early = self.session.pruner_decision(trial.claim, last.epoch)
         epochs, classes = trial.claim.config.epochs, self.trainer.classes
-        return verdict(spec.guard, trial.history, epochs, early, request, classes)
+        found = verdict(spec.guard, trial.history, epochs, early, request, classes)
+        if isinstance(found, Complete) and not trial.has_all_objectives:
+            return Prune("not every objective was measured at the best epoch")
+        return found
 
     def _compare(self, trial: TrialRun, again: EpochReport) -> None:
         """Announce if a repeated epoch's FID differs from the reported one."""
