@@ -28,7 +28,6 @@ SETTINGS = {
     "dropout": 0.3,
     "augment_probability": 1.0,
     "augment_probability_final": 1.0,
-    "augment_images": 1.0,
 }
 
 

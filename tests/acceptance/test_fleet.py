@@ -90,7 +90,7 @@ def test_workers_leave_when_their_terminal_closes(here: Machine, postgres: Postg
     here.environment["TUNER_STORAGE"] = url
     screen = Screen(here.folder, here.environment, "sweep", "s.toml", "--workers", "2")
     try:
-        lines = [rf" {number} +\d+/5000 +[0-9.]+ .*learning_rate=" for number in (0, 1)]
+        lines = [rf" {number} +\d+/5000 +[a-z].* +[0-9.]+ .*learning_rate=" for number in (0, 1)]
         shown = screen.frame(*lines, r"0/3 trials, best FID here [0-9.]+ \(trial [01]\)")
         assert "loss ratio" in shown
         workers = children(screen.pid)
