@@ -70,7 +70,8 @@ class Site:
     def __init__(self, machine: Machine, url: str, digits: Path) -> None:
         self.machine, self.rows, self.port = machine, Rows(url), free_port()
         machine.environment["TUNER_STORAGE"] = url
-        (machine.folder / "s.toml").write_text(unpruned_study(digits, trials=4))
+        study = f"{unpruned_study(digits, trials=4)}[budget]\nepochs = 1_000_000\n"
+        (machine.folder / "s.toml").write_text(study)
         machine.succeeds("create", "s.toml")
         words = ("worker", "s", "--metrics-port", str(self.port))
         self.worker = machine.start(*words)
