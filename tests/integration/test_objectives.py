@@ -252,8 +252,13 @@ def test_another_number_of_objectives_is_another_study(sqlite: Studies) -> None:
 
 
 def test_commands_show_the_front(
-    sqlite: Studies, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sqlite: Studies,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "160")  # not the width of the terminal that runs the tests
+
     def output(*words: str) -> str:
         assert call(*words, "--storage", sqlite.url) == 0
         return capsys.readouterr().out

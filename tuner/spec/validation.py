@@ -164,7 +164,7 @@ def _objectives(spec: StudySpec) -> Iterator[Problem]:
         return
     names = ", ".join(metrics.objectives)
     if len(set(metrics.objectives)) < max(2, len(metrics.objectives)):
-        yield at, f"found {names}, expected at least two different objectives"
+        yield at, f"found {names}, expected at least two different objectives, each once"
     if metrics.objective != metrics.objectives[0]:
         yield (
             ("metrics", "objective"),
