@@ -8,7 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import command_line
@@ -49,13 +49,16 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
 
 
 @pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Studies:
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Studies]:
     """The database of commands in ``tmp_path``, with a study."""
     monkeypatch.delenv("TUNER_STORAGE", raising=False)
     (tmp_path / "tuner-data").mkdir()
     found = Studies(f"sqlite:///{tmp_path}/tuner-data/studies.db")
-    create_study(Database(found.url, create=True), spec())
-    return found
+    database = Database(found.url, create=True)
+    create_study(database, spec())
+    yield found
+    found.close()  # its workers leave
+    database.rdb.engine.dispose()
 
 
 def launch(*words: str) -> int:
