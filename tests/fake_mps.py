@@ -75,7 +75,7 @@ def daemon_of(folder: str | Path) -> int:
 
 @contextmanager
 def running_daemon(path: str) -> Iterator[dict[str, str]]:
-    """A daemon that somebody else has started; yields the variables that name its folders."""
+    """A daemon that another process has started; yields the variables that name its folders."""
     folder = tempfile.mkdtemp(prefix="mps-", dir="/tmp")
     variables = {PIPES: folder, LOGS: folder}
     environment = os.environ | variables | {"PATH": path}

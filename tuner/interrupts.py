@@ -1,6 +1,7 @@
 """Handle Ctrl-C while the command line is being imported, which takes a second or more."""
 
-# The module signal imports others first, and Ctrl-C would not be handled in that time.
+# The module signal imports others first, and Ctrl-C would not be handled in that time. typeshed has
+# no stubs for _signal, the part of it that is written in C.
 import _signal  # type: ignore[import-not-found]
 import os
 import sys

@@ -35,7 +35,7 @@ def test_other_values_are_refused(line: str, parts: list[str]) -> None:
 @pytest.mark.parametrize("key", ["uri", "url", "urls", "token", "folder"])
 @pytest.mark.parametrize("section", ["tracking", "notify"])
 def test_a_study_file_holds_no_addresses_and_no_passwords(section: str, key: str) -> None:
-    """A study in a database must not make a worker contact a host of somebody's choosing."""
+    """A study in a database must not make a worker contact a host that its author chose."""
     assert_problem(f"[{section}]\n{key} = 'http://host'", f"{section}.{key}", "unknown key")
 
 

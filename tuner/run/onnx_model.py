@@ -35,7 +35,7 @@ def onnx_model(
 ) -> ModelProto:
     """A model with these named ``inputs`` (shape, dtype), whose first axis may have any length.
 
-    NotImplementedError names an operation that can't be translated.
+    ValueError names an operation that can't be translated.
     """
     (count,) = export.symbolic_shape("n")
     like = [jax.ShapeDtypeStruct((count, *shape[1:]), dtype) for shape, dtype in inputs.values()]
@@ -58,7 +58,7 @@ def onnx_model(
 
 def _type(dtype: Any) -> int:
     if (name := np.dtype(dtype).name) not in _TYPES:
-        raise NotImplementedError(f"values of type {name}")
+        raise ValueError(f"values of type {name}")
     return _TYPES[name]
 
 
@@ -117,7 +117,7 @@ class _Graph:
             return [self.node(_SAME[name], given)]
         translate = getattr(self, f"_{name}", None)
         if translate is None:
-            raise NotImplementedError(f"the operation {name}")
+            raise ValueError(f"the operation {name}")
         return [translate(equation, *given)]
 
     def _to_shape(self, x: Any, shape: Sequence[Any]) -> str:
@@ -172,7 +172,7 @@ class _Graph:
     def _pad(self, equation: Any, x: Any, value: Any) -> str:
         config = equation.params["padding_config"]
         if any(inner or low < 0 or high < 0 for low, high, inner in config):
-            raise NotImplementedError("the operation pad with negative or interior padding")
+            raise ValueError("the operation pad with negative or interior padding")
         sizes = [low for low, _, _ in config] + [high for _, high, _ in config]
         return self.node("Pad", [x, np.array(sizes, np.int64), value])
 
@@ -187,14 +187,14 @@ class _Graph:
     def _dot_general(self, equation: Any, x: Any, y: Any) -> str:
         ranks = [len(atom.aval.shape) for atom in equation.invars]
         if ranks != [2, 2] or equation.params["dimension_numbers"] != (((1,), (0,)), ((), ())):
-            raise NotImplementedError("the operation dot_general, except products of matrices")
+            raise ValueError("the operation dot_general, except products of matrices")
         return self.node("MatMul", [x, y])
 
     def _conv_general_dilated(self, equation: Any, x: Any, kernel: Any) -> str:
         p = equation.params
         layout = p["dimension_numbers"]
         if isinstance(kernel, str) or set(p["lhs_dilation"]) != {1} or p["batch_group_count"] != 1:
-            raise NotImplementedError("this form of the operation conv_general_dilated")
+            raise ValueError("this form of the operation conv_general_dilated")
         found = self.node(
             "Conv",
             [
