@@ -235,7 +235,7 @@ def test_the_last_worker_to_leave_reports_that_none_is_left(
     ]
     studies.join().leave_at_once()
     look_from(studies, sender, leaving=True)
-    assert len(receiver.received) == 2  # another silence
+    assert len(receiver.received) == 2  # another stall
 
 
 @pytest.mark.parametrize("request_to_wait", ["stop", "hold"])

@@ -1,7 +1,7 @@
 """The texts of notifications."""
 
 from tuner.spec.metrics import OBJECTIVES
-from tuner.study.notices import Silence
+from tuner.study.notices import Stall
 from tuner.study.records import TrialRecord
 from tuner.study.store import StudyStore
 from tuner.views.confirmations import winner_line
@@ -35,11 +35,11 @@ def failed_text(store: StudyStore, count: int, last: TrialRecord) -> tuple[str, 
     return title, f"{reason}\n{count} of the study's trials have failed so far."
 
 
-def stalled_text(store: StudyStore, silence: Silence) -> tuple[str, str]:
+def stalled_text(store: StudyStore, stall: Stall) -> tuple[str, str]:
     """The title and text for a study without workers."""
-    seconds = silence.seconds
+    seconds = stall.seconds
     since = f"has been running for {duration(seconds)}" if seconds >= 60 else "is running now"
-    text = f"No worker {since}; {silence.left} of {store.total} trials are left."
+    text = f"No worker {since}; {stall.left} of {store.total} trials are left."
     return f"Study {store.name} has no worker", text
 
 

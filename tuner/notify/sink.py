@@ -107,17 +107,17 @@ def look(
         send(*messages.failed_text(store, *failed))
     if "ended" in wanted and (reason := notices.claim_end(store)) is not None:
         send(*messages.ended_text(store, reason))
-    if leaving and "stalled" in wanted and (silence := claimed_silence(store)) is not None:
-        send(*messages.stalled_text(store, silence))
+    if leaving and "stalled" in wanted and (stall := claimed_stall(store)) is not None:
+        send(*messages.stalled_text(store, stall))
 
 
-def claimed_silence(store: StudyStore, seconds: float = 0.0) -> notices.Silence | None:
-    """The silence of a study that has had no worker for ``seconds``, if this caller should report
+def claimed_stall(store: StudyStore, seconds: float = 0.0) -> notices.Stall | None:
+    """The stall of a study that has had no worker for ``seconds``, if this caller should report
     it."""
-    silence = notices.silence_of(store)
-    if silence is None or silence.seconds < seconds:
+    stall = notices.stall_of(store)
+    if stall is None or stall.seconds < seconds:
         return None
-    return silence if notices.claim_silence(store, silence) else None
+    return stall if notices.claim_stall(store, stall) else None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from tuner.errors import TunerError
 from tuner.notify.messages import stalled_text
 from tuner.notify.sender import Sender
-from tuner.notify.sink import claimed_silence
+from tuner.notify.sink import claimed_stall
 from tuner.study.database import Database
 from tuner.study.notices import studies_wanting
 from tuner.study.store import StudyStore
@@ -57,10 +57,10 @@ def look_for_stalls(
             store = StudyStore(database, name)
             if "stalled" not in store.spec.notify.on:
                 continue
-            silence = claimed_silence(store, seconds)
-            if silence is None:
+            stall = claimed_stall(store, seconds)
+            if stall is None:
                 continue
-            if (problem := sender.send(*stalled_text(store, silence))) is not None:
+            if (problem := sender.send(*stalled_text(store, stall))) is not None:
                 announce(problem)
     finally:
         database.rdb.engine.dispose()

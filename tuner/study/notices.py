@@ -22,7 +22,7 @@ THROTTLE = 3600.0  # seconds between two notifications of failed trials
 _ours = tables.study_attributes
 
 
-class Silence(NamedTuple):
+class Stall(NamedTuple):
     """No worker runs a study that has trials left."""
 
     since: float  # when a worker was last seen, by the database's clock
@@ -81,13 +81,13 @@ def claim_failure(store: StudyStore) -> tuple[int, TrialRecord] | None:
     return (count, failed[-1]) if _claim(store, "failed", due) else None
 
 
-def claim_silence(store: StudyStore, silence: Silence) -> bool:
-    """Whether this caller should report the silence."""
-    mark = round(silence.since, 3)
+def claim_stall(store: StudyStore, stall: Stall) -> bool:
+    """Whether this caller should report the stall."""
+    mark = round(stall.since, 3)
     return _claim(store, "stalled", lambda sent, now: _unless(sent, mark))
 
 
-def silence_of(store: StudyStore) -> Silence | None:
+def stall_of(store: StudyStore) -> Stall | None:
     """Since when no worker has been running; None if one is, none ever was, the workers were
     stopped or put on hold by a user, or nothing is left to run."""
     store.refresh()
@@ -109,7 +109,7 @@ def silence_of(store: StudyStore) -> Silence | None:
     if since is None or joined is None or now is None or (stopped or 0.0) > joined:
         return None
     left = 0 if store.budget().reason is not None else store.remaining()
-    return Silence(since, max(0.0, now - since), left) if left > 0 else None
+    return Stall(since, max(0.0, now - since), left) if left > 0 else None
 
 
 def studies_wanting(database: Database, event: str) -> list[str]:
