@@ -18,6 +18,7 @@ PASSWORD_FILE_VARIABLE = "TUNER_PASSWORD_FILE"  # a file that contains the datab
 IMAGES_VARIABLE = "TUNER_IMAGE_CACHE"  # the folder for decoded images
 IMAGE_MEMORY_VARIABLE = "TUNER_IMAGE_MEMORY"  # bytes of images allowed on a device
 COMPILE_AHEAD_VARIABLE = "TUNER_COMPILE_AHEAD"  # 1 or 0
+TRAIN_AHEAD_VARIABLE = "TUNER_TRAIN_AHEAD"  # 1 or 0
 MACHINE_VARIABLE = "TUNER_MACHINE"  # name of this machine
 METRICS_HOST_VARIABLE, METRICS_PORT_VARIABLE = "TUNER_METRICS_HOST", "TUNER_METRICS_PORT"
 TENSORBOARD_VARIABLE = "TUNER_TENSORBOARD"  # the folder for TensorBoard's event files
@@ -95,9 +96,18 @@ def image_memory() -> float | None:
 
 def compile_ahead() -> bool | None:
     """Whether programs are compiled before trials need them; None if unset."""
-    given = variable(COMPILE_AHEAD_VARIABLE)
+    return _switch(COMPILE_AHEAD_VARIABLE)
+
+
+def train_ahead() -> bool | None:
+    """Whether the next epoch begins while scores of the last one are computed; None if unset."""
+    return _switch(TRAIN_AHEAD_VARIABLE)
+
+
+def _switch(name: str) -> bool | None:
+    given = variable(name)
     if given not in (None, "0", "1"):
-        raise InputError(f"{COMPILE_AHEAD_VARIABLE}: found {given!r}, expected 0 or 1")
+        raise InputError(f"{name}: found {given!r}, expected 0 or 1")
     return None if given is None else given == "1"
 
 

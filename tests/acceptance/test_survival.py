@@ -110,7 +110,7 @@ def test_failures_in_a_row_end_the_run(study_file: Path, monkeypatch: pytest.Mon
     def broken(*args: object) -> None:
         raise RuntimeError("a bug\nin a network")
 
-    monkeypatch.setattr("tuner.run.trainer.train_epoch", broken)
+    monkeypatch.setattr("tuner.run.trainer.begin_epoch", broken)
     log = Log()
     with pytest.raises(TunerError, match=r"5 trials in a row failed.*a bug in a network"):
         sweep(study_file, log)
@@ -123,7 +123,7 @@ def test_out_of_memory_prunes_the_trial(study_file: Path, monkeypatch: pytest.Mo
     def greedy(*args: object) -> None:
         jnp.zeros(2**52, jnp.uint8).block_until_ready()  # four petabytes: a real allocation failure
 
-    monkeypatch.setattr("tuner.run.trainer.train_epoch", greedy)
+    monkeypatch.setattr("tuner.run.trainer.begin_epoch", greedy)
     log = Log()
     store = sweep(study_file, log)
     assert log.ends == [Prune("out of device memory")] * 4
@@ -136,14 +136,15 @@ def test_divergence_is_pruned_and_reported_without_nan(
     """The first epoch is unchanged; the second ends with a weight of NaN."""
 
     def diverging(*args: Any) -> Any:
-        state, losses = training.train_epoch(*args)
+        begun = training.begin_epoch(*args)
         *_, epoch, _ = args
         if epoch == 1:
-            damaged = jax.tree.map(lambda x: x.at[(0,) * x.ndim].set(jnp.nan), state.generator)
-            state = state._replace(generator=damaged)
-        return state, losses
+            generator = begun.state.generator
+            damaged = jax.tree.map(lambda x: x.at[(0,) * x.ndim].set(jnp.nan), generator)
+            begun = begun._replace(state=begun.state._replace(generator=damaged))
+        return begun
 
-    monkeypatch.setattr("tuner.run.trainer.train_epoch", diverging)
+    monkeypatch.setattr("tuner.run.trainer.begin_epoch", diverging)
     study_file.write_text(study_file.read_text().replace('"successive_halving"', '"none"'))
     study_file.write_text(study_file.read_text().replace("reduction_factor = 2", ""))
     for trial in sweep(study_file, Log()).trials():

@@ -16,6 +16,7 @@ from tuner.files.stores import open_store
 from tuner.files.study_files import StudyFiles
 from tuner.gan.state import GanState
 from tuner.gan.step import StepLosses
+from tuner.gan.training import Epoch
 from tuner.run.evaluator import Evaluator
 from tuner.run.sharing import shared_measures
 from tuner.run.trainer import Trainer
@@ -104,12 +105,12 @@ def test_times_of_the_first_epoch_exclude_compilation(
     trainer = Trainer(Evaluator(spec, images, *shared_measures(spec, images, files, None, print)))
     trainer.load(trial_config(spec, {}, 0, trainer.dataset))
 
-    def train(program: Program, state: GanState, *_: object) -> tuple[GanState, StepLosses]:
+    def train(program: Program, state: GanState, *_: object) -> Epoch:
         compile_something()
         time.sleep(0.1)
-        return state, StepLosses(*jnp.ones(4))
+        return Epoch(state, StepLosses(*jnp.ones(4)), 1)
 
-    monkeypatch.setattr("tuner.run.trainer.train_epoch", train)
+    monkeypatch.setattr("tuner.run.trainer.begin_epoch", train)
     reported.clear()
     wall = time.perf_counter()
     report = trainer.run_epoch()

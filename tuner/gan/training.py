@@ -13,7 +13,7 @@ long trials are unrolled.
 import functools
 import math
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,18 @@ _LONG_TRIAL = 1000  # iterations
 _TIMED = 8  # iterations that are timed
 
 
+class Epoch(NamedTuple):
+    """An epoch of training that the device has begun."""
+
+    state: GanState  # at its end
+    totals: StepLosses  # summed over its iterations
+    iterations: int
+
+    def losses(self) -> StepLosses:
+        """Wait for the end of the epoch; its mean losses."""
+        return StepLosses(*(x / self.iterations for x in jax.device_get(self.totals)))
+
+
 def train_epoch(
     program: Program,
     state: GanState,
@@ -43,6 +55,25 @@ def train_epoch(
     epochs: int = 1,
 ) -> tuple[GanState, StepLosses]:
     """Train for one ``epoch``, counted from 0, of ``epochs``; return the new state and mean losses.
+
+    The arguments are those of ``begin_epoch``.
+    """
+    begun = begin_epoch(program, state, hyperparameters, images, labels, epoch, epochs)
+    return begun.state, begun.losses()
+
+
+def begin_epoch(
+    program: Program,
+    state: GanState,
+    hyperparameters: Hyperparameters,
+    images: Images,
+    labels: Array | None,
+    epoch: int,
+    epochs: int = 1,
+) -> Epoch:
+    """Begin to train for one ``epoch``, counted from 0, of ``epochs``.
+
+    An accelerator computes it while Python goes on, unless the images are on the host.
 
     ``images`` are uint8 (n, h, w, c) on the device or on the host; ``labels``, int32 (n,), are
     needed if the program has classes. ``state`` is donated: its buffers are reused for the result.
@@ -57,7 +88,7 @@ def train_epoch(
             state, totals = _train_steps(
                 program, state, totals, hyperparameters, *part, start, length, unroll
             )
-    return state, StepLosses(*(total / iterations for total in jax.device_get(totals)))
+    return Epoch(state, totals, iterations)
 
 
 def _scan_plan(iterations: int, epochs: int) -> tuple[int, bool]:

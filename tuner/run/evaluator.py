@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
@@ -190,11 +190,17 @@ class Evaluator:
         return generator_of(program, state, seed, self._shares_for(program))
 
     def measure(
-        self, program: Program, state: GanState, generator: Generator, extras: Collection[str] = ()
+        self,
+        program: Program,
+        state: GanState,
+        generator: Generator,
+        extras: Collection[str] = (),
+        released: Callable[[], None] = lambda: None,
     ) -> Evaluation:
         """Evaluate a trial's generator and discriminator on the study's latents and images.
 
-        ``extras`` as in ``metrics.evaluate.scores``.
+        ``extras`` as in ``metrics.evaluate.scores``. ``released`` is called once the device has
+        nothing left to compute, if all was finite; never, if the scores need the device.
         """
         latents = self._latents(EVALUATION, program)
         shown = shown_latents(latents, self.spec.pictures.images)
@@ -206,9 +212,11 @@ class Evaluator:
             return Evaluation()
         begun = running_time()
         features = joined(made.features, len(latents.z))
-        extracted = running_time()
-        found = scores(self.real, features, self.extractor.classes(features), extras)
         pixels = jax.device_get(made.pixels)
+        extracted = running_time()
+        if not extras and not self.spec.metrics.own:
+            released()
+        found = scores(self.real, features, self.extractor.classes(features), extras)
         own: Mapping[str, float] = {}
         if self.spec.metrics.own:
             own = self._own(Sample(features, np.concatenate([*pixels.values()])[: len(features)]))

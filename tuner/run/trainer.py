@@ -1,20 +1,31 @@
-"""``Trainer``: trains one trial on the device, epoch by epoch."""
+"""``Trainer``: trains one trial on the device, epoch by epoch.
+
+The FID of an epoch is computed on the host, while an accelerator would wait. There the trainer
+begins the next epoch meanwhile, on a copy of the state, unless the trial may well end or pause
+here. Numbers and their order are the same; if the trial does end, the begun epoch is dropped.
+"""
+
+import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from tuner import environment
 from tuner.files.checkpoints import pack_state
 from tuner.files.serialization import Arrays, pack, unpack
 from tuner.gan.losses import LOSSES
 from tuner.gan.sampling import Generator, all_finite
 from tuner.gan.state import GanState, abstract_generator, init_state
-from tuner.gan.training import train_epoch
+from tuner.gan.training import Epoch, begin_epoch
 from tuner.metrics.diagnostics import loss_ratio
 from tuner.phases import Phase, PhaseClock
-from tuner.run.evaluator import Evaluation, Evaluator
+from tuner.run.evaluator import Evaluation, Evaluator, device_memory
 from tuner.spec.metrics import ALL_OBJECTIVES
 from tuner.trial import DatasetInfo, EpochReport, Hyperparameters, TrialConfig
-from tuner.xla import running_time
+from tuner.xla import jit, running_time
+
+COPY_SHARE = 0.02  # of the device's memory, for the copy of a state
 
 
 class Trainer:
@@ -22,6 +33,9 @@ class Trainer:
 
     def __init__(self, evaluator: Evaluator, clock: PhaseClock | None = None) -> None:
         self._evaluator, self.clock = evaluator, clock or PhaseClock()
+        wanted = environment.train_ahead()
+        self._trains_ahead = jax.default_backend() != "cpu" if wanted is None else wanted
+        self._ahead: Epoch | None = None  # the next epoch, if the device has begun it
         self._config: TrialConfig
         self._state: GanState
         self.generator: Generator | None = None  # the one evaluated last
@@ -41,7 +55,7 @@ class Trainer:
     def load(self, config: TrialConfig, state: GanState | None = None, epoch: int = 0) -> None:
         """Load a trial: a fresh one, or its ``state`` after ``epoch`` epochs."""
         self._config, self.epoch, self.generator = config, epoch, None
-        self.samples = None
+        self.samples = self._ahead = None
         # As arrays, because Python floats would compile a second program.
         numbers = jax.device_put([np.float32(x) for x in config.hyperparameters])
         self._hyperparameters = Hyperparameters(*numbers)
@@ -50,20 +64,15 @@ class Trainer:
         self._state = state
 
     def run_epoch(self) -> EpochReport:
-        """Train an epoch, and evaluate if that is due; times exclude compilation."""
+        """Train an epoch, and evaluate if that is due; times exclude compilation.
+
+        Training that went on during the previous evaluation does not count again.
+        """
         config, evaluator = self._config, self._evaluator
         program, metrics = config.program, evaluator.spec.metrics
         started = running_time()
-        self._state, device_losses = train_epoch(
-            program,
-            self._state,
-            self._hyperparameters,
-            evaluator.images,
-            evaluator.labels if program.classes else None,
-            self.epoch,
-            config.epochs,
-        )
-        losses = jax.device_get(device_losses)
+        begun, self._ahead = self._ahead or self._begin(self._state), None
+        self._state, losses = begun.state, begun.losses()
         trained = running_time()
         self.clock.switch(Phase.EVALUATION)
         self.epoch += 1
@@ -72,13 +81,15 @@ class Trainer:
         if finite and metrics.evaluated(self.epoch, config.epochs):
             self.generator = evaluator.generator(program, self._state)
             extras = metrics.extras(self.epoch, config.epochs)
-            found = evaluator.measure(program, self._state, self.generator, extras)
+            found = evaluator.measure(
+                program, self._state, self.generator, extras, self._train_ahead
+            )
         self.samples = found.samples
         steps = self.epoch * program.iterations(len(evaluator.images))
         return EpochReport(
             epoch=self.epoch,
-            d_loss=_number(losses.d_loss),
-            g_loss=_number(losses.g_loss),
+            d_loss=_number(float(losses.d_loss)),
+            g_loss=_number(float(losses.g_loss)),
             loss_ratio=loss_ratio(
                 float(losses.d_adversarial),
                 float(losses.g_measure),
@@ -96,6 +107,32 @@ class Trainer:
             own=found.own,
             **found.scores,
         )
+
+    def _begin(self, state: GanState) -> Epoch:
+        """Begin the epoch after the last one; ``state`` is donated."""
+        config, evaluator = self._config, self._evaluator
+        labels = evaluator.labels if config.program.classes else None
+        return begin_epoch(
+            config.program,
+            state,
+            self._hyperparameters,
+            evaluator.images,
+            labels,
+            self.epoch,
+            config.epochs,
+        )
+
+    def _train_ahead(self) -> None:
+        """Begin the next epoch while the host computes scores, if that pays and there is room."""
+        spec, size = self._evaluator.spec, sum(x.nbytes for x in jax.tree.leaves(self._state))
+        if (
+            self._trains_ahead
+            and isinstance(self._evaluator.images, jax.Array)  # else the host reads them
+            and self.epoch < self._config.epochs
+            and not spec.pruner.compares_at(self.epoch, spec.metrics.every)
+            and size <= COPY_SHARE * device_memory()
+        ):
+            self._ahead = self._begin(_copied(self._state))
 
     def appraise(self, arrays: Arrays) -> tuple[float | None, np.ndarray | None]:
         """The objective of one of the trial's packed generators, on latents that no epoch was
@@ -120,6 +157,12 @@ class Trainer:
     def packed_generator(self) -> Arrays:
         """Return the generator that was evaluated last as host arrays."""
         return pack(self.generator)
+
+
+@functools.partial(jit, quick=True)
+def _copied(state: GanState) -> GanState:
+    copy: GanState = jax.tree.map(jnp.copy, state)
+    return copy
 
 
 def _number(value: float) -> float | None:

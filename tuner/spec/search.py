@@ -139,6 +139,10 @@ class Pruner(Section):
 
     name: str
 
+    def compares_at(self, epoch: int, every: int) -> bool:
+        """Whether this epoch may be a rung, with an evaluation every ``every`` epochs."""
+        return False
+
     def problems(self, epochs: int, trials: int, every: int, value: str) -> Iterator[Problem]:
         """Reasons why the pruner would prune never or late, each at a key of its section.
 
@@ -185,7 +189,7 @@ class PercentilePruner(ComparingPruner):
 
 
 class RungPruner(Pruner):
-    """A pruner that compares trials at rungs.
+    """A pruner that compares trials at rungs, where most of them end or pause.
 
     Each rung comes ``reduction_factor`` times as late as the previous one.
     """
@@ -198,6 +202,12 @@ class RungPruner(Pruner):
     def first_rung(self, every: int) -> int:
         """The epoch of the first rung, with an evaluation every ``every`` epochs."""
         return self.min_resource or every
+
+    def compares_at(self, epoch: int, every: int) -> bool:
+        rung = self.first_rung(every)
+        while rung < epoch:
+            rung *= self.reduction_factor
+        return rung == epoch
 
     def _unevaluated_rung(self, first: int, epochs: int, every: int) -> Iterator[Problem]:
         """The first rung without an evaluation, at which trials would be pruned late."""
