@@ -53,7 +53,8 @@ variance_ratio = {{ enabled = false }}
 samples = 300
 """
 
-# One program, no pruner and no guard that could end a trial early.
+# One program, no pruner and no guard that could end a trial early. With five batches an epoch, trials
+# of any length train by the same program, which is not unrolled.
 UNPRUNED_STUDY = """
 [study]
 trials = {trials}
@@ -69,6 +70,7 @@ path = "{digits}"
 [trial]
 width = 2
 latent_dim = 8
+batch_size = 70
 learning_rate = {{ low = 1e-5, high = 1e-4, log = true }}
 {trial}
 
@@ -87,6 +89,7 @@ features = "random"
 samples = 300
 """
 ENDLESS = 5000  # epochs: the trial runs until the test ends it
+UNPRUNED_IMAGES = 350  # that such a trial trains on in an epoch of 384 digits
 
 
 def unpruned_study(

@@ -16,7 +16,15 @@ from urllib.request import Request, urlopen
 
 import pytest
 from postgres import Postgres, free_port
-from processes import Machine, Running, children, machines, unpruned_study, wait_until
+from processes import (
+    UNPRUNED_IMAGES,
+    Machine,
+    Running,
+    children,
+    machines,
+    unpruned_study,
+    wait_until,
+)
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from rows import Rows
@@ -108,7 +116,7 @@ def test_counters_grow_while_it_trains(site: Site) -> None:
     site.wait_until(lambda after: all(after[n] > before[n] for n in growing), "counters grow")
     renewed = ("renewed",)
     site.wait_until(lambda s: s.all("tuner_lease_renewals_total")[renewed] > 0, "a renewed lease")
-    assert before["tuner_images_total"] == before["tuner_epochs_total"] * 384
+    assert before["tuner_images_total"] == before["tuner_epochs_total"] * UNPRUNED_IMAGES
 
 
 def test_trial_metrics_match_the_database(site: Site) -> None:
@@ -121,7 +129,7 @@ def test_trial_metrics_match_the_database(site: Site) -> None:
     assert seen["tuner_trial_loss_ratio"] == loss_ratio
     assert seen["tuner_trial_epochs"] == 5000
     seconds = f"SELECT train_seconds FROM tuner_epochs WHERE epoch = {epoch} ORDER BY trial_id"
-    images_per_second = 384 / site.rows.read(seconds)[number].train_seconds
+    images_per_second = UNPRUNED_IMAGES / site.rows.read(seconds)[number].train_seconds
     assert seen["tuner_trial_images_per_second"] == pytest.approx(images_per_second)
 
 
