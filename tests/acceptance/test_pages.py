@@ -21,7 +21,7 @@ from tuner.study.store import StudyStore
 
 browser = browsers.browser
 on_sqlite = pytest.mark.parametrize("swept", ["sqlite"], indirect=True)
-KINDS = ("value", "loss-ratio", "map", "time", "marginals", "importances", "trial")
+KINDS = ("value", "loss-ratio", "map", "parallel", "time", "marginals", "importances", "trial")
 
 
 class Swept(NamedTuple):

@@ -110,6 +110,10 @@ def test_displayed_samples_cover_every_class() -> None:
     found = shown_latents(Latents(np.zeros((100, 4), np.float32), labels), 36)
     assert list(labels[found]) == [0] * 10 + [1] * 12 + [3] * 12
     assert list(found[10:13]) == [4, 6, 8]  # the first ones of each class
+    some = shown_latents(
+        Latents(np.zeros((100, 4), np.float32), np.arange(100, dtype=np.int32) % 10), 36
+    )
+    assert np.bincount(some % 10).tolist() == [4] * 6 + [3] * 4
 
 
 def test_the_extractor_compiles_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
