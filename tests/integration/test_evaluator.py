@@ -75,6 +75,8 @@ def test_measurements_repeat_and_agree_with_the_fid(tmp_path: Path) -> None:
     again = evaluator.measure(program, state, generator)
     assert (found.scores, found.d_auc) == (again.scores, again.d_auc)
     assert found.finite
+    assert evaluator.shown_images.shape == (36, *images.shape)
+    assert {image.tobytes() for image in evaluator.shown_images} <= set(map(bytes, images.images))
     real = evaluator.extractor(images.images)
     samples = evaluator.fresh_samples(program, generator)
     expected = frechet_distance(reference(real), evaluator.extractor(samples))

@@ -142,9 +142,9 @@ def test_the_studys_note_leads_with_the_winner_what_is_wrong_with_it_and_the_bud
     collapsed = epoch(2, 20.5, class_coverage=0.1, class_entropy=0.0)
     trials = [record(0, reports=(epoch(1, 30.0), collapsed))]
     winner, spent = study_lead("s", spec, trials, [], budget)
-    assert winner.startswith("Best: trial 0, FID 20.5 (one seed) (<span style=")
-    assert "the generator has collapsed: 10% of the classes generated</span>)" in winner
+    warning = "\N{LARGE RED CIRCLE} the generator has collapsed: 10% of the classes generated"
+    assert winner.startswith(f"Best: trial 0, FID 20.5 (one seed) ({warning}), ")
     assert spent == "Budget: 0.5 of 2 device hours spent."
     assert study_lead("s", spec_of(""), [], [], Budget(spec_of("").budget, Spent())) == []
     note = trial_note("s", spec, trials[0], 2, {})
-    assert ">**Warning: the generator has collapsed: 10% of the classes" in note
+    assert "\N{LARGE RED CIRCLE} **Warning: the generator has collapsed: 10% of the" in note

@@ -18,6 +18,7 @@ from tuner.views.formatting import duration, number
 from tuner.views.study_toml import spec_toml
 from tuner.views.summaries import best_line, front_line, trial_warnings
 
+RED = "\N{LARGE RED CIRCLE}"  # the dashboard shows neither colours nor HTML in a note
 STATES = {"COMPLETE": "Complete", "PRUNED": "Pruned", "FAIL": "Failed"}
 
 
@@ -32,7 +33,7 @@ def trial_note(
     warnings = trial_warnings(trial, spec.metrics.objective)
     parts = [
         f"**{STATES[trial.state]}** after {epochs}: {plain(trial.reason or 'no reason')}",
-        *(in_red(f"**Warning: {plain(text)}**") for text in warnings),
+        *(f"{RED} **Warning: {plain(text)}**" for text in warnings),
         _table(spec, trial, best_epoch),
     ]
     if best_epoch in pictures:
@@ -92,13 +93,9 @@ def study_lead(
         line, warnings = best_line(best, objective), trial_warnings(best[0], objective)
     lead = plain(line)
     for warning in map(plain, warnings):
-        lead = lead.replace(warning, in_red(warning))
+        lead = lead.replace(warning, f"{RED} {warning}")
     others = front_line(name, pareto_front(trials)), budget_line(budget, left=0, workers=0)
     return [text for text in (lead, *map(plain, others)) if text]
-
-
-def in_red(markdown: str) -> str:
-    return f'<span style="color:#d32f2f">{markdown}</span>'
 
 
 def study_note(name: str, spec: StudySpec) -> str:
