@@ -13,7 +13,7 @@ from tuner.study.objectives import cost
 from tuner.views.axes import ParameterAxis, log_scaled, parameter_axes
 from tuner.views.formatting import number, value_text
 from tuner.views.parameters import COLOURS, NOTHING_SEARCHED, Point, valued
-from tuner.views.style import BEST, Figure, Trials, hover_text, new_figure, show_message
+from tuner.views.style import BEST, Figure, Trials, new_figure, show_message
 
 BINS = 5  # groups of trials by value, each with a colour
 LIGHTEST = 0.8  # share of the colour scale that stands out from the paper
@@ -79,7 +79,7 @@ def _numeric(
     bottom, span = scale(low), (scale(high) - scale(low)) or 1.0
 
     def height(value: float) -> float:
-        return min(1.0, max(0.0, (scale(value) - bottom) / span))
+        return min(1.0, max(0.0, round((scale(value) - bottom) / span, 4)))
 
     middle = float(f"{math.sqrt(low * high) if log else (low + high) / 2:.2g}")
     marks = (low, middle, high) if low < middle < high else (low, high)
@@ -100,7 +100,7 @@ def _draw(
 ) -> None:
     """The lines of the chosen points as one trace with gaps."""
     places = range(len(columns))
-    texts = [hover_text(trial, metric, value) for trial, value in (points[i] for i in chosen)]
+    texts = [f"trial {points[i][0].number}, {metric} {number(points[i][1])}" for i in chosen]
     figure.add_scatter(
         x=[x for _ in chosen for x in (*places, None)],
         y=[y for i in chosen for y in (*(column.heights[i] for column in columns), None)],
