@@ -179,6 +179,8 @@ def test_samples_of_each_epoch_are_shown_next_to_real_images(sqlite: Studies) ->
     searched = spec_of("[trial]\nlatent_dim = [8, 16]\nbeta1 = [0.0, 0.5]")
     assert "The samples of trials with equal latent_dim are" in latents_note(searched)
     assert "Real images" not in page_of(store)
+    running = [trial._replace(state="RUNNING", value=None) for trial in store.trials()]
+    assert f'src="{grids[2].address}"' in page_of(store, running, pictures=pictures)
 
 
 def test_the_budget_is_shown(sqlite: Studies) -> None:
