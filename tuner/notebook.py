@@ -20,6 +20,7 @@ from tuner.study.database import Database
 from tuner.study.records import TrialRecord
 from tuner.study.snapshot import StudyPoller
 from tuner.study.store import StudyStore
+from tuner.views.budgets import budget_line
 from tuner.views.data_frames import Frame, epochs_frame, trials_frame
 from tuner.views.figures import PLOTS
 from tuner.views.formatting import number, params_text
@@ -132,7 +133,9 @@ class Study:
 
         with self._opened() as store:
             read = store.spec, store.total, store.fingerprint(), store.trials()
-            return study_card(*read, self.name, store.database.place, store.confirmed())
+            alive = sum(worker.alive for worker in store.workers())
+            budget = budget_line(store.budget(), store.remaining(), alive)
+            return study_card(*read, self.name, store.database.place, store.confirmed(), budget)
 
     def _generator(self, trial: TrialRecord, stacklevel: int = 3) -> "ImageGenerator":
         with self._opened() as store:

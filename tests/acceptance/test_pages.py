@@ -17,11 +17,12 @@ from postgres import PASSWORD, Postgres, free_port
 from processes import STUDY, Running, run
 
 from tuner.study.database import Database
+from tuner.study.records import ranked
 from tuner.study.store import StudyStore
 
 browser = browsers.browser
 on_sqlite = pytest.mark.parametrize("swept", ["sqlite"], indirect=True)
-KINDS = ("value", "loss-ratio", "map", "time", "marginals", "importances", "trial")
+KINDS = ("value", "loss-ratio", "map", "parallel", "time", "marginals", "importances", "trial")
 
 
 class Swept(NamedTuple):
@@ -251,8 +252,10 @@ def test_the_report_is_self_contained(
         assert page.problems == []
         assert page.overflow == 0
         complete = [trial for trial in trials if trial.state == "COMPLETE"]
+        baselines = [trial for trial in ranked(trials) if trial.baseline]
+        shown = {trial.number: trial for trial in (*ranked(trials)[:3], *baselines)}
         widths = page.image_widths()
-        assert len(widths) == min(3, len(complete))
+        assert len(widths) == 1 + sum(len(trial.reports) for trial in shown.values())
         assert min(widths) > 100
         assert len([plot for plot in plots(page) if plot["drawn"]]) >= 6
         text = text_of(page)
@@ -263,6 +266,31 @@ def test_the_report_is_self_contained(
             assert trial.value is not None
             assert f"{trial.value:.4g}" in text
     assert not re.search(r'(src|href)="https?://', report.read_text()[:20_000])
+
+
+@on_sqlite
+def test_the_report_answers_to_sliders_and_clicks(
+    swept: Swept, report: Path, browser: Browser
+) -> None:
+    best = ranked(swept.store().trials())[0]
+    numbers = [trial.number for trial in swept.store().trials()]
+    with browser.page() as page:
+        page.goto(report.as_uri())
+        page.settle()
+        figure = page.locator(f'figure[data-trial="{best.number}"]')
+        image, slider = figure.locator("img:visible"), figure.locator("input")
+        chosen = best.best_epoch("fid")
+        assert image.get_attribute("data-label") == f"epoch {chosen} (best)"
+        slider.fill("0" if chosen != 1 else "1")
+        other = 1 if chosen != 1 else 2
+        assert image.get_attribute("data-epoch") == str(other)
+        assert figure.locator("output").inner_text() == f"epoch {other}"
+        heading = page.locator("#trials th", has_text="trial").first
+        for order in (numbers, numbers[::-1]):
+            heading.click()
+            cells = page.locator("#trials tbody td:first-child").all_inner_texts()
+            assert list(map(int, cells)) == order
+        assert page.problems == []
 
 
 @on_sqlite

@@ -152,7 +152,7 @@ def show_lists(store: StudyStore) -> None:
         measured_as(store.fingerprint(), "x"),
     )
     assert studies.epochs_csv(trials).encode()
-    assert "\ud800" not in str([studies.trial_values(trial) for trial in trials])
+    assert "\ud800" not in str([studies.trial_values(trial, "fid") for trial in trials])
 
 
 def show_trials(store: StudyStore) -> None:

@@ -139,17 +139,17 @@ def test_dashboard_data_is_deleted_with_the_study(studies: Studies) -> None:
     assert studies.rows("SELECT * FROM tuner_studies") == []
 
 
-def test_the_studys_note_begins_with_the_confirmed_winner(studies: Studies) -> None:
+def test_the_studys_note_begins_with_its_lead(studies: Studies) -> None:
     store = studies.create()
     shown = []
-    for events, winner in enumerate(("", "Confirmed: trial 3", "Confirmed: trial 4"), 1):
-        publish(store, events, 0.1, {}, "what it is", winner)
+    for events, lead in enumerate(((), ("Best: trial 3",), ("Best: trial 4", "Budget")), 1):
+        publish(store, events, 0.1, {}, "what it is", lead)
         shown.append(get_note(studies.optuna_study()))
     assert shown == [
         "what it is",
-        "**Confirmed: trial 3**\n\nwhat it is",
-        "**Confirmed: trial 4**\n\nwhat it is",
+        "**Best: trial 3**\n\nwhat it is",
+        "**Best: trial 4**\n\n**Budget**\n\nwhat it is",
     ]
     save_note(studies.optuna_study(), "a person's")
-    publish(store, 9, 0.1, {}, "what it is", "Confirmed: trial 5")
+    publish(store, 9, 0.1, {}, "what it is", ["Best: trial 5"])
     assert get_note(studies.optuna_study()) == "a person's"

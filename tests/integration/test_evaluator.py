@@ -75,6 +75,8 @@ def test_measurements_repeat_and_agree_with_the_fid(tmp_path: Path) -> None:
     again = evaluator.measure(program, state, generator)
     assert (found.scores, found.d_auc) == (again.scores, again.d_auc)
     assert found.finite
+    assert evaluator.shown_images.shape == (36, *images.shape)
+    assert {image.tobytes() for image in evaluator.shown_images} <= set(map(bytes, images.images))
     real = evaluator.extractor(images.images)
     samples = evaluator.fresh_samples(program, generator)
     expected = frechet_distance(reference(real), evaluator.extractor(samples))
@@ -110,6 +112,10 @@ def test_displayed_samples_cover_every_class() -> None:
     found = shown_latents(Latents(np.zeros((100, 4), np.float32), labels), 36)
     assert list(labels[found]) == [0] * 10 + [1] * 12 + [3] * 12
     assert list(found[10:13]) == [4, 6, 8]  # the first ones of each class
+    some = shown_latents(
+        Latents(np.zeros((100, 4), np.float32), np.arange(100, dtype=np.int32) % 10), 36
+    )
+    assert np.bincount(some % 10).tolist() == [4] * 6 + [3] * 4
 
 
 def test_the_extractor_compiles_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

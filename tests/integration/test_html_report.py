@@ -1,10 +1,10 @@
 """The HTML report, and the study file in it."""
 
-import base64
 import re
 import tomllib
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import study_databases
@@ -20,7 +20,7 @@ from tuner.study.records import TrialRecord
 from tuner.study.store import StudyStore
 from tuner.study.verdict import Complete, Prune
 from tuner.views.figures import PLOTS
-from tuner.views.html_report import UNFOLDED_ROWS, study_page
+from tuner.views.html_report import Grid, Pictures, latents_note, study_page
 from tuner.views.study_toml import spec_toml
 
 sqlite = study_databases.sqlite
@@ -28,9 +28,9 @@ ROOT = Path(__file__).parents[2]
 STUDIES = sorted((ROOT / "studies").glob("*.toml"))
 
 
-def page_of(store: StudyStore, trials: list[TrialRecord] | None = None) -> str:
+def page_of(store: StudyStore, trials: list[TrialRecord] | None = None, **values: Any) -> str:
     found = store.trials() if trials is None else trials
-    return study_page(store.spec, store.summary(), store.fingerprint(), found)
+    return study_page(store.spec, store.summary(), store.fingerprint(), found, **values)
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
@@ -66,19 +66,24 @@ def test_hostile_text_is_inert_in_the_report_and_in_notes(sqlite: Studies) -> No
     assert r"\[x\](javascript" in note
 
 
-def test_all_trials_are_listed_folded_beyond_a_few_dozen(sqlite: Studies) -> None:
-    store = sqlite.create(trials=1)
+def test_all_trials_are_listed(sqlite: Studies) -> None:
+    store = sqlite.create("[metrics]\nown = ['mine:sharpness']", trials=2)
     run(sqlite.join(), [10.0], Complete())
     [trial] = store.trials()
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", trial.started or "")
-    trials = [trial._replace(number=number) for number in range(UNFOLDED_ROWS + 7)]
-    page = page_of(store, trials)
-    shown, folded = page.split('id="trials"')[1].split("</section>")[0].split("<details>")
-    assert shown.count("<tr>") == 1 + UNFOLDED_ROWS
-    assert "7 more trials" in folded
-    assert folded.count("<tr>") == 1 + 7
-    assert shown.count(f'<td class="right">{trial.started}</td>') == UNFOLDED_ROWS
-    assert "<details><summary>" not in page_of(store).split('id="trials"')[1].split("</section>")[0]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", trial.started or "")
+    measured = trial.reports[0]._replace(
+        own={"mine:sharpness": 0.25}, class_coverage=0.5, class_entropy=0.9
+    )
+    waiting = trial._replace(seconds=5580.0, reports=(measured,))
+    trials = [waiting._replace(number=number) for number in range(100)]
+    table = page_of(store, trials).split('id="trials"')[1].split("</section>")[0]
+    assert table.count("<tr>") == 1 + 100
+    for heading in ("duration (h)", "device time (h)", "sharpness", "epochs"):
+        assert table.count(f">{heading}</th>") == 1
+    assert table.count(f"<td>{trial.started}</td>") == 100
+    assert table.count('<td class="right">1.55</td>') == 100
+    assert table.count('<td class="right">0.25</td>') == 100
+    assert table.count('; <b class="bad">the generator misses 50% of the classes</b></td>') == 100
 
 
 def test_the_report_says_whether_trials_are_running(sqlite: Studies) -> None:
@@ -137,15 +142,49 @@ def test_the_templates_are_in_the_wheel(tmp_path: Path) -> None:
     assert templates <= packed
 
 
-def test_a_copying_best_generator_and_its_neighbours_are_shown(sqlite: Studies) -> None:
+def test_warnings_about_the_best_generator_are_red_next_to_its_value(sqlite: Studies) -> None:
     store = sqlite.create(trials=1)
     run(sqlite.join(), [10.0], Complete())
     [trial] = store.trials()
-    last = trial.reports[-1]._replace(copied=0.5, heldout_fid=12.0, fid_gap=1.5)
-    copying = trial._replace(reports=(last,))
-    arguments = store.spec, store.summary(), store.fingerprint(), [copying]
-    page = study_page(*arguments, neighbours=[(0, b"strips")])
-    assert "Warning: the generator copies training images: 50% of its samples." in page
+    last = trial.reports[-1]._replace(copied=0.5, heldout_fid=12.0, fid_gap=1.5, class_coverage=0.1)
+    page = page_of(store, [trial._replace(reports=(last,))])
+    signs = "the generator has collapsed: 10% of the classes generated", "50% of its samples"
+    for text in signs:
+        assert len(re.findall(f'<p class="bad">Trial 0, FID 10: [^<]*{text}', page)) == 1
+        assert len(re.findall(f'<span class="bad">[^<]*{text}', page)) == 1
     assert "FID 12 (+1.5)" in page
-    assert f"base64,{base64.b64encode(b'strips').decode()}" in page
-    assert "Nearest training images" not in page_of(store)
+    assert 'class="bad"' not in page_of(store)
+
+
+def test_samples_of_each_epoch_are_shown_next_to_real_images(sqlite: Studies) -> None:
+    store = sqlite.create(trials=1)
+    run(sqlite.join(), [20.0, 10.0, 30.0], Complete())
+    grids = [Grid(f"epoch {n}", b"grid %d" % n, n) for n in (1, 2, 3)]
+    pictures = Pictures(
+        samples={0: grids},
+        real=[Grid("Real images", b"real")],
+        neighbours=[Grid("Trial 0", b"strips")],
+        drawn=[Grid("Interpolation", b"path")],
+        notes=["No grid by class: why & how."],
+    )
+    page = page_of(store, pictures=pictures)
+    for grid in (*grids, *pictures.real, *pictures.neighbours, *pictures.drawn):
+        assert page.count(f'src="{grid.address}"') == 1
+    assert re.findall(r'data-epoch="(\d)" data-label="epoch \d"( hidden)?>', page) == [
+        *(("1", " hidden"), ("2", ""), ("3", " hidden"))
+    ]
+    assert 'max="2" value="1"' in page
+    assert "The samples of all trials are generated from the same latents" in page
+    assert "why &amp; how." in page
+    searched = spec_of("[trial]\nlatent_dim = [8, 16]\nbeta1 = [0.0, 0.5]")
+    assert "The samples of trials with equal latent_dim are" in latents_note(searched)
+    assert "Real images" not in page_of(store)
+    running = [trial._replace(state="RUNNING", value=None) for trial in store.trials()]
+    assert f'src="{grids[2].address}"' in page_of(store, running, pictures=pictures)
+
+
+def test_the_budget_is_shown(sqlite: Studies) -> None:
+    store = sqlite.create(trials=1)
+    line = "Budget: 1 of 2 device hours spent."
+    assert f"<p>{line}</p>" in page_of(store, budget=line)
+    assert "Budget" not in page_of(store)

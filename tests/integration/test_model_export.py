@@ -232,6 +232,15 @@ def test_the_generator_in_python_draws_what_samples_draw(study: Studies) -> None
     for image, sample in zip(images, best.samples(4, seed=2), strict=True):
         np.testing.assert_array_equal(image, np.asarray(sample))
     assert repr(draw) == "<ImageGenerator dcgan: 32x32x3, 4 classes>"
+    paths = draw.interpolation(4, 3, seed=2).reshape(4, 3, 32, 32, 3)
+    np.testing.assert_array_equal(paths[:, 0], images)
+    labels = draw.latents(4, 2).labels
+    assert labels is not None
+    ends = draw(4, seed=3, labels=labels.tolist())
+    np.testing.assert_allclose(paths[:, 2].astype(int), ends.astype(int), atol=1)
+    assert (paths[:, 1] != paths[:, 0]).any()
+    for label, row in enumerate(draw.by_class(3, 4, seed=2).reshape(3, 4, 32, 32, 3)):
+        np.testing.assert_array_equal(row, draw(4, seed=2, labels=label))
     with pytest.raises(InputError, match="samples: found n = 0, expected at least 1"):
         draw(0)
 

@@ -45,6 +45,8 @@ learning_rate = { low = 1e-3, high = 1e-1, log = true }
 learning_rate = 1e-3
 batch_size = 32
 optimizer = "adam"
+[budget]
+epochs = 100
 [[baseline]]
 learning_rate = 1e-2
 batch_size = 64
@@ -289,6 +291,7 @@ def test_a_study_card_summarises_the_study(studies: Studies) -> None:
         "3 of 9 trials finished: 2 complete, 1 running, 1 failed, 1 pruned.",
         "Best: trial 0, FID 20 (one seed), optimizer=adam batch_size=32 learning_rate=0.001",
         "Running: trial 4, 2 of 4 epochs, FID 45.5",
+        "Budget: 9 of 100 epochs trained",
         "data abc, samples 300",
         "45 s on cpu, 20% of it evaluating",
     ):

@@ -243,8 +243,9 @@ def test_commands_show_the_phases(
     assert f"phases {parts}, waiting 10 s, other 1 s" in shown
     store = sqlite.store()
     page = study_page(store.spec, store.summary(), {}, store.trials())
-    for cell in ("training", "2 min 40 s", "80.0%", "database", "0.5%"):
+    for cell in ("training", "2.67", "80.0%", "database", "0.5%"):
         assert re.search(f"<td[^>]*>{cell}</td>", page), cell
+    assert "time (min)</th>" in page
 
 
 def test_prometheus_shows_the_workers_seconds(timed: Timed, sqlite: Studies) -> None:

@@ -460,6 +460,13 @@ def test_a_report_counts_the_trials_without_samples(
     code, text, errors = tuner("report", "s", "--out", str(tmp_path / "report.html"))
     assert (code, errors) == (0, "")
     assert "Samples of 1 of 2 trials are missing: " in text
+    assert "Real images are missing: " in text
+    code, text, errors = tuner("report", "s", "--images", "--out", str(tmp_path / "report.html"))
+    assert (code, errors) == (0, "")
+    assert text.splitlines()[-1].startswith("Nothing is drawn: ")
+    code, text, errors = tuner("report", "s", "--compare", "7")
+    assert (code, text) == (2, "")
+    assert "has no trial 7" in errors
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from builders import RANGES, spec_of
+from builders import RANGES, epoch, spec_of
 from fake_trainer import KIDS, FakeTrainer, fake_run, kid_spec, reported
+from trials import record
 
+from tuner.dashboard.notes import study_lead, trial_note
 from tuner.dashboard.publishing import DashboardPublisher
 from tuner.files.stores import open_store
 from tuner.files.study_files import StudyFiles
 from tuner.spec.study import StudySpec
+from tuner.study.budget import Budget, Spent
 from tuner.study.verdict import Fail, Prune
 
 TOKEN = "0123456789abcdef"
@@ -131,3 +134,17 @@ def test_a_note_summarises_the_trial(tmp_path: Path) -> None:
     failed = trial.end(Fail("a bug"), None, {}).note
     assert failed.startswith("**Failed** after epoch 4 of 6: a bug")
     assert "tuner sample" not in failed
+
+
+def test_the_studys_note_leads_with_the_winner_what_is_wrong_with_it_and_the_budget() -> None:
+    spec = spec_of("[budget]\ndevice_hours = 2.0")
+    budget = Budget(spec.budget, Spent(device_hours=0.5))
+    collapsed = epoch(2, 20.5, class_coverage=0.1, class_entropy=0.0)
+    trials = [record(0, reports=(epoch(1, 30.0), collapsed))]
+    winner, spent = study_lead("s", spec, trials, [], budget)
+    warning = "\N{LARGE RED CIRCLE} the generator has collapsed: 10% of the classes generated"
+    assert winner.startswith(f"Best: trial 0, FID 20.5 (one seed) ({warning}), ")
+    assert spent == "Budget: 0.5 of 2 device hours spent."
+    assert study_lead("s", spec_of(""), [], [], Budget(spec_of("").budget, Spent())) == []
+    note = trial_note("s", spec, trials[0], 2, {})
+    assert "\N{LARGE RED CIRCLE} **Warning: the generator has collapsed: 10% of the" in note

@@ -10,7 +10,7 @@ from builders import epoch, spec_of
 from tuner.spec.guard import LossRatioGuard
 from tuner.study.importance import importances
 from tuner.study.records import TrialRecord
-from tuner.views import curves, parameters
+from tuner.views import curves, parallel, parameters
 from tuner.views.axes import parameter_axes
 from tuner.views.figures import PLOTS
 from tuner.views.summaries import epochs_of
@@ -65,6 +65,22 @@ def test_values_are_drawn_against_epochs() -> None:
         *("trial 1, complete", "FID 35", "learning_rate=0.001", "batch_size=32"),
         *("optimizer=sgd", "momentum=0.5"),
     ]
+
+
+def test_trials_are_lines_across_their_parameters() -> None:
+    figure = parallel.parallel_coordinates(SPEC, TRIALS)
+    labels = figure.layout.xaxis.ticktext
+    assert sorted(labels) == ["FID", "batch size", "learning rate", "momentum", "optimizer"]
+    lines = {trace.name: dict(zip(labels, trace.y, strict=False)) for trace in figure.data}
+    assert set(lines) == {"FID 90", "FID 45", "FID 35", "FID 20", "best (trial 0)"}
+    assert (lines["FID 35"]["batch size"], lines["FID 20"]["batch size"]) == (0, 1)
+    assert lines["FID 35"]["momentum"] == pytest.approx(5 / 9, abs=1e-4)
+    assert lines["FID 20"]["momentum"] is None
+    assert (lines["FID 90"]["FID"], lines["FID 20"]["FID"]) == (1, 0)
+    assert lines["FID 45"]["FID"] == pytest.approx(math.log(45 / 20) / math.log(90 / 20), abs=1e-4)
+    assert lines["best (trial 0)"] == lines["FID 20"]
+    texts = {note.text for note in figure.layout.annotations}
+    assert {"32", "64", "adam", "sgd", "20", "90", "0.9"} <= texts
 
 
 def test_outcomes_differ_in_more_than_colour() -> None:

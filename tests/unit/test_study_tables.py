@@ -125,7 +125,7 @@ def test_csv_without_trials_is_the_header() -> None:
 
 def test_json_has_no_nan() -> None:
     trial = record(3, reports=(epoch(1, 30.5), epoch(2, None, finite=False, d_loss=None)))
-    found = json.loads(json.dumps(trial_values(trial), allow_nan=False))
+    found = json.loads(json.dumps(trial_values(trial, "fid"), allow_nan=False))
     assert found["params"] == PARAMS
     assert (found["number"], found["value"], found["machine"]) == (3, 20.5, {"device": "cpu"})
     assert EpochReport(**found["reports"][0]) == epoch(1, 30.5)

@@ -82,7 +82,10 @@ def test_appraisal() -> None:
     lines = summaries.appraisal(found | {"fresh": fresh | copies}, "fid").splitlines()
     assert any("Warning: the generator copies training images: 90%" in line for line in lines)
     assert sum("held-out images (gap" in line and "FID 30 (+5)" in line for line in lines) == 1
-    assert "Warning" not in text
+    assert [line for line in text.splitlines() if "Warning" in line] == [
+        "Warning: the generator misses 1 of 10 classes. Its FID does not show that; look at the "
+        "samples."
+    ]
     short = found | {"fresh": fresh | {"fid_infinity": None}}
     line = "FID on fresh latents 21.25; real against real images 0.5 (5000 each)"
     assert line in summaries.appraisal(short, "fid").splitlines()
@@ -93,11 +96,40 @@ def test_a_copying_generator_comes_with_a_warning() -> None:
     trial = record(0, value=3.0, reports=(epoch(1, **copies), epoch(2)))
     warning = "the generator copies training images: 90% of its samples"
     assert f"({warning})" in summaries.best_line([trial], "fid")
-    found = summaries.copying_warning(copies | {"copied": 0.15})
-    assert (found, summaries.copying_warning({})) == ("", "")
+    found = summaries.measured_warnings(copies | {"copied": 0.15})
+    assert (found, summaries.measured_warnings({})) == ([], [])
     line = "Against held-out images (gap to training images): FID 12.5 (+3); copies of training"
     assert summaries.held_out_line(copies).startswith(line)
     assert summaries.held_out_line(epoch(1)._asdict()) == ""
+
+
+@pytest.mark.parametrize(
+    ("coverage", "classes", "warning"),
+    [
+        (1 / 2, 2, "the generator has collapsed: 1 of 2 classes generated"),
+        (1 / 3, 3, "the generator has collapsed: 1 of 3 classes generated"),
+        (2 / 3, 3, "the generator misses 1 of 3 classes"),
+        (2 / 3, None, "the generator misses 33% of the classes"),
+        (999 / 1000, None, "the generator misses 0.1% of the classes"),
+        (1.0, 2, None),
+        (None, 2, None),
+    ],
+)
+def test_missing_classes_are_told(
+    coverage: float | None, classes: int | None, warning: str | None
+) -> None:
+    measured = {"class_coverage": coverage, "class_entropy": 0.9}
+    assert summaries.measured_warnings(measured, classes) == [warning] * (warning is not None)
+
+
+def test_a_warning_about_the_best_trial_is_red_next_to_its_value() -> None:
+    reports = epoch(1, 30.0), epoch(2, 20.5, class_coverage=1 / 10, class_entropy=0.0)
+    healthy, collapsed = record(0, value=25.0), record(1, reports=reports)
+    text = summaries.best_text([healthy, collapsed], "fid")
+    [red] = [text.plain[s.start : s.end] for s in text.spans if "red" in str(s.style)]
+    assert red == "the generator has collapsed: 10% of the classes generated"
+    assert f"FID 20.5 (one seed) ({red}), " in text.plain
+    assert summaries.best_text([healthy], "fid").spans == []
 
 
 def test_the_cost_of_evaluation_is_a_share_of_the_time() -> None:

@@ -27,6 +27,7 @@ for _module in (
     "best",
     "confirm",
     "export",
+    "report",
     "export_model",
     "replay",
     "steer",

@@ -71,11 +71,9 @@ def best(
     files, trial = open_files(store, artifacts), store.best_kept()
     evaluator = open_evaluator(store, files, silent, options=options)
     found = appraise(store, evaluator, files, trial)
-    collapse = summaries.collapse_warning(found.fresh, found.classes)
-    warnings = [text for text in (collapse, summaries.copying_warning(found.fresh)) if text]
     values: dict[str, Any] = {
-        "trial": studies.trial_values(trial),
-        "warnings": warnings,
+        "trial": studies.trial_values(trial, store.spec.metrics.objective),
+        "warnings": summaries.measured_warnings(found.fresh, found.classes),
         "confirmation": confirmations.results_values(store.confirmed()),
     }
     print_json(found._asdict() | values)
@@ -83,14 +81,14 @@ def best(
 
 def list_best(store: StudyStore, as_json: bool) -> None:
     """Print the Pareto front; with one objective, all complete trials, the best first."""
-    trials = store.trials()
+    trials, objective = store.trials(), store.spec.metrics.objective
     front = pareto_front(trials) if store.spec.metrics.several else ranked(trials)
     if as_json:
-        print_json([studies.trial_values(trial) for trial in front])
+        print_json([studies.trial_values(trial, objective) for trial in front])
     elif not front:
         raise InputError(f"study {store.name!r} has no complete trial yet")
     else:
-        out.print(studies.trial_table(front, store.spec.metrics.objective))
+        out.print(studies.trial_table(front, objective))
 
 
 def show_best(
@@ -119,8 +117,8 @@ def show_best(
     if confirmed:
         out.print()
         out.print(confirmations.results_table(confirmed, store.spec))
-        out.print(confirmations.winner_line(confirmed, store.spec), soft_wrap=True)
-    out.print(summaries.appraisal(found, objective), soft_wrap=True)
+        out.print(confirmations.winner_text(confirmed, store.spec), soft_wrap=True)
+    out.print(summaries.appraisal_text(found, objective), soft_wrap=True)
     gain = confirmations.gain_line(confirmed, store.spec)
     if gain := gain or summaries.baseline_gain(store.trials(), objective):
         out.print(gain, soft_wrap=True)

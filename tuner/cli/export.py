@@ -1,4 +1,4 @@
-"""``tuner export``, ``plot`` and ``report``: a study as CSV or JSON, plots and an HTML page."""
+"""``tuner export`` and ``tuner plot``: a study as CSV or JSON, or in a tracker, and its plots."""
 
 import json
 import sys
@@ -9,14 +9,12 @@ from typing import Annotated, Any, Literal
 import typer
 
 from tuner.cli.app import Task, command, out
-from tuner.cli.best import warn_of_changed_code
 from tuner.cli.completion import begun_trials
-from tuner.cli.options import Allow, Artifacts, Storage, StudyName, open_study
+from tuner.cli.options import Artifacts, Storage, StudyName, open_study
 from tuner.cli.writing import check_target, default_target, write_output
-from tuner.environment import STORAGE, MachineOptions, tensorboard_folder
+from tuner.environment import STORAGE, tensorboard_folder
 from tuner.errors import InputError, TunerError
 from tuner.paths import local_path
-from tuner.study.records import TrialRecord, ranked
 from tuner.study.store import StudyStore
 from tuner.views import studies
 from tuner.views.console import harmless
@@ -69,7 +67,7 @@ def export(
     store = open_study(storage, name)
     found = store.trials()
     if form == "json":
-        values = [studies.trial_values(trial) for trial in found]
+        values = [studies.trial_values(trial, store.spec.metrics.objective) for trial in found]
         spec = store.spec.model_dump(mode="json")
         text = json.dumps({"spec": spec, "trials": values}, indent=2) + "\n"
     else:
@@ -164,76 +162,3 @@ def plot(
         figure = PLOTS[kind].draw(store.spec, store.trials())
     data = as_page(figure) if suffix == ".html" else as_picture(figure, suffix[1:])
     write_output(to, data, f"{kind} of study {name!r}")
-
-
-@command(Task.RESULTS, uses_jax=True)
-def report(
-    name: StudyName,
-    to: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", metavar="FILE.html", help="HTML file to write. Default: NAME.html."
-        ),
-    ] = None,
-    storage: Storage = STORAGE,
-    artifacts: Artifacts = None,
-    samples: Annotated[
-        int, typer.Option(metavar="N", min=0, max=20, help="Number of trials to show samples of.")
-    ] = 3,
-    allow: Allow = None,
-) -> None:
-    """Write a study as one HTML page that needs no network.
-
-    The page includes plotly.js (5 MB).
-
-    Example: tuner report quickstart -o report.html
-    """
-    from tuner.files.pictures import neighbours_of
-    from tuner.files.study_files import open_files
-    from tuner.views.html_report import study_page
-
-    to = check_target(to or default_target(f"{name}.html"), (".html",))
-    store = open_study(storage, name)
-    trials = store.trials()
-    shown = [trial for trial in ranked(trials)[:samples] if trial.artifact is not None]
-    options = MachineOptions(allow=tuple(allow or ()))
-    pictures: list[tuple[int, bytes]] = []
-    neighbours: list[tuple[int, bytes]] = []
-    problem = None
-    try:
-        files = open_files(store, artifacts) if shown else None
-        pictures.extend((trial.number, _samples(store, files, trial, options)) for trial in shown)
-        strips = [
-            (trial.number, files and files.read(neighbours_of(trial.number))) for trial in shown
-        ]
-        neighbours = [(number, png) for number, png in strips if png]
-    except TunerError as error:  # the page shows the samples read so far
-        problem = error
-    page = study_page(
-        store.spec,
-        store.summary(),
-        store.fingerprint(),
-        trials,
-        pictures,
-        store.confirmed(),
-        neighbours,
-    )
-    write_output(to, page.encode(), f"Report of study {name!r}")
-    if problem:
-        missing = f"{len(shown) - len(pictures)} of {len(shown)}"
-        out.print(f"Samples of {missing} trials are missing: {problem}", soft_wrap=True)
-
-
-def _samples(store: StudyStore, files: Any, trial: TrialRecord, options: MachineOptions) -> bytes:
-    """The stored grid of the trial's best epoch, or a new one if none is stored."""
-    from tuner.files.pictures import Picture
-
-    best = trial.best_epoch(store.spec.metrics.objective)
-    kept: bytes | None = files.read(Picture(trial.number, best).name) if best else None
-    if kept is not None:
-        return kept
-    from tuner.run.appraisal import draw_samples
-    from tuner.views.images import grid_png
-
-    warn_of_changed_code(store, options)
-    return grid_png(draw_samples(store, files, trial, 36, store.spec.study.seed, options))

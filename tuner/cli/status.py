@@ -70,15 +70,18 @@ def status(
     store = open_study(storage, name)
     snapshot, summary = StudyPoller(store).look(), store.summary()
     objective, running = store.spec.metrics.objective, list(snapshot.running.values())
+    best, confirmed = [snapshot.best] if snapshot.best else [], store.confirmed()
     if as_json:
-        values = [studies.trial_values(trial) for trial in running]
+        values = [studies.trial_values(trial, objective) for trial in running]
         about = {"running": values, "workers": [worker._asdict() for worker in snapshot.workers]}
         parts = {"measured_as": store.fingerprint(), "phase_seconds": snapshot.phase_seconds}
         alive = sum(worker.alive for worker in snapshot.workers)
         parts |= {"budget": budgets.budget_values(snapshot.budget, alive)}
-        parts |= {"confirmation": confirmations.results_values(store.confirmed())}
+        parts |= {"confirmation": confirmations.results_values(confirmed)}
+        winner = store.winner() or snapshot.best
+        parts |= {"warnings": summaries.trial_warnings(winner, objective) if winner else []}
         if store.spec.metrics.several:
-            parts |= {"front": [studies.trial_values(trial) for trial in store.front()]}
+            parts |= {"front": [studies.trial_values(t, objective) for t in store.front()]}
         print_json(summary._asdict() | parts | about)
         return
     out.print(studies.study_table([summary]))
@@ -96,9 +99,9 @@ def status(
     if running:
         out.print()
         out.print(studies.trial_table(running, objective))
-    if line := confirmations.winner_line(store.confirmed(), store.spec):
-        out.print(line, soft_wrap=True)
-    out.print(summaries.best_line([snapshot.best] if snapshot.best else [], objective))
+    if winner_text := confirmations.winner_text(confirmed, store.spec):
+        out.print(winner_text, soft_wrap=True)
+    out.print(summaries.best_text(best, objective))
     if store.spec.metrics.several and (front := store.front()):
         out.print(summaries.front_line(name, front))
     out.print(summaries.measured_as(store.fingerprint(), str(summary.fingerprint)))

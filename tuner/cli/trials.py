@@ -62,7 +62,7 @@ def trials(
         found = studies.sorted_trials(found, sort or "value", objective)
     found = [trial for trial in found if trial.state in wanted][:top]
     if as_json:
-        print_json([studies.trial_values(trial) for trial in found])
+        print_json([studies.trial_values(trial, objective) for trial in found])
     else:
         out.print(studies.trial_table(found, objective, front))
         print_no_worker(store, store.workers())
@@ -169,7 +169,9 @@ def compare(
     if why_not:
         raise InputError(f"these studies can't be compared: {why_not}")
     bests = sorted([(store.name, store.best()) for store in stores], key=lambda b: b[1].cost or 0)
+    objective = stores[0].spec.metrics.objective
     if as_json:
-        print_json([{"study": name} | studies.trial_values(trial) for name, trial in bests])
+        values = [(name, studies.trial_values(trial, objective)) for name, trial in bests]
+        print_json([{"study": name} | trial for name, trial in values])
     else:
-        out.print(studies.comparison_table(bests, stores[0].spec.metrics.objective))
+        out.print(studies.comparison_table(bests, objective))

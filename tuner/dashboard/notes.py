@@ -7,11 +7,18 @@ from collections.abc import Mapping, Sequence
 from tuner.files.pictures import CURVES
 from tuner.spec.metrics import ALL_OBJECTIVES, OBJECTIVES
 from tuner.spec.study import StudySpec
-from tuner.study.records import TrialRecord
+from tuner.study.budget import Budget
+from tuner.study.confirmation import Result
+from tuner.study.objectives import pareto_front
+from tuner.study.records import TrialRecord, ranked
 from tuner.version import __version__
+from tuner.views.budgets import budget_line
+from tuner.views.confirmations import winner_line, winner_warnings
 from tuner.views.formatting import duration, number
 from tuner.views.study_toml import spec_toml
+from tuner.views.summaries import best_line, front_line, trial_warnings
 
+RED = "\N{LARGE RED CIRCLE}"  # the dashboard shows neither colours nor HTML in a note
 STATES = {"COMPLETE": "Complete", "PRUNED": "Pruned", "FAIL": "Failed"}
 
 
@@ -23,8 +30,10 @@ def trial_note(
     ``pictures`` are the URLs of its sample grids by epoch, and of its curves.
     """
     epochs = f"epoch {len(trial.reports)} of {spec.study.epochs}"
+    warnings = trial_warnings(trial, spec.metrics.objective)
     parts = [
         f"**{STATES[trial.state]}** after {epochs}: {plain(trial.reason or 'no reason')}",
+        *(f"{RED} **Warning: {plain(text)}**" for text in warnings),
         _table(spec, trial, best_epoch),
     ]
     if best_epoch in pictures:
@@ -68,6 +77,25 @@ def _range(values: Sequence[float | None]) -> str:
         return "not measured"
     bounds = f"{number(min(known))} to {number(max(known))}"
     return f"first {number(known[0])}, last {number(known[-1])}, range {bounds}"
+
+
+def study_lead(
+    name: str,
+    spec: StudySpec,
+    trials: Sequence[TrialRecord],
+    confirmed: Sequence[Result],
+    budget: Budget,
+) -> list[str]:
+    """The lines above the study's note: the winner, the Pareto front, the budget."""
+    objective, best = spec.metrics.objective, ranked(trials)[:1]
+    line, warnings = winner_line(confirmed, spec), winner_warnings(confirmed, spec)
+    if best and not line:
+        line, warnings = best_line(best, objective), trial_warnings(best[0], objective)
+    lead = plain(line)
+    for warning in map(plain, warnings):
+        lead = lead.replace(warning, f"{RED} {warning}")
+    others = front_line(name, pareto_front(trials)), budget_line(budget, left=0, workers=0)
+    return [text for text in (lead, *map(plain, others)) if text]
 
 
 def study_note(name: str, spec: StudySpec) -> str:

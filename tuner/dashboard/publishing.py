@@ -7,22 +7,19 @@ from functools import partial
 
 import numpy as np
 
-from tuner.dashboard.notes import plain, study_note, trial_note
+from tuner.dashboard.notes import study_lead, study_note, trial_note
 from tuner.errors import StorageError, TunerError
-from tuner.files.pictures import CURVES, PictureUploader, neighbours_of
+from tuner.files.pictures import CURVES, REAL_IMAGES, PictureUploader, neighbours_of
 from tuner.files.study_files import StudyFiles
 from tuner.spec.study import StudySpec
 from tuner.study.claims import Claim
 from tuner.study.dashboard_attributes import publish, published
-from tuner.study.objectives import pareto_front
 from tuner.study.records import TrialRecord
 from tuner.study.sinks import Publication, Publisher
 from tuner.study.store import StudyStore
 from tuner.trial import EpochReport
-from tuner.views.confirmations import winner_line
 from tuner.views.figures import PLOTS
 from tuner.views.images import grid_png
-from tuner.views.summaries import front_line
 from tuner.views.trial_svg import curves_svg
 
 # Plots that took t seconds to draw are not drawn again by any worker for REDRAW_FACTOR * t seconds.
@@ -50,6 +47,11 @@ class DashboardPublisher(Publisher):
 
     def study(self, *, ended: bool = False) -> None:
         refresh_plots(self._store, last=ended)
+
+    def real_images(self, images: np.ndarray) -> None:
+        with suppress(TunerError):  # the report works without them
+            if len(images) and self._files.read(REAL_IMAGES) is None:
+                self._files.write(REAL_IMAGES, grid_png(images))
 
     def begin(self, claim: Claim) -> None:
         self._claim = claim
@@ -118,9 +120,8 @@ def refresh_plots(store: StudyStore, *, last: bool = False) -> None:
         count = events([*trials, *store.confirmation_trials()])
         if previous.events < count:
             drawn, note = plots(store.spec, trials), study_note(store.name, store.spec)
-            winner = winner_line(store.confirmed(), store.spec)
-            winner = winner or front_line(store.name, pareto_front(trials))
-            publish(store, count, time.perf_counter() - began, drawn, note, plain(winner))
+            lead = study_lead(store.name, store.spec, trials, store.confirmed(), store.budget())
+            publish(store, count, time.perf_counter() - began, drawn, note, lead)
 
 
 def plots(spec: StudySpec, trials: Sequence[TrialRecord]) -> dict[str, str]:

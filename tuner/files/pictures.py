@@ -17,6 +17,7 @@ from tuner.files.study_files import StudyFiles
 
 CURVES = 0  # stands for the epoch in the picture of the curves
 PICTURES = "pictures"  # the folder with all trials' pictures
+REAL_IMAGES = f"{PICTURES}/real.png"  # the file of a grid of real images
 MAX_WAITING = 7  # pictures in addition to the one being written; the oldest is dropped
 ATTRIBUTE = "artifacts:"  # Optuna's prefix for the attributes of artifacts
 _TITLE = re.compile(r"/(?:samples-epoch-(\d+)\.png|curves\.svg)$")
@@ -80,10 +81,15 @@ def picture_of(artifact: str) -> tuple[str, Picture] | None:
 def sample_grids(files: StudyFiles, trial: int) -> Iterator[tuple[int, bytes]]:
     """The stored sample grids of a trial: epochs and PNG files. StorageError if the store is
     away."""
-    for name in files.names(folder_of(trial)):
-        found = _TITLE.search(name)
-        if found and found[1] and (data := files.read(name)) is not None:
-            yield int(found[1]), data
+    for epoch in grid_epochs(files, trial):
+        if (data := files.read(Picture(trial, epoch).name)) is not None:
+            yield epoch, data
+
+
+def grid_epochs(files: StudyFiles, trial: int) -> list[int]:
+    """The epochs whose sample grids are stored. StorageError if the store is away."""
+    found = map(_TITLE.search, files.names(folder_of(trial)))
+    return sorted(int(match[1]) for match in found if match and match[1])
 
 
 class PictureUploader:

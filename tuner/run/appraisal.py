@@ -85,6 +85,26 @@ class ImageGenerator:
         """
         return draw(self.program, self.weights, self.latents(n, seed, labels))
 
+    def interpolation(self, rows: int, columns: int, seed: int = 0) -> NDArray[np.uint8]:
+        """Images of latents between two others: uint8 (rows * columns, height, width, channels).
+
+        A row follows cos(t) z1 + sin(t) z2 for t from 0 to pi / 2. As z1 and z2 are independent,
+        each latent of it is standard normal, too. A conditional generator gets one class per row.
+        """
+        first, second = self.latents(rows, seed), self.latents(rows, seed + 1)
+        angles = np.linspace(0, np.pi / 2, columns, dtype=np.float32)[:, None]
+        z: NDArray[np.float32] = np.cos(angles) * first.z[:, None]
+        z += np.sin(angles) * second.z[:, None]
+        labels = None if first.labels is None else first.labels.repeat(columns)
+        return draw(self.program, self.weights, Latents(z.reshape(rows * columns, -1), labels))
+
+    def by_class(self, most: int, columns: int, seed: int = 0) -> NDArray[np.uint8]:
+        """Images of the first classes, at most ``most``, a row for each, all of the same latents:
+        uint8 (classes * columns, height, width, channels)."""
+        classes = np.arange(min(most, self.program.classes), dtype=np.int32)
+        z = np.tile(self.latents(columns, seed).z, (len(classes), 1))
+        return draw(self.program, self.weights, Latents(z, classes.repeat(columns)))
+
     def latents(self, n: int, seed: int, labels: int | Sequence[int] | None = None) -> Latents:
         """The latents of the images that a call with these arguments returns."""
         check_request(n, seed)

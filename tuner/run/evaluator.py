@@ -167,6 +167,7 @@ class Evaluator:
         if images.images.nbytes <= image_memory():
             self.images = jax.device_put(images.images)
         chosen = np.random.default_rng(spec.study.seed).permutation(len(images.images))
+        self.shown_images = _shown_images(images, chosen[:AUC_IMAGES], spec.pictures.images)
         chosen = np.sort(chosen[:AUC_IMAGES])
         reals = normalise(np.asarray(images.images[chosen]))
         chunks = [padded(reals[start : start + CHUNK]) for start in range(0, len(reals), CHUNK)]
@@ -316,11 +317,24 @@ def _filled(chunks: list[Array]) -> list[Array]:
     return chunks + chunks[-1:] * (AUC_CHUNKS - len(chunks))
 
 
+def _shown_images(images: ImageSet, some: NDArray[np.integer], count: int) -> np.ndarray:
+    """Real images to show next to generated ones, of those with the indices ``some``; if they have
+    classes, in the order of a conditional generator's samples."""
+    labels = None if images.labels is None else images.labels[some]
+    return np.asarray(images.images[some[_first(len(some), labels, count)]])
+
+
 def shown_latents(latents: Latents, count: int) -> np.ndarray:
     """Indices of the latents to show: the first ones, or the first ones of each class."""
-    if latents.labels is None:
-        return np.arange(min(count, len(latents.z)))
-    labels = latents.labels
+    return _first(len(latents.z), latents.labels, count)
+
+
+def _first(total: int, labels: NDArray[np.integer] | None, count: int) -> np.ndarray:
+    """The first ``count`` of ``total`` indices; with labels, the first ones of each class, as many
+    of each as of the others or one more."""
+    if labels is None:
+        return np.arange(min(count, total))
     classes = np.unique(labels)
-    each = -(-count // len(classes))
-    return np.concatenate([np.flatnonzero(labels == label)[:each] for label in classes])[:count]
+    each = [count // len(classes) + (i < count % len(classes)) for i in range(len(classes))]
+    found = [np.flatnonzero(labels == label)[:n] for label, n in zip(classes, each, strict=True)]
+    return np.concatenate(found)

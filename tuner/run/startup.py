@@ -237,6 +237,8 @@ def run_worker(
             return None
         precompiler.extractor = evaluator.extractor
         stop.has_something_to_finish = True
+        with clock.phase(Phase.FILES):
+            publisher.real_images(evaluator.shown_images)
         trainer = Trainer(evaluator, clock)
         Worker(session, trainer, files, sink, publisher, watchdog, stop, precompiler).work(limits)
         return evaluator

@@ -5,7 +5,7 @@ transaction that ends a trial, or in one that never replaces newer plots.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, select
@@ -67,10 +67,10 @@ def publish(
     seconds: float,
     plots: Mapping[str, str],
     note: str,
-    winner: str = "",
+    lead: Sequence[str] = (),
 ) -> bool:
     """Show ``plots``, plotly JSON by name, unless those shown now cover more ``events``, and the
-    study's ``note`` below its confirmed ``winner``, unless a user wrote another one.
+    study's ``note`` below the lines of its ``lead``, unless a user wrote another one.
 
     Returns whether the plots are shown."""
     with store.database.errors(), store.database.rdb.engine.begin() as connection:
@@ -88,16 +88,16 @@ def publish(
         now = connection.execute(select(tables.db_now())).scalar_one()
         new: dict[str, Any] = {f"dashboard:plot_data:{n}:0": text for n, text in plots.items()}
         new[PUBLISHED] = [events, now, seconds]
-        new |= _study_note(note_keys, note, winner)
+        new |= _study_note(note_keys, note, lead)
         tables.write_attributes(connection, _ours.c.study_id, store.study_id, new)
     return True
 
 
-def _study_note(stored: Mapping[str, Any], note: str, winner: str) -> dict[str, Any]:
-    """The attributes that show the note and the winner; none if they are shown already, or if the
-    stored note is not one that tuner wrote."""
+def _study_note(stored: Mapping[str, Any], note: str, lead: Sequence[str]) -> dict[str, Any]:
+    """The attributes that show the lead, in bold, and the note; none if they are shown already, or
+    if the stored note is not one that tuner wrote."""
     text, version = stored.get("dashboard:note_str:0"), stored.get("dashboard:note_ver")
-    wanted = f"**{winner}**\n\n{note}" if winner else note
+    wanted = "\n\n".join([*(f"**{line}**" for line in lead), note])
     if version is not None:
         led = isinstance(text, str) and text.startswith("**") and text.endswith(f"**\n\n{note}")
         if text == wanted or not (text == note or led):

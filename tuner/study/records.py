@@ -1,7 +1,7 @@
 """Trials and studies as read from the database, and the trial attributes that tuner writes."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
@@ -52,8 +52,9 @@ class TrialRecord(NamedTuple):
     machine: dict[str, str]
     seed_of: int | None = None  # the trial whose random numbers it draws again, if any
     baseline: bool = False  # whether its parameters are a baseline of the study file
-    started: str | None = None  # "2026-05-31 14:05", by the clock of the machine that started it
+    started: str | None = None  # "2026-05-31 14:05 UTC"
     ended: str | None = None
+    seconds: float | None = None  # from start to end; None before the end
     phase_seconds: PhaseSeconds = UNCOUNTED  # of all its workers
     confirms: Confirms | None = None
     fresh: float | None = None  # objective of the stored generator on fresh latents
@@ -183,6 +184,7 @@ def record_of(
         baseline=attributes.get(BASELINE) is True,
         started=_minute(trial.datetime_start),
         ended=_minute(trial.datetime_complete),
+        seconds=None if trial.duration is None else trial.duration.total_seconds(),
         phase_seconds=phase_seconds,
         confirms=confirms_of(attributes),
         fresh=rows.finite(attributes.get(FRESH)),
@@ -217,7 +219,8 @@ def warm_start_of(attributes: Mapping[str, Any]) -> str | None:
 
 
 def _minute(moment: datetime | None) -> str | None:
-    return None if moment is None else f"{moment:%Y-%m-%d %H:%M}"
+    """The minute of a time that Optuna has converted to this machine's time zone."""
+    return None if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M %Z}"
 
 
 def hang_of(attributes: Mapping[str, Any]) -> Hang | None:

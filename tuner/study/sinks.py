@@ -76,6 +76,9 @@ class Publisher:
     def study(self, *, ended: bool = False) -> None:
         """Refresh the plots of the study; ``ended`` if no trial is left to run."""
 
+    def real_images(self, images: np.ndarray) -> None:
+        """Some real images (n, h, w, c), uint8, before the first trial."""
+
     def begin(self, claim: Claim) -> None:
         """Start a trial, which the following calls are about."""
 

@@ -127,6 +127,15 @@ def collapse_signs(measured: Mapping[str, Any], classes: int = 0) -> list[str]:
     return signs
 
 
+def missing_sign(measured: Mapping[str, Any], classes: int = 0) -> str | None:
+    """How many of the data's ``classes`` (0 if unknown) are not generated; None if all are."""
+    coverage = measured.get("class_coverage")
+    if coverage is None or coverage >= 1:
+        return None
+    missing = 1 - coverage
+    return f"{round(missing * classes)} of {classes}" if classes else f"{100 * missing:.2g}% of the"
+
+
 def copying_sign(measured: Mapping[str, Any]) -> str | None:
     """The measurement that shows that a generator copies training images; None if it does not.
 

@@ -4,12 +4,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from rich.text import Text
+
 from tuner import hints
 from tuner.spec.metrics import OBJECTIVES
 from tuner.spec.study import StudySpec
 from tuner.study.confirmation import Result
 from tuner.study.racing import Difference, Interval, Noise
 from tuner.views.formatting import number, params_text
+from tuner.views.summaries import in_red, trial_warnings
 from tuner.views.tables import FittingTable
 
 LEFT = "left the race"  # the only column that is prose
@@ -17,8 +20,20 @@ LEFT = "left the race"  # the only column that is prose
 
 def winner_line(results: Sequence[Result], spec: StudySpec) -> str:
     """The confirmed winner, in one line; empty if nothing is confirmed."""
-    found = confirmed_value(results, spec)
-    return found and f"Confirmed: {found}: {params_text(results[0].trial.params)}"
+    if not (found := confirmed_value(results, spec)):
+        return ""
+    warning = "".join(f" ({text})" for text in winner_warnings(results, spec))
+    return f"Confirmed: {found}{warning}: {params_text(results[0].trial.params)}"
+
+
+def winner_warnings(results: Sequence[Result], spec: StudySpec) -> list[str]:
+    """Warnings about the generator of the confirmed winner."""
+    return trial_warnings(results[0].trial, spec.metrics.objective) if results else []
+
+
+def winner_text(results: Sequence[Result], spec: StudySpec) -> Text:
+    """``winner_line`` for a terminal: warnings about the generator are red."""
+    return in_red(winner_line(results, spec), *winner_warnings(results, spec))
 
 
 def confirmed_value(results: Sequence[Result], spec: StudySpec) -> str:

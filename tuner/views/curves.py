@@ -10,6 +10,7 @@ from tuner.spec.study import StudySpec
 from tuner.study.records import TrialRecord, best_of
 from tuner.study.rows import finite
 from tuner.trial import FIELDS, ReportField
+from tuner.views.formatting import time_unit
 from tuner.views.style import (
     BEST,
     MARKS,
@@ -27,7 +28,6 @@ from tuner.views.style import (
 from tuner.views.summaries import curve_fields, epochs_of
 
 Points = list[tuple[int, float]]  # epochs and values
-UNITS = ((3600, "hours"), (60, "minutes"), (1, "seconds"))
 
 
 def value_against_epoch(spec: StudySpec, trials: Trials) -> Figure:
@@ -160,7 +160,7 @@ def time_by_outcome(spec: StudySpec, trials: Trials) -> Figure:
     longest = max((epochs.seconds for *_, epochs in outcomes), default=0)
     if not longest:
         return show_message(figure, "No epoch has ended yet.")
-    size, unit = next((size, unit) for size, unit in UNITS if longest >= size or size == 1)
+    size, unit = time_unit(longest)
     parts = (("training", "#0072B2", ""), ("evaluating", "#56B4E9", "/"))
     names = [f"{mark.name} ({len(group)})" for mark, group, _ in outcomes]
     times = zip(*((e.train_seconds, e.evaluate_seconds) for *_, e in outcomes), strict=True)

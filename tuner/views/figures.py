@@ -41,6 +41,7 @@ PLOTS = {
     "value": Plot("curves.value_against_epoch", "curves", dashboard=True),
     "loss-ratio": Plot("curves.loss_ratio_against_epoch", "curves", dashboard=True),
     "map": Plot("parameters.best_value_map", "parameters", dashboard=True),
+    "parallel": Plot("parallel.parallel_coordinates", "parameters"),
     "time": Plot("curves.time_by_outcome", "cost", dashboard=True),
     "front": Plot("pareto.front_plot", "best", several=True),  # the dashboard has one itself
     "marginals": Plot("parameters.marginals"),

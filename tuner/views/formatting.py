@@ -2,6 +2,8 @@
 
 import time
 
+UNITS = ((3600, "h"), (60, "min"), (1, "s"))
+
 
 def number(value: float | None) -> str:
     """At most four significant digits, or a dash."""
@@ -16,6 +18,11 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def time_unit(longest: float) -> tuple[int, str]:
+    """The unit for times of up to ``longest`` seconds: its seconds, and its name."""
+    return next((size, unit) for size, unit in UNITS if longest >= size or size == 1)
 
 
 def size(count: float) -> str:

@@ -121,8 +121,8 @@ def _quality(spec: StudySpec, trial: TrialRecord, confirmed: Sequence[Result]) -
     )
     epoch = trial.best_epoch(metrics.objective)
     report = next((report for report in trial.reports if report.epoch == epoch), None)
-    warnings = summaries.collapse(trial, metrics.objective), summaries.copying(trial)
-    parts = [" ".join(found), *(f"**Warning: {text}.**" for text in warnings if text)]
+    warnings = summaries.trial_warnings(trial, metrics.objective)
+    parts = [" ".join(found), *(f"**Warning: {text}.**" for text in warnings)]
     if report is not None:
         fields = *MEASUREMENTS, *map(objective_field, metrics.own)
         values = {field.label: report.value(field.name) for field in fields}

@@ -17,7 +17,8 @@ from tuner.study.records import FINISHED, TrialRecord, ranked
 from tuner.study.snapshot import StudySnapshot
 from tuner.views import confirmations, summaries
 from tuner.views.formatting import duration, number
-from tuner.views.html_report import render, trials_table
+from tuner.views.html_report import render
+from tuner.views.html_tables import in_red, trials_table
 from tuner.views.style import MARKS, Trials
 from tuner.views.summaries import epochs_of
 
@@ -33,16 +34,23 @@ def study_card(
     name: str,
     place: str,
     confirmed: Sequence[Result] = (),
+    budget: str = "",
 ) -> str:
-    """The study ``name`` in the database at ``place``: totals, best trials, measurement, cost."""
+    """The study ``name`` in the database at ``place``: totals, best trials, measurement, cost.
+
+    ``budget`` is the study's ``budget_line``.
+    """
+    objective, best = spec.metrics.objective, ranked(trials)
+    warnings = [text for trial in best[:1] for text in summaries.trial_warnings(trial, objective)]
+    about_winner = confirmations.winner_warnings(confirmed, spec)
     lines = [
         f"{_totals(total, Counter(trial.state for trial in trials))}.",
         _running(spec, trials),
-        confirmations.winner_line(confirmed, spec),
-        summaries.best_line(trials, spec.metrics.objective),
+        in_red(confirmations.winner_line(confirmed, spec), *about_winner),
+        in_red(summaries.best_line(trials, objective), *warnings),
         summaries.front_line(name, pareto_front(trials)),
-        confirmations.gain_line(confirmed, spec)
-        or summaries.baseline_gain(trials, spec.metrics.objective),
+        confirmations.gain_line(confirmed, spec) or summaries.baseline_gain(trials, objective),
+        budget,
     ]
     notes = [
         summaries.measured_as(parts, digest(parts)),
@@ -53,7 +61,7 @@ def study_card(
         "card.html",
         title=f"Study {name}",
         lines=filter(None, lines),
-        trials=trials_table(spec, ranked(trials)[:BEST_ROWS]),
+        trials=trials_table(spec, best[:BEST_ROWS]),
         notes=filter(None, notes),
     )
 

@@ -29,6 +29,7 @@ from tuner.views.style import (
 
 # Low values, which are better, are dark. The scale is safe for colour-blind readers.
 COLOURS = "Cividis"
+NOTHING_SEARCHED = "No parameter is searched."
 COLUMNS = 3  # panels per row
 Point = tuple[TrialRecord, float]  # a trial and its value
 
@@ -47,7 +48,7 @@ def best_value_map(spec: StudySpec, trials: Trials) -> Figure:
     x, y = (axes[name] for name in names)
     metric = OBJECTIVES[spec.metrics.objective]
     figure = new_figure(f"Best {metric} by {x.label} and {y.label}")
-    points = [point for point in _points(spec, trials) if x.has(point[0]) and y.has(point[0])]
+    points = [point for point in valued(spec, trials) if x.has(point[0]) and y.has(point[0])]
     if not points:
         return show_message(figure, "No trial has a value yet.")
     figure.add_heatmap(**_cells(points, x, y, spec.metrics.objective))
@@ -118,7 +119,8 @@ def marginals(spec: StudySpec, trials: Trials) -> Figure:
 def marginal(spec: StudySpec, trials: Trials, name: str) -> Figure:
     """The values against one searched parameter, of the trials that have it."""
     axis, metric = parameter_axes(spec)[name], OBJECTIVES[spec.metrics.objective]
-    figure = styled(make_subplots(1, 1), f"{metric} against {axis.label}", 360)
+    figure = styled(make_subplots(1, 1), f"{metric} against {axis.label}", 380)
+    figure.update_layout(legend_y=-0.36)  # below slanted ticks, in narrow panels
     if not _add_panel(figure, spec, trials, axis, set(), row=1, col=1):
         return show_message(figure, "No trial has a value yet.")
     return figure
@@ -134,7 +136,7 @@ def _add_panel(
 ) -> set[str]:
     """Draw one panel and return its outcomes; those ``in_legend`` get no second legend entry."""
     metric = OBJECTIVES[spec.metrics.objective]
-    points = _points(spec, trials)
+    points = valued(spec, trials)
     drawn = set()
     for group, values, trace in _traces([point for point in points if axis.has(point[0])], metric):
         figure.add_scatter(
@@ -153,7 +155,7 @@ def _add_panel(
     return drawn
 
 
-def _points(spec: StudySpec, trials: Trials) -> list[Point]:
+def valued(spec: StudySpec, trials: Trials) -> list[Point]:
     """The trials with a value: the one that Optuna compares, else the best measured so far."""
     found = []
     for trial in trials:
@@ -203,4 +205,4 @@ def importances(spec: StudySpec, trials: Trials, found: Importances | None = Non
 
 
 def _nothing_searched(title: str) -> Figure:
-    return show_message(new_figure(title), "No parameter is searched.")
+    return show_message(new_figure(title), NOTHING_SEARCHED)

@@ -19,7 +19,14 @@ from tuner.study.workers import WorkerRecord
 from tuner.trial import FIELDS
 from tuner.views.budgets import budget_line
 from tuner.views.formatting import duration, number, params_text, value_text
-from tuner.views.summaries import best_line, hold_line, no_worker_line, own_names, phase_shares
+from tuner.views.summaries import (
+    best_text,
+    hold_line,
+    no_worker_line,
+    own_names,
+    phase_shares,
+    trial_warnings,
+)
 from tuner.views.tables import FittingTable
 
 STATES = {
@@ -40,7 +47,8 @@ def trial_table(
 ) -> FittingTable:
     """One row per trial: its outcome, parameters, device time and reason; the ``best`` are marked.
 
-    With several objectives, complete trials also show the others' values.
+    With several objectives, complete trials also show the others' values. A ``best`` trial is red
+    if there are warnings about it, which follow every complete trial's reason.
     """
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     others = list(dict.fromkeys(name for trial in trials for name in trial.objectives))[1:]
@@ -53,6 +61,7 @@ def trial_table(
         value = trial.value if trial.has_ended else epochs.last_value(objective)
         loss_ratio = epochs[-1].loss_ratio if epochs else None
         origin = trial.warm_start and f"warm start from {trial.warm_start}"
+        warnings = trial_warnings(trial, objective) if trial.state == "COMPLETE" else []
         table.add_row(
             trial.number,
             trial.state.lower(),
@@ -62,8 +71,8 @@ def trial_table(
             number(loss_ratio),
             *(value_text(trial.params.get(name)) for name in names),
             duration(epochs.seconds),
-            "; ".join(filter(None, (trial.reason, origin))),
-            style="bold green" if trial.number in best else None,
+            "; ".join(filter(None, (trial.reason, origin, *warnings))),
+            style=None if trial.number not in best else "bold red" if warnings else "bold green",
         )
     return table
 
@@ -177,7 +186,7 @@ def status_view(
     best = [snapshot.best] if snapshot.best else []
     parts: list[RenderableType] = [totals, *map(Text, limit_lines(snapshot))]
     parts += [Text(hold_line(spec.study.name), style="bold")] if snapshot.on_hold else []
-    parts += [Text(best_line(best, spec.metrics.objective))]
+    parts += [best_text(best, spec.metrics.objective)]
     if snapshot.confirmed:
         parts += [Text(f"Confirming: {snapshot.confirmed} runs with fresh seeds have ended.")]
     if shares := phase_shares(snapshot.phase_seconds):
@@ -265,10 +274,10 @@ def _setting_text(setting: Choices | Range) -> str:
     return f"{text}: {', '.join(str(value) for value in listed)}"
 
 
-def trial_values(trial: TrialRecord) -> dict[str, Any]:
-    """A trial as JSON values."""
+def trial_values(trial: TrialRecord, objective: str) -> dict[str, Any]:
+    """A trial as JSON values, with the warnings about its generator."""
     found = trial._asdict() | {"reports": [_finite(r._asdict()) for r in trial.reports]}
-    return found | {"params": _finite(trial.params)}
+    return found | {"params": _finite(trial.params), "warnings": trial_warnings(trial, objective)}
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.text import Text
+
 from tuner import hints
 from tuner.phases import Phase, PhaseSeconds
 from tuner.spec.metrics import OBJECTIVES, objective_field
 from tuner.spec.study import StudySpec
 from tuner.spec.warnings import warnings
-from tuner.study.records import TrialRecord, best_of
-from tuner.study.verdict import collapse_signs, copying_sign
+from tuner.study.records import TrialRecord, best_of, ranked
+from tuner.study.verdict import collapse_signs, copying_sign, missing_sign
 from tuner.trial import COMPARED, DURATIONS, FIELDS, History, ReportField
 from tuner.views.budgets import budget_plan
 from tuner.views.formatting import number, params_text, size
@@ -19,6 +21,7 @@ SHOWN_APART = (
     *("fid", "fid_infinity", "class_coverage", "class_entropy", "copied"),
     *(field for name in COMPARED for field in (f"heldout_{name}", f"{name}_gap")),
 )
+WARNING = "Warning: "
 MOST_LISTED = 20  # numbers of trials in a line
 MOST_PHASES = 2  # shown in one line, besides training and evaluation
 PARTS = ("generate_seconds", "extract_seconds", "score_seconds")  # of an evaluation
@@ -30,13 +33,26 @@ def best_line(trials: Sequence[TrialRecord], objective: str) -> str:
     if trial is None:
         return "No trial is complete yet."
     name = OBJECTIVES[objective]
-    found = filter(None, (collapse(trial, objective), copying(trial)))
-    warning = "".join(f" ({text})" for text in found)
+    warning = "".join(f" ({text})" for text in trial_warnings(trial, objective))
     by = f" by {name}" if trial.objectives else ""
     values = values_text(trial.objectives) or f"{name} {number(trial.value)}"
     return (
         f"Best{by}: trial {trial.number}, {values} (one seed){warning}, {params_text(trial.params)}"
     )
+
+
+def best_text(trials: Sequence[TrialRecord], objective: str) -> Text:
+    """``best_line`` for a terminal: warnings about the generator are red."""
+    warnings = [text for trial in ranked(trials)[:1] for text in trial_warnings(trial, objective)]
+    return in_red(best_line(trials, objective), *warnings)
+
+
+def in_red(text: str, *parts: str) -> Text:
+    """The text for a terminal, with these parts of it in red."""
+    found = Text(text)
+    if parts:  # an empty pattern would match everywhere
+        found.highlight_words(parts, "bold red")
+    return found
 
 
 def values_text(objectives: Mapping[str, float]) -> str:
@@ -104,29 +120,24 @@ def epochs_of(trials: Sequence[TrialRecord]) -> History:
     return History(report for trial in trials for report in trial.reports)
 
 
-def collapse(trial: TrialRecord, objective: str) -> str:
-    """A warning if the generator had collapsed in the trial's best epoch; else empty."""
+def trial_warnings(trial: TrialRecord, objective: str) -> list[str]:
+    """What the value of a trial does not show: a generator that had collapsed or missed classes in
+    the best epoch, or that copied training images when that was last measured."""
     epoch = trial.best_epoch(objective)
-    found = [report for report in trial.reports if report.epoch == epoch]
-    return collapse_warning(found[0]._asdict()) if found else ""
+    measured = [report._asdict() for report in trial.reports if report.epoch == epoch][:1]
+    copied = [{"copied": report.copied} for report in trial.reports if report.copied is not None]
+    return measured_warnings({**dict(*measured), **dict(*copied[-1:])})
 
 
-def collapse_warning(measured: Mapping[str, Any], classes: int | None = None) -> str:
-    """A warning if the generator has collapsed by these measurements; else empty."""
-    signs = collapse_signs(measured, classes or 0)
-    return f"the generator has collapsed: {', '.join(signs)}" if signs else ""
-
-
-def copying(trial: TrialRecord) -> str:
-    """A warning if the generator copied training images when that was last measured; else empty."""
-    measured = [report for report in trial.reports if report.copied is not None]
-    return copying_warning(measured[-1]._asdict()) if measured else ""
-
-
-def copying_warning(measured: Mapping[str, Any]) -> str:
-    """A warning if the generator copies training images by these measurements; else empty."""
-    sign = copying_sign(measured)
-    return f"the generator copies training images: {sign}" if sign else ""
+def measured_warnings(measured: Mapping[str, Any], classes: int | None = None) -> list[str]:
+    """What the FID of a generator with these measurements does not show; ``classes`` is their
+    number in the data, None if unknown."""
+    missing, copied = missing_sign(measured, classes or 0), copying_sign(measured)
+    if signs := collapse_signs(measured, classes or 0):
+        found = [f"the generator has collapsed: {', '.join(signs)}"]
+    else:
+        found = [f"the generator misses {missing} classes"] if missing else []
+    return found + ([f"the generator copies training images: {copied}"] if copied else [])
 
 
 def held_out_line(measured: Mapping[str, Any]) -> str:
@@ -210,10 +221,10 @@ def appraisal(found: Mapping[str, Any], objective: str) -> str:
         f"\nBest: trial {trial.number}, {OBJECTIVES[objective]} {number(trial.value)}{when}: "
         f"{params_text(trial.params)}"
     ]
-    if collapsed := collapse_warning(fresh, classes):
-        lines.append(f"Warning: {collapsed}. Its FID does not show that; look at the samples.")
-    if copying := copying_warning(fresh):
-        lines.append(f"Warning: {copying}. Its FID does not show that; look at their neighbours.")
+    lines += [
+        f"{WARNING}{text}. Its FID does not show that; look at the samples."
+        for text in measured_warnings(fresh, classes)
+    ]
     lines += [
         f"FID on fresh latents {number(fresh['fid'])}{extrapolated}; real against real images "
         f"{number(found['real_fid'])} ({found['real_count']} each)",
@@ -228,6 +239,12 @@ def appraisal(found: Mapping[str, Any], objective: str) -> str:
             f"(classifier accuracy on held-out images: {found['accuracy']:.1%})"
         )
     return "\n".join(lines)
+
+
+def appraisal_text(found: Mapping[str, Any], objective: str) -> Text:
+    """``appraisal`` for a terminal: warnings about the generator are red."""
+    text = appraisal(found, objective)
+    return in_red(text, *(line for line in text.splitlines() if line.startswith(WARNING)))
 
 
 def _evaluation(spec: StudySpec, found: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from tuner.study.space import derive_seed
 from tuner.trial import MEASUREMENTS, EpochReport
 from tuner.views.formatting import date_time, duration, evenly_spaced, number, value_text
 from tuner.views.studies import trial_values
-from tuner.views.summaries import curve_fields, values_text
+from tuner.views.summaries import WARNING, curve_fields, trial_warnings, values_text
 from tuner.views.tables import FittingTable
 
 EPOCH_ROWS = 20
@@ -36,8 +36,10 @@ def trial_view(
     hang: Hang | None = None,
 ) -> Group:
     """The trial for a terminal ``width`` columns wide."""
+    warnings = trial_warnings(trial, spec.metrics.objective)
     parts: list[RenderableType] = [
         Text(_outcome(spec, trial), style="bold"),
+        *(Text(f"{WARNING}{text}", style="bold red") for text in warnings),
         _facts(spec, trial),
     ]
     if trial.reports:
@@ -61,7 +63,7 @@ def trial_details(
     hang: Hang | None = None,
 ) -> dict[str, Any]:
     """The trial as JSON values; ``picture`` is the path or URL of its newest sample grid."""
-    return trial_values(trial) | {
+    return trial_values(trial, spec.metrics.objective) | {
         "seed": _seed(spec, trial),
         "epochs": spec.study.epochs,
         "stints": [owner._asdict() for owner in ownership_history],
