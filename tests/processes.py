@@ -53,8 +53,8 @@ variance_ratio = {{ enabled = false }}
 samples = 300
 """
 
-# One program, no pruner and no guard that could end a trial early. With five batches an epoch, trials
-# of any length train by the same program, which is not unrolled.
+# One program, no pruner and no guard that could end a trial early. With five batches an epoch,
+# trials of any length train by the same program, which is not unrolled.
 UNPRUNED_STUDY = """
 [study]
 trials = {trials}
