@@ -122,6 +122,19 @@ def test_a_missing_worker_is_named_until_there_is_one(sqlite: Studies, tuner: Tu
         assert "No worker" not in tuner(*words)[1], words
 
 
+def test_a_spent_budget_asks_for_no_worker(sqlite: Studies, tuner: Tuner) -> None:
+    sqlite.create(BASELINE + "[budget]\nepochs = 1\n", trials=3)
+    session = sqlite.join()
+    run(session, [1.0], Complete())
+    session.leave_at_once()
+    for words in (("status", "s"), ("list",), ("queue", "s")):
+        assert "No worker" not in tuner(*words)[1], words
+    text = tuner("queue", "s")[1]
+    assert "budget.epochs: all 1 epochs are trained. Unfinished trials: 2 not begun" in text
+    assert "chooses" not in text
+    assert json.loads(tuner("queue", "s", "--json")[1])["new"] == 0
+
+
 def numbers(text: str) -> list[int]:
     return [found["number"] for found in json.loads(text)]
 
