@@ -22,6 +22,8 @@ MACHINE_VARIABLE = "TUNER_MACHINE"  # name of this machine
 METRICS_HOST_VARIABLE, METRICS_PORT_VARIABLE = "TUNER_METRICS_HOST", "TUNER_METRICS_PORT"
 TENSORBOARD_VARIABLE = "TUNER_TENSORBOARD"  # the folder for TensorBoard's event files
 NOTIFY_VARIABLE = "TUNER_NOTIFY_URLS"  # apprise URLs that notifications are sent to
+# Set to 1 by a job that may start its worker again, and so reports itself that none is left.
+RESTARTS_VARIABLE = "TUNER_JOB_RESTARTS"
 
 METRICS_HOST, TENSORBOARD = "127.0.0.1", "runs"
 STORAGE, ARTIFACTS = "sqlite:///tuner-data/studies.db", "tuner-data/artifacts"
