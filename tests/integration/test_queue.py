@@ -38,21 +38,25 @@ def test_what_waits_is_listed_in_the_order_in_which_it_is_claimed(studies: Studi
     session = studies.join()
     report(session, claim(session), [30.0])
     run(studies.join(), [20.0], Complete())
+    other = studies.join()
+    report(other, released := claim(other), [25.0, 24.0])
     steering.enqueue(store, {"beta1": 0.25}, {})
     steering.enqueue(store, {}, {WARM_START: {"study": "old", "trial": 3}})
     steering.retry(store, 1, exactly=True)
     studies.optuna_study().enqueue_trial({"beta1": 0.75})  # another program's
     studies.rows(EXPIRE_LEASES)
+    other.release(released)
     found = upcoming(store)
     assert [(one.number, one.origin, one.queued) for one in found] == [
         (0, "lost its worker after epoch 1", False),
-        (2, "enqueued", True),
-        (3, "warm start from trial 3 of study old", True),
-        (4, "trial 1 again, same seed", True),
-        (5, "enqueued", True),
+        (2, "released after epoch 2", False),
+        (3, "enqueued", True),
+        (4, "warm start from trial 3 of study old", True),
+        (5, "trial 1 again, same seed", True),
+        (6, "enqueued", True),
     ]
     assert found[0].params["beta1"] == 0.5
-    assert [one.params.get("beta1") for one in found[1:3]] == [0.25, None]
+    assert [one.params.get("beta1") for one in found[2:4]] == [0.25, None]
     assert [claim(studies.join()).number for _ in found] == [one.number for one in found]
     assert upcoming(store) == []
 

@@ -21,8 +21,8 @@ from tuner.views.queue import queue_lines, queue_table
 def queue(name: StudyName, storage: Storage = STORAGE, as_json: AsJson = False) -> None:
     """List the trials that are waiting for a worker.
 
-    Workers take them in this order: first trials that lost their worker, then those queued by the
-    study file or by hand. After that, the sampler chooses new ones.
+    Workers take them in this order: first trials that were released or lost their worker, then
+    those queued by the study file or by hand. After that, the sampler chooses new ones.
 
     Example: tuner queue quickstart
     """
