@@ -119,6 +119,15 @@ def test_csv_round_trips() -> None:
     assert (rows[3]["epoch"], rows[3]["batch_size"]) == ("", "64")
 
 
+def test_csv_has_the_objectives_that_no_epoch_reports() -> None:
+    objectives = {"fid": 20.0, "seconds": 8.0, "parameters": 1000.0}
+    trials = [record(0, reports=(epoch(1), epoch(2)))._replace(objectives=objectives), record(1)]
+    rows = list(csv.DictReader(io.StringIO(epochs_csv(trials))))
+    assert [*rows[0]][-2:] == ["seconds", "parameters"]
+    found = [(row["trial"], row["seconds"], row["parameters"]) for row in rows]
+    assert found[:3] == [*[("0", "8.0", "1000.0")] * 2, ("1", "", "")]
+
+
 def test_csv_without_trials_is_the_header() -> None:
     assert epochs_csv([]) == ",".join(["trial", "state", "reason", *FIELDS]) + "\n"
 

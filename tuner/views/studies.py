@@ -280,16 +280,19 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def epochs_csv(trials: Sequence[TrialRecord]) -> str:
-    """One row per epoch of each trial, with the trial's state, parameters and reason."""
+    """One row per epoch of each trial, with the trial's state, parameters and reason, and those of
+    its objectives that no epoch reports."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    own = own_names(trials)
-    writer.writerow(["trial", "state", "reason", *names, *FIELDS, *own])
+    own, objectives = own_names(trials), [name for trial in trials for name in trial.objectives]
+    others = [name for name in dict.fromkeys(objectives) if not ALL_OBJECTIVES[name].measured]
+    writer.writerow(["trial", "state", "reason", *names, *FIELDS, *own, *others])
     for trial in trials:
         params = [trial.params.get(name) for name in names]
         for report in trial.reports or [None]:
             numbers = [getattr(report, field, None) for field in FIELDS]
             numbers += [report and report.own.get(name) for name in own]
+            numbers += [trial.objectives.get(name) for name in others]
             writer.writerow([trial.number, trial.state, trial.reason, *params, *numbers])
     return text.getvalue()
