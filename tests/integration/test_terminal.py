@@ -142,7 +142,7 @@ def test_workers_show_what_they_are_doing_and_for_how_long() -> None:
         assert max(map(len, lines)) <= width
         text = "\n".join(lines)
         assert re.search(r" compiling 1 min 24 s +17 +12/50 ", text)
-        assert re.search(r" compiling +19 +50/50 ", text)  # for how long is unknown
+        assert re.search(r" - +19 +50/50 ", text)  # what it did last no longer counts
         assert re.search(r" - +- +- +- ", text)
 
 

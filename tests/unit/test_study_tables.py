@@ -77,7 +77,7 @@ def test_the_worker_table_marks_lost_workers() -> None:
         *("7", "4", "3", "s", "ago"),
     ]
     assert lines[2] == ["def", "there", "34", "NVIDIA", "H100", "-", "0", "s", "ago"]
-    assert " ".join(lines[3]) == "ghi there 56 cpu training 0 0 3 min 10 s ago, lost"
+    assert " ".join(lines[3]) == "ghi there 56 cpu - 0 0 3 min 10 s ago, lost"
     assert [style for _, style in table.rows] == [None, None, "red"]
 
 

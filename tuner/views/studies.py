@@ -150,10 +150,10 @@ def worker_table(workers: Sequence[WorkerRecord]) -> FittingTable:
 
 def doing_text(worker: WorkerRecord, age: float = 0.0) -> str:
     """What a worker is doing, from a row read ``age`` seconds ago: ``compiling 42 s``."""
+    if not worker.alive:
+        return "-"
     if worker.doing is None or worker.doing_seconds is None:
         return "-" if worker.trial is None else "training"
-    if not worker.alive:
-        return worker.doing
     return f"{worker.doing} {duration(max(0.0, worker.doing_seconds + age))}"
 
 
