@@ -63,7 +63,7 @@ class Trainer:
             self.epoch,
             config.epochs,
         )
-        losses = jax.device_get(device_losses)
+        losses, adaptive = jax.device_get((device_losses, self._state.adaptive))
         trained = running_time()
         self.clock.switch(Phase.EVALUATION)
         self.epoch += 1
@@ -94,6 +94,7 @@ class Trainer:
             extract_seconds=found.extract_seconds,
             score_seconds=found.score_seconds,
             own=found.own,
+            augmentation=None if adaptive is None else _number(adaptive.probability),
             **found.scores,
         )
 
