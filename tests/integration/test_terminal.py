@@ -13,7 +13,7 @@ from typing import Any
 import command_line
 import pytest
 import study_databases
-from builders import epoch
+from builders import epoch, spec_of
 from PIL import Image
 from postgres import Postgres
 from processes import Running
@@ -131,6 +131,13 @@ def test_ages_grow_without_new_data() -> None:
     text = "\n".join(rendered(status_view(SNAPSHOT, spec(epochs=50), age=60.0), 140))
     assert " 1 min 03 s" in text
     assert " lost 59 min 20 s" in text
+
+
+def test_the_time_left_says_what_it_assumes() -> None:
+    asha = spec_of("[study]\nepochs = 50")
+    for ahead, assumed in ((None, "running trials train all epochs"), (90, "1 of 3 trials passes")):
+        view = status_view(SNAPSHOT._replace(epochs_ahead=ahead), asha)
+        assert assumed in " ".join(rendered(view, 140))
 
 
 def test_workers_show_what_they_are_doing_and_for_how_long() -> None:

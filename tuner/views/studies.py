@@ -12,6 +12,7 @@ from rich.text import Text
 from tuner.errors import InputError
 from tuner.spec.metrics import ALL_OBJECTIVES, OBJECTIVES
 from tuner.spec.parameters import Choices, Range, to_toml, values_of
+from tuner.spec.search import AshaPruner
 from tuner.spec.study import StudySpec
 from tuner.study.records import StudySummary, TrialRecord
 from tuner.study.snapshot import StudySnapshot, seconds_left
@@ -32,6 +33,10 @@ STATES = {
 ESTIMATE = (
     "Time left: estimated from the workers' recent pace, assuming that running trials train all "
     "epochs and new ones as many as ended trials did on average."
+)
+ASHA_ESTIMATE = (
+    "Time left: at least, by the workers' recent pace, if 1 of {factor} trials passes each rung; "
+    "while few have reached it, more may pass."
 )
 
 
@@ -192,8 +197,15 @@ def status_view(
         trials = ", ".join(map(str, snapshot.left_behind))
         parts += [Text(f"Without a live worker: trial {trials}")]
     if left:
-        parts += ["", Text(ESTIMATE, style="dim")]
+        parts += ["", Text(_estimate(snapshot, spec), style="dim")]
     return Group(*parts)
+
+
+def _estimate(snapshot: StudySnapshot, spec: StudySpec) -> str:
+    """How the time left was estimated."""
+    if snapshot.epochs_ahead is None or not isinstance(spec.pruner, AshaPruner):
+        return ESTIMATE
+    return ASHA_ESTIMATE.format(factor=spec.pruner.reduction_factor)
 
 
 def limit_lines(snapshot: StudySnapshot) -> list[str]:
