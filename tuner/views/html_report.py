@@ -97,9 +97,7 @@ def study_page(
         best=trials_table(spec, best),
         collapsed=best and summaries.collapse(best[0], objective),
         copying=best and summaries.copying(best[0]),
-        held_out=best
-        and best[0].reports
-        and summaries.held_out_line(best[0].reports[-1]._asdict()),
+        held_out=best and summaries.held_out(best[0], objective),
         neighbours=[(trial, base64.b64encode(png).decode()) for trial, png in neighbours],
         samples=[
             (trial, values.get(trial, "-"), base64.b64encode(png).decode())
