@@ -139,6 +139,17 @@ def test_a_spent_budget_asks_for_no_worker(sqlite: Studies, tuner: Tuner) -> Non
     assert json.loads(tuner("queue", "s", "--json")[1])["new"] == 0
 
 
+def test_lines_of_text_are_left_to_the_terminal_to_wrap(
+    sqlite: Studies, tuner: Tuner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    sqlite.create(trials=1)
+    run(sqlite.join(), [1.0], Complete())
+    [best] = [line for line in tuner("status", "s")[1].splitlines() if line.startswith("Best: ")]
+    assert "beta1=" in best
+    assert "learning_rate=" in best
+
+
 def numbers(text: str) -> list[int]:
     return [found["number"] for found in json.loads(text)]
 

@@ -78,7 +78,7 @@ def export(
         # A terminal would obey escape sequences. Other programs receive the data unchanged.
         sys.stdout.write(harmless(text) if out.is_terminal else text)
     else:
-        write_output(to, text.encode())
+        write_output(to, text.encode(), f"Trials of study {name!r}")
 
 
 def _export_to(

@@ -87,7 +87,7 @@ def status(
         return
     out.print(studies.study_table([summary]))
     if summary.on_hold:
-        out.print(summaries.hold_line(name))
+        out.print(summaries.hold_line(name), soft_wrap=True)
     if not snapshot.ended:
         print_no_worker(store, snapshot.workers)
     for line in studies.limit_lines(snapshot):
@@ -102,14 +102,16 @@ def status(
         out.print(studies.trial_table(running, objective))
     if line := confirmations.winner_line(store.confirmed(), store.spec):
         out.print(line, soft_wrap=True)
-    out.print(summaries.best_line([snapshot.best] if snapshot.best else [], objective))
+    out.print(
+        summaries.best_line([snapshot.best] if snapshot.best else [], objective), soft_wrap=True
+    )
     if store.spec.metrics.several and (front := store.front()):
-        out.print(summaries.front_line(name, front))
-    out.print(summaries.measured_as(store.fingerprint(), str(summary.fingerprint)))
+        out.print(summaries.front_line(name, front), soft_wrap=True)
+    out.print(summaries.measured_as(store.fingerprint(), str(summary.fingerprint)), soft_wrap=True)
     if shares := summaries.phase_shares(snapshot.phase_seconds):
-        out.print(shares)
+        out.print(shares, soft_wrap=True)
     if cost := summaries.evaluation_cost(store.seconds()):
-        out.print(cost)
+        out.print(cost, soft_wrap=True)
 
 
 def _watch(name: str | None, storage: str, interval: float, as_json: bool) -> None:
