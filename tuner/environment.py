@@ -80,8 +80,21 @@ def decoded_images() -> Path:
 
 
 def tensorboard_folder() -> Path:
-    """Folder of TensorBoard's event files on this machine."""
-    return local_path(variable(TENSORBOARD_VARIABLE) or TENSORBOARD, TENSORBOARD_VARIABLE)
+    """Folder of TensorBoard's event files on this machine. InputError if it can't be a folder."""
+    path = local_path(variable(TENSORBOARD_VARIABLE) or TENSORBOARD, TENSORBOARD_VARIABLE)
+    return no_file(path, TENSORBOARD_VARIABLE)
+
+
+def no_file(path: Path, option: str) -> Path:
+    """The path of a folder that may not exist yet; InputError if it is, or is in, something else.
+
+    ``option`` names where the path comes from.
+    """
+    whole = path.absolute()
+    existing = next(part for part in (whole, *whole.parents) if os.path.exists(part))
+    if not existing.is_dir():
+        raise InputError(f"{option}: {existing} is not a folder")
+    return path
 
 
 def image_memory() -> float | None:

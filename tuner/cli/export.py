@@ -13,7 +13,7 @@ from tuner.cli.best import warn_of_changed_code
 from tuner.cli.completion import begun_trials
 from tuner.cli.options import Allow, Artifacts, Storage, StudyName, open_study
 from tuner.cli.writing import check_target, default_target, write_output
-from tuner.environment import STORAGE, MachineOptions, tensorboard_folder
+from tuner.environment import STORAGE, MachineOptions, no_file, tensorboard_folder
 from tuner.errors import InputError, TunerError
 from tuner.paths import local_path
 from tuner.study.records import TrialRecord, ranked
@@ -99,7 +99,7 @@ def _export_to(
     if tracker == "tensorboard":
         from tuner.tracking import tensorboard
 
-        root = tensorboard_folder() if to is None else local_path(to, "--out")
+        root = tensorboard_folder() if to is None else no_file(local_path(to, "--out"), "--out")
         where, start = str(root / store.folder), partial(tensorboard.begin, root=root)
     files, problem = None, None
     try:
