@@ -60,7 +60,7 @@ def draw(curves: Curves, orders: int) -> Any:
     figure = new_figure(title, 460)
     figure.update_xaxes(title="Device time, in trials trained to the end")
     figure.update_yaxes(title="Best FID found, above the best of all trials", tickformat=".0%")
-    grid = np.linspace(0.25, trials, 4 * trials)
+    grid = np.linspace(0.25, trials, 4 * trials).tolist()
     for pruner, dash in zip(compared(), DASHES, strict=True):
         rows = [excess(curves, pruner, order, grid) for order in range(orders)]
         line = {"color": COLOURS[pruner.name], "dash": dash, "width": 2, "shape": "hv"}

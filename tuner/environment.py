@@ -23,6 +23,8 @@ MACHINE_VARIABLE = "TUNER_MACHINE"  # name of this machine
 METRICS_HOST_VARIABLE, METRICS_PORT_VARIABLE = "TUNER_METRICS_HOST", "TUNER_METRICS_PORT"
 TENSORBOARD_VARIABLE = "TUNER_TENSORBOARD"  # the folder for TensorBoard's event files
 NOTIFY_VARIABLE = "TUNER_NOTIFY_URLS"  # apprise URLs that notifications are sent to
+# Set to 1 by a job that may start its worker again, and so reports itself that none is left.
+RESTARTS_VARIABLE = "TUNER_JOB_RESTARTS"
 
 METRICS_HOST, TENSORBOARD = "127.0.0.1", "runs"
 STORAGE, ARTIFACTS = "sqlite:///tuner-data/studies.db", "tuner-data/artifacts"
@@ -79,8 +81,21 @@ def decoded_images() -> Path:
 
 
 def tensorboard_folder() -> Path:
-    """Folder of TensorBoard's event files on this machine."""
-    return local_path(variable(TENSORBOARD_VARIABLE) or TENSORBOARD, TENSORBOARD_VARIABLE)
+    """Folder of TensorBoard's event files on this machine. InputError if it can't be a folder."""
+    path = local_path(variable(TENSORBOARD_VARIABLE) or TENSORBOARD, TENSORBOARD_VARIABLE)
+    return no_file(path, TENSORBOARD_VARIABLE)
+
+
+def no_file(path: Path, option: str) -> Path:
+    """The path of a folder that may not exist yet; InputError if it is, or is in, something else.
+
+    ``option`` names where the path comes from.
+    """
+    whole = path.absolute()
+    existing = next(part for part in (whole, *whole.parents) if os.path.exists(part))
+    if not existing.is_dir():
+        raise InputError(f"{option}: {existing} is not a folder")
+    return path
 
 
 def image_memory() -> float | None:

@@ -261,6 +261,14 @@ class EpochReport(NamedTuple):
         ReportField("copied", "share of samples that copy training images", "lower"),
     ] = None
     own: Mapping[str, float] = {}  # custom metrics, by name
+    augmentation: Annotated[
+        float | None,
+        ReportField(
+            "augmentation",
+            "probability with which images are augmented, if augment_target adapts it",
+            gauge="augmentation",
+        ),
+    ] = None
 
     def value(self, field: str) -> float | None:
         """The number in a field, such as the study's objective; None if it was not measured."""

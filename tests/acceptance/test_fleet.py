@@ -38,6 +38,7 @@ def test_a_dead_worker_is_replaced_and_ctrl_c_stops_all(here: Machine) -> None:
     lost = next(number for number, worker in rows.owners().items() if worker == row.worker)
     os.kill(first, signal.SIGKILL)
     sweep.wait_for(rf"worker \d \(process {first}\) died, killed by SIGKILL")
+    sweep.wait_for(f"trial {lost} lost its worker")
     sweep.wait_for(r"replacing worker \d; replacements left: 0")
     found = sweep.wait_for(rf"trial {lost} continues after epoch (\d+)")
     sweep.wait_for(rf"trial {lost} epoch {int(found[1]) + 1}/")

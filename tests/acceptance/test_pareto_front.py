@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from event_files import scalars
 from optuna.trial import TrialState
 from processes import run, run_json
 
@@ -42,6 +43,9 @@ variance_ratio = {{ enabled = false }}
 features = "random"
 samples = 300
 objectives = ["fid", "recall", "parameters"]
+
+[tracking]
+to = ["tensorboard"]
 """
 
 
@@ -58,6 +62,9 @@ def test_two_workers_find_a_front_of_networks_that_are_small_enough(
     assert [trial["number"] for trial in trials] == list(range(8))
     for ours, theirs in zip(trials, study.trials, strict=True):
         check(ours, theirs)
+        if theirs.state == TrialState.COMPLETE:
+            [folder] = tmp_path.glob(f"runs/two-*/trial-{theirs.number:05d}")
+            assert scalars(folder, "parameters") == [(2, theirs.values[2])]
     assert trials[0]["state"] == "PRUNED"
     front = run_json(tmp_path, environment, "best", "two", "--all")
     assert {t["number"] for t in front} == {t.number for t in study.best_trials}

@@ -172,13 +172,15 @@ def test_other_processes_see_what_a_worker_has_been_doing_for_a_while(studies: S
     def doing() -> str | None:
         return store.workers()[0].doing
 
-    assert doing() is None
+    assert eventually(lambda: doing() is None)  # claiming may have lasted
     with session.clock.phase(Phase.FILES, "loading the checkpoint"):
         began = time.monotonic()
         assert eventually(lambda: doing() == "loading the checkpoint")
         seconds = store.workers()[0].doing_seconds
         assert seconds is not None
         assert 0 < seconds < time.monotonic() - began + 1
+        studies.rows("UPDATE tuner_workers SET seen_at = seen_at - 1000")
+        assert doing() is None  # it may be lost
     assert expiry(studies) == first  # a small write, not a beat
     session._heart.beat()
     assert doing() is None  # nothing lasts any more

@@ -56,6 +56,13 @@ def test_only_the_trial_in_training_is_shown(monitor: Monitor) -> None:
     assert scraped(monitor, "tuner_trial_") == {}
 
 
+def test_custom_metrics_are_labelled_by_their_names(monitor: Monitor) -> None:
+    monitor.started(claim(3, epoch(1, own={"a.b:x": 0.5, "c:y": 2.0})))
+    assert scraped(monitor, "tuner_trial_own ") == {"a.b:x": 0.5, "c:y": 2.0}
+    monitor.epoch(claim(3), epoch(2, None))  # without an evaluation
+    assert scraped(monitor, "tuner_trial_own ") == {"a.b:x": 0.5, "c:y": 2.0}
+
+
 def test_unmeasured_values_keep_the_last_or_are_absent(
     monitor: Monitor,
 ) -> None:

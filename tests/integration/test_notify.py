@@ -17,6 +17,7 @@ from study_databases import RANDOM, Studies, claim, eventually, run
 from trials import claim_of
 
 from tuner.errors import InputError
+from tuner.launch.slurm_job import WorkerJob
 from tuner.notify.sender import Sender, open_sender
 from tuner.notify.sink import look, notifying
 from tuner.notify.stalls import look_for_stalls
@@ -236,6 +237,19 @@ def test_the_last_worker_to_leave_reports_that_none_is_left(
     studies.join().leave_at_once()
     look_from(studies, sender, leaving=True)
     assert len(receiver.received) == 2  # another stall
+
+
+def test_a_job_reports_a_missing_worker_only_if_it_does_not_start_one_again(
+    sqlite: Studies, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = sqlite.create(RANDOM + NOTIFY, trials=3)
+    monkeypatch.setenv("TUNER_JOB_RESTARTS", "1")
+    with notifying(store, print):
+        sqlite.join().leave_at_once()
+    assert receiver.received == []
+    monkeypatch.setenv("TUNER_STORAGE", sqlite.url)
+    WorkerJob("s", [])._notify()
+    assert receiver.titles == ["Study s has no worker"]
 
 
 @pytest.mark.parametrize("request_to_wait", ["stop", "hold"])

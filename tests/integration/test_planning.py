@@ -6,6 +6,7 @@ import pytest
 from builders import spec_of
 
 from tuner.data import load_images
+from tuner.gan.state import size_of
 from tuner.gan.training import training_memory
 from tuner.run import planning
 from tuner.run.evaluator import dataset_info
@@ -31,6 +32,19 @@ def test_the_largest_program_has_every_penalty_that_is_searched() -> None:
     spec = spec_of(SPEC + "r1 = { low = 0.02, high = 20.0 }\ngradient_penalty = [0.0, 10.0]\n")
     found = largest_program(spec, DatasetInfo((32, 32, 1), 128))
     assert found.penalties == ("gradient_penalty", "r1")
+
+
+def test_the_largest_program_is_within_the_constraint() -> None:
+    searched = "width = { low = 4, high = 64, step = 4 }\nlatent_dim = { low = 8, high = 128 }\n"
+    limits = "[constraint]\nparameters = 300_000\n"
+    toml = "[trial]\ngenerator = ['resnet', 'dcgan']\nbatch_size = [32, 64]\n" + searched + limits
+    dataset = DatasetInfo((32, 32, 1), 128)
+    found = largest_program(spec_of(toml), dataset)
+    assert found.batch_size == 64
+    assert size_of(found).total <= 300_000
+    assert size_of(found._replace(width=found.width + 4)).total > 300_000
+    unlimited = largest_program(spec_of(toml.replace(limits, "")), dataset)
+    assert (unlimited.width, unlimited.latent_dim) == (64, 128)
 
 
 def test_iterations_are_timed_in_a_process_of_its_own(program: Program) -> None:

@@ -68,7 +68,11 @@ def play(session: WorkerSession, fids: dict[int, float]) -> list[tuple[int, str]
 
 def test_one_worker_plays_the_algorithm(studies: Studies) -> None:
     session = create(studies)
-    assert play(session, {0: 10.0, 1: 9.0, 2: 11.0, 3: 8.0}) == [
+    poller = StudyPoller(studies.store())
+    assert poller.look().epochs_ahead == 4 + 2 + 2 + 1  # from rung to rung
+    train(session, first := claim(session), 10.0)
+    assert (first.number, poller.look().epochs_ahead) == (0, 3 + 2 + 2 + 1)
+    assert [(0, "paused 1"), *play(session, {0: 10.0, 1: 9.0, 2: 11.0, 3: 8.0})] == [
         (0, "paused 1"),  # nothing to compare with
         (1, "paused 2"),  # the better of two passes the first rung, and is alone at the second
         (2, "paused 1"),
@@ -82,6 +86,8 @@ def test_one_worker_plays_the_algorithm(studies: Studies) -> None:
     ]
     states = [trial.state for trial in studies.trials()]
     assert states == [TrialState.PRUNED] * 3 + [TrialState.COMPLETE]
+    found = poller.look()
+    assert (sum(found.epochs.values()), found.epochs_ahead) == (9, 0)
     reasons = [trial.user_attrs["tuner:reason"] for trial in studies.trials()]
     assert reasons[0] == "not promoted from epoch 1 (rung 1): 10, 9 needed"
     assert reasons[1] == "not promoted from epoch 2 (rung 2): 9, 8 needed"

@@ -38,21 +38,25 @@ def test_what_waits_is_listed_in_the_order_in_which_it_is_claimed(studies: Studi
     session = studies.join()
     report(session, claim(session), [30.0])
     run(studies.join(), [20.0], Complete())
+    other = studies.join()
+    report(other, released := claim(other), [25.0, 24.0])
     steering.enqueue(store, {"beta1": 0.25}, {})
     steering.enqueue(store, {}, {WARM_START: {"study": "old", "trial": 3}})
     steering.retry(store, 1, exactly=True)
     studies.optuna_study().enqueue_trial({"beta1": 0.75})  # another program's
     studies.rows(EXPIRE_LEASES)
+    other.release(released)
     found = upcoming(store)
     assert [(one.number, one.origin, one.queued) for one in found] == [
         (0, "lost its worker after epoch 1", False),
-        (2, "enqueued", True),
-        (3, "warm start from trial 3 of study old", True),
-        (4, "trial 1 again, same seed", True),
-        (5, "enqueued", True),
+        (2, "released after epoch 2", False),
+        (3, "enqueued", True),
+        (4, "warm start from trial 3 of study old", True),
+        (5, "trial 1 again, same seed", True),
+        (6, "enqueued", True),
     ]
     assert found[0].params["beta1"] == 0.5
-    assert [one.params.get("beta1") for one in found[1:3]] == [0.25, None]
+    assert [one.params.get("beta1") for one in found[2:4]] == [0.25, None]
     assert [claim(studies.join()).number for _ in found] == [one.number for one in found]
     assert upcoming(store) == []
 
@@ -120,6 +124,30 @@ def test_a_missing_worker_is_named_until_there_is_one(sqlite: Studies, tuner: Tu
     session.leave_at_once()
     for words in looks:
         assert "No worker" not in tuner(*words)[1], words
+
+
+def test_a_spent_budget_asks_for_no_worker(sqlite: Studies, tuner: Tuner) -> None:
+    sqlite.create(BASELINE + "[budget]\nepochs = 1\n", trials=3)
+    session = sqlite.join()
+    run(session, [1.0], Complete())
+    session.leave_at_once()
+    for words in (("status", "s"), ("list",), ("queue", "s")):
+        assert "No worker" not in tuner(*words)[1], words
+    text = tuner("queue", "s")[1]
+    assert "budget.epochs: all 1 epochs are trained. Unfinished trials: 2 not begun" in text
+    assert "chooses" not in text
+    assert json.loads(tuner("queue", "s", "--json")[1])["new"] == 0
+
+
+def test_lines_of_text_are_left_to_the_terminal_to_wrap(
+    sqlite: Studies, tuner: Tuner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    sqlite.create(trials=1)
+    run(sqlite.join(), [1.0], Complete())
+    [best] = [line for line in tuner("status", "s")[1].splitlines() if line.startswith("Best: ")]
+    assert "beta1=" in best
+    assert "learning_rate=" in best
 
 
 def numbers(text: str) -> list[int]:

@@ -14,7 +14,7 @@ from builders import spec_of
 from tuner.data import ImageSet
 from tuner.files.stores import open_store
 from tuner.files.study_files import StudyFiles
-from tuner.gan.state import GanState
+from tuner.gan.state import AdaptiveAugmentation, GanState
 from tuner.gan.step import StepLosses
 from tuner.gan.training import Epoch
 from tuner.run.evaluator import Evaluator
@@ -108,7 +108,8 @@ def test_times_of_the_first_epoch_exclude_compilation(
     def train(program: Program, state: GanState, *_: object) -> Epoch:
         compile_something()
         time.sleep(0.1)
-        return Epoch(state, StepLosses(*jnp.ones(4)), 1)
+        adaptive = AdaptiveAugmentation(jnp.float32(0.25), jnp.float32(0))
+        return Epoch(state._replace(adaptive=adaptive), StepLosses(*jnp.ones(4)), 1)
 
     monkeypatch.setattr("tuner.run.trainer.begin_epoch", train)
     reported.clear()
@@ -123,3 +124,4 @@ def test_times_of_the_first_epoch_exclude_compilation(
     assert report.images_per_second == report.images / report.train_seconds
     parts = report.generate_seconds + report.extract_seconds + report.score_seconds
     assert 0 < parts < report.evaluate_seconds
+    assert report.augmentation == 0.25

@@ -3,6 +3,7 @@
 Scripts stand in for Slurm's programs; ``acceptance/test_slurm.py`` uses the real ones.
 """
 
+import json
 import os
 import signal
 import stat
@@ -16,7 +17,9 @@ import pytest
 import study_databases
 from postgres import PASSWORD, Postgres
 from study_databases import Studies, claim, report, run, spec
+from trials import shown
 
+from tuner.cli.status import WatchedStudy
 from tuner.errors import HUNG_EXIT_CODE
 from tuner.launch import slurm
 from tuner.launch.slurm_job import CANCEL, MOST_FRUITLESS, TIME_LIMIT, WorkerJob
@@ -149,10 +152,21 @@ def test_an_ended_study_gets_no_jobs(
     assert "study 's' has no trial left to run" in fails(capsys)
 
 
-def test_without_slurm_status_says_nothing_of_it(study: Studies, programs: Programs) -> None:
+def test_status_shows_jobs_that_wait_in_slurm(
+    study: Studies, programs: Programs, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert slurm.waiting_line(study.store()) == ""
-    programs(squeue="echo '812_[4-15]|PENDING|Resources'")
-    assert slurm.waiting_line(study.store()) == "Waiting in Slurm: 812_[4-15] (Resources)"
+    programs(squeue="echo '812_[4-15]|PENDING|Resources'; echo x >> asked.txt")
+    line = "Waiting in Slurm: 812_[4-15] (Resources)"
+    assert slurm.waiting_line(study.store()) == line
+    assert command_line.call("status", "s", "--json") == 0
+    [job] = json.loads(capsys.readouterr().out)["waiting_jobs"]
+    assert job == {"job": "812_[4-15]", "state": "PENDING", "reason": "Resources"}
+    watched = WatchedStudy(study.store(), 0.2)
+    for _ in range(3):
+        watched.read()
+        assert shown(watched.full_view())[-1] == line
+    assert Path("asked.txt").read_text() == 3 * "x\n"  # the watching asks rarely
     programs(squeue="echo 'squeue: error: no answer' >&2; exit 1")
     assert slurm.waiting_line(study.store()).startswith("Slurm's queue is unknown: ")
 

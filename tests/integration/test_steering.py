@@ -49,6 +49,7 @@ def test_a_point_is_parsed_from_arguments(sqlite: Studies) -> None:
         (["optimizer=adm"], ["optimizer: found 'adm'"]),
         (["momentum=0.5"], ["momentum: trial.momentum is fixed, not searched"]),
         (["batch_sice=32"], ["batch_sice: unknown key, expected a key of [trial]"]),
+        (["width=8", "width=12"], ["width is given twice"]),
         (["x=1", "width=9", "y"], ["x: ", "width: ", "found 'y'"]),
     ],
 )

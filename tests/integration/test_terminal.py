@@ -13,7 +13,7 @@ from typing import Any
 import command_line
 import pytest
 import study_databases
-from builders import epoch
+from builders import epoch, spec_of
 from PIL import Image
 from postgres import Postgres
 from processes import Running
@@ -133,6 +133,13 @@ def test_ages_grow_without_new_data() -> None:
     assert " lost 59 min 20 s" in text
 
 
+def test_the_time_left_says_what_it_assumes() -> None:
+    asha = spec_of("[study]\nepochs = 50")
+    for ahead, assumed in ((None, "running trials train all epochs"), (90, "1 of 3 trials passes")):
+        view = status_view(SNAPSHOT._replace(epochs_ahead=ahead), asha)
+        assert assumed in " ".join(rendered(view, 140))
+
+
 def test_workers_show_what_they_are_doing_and_for_how_long() -> None:
     worker = LONG_NAMES._replace(doing="compiling", doing_seconds=80.0)
     lost = worker._replace(alive=False, trial=19)
@@ -142,7 +149,7 @@ def test_workers_show_what_they_are_doing_and_for_how_long() -> None:
         assert max(map(len, lines)) <= width
         text = "\n".join(lines)
         assert re.search(r" compiling 1 min 24 s +17 +12/50 ", text)
-        assert re.search(r" compiling +19 +50/50 ", text)  # for how long is unknown
+        assert re.search(r" - +19 +50/50 ", text)  # what it did last no longer counts
         assert re.search(r" - +- +- +- ", text)
 
 

@@ -93,10 +93,11 @@ def test_the_numbers_are_exported_without_the_artifact_store(
     ("words", "line"),
     [
         (["--to", "mlflow", "--out", "x"], "--out has no effect with --to mlflow; omit it"),
+        (["--to", "tensorboard", "--out", "/dev/null/x"], "--out: /dev/null is not a folder"),
         (["--to", "mlflow", "--format", "csv"], "--format has no effect with --to mlflow; omit it"),
     ],
 )
-def test_options_without_effect_are_refused(
+def test_options_that_are_wrong_are_refused(
     store: StudyStore,
     sqlite: Studies,
     words: list[str],

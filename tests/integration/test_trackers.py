@@ -21,7 +21,7 @@ from tuner.study.verdict import Complete, Fail, Pause, Prune
 BLOCK = 32 * 1024  # bytes, of LevelDB's logs
 IDENTITY = "0123abcd-00003"  # of trial 3 of the study in FOLDER
 ENDINGS = [
-    (Complete(), "COMPLETE", "FINISHED"),
+    (Complete(objectives={"fid": 20.0, "seconds": 8.0}), "COMPLETE", "FINISHED"),
     (Prune("bad"), "PRUNED", "KILLED"),
     (Fail("bug"), "FAIL", "FAILED"),
 ]
@@ -82,6 +82,7 @@ def test_mlflow_goes_on_with_the_run_of_a_lost_worker(
     assert [step for step, _ in history(mlflow, "fid")] == [1, 2, 3, 4, 5]
     run = only_run(mlflow)
     assert (run.data.tags["tuner_state"], run.info.status) == (state, status)
+    assert run.data.metrics.get("seconds") == (8.0 if state == "COMPLETE" else None)
 
 
 def test_an_unreachable_mlflow_server_is_announced_once(

@@ -182,3 +182,8 @@ def test_keys_are_read_as_toml() -> None:
     [one] = parse_assignments(["trial.when.\"dropout\".'0.5'.momentum=[0.1, 0.2]"])
     assert one.key == ("trial", "when", "dropout", "0.5", "momentum")
     assert one.value == [0.1, 0.2]
+
+
+def test_a_key_can_be_given_once() -> None:
+    with pytest.raises(InputError, match=r"^study\.trials is given twice$"):
+        parse_assignments(["study.trials=10", "study.epochs=3", "study.trials=11"])

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 from tracked import FOLDER, pass_on, png, reports, study
@@ -56,7 +56,7 @@ class MemoryRun:
         self._tracker.check()
         self._tracker.pictures.append(epoch)
 
-    def end(self, state: str, reason: str | None) -> None:
+    def end(self, state: str, reason: str | None, values: Mapping[str, float]) -> None:
         self._tracker.check()
         self._tracker.ended[self._number] = state, reason
 

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "tracking": ("spec", "study"),
     "notify": ("spec", "study", "views"),
     "files": ("spec", "gan", "metrics", "study"),
-    "launch": ("spec", "study"),
+    "launch": ("spec", "study", "notify"),
     "dashboard": ("spec", "study", "views", "files"),
     "run": ("spec", "data", "gan", "metrics", "study", "files"),
 }

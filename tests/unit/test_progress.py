@@ -107,6 +107,16 @@ def test_live_progress_shows_running_trials_and_totals() -> None:
     assert "learning_rate" not in text
 
 
+def test_live_progress_shows_the_probability_of_augmentation_where_it_adapts() -> None:
+    view = LiveProgress(Console(file=io.StringIO(), width=160), 0, 5, "fid")
+    view.started(claim_of(7))
+    assert "augmentation" not in shown_text(view)
+    view.epoch(claim_of(7), epoch(1, augmentation=0.125))
+    lines = shown(view._render())
+    assert "  loss ratio  augmentation  images/s  " in lines[0]
+    assert lines[1].split()[3:7] == ["50", "1.5", "0.125", "16,000"]
+
+
 def test_progress_is_a_bar_in_a_terminal() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     view = LiveProgress(console, finished=0, total=5, objective="fid")

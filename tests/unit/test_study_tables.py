@@ -77,7 +77,7 @@ def test_the_worker_table_marks_lost_workers() -> None:
         *("7", "4", "3", "s", "ago"),
     ]
     assert lines[2] == ["def", "there", "34", "NVIDIA", "H100", "-", "0", "s", "ago"]
-    assert " ".join(lines[3]) == "ghi there 56 cpu training 0 0 3 min 10 s ago, lost"
+    assert " ".join(lines[3]) == "ghi there 56 cpu - 0 0 3 min 10 s ago, lost"
     assert [style for _, style in table.rows] == [None, None, "red"]
 
 
@@ -117,6 +117,15 @@ def test_csv_round_trips() -> None:
     assert (rows[2]["fid"], rows[2]["finite"], rows[2]["loss"]) == ("", "False", "minimax")
     assert rows[2]["learning_rate"] == ""
     assert (rows[3]["epoch"], rows[3]["batch_size"]) == ("", "64")
+
+
+def test_csv_has_the_objectives_that_no_epoch_reports() -> None:
+    objectives = {"fid": 20.0, "seconds": 8.0, "parameters": 1000.0}
+    trials = [record(0, reports=(epoch(1), epoch(2)))._replace(objectives=objectives), record(1)]
+    rows = list(csv.DictReader(io.StringIO(epochs_csv(trials))))
+    assert [*rows[0]][-2:] == ["seconds", "parameters"]
+    found = [(row["trial"], row["seconds"], row["parameters"]) for row in rows]
+    assert found[:3] == [*[("0", "8.0", "1000.0")] * 2, ("1", "", "")]
 
 
 def test_csv_without_trials_is_the_header() -> None:

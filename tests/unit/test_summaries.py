@@ -1,5 +1,7 @@
 """Text summaries of a study."""
 
+from typing import Any
+
 import pytest
 from builders import epoch, spec_of
 from trials import PARAMS, record
@@ -130,6 +132,20 @@ def test_a_warning_about_the_best_trial_is_red_next_to_its_value() -> None:
     assert red == "the generator has collapsed: 10% of the classes generated"
     assert f"FID 20.5 (one seed) ({red}), " in text.plain
     assert summaries.best_text([healthy], "fid").spans == []
+
+
+def test_held_out_metrics_are_those_of_the_best_epoch_if_measured() -> None:
+    held_out: Any = {"copied": 0.0, "fid_gap": 3.0}
+    best, last = (epoch(n, fid) for n, fid in ((2, 20.5), (3, 30.0)))
+    last = last._replace(**held_out, heldout_fid=33.0)
+    line = "Against held-out images (gap to training images): FID {} (+3); copies of training"
+    trial = record(0, reports=(epoch(1), best, last))
+    found = summaries.held_out(trial, "fid")
+    assert found.startswith("Epoch 3 (not the best one): " + line.format(33))
+    best = best._replace(**held_out, heldout_fid=23.5)
+    found = summaries.held_out(record(0, reports=(epoch(1), best, last)), "fid")
+    assert found.startswith("Epoch 2 (best epoch): " + line.format(23.5))
+    assert summaries.held_out(record(0), "fid") == ""
 
 
 def test_the_cost_of_evaluation_is_a_share_of_the_time() -> None:

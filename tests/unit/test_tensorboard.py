@@ -51,11 +51,14 @@ def test_a_trial_that_is_taken_over_goes_on_in_the_same_folder(runs: Path) -> No
     announced: list[str] = []
     store = study("tensorboard")
     pass_on(store, claim_of(3), 2, Released("stopped"), announced, pictures=(2,))
-    pass_on(store, taken_over(3, 3), 5, Complete(), announced, pictures=(4,))
+    ending = Complete(objectives={"recall": 0.5, "seconds": 8.0, "parameters": 1000.0})
+    pass_on(store, taken_over(3, 3), 5, ending, announced, pictures=(4,))
     folder = runs / FOLDER / "trial-00003"
     assert len([*folder.iterdir()]) == 2
     assert [step for step, _ in scalars(folder, "fid")] == [1, 2, 3, 4, 5]
     assert [step for tag, step, _ in values(folder) if tag == "samples"] == [2, 4]
+    found = {name: scalars(folder, name) for name in ending.objectives}
+    assert found == {"recall": [], "seconds": [(5, 8.0)], "parameters": [(5, 1000.0)]}
     plugin(folder, "_hparams_/session_start_info")  # once
     plugin(folder, "_hparams_/session_end_info")
 

@@ -107,7 +107,7 @@ def noise(name: StudyName, storage: Storage = STORAGE, as_json: AsJson = False) 
         print_json(found._asdict())
         return
     for line in confirmations.noise_lines(found, store.spec):
-        out.print(line)
+        out.print(line, soft_wrap=True)
     if found.deviation is None and not store.spec.metrics.several:
         again = hints.command("confirm", name)
         out.print(f"To measure it: {again}", soft_wrap=True)

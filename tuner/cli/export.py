@@ -12,7 +12,7 @@ from tuner.cli.app import Task, command, out
 from tuner.cli.completion import begun_trials
 from tuner.cli.options import Artifacts, Storage, StudyName, open_study
 from tuner.cli.writing import check_target, default_target, write_output
-from tuner.environment import STORAGE, tensorboard_folder
+from tuner.environment import STORAGE, no_file, tensorboard_folder
 from tuner.errors import InputError, TunerError
 from tuner.paths import local_path
 from tuner.study.store import StudyStore
@@ -76,7 +76,7 @@ def export(
         # A terminal would obey escape sequences. Other programs receive the data unchanged.
         sys.stdout.write(harmless(text) if out.is_terminal else text)
     else:
-        write_output(to, text.encode())
+        write_output(to, text.encode(), f"Trials of study {name!r}")
 
 
 def _export_to(
@@ -97,7 +97,7 @@ def _export_to(
     if tracker == "tensorboard":
         from tuner.tracking import tensorboard
 
-        root = tensorboard_folder() if to is None else local_path(to, "--out")
+        root = tensorboard_folder() if to is None else no_file(local_path(to, "--out"), "--out")
         where, start = str(root / store.folder), partial(tensorboard.begin, root=root)
     files, problem = None, None
     try:

@@ -13,6 +13,7 @@ from tuner.errors import InputError
 from tuner.study import steering
 from tuner.study.snapshot import StudyPoller
 from tuner.study.upcoming import upcoming
+from tuner.views.budgets import end_line
 from tuner.views.queue import queue_lines, queue_table
 
 
@@ -20,14 +21,15 @@ from tuner.views.queue import queue_lines, queue_table
 def queue(name: StudyName, storage: Storage = STORAGE, as_json: AsJson = False) -> None:
     """List the trials that are waiting for a worker.
 
-    Workers take them in this order: first trials that lost their worker, then those queued by the
-    study file or by hand. After that, the sampler chooses new ones.
+    Workers take them in this order: first trials that were released or lost their worker, then
+    those queued by the study file or by hand. After that, the sampler chooses new ones.
 
     Example: tuner queue quickstart
     """
     store = open_study(storage, name)
     waiting, snapshot = upcoming(store), StudyPoller(store).look()
-    new = max(0, snapshot.to_begin - sum(one.queued for one in waiting))
+    spent = snapshot.budget.reason is not None
+    new = 0 if spent else max(0, snapshot.to_begin - sum(one.queued for one in waiting))
     if as_json:
         values = [one._asdict() for one in waiting]
         print_json({"waiting": values, "paused": snapshot.counts["paused"], "new": new})
@@ -36,6 +38,8 @@ def queue(name: StudyName, storage: Storage = STORAGE, as_json: AsJson = False) 
         out.print(queue_table(waiting))
     for line in queue_lines(waiting, snapshot.counts["paused"], new, store.spec.sampler.name):
         out.print(line)
+    if spent and store.remaining() > 0:
+        out.print(end_line(name, snapshot.budget, store.unfinished()), soft_wrap=True)
     print_no_worker(store, snapshot.workers)
 
 

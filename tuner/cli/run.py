@@ -337,7 +337,7 @@ def _show_outcome(
     if (not stopped or is_spent) and front:
         show_best(store, files, options, evaluator)
     if found:
-        out.print(summaries.evaluation_cost(summaries.durations(found)))
+        out.print(summaries.evaluation_cost(summaries.durations(found)), soft_wrap=True)
     where = database_words(store.database)
     page = hints.command("report", store.name, "--out", "report.html", *where)
     dashboard = hints.command("dashboard", *where)

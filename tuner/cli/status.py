@@ -1,5 +1,6 @@
 """``tuner status`` and ``tuner list``: progress of one study, optionally live, or of all."""
 
+import math
 import time
 from contextlib import suppress
 from typing import Annotated
@@ -14,7 +15,7 @@ from tuner.cli.completion import study_names
 from tuner.cli.options import AsJson, Storage, database_words, open_study
 from tuner.cli.steer import print_no_worker
 from tuner.environment import STORAGE
-from tuner.errors import InputError, StorageError
+from tuner.errors import InputError, StorageError, TunerError
 from tuner.launch import slurm
 from tuner.run.signals import interrupting
 from tuner.study.creation import study_summaries
@@ -28,6 +29,7 @@ INTERVAL = 2.0  # seconds between two refreshes
 SHORTEST, LONGEST = 0.2, 3600.0
 RESERVED_LINES = 15  # of the screen, for everything except workers
 LEAVE_SCREEN = "\x1b[?1049l"  # what rich's Live writes when it leaves its own screen
+SLURM_INTERVAL = 30.0  # seconds between two looks at Slurm's queue, which many users share
 SLOW_READ = 5.0  # seconds that a read may take before the view reports that it is waiting
 
 
@@ -80,13 +82,15 @@ def status(
         parts |= {"confirmation": confirmations.results_values(confirmed)}
         winner = store.winner() or snapshot.best
         parts |= {"warnings": summaries.trial_warnings(winner, objective) if winner else []}
+        with suppress(TunerError):  # without the key, Slurm's queue is unknown
+            parts |= {"waiting_jobs": [job._asdict() for job in slurm.waiting_jobs(store)]}
         if store.spec.metrics.several:
             parts |= {"front": [studies.trial_values(t, objective) for t in store.front()]}
         print_json(summary._asdict() | parts | about)
         return
     out.print(studies.study_table([summary]))
     if summary.on_hold:
-        out.print(summaries.hold_line(name))
+        out.print(summaries.hold_line(name), soft_wrap=True)
     if not snapshot.ended:
         print_no_worker(store, snapshot.workers)
     for line in studies.limit_lines(snapshot):
@@ -101,14 +105,14 @@ def status(
         out.print(studies.trial_table(running, objective))
     if winner_text := confirmations.winner_text(confirmed, store.spec):
         out.print(winner_text, soft_wrap=True)
-    out.print(summaries.best_text(best, objective))
+    out.print(summaries.best_text(best, objective), soft_wrap=True)
     if store.spec.metrics.several and (front := store.front()):
-        out.print(summaries.front_line(name, front))
-    out.print(summaries.measured_as(store.fingerprint(), str(summary.fingerprint)))
+        out.print(summaries.front_line(name, front), soft_wrap=True)
+    out.print(summaries.measured_as(store.fingerprint(), str(summary.fingerprint)), soft_wrap=True)
     if shares := summaries.phase_shares(snapshot.phase_seconds):
-        out.print(shares)
+        out.print(shares, soft_wrap=True)
     if cost := summaries.evaluation_cost(store.seconds()):
-        out.print(cost)
+        out.print(cost, soft_wrap=True)
 
 
 def _watch(name: str | None, storage: str, interval: float, as_json: bool) -> None:
@@ -144,6 +148,7 @@ class WatchedStudy:
         self.store, self.interval = store, interval
         self._poller = StudyPoller(store)
         self._snapshot: StudySnapshot | None = None
+        self._slurm_line, self._slurm_at = "", -math.inf
         self._read_at = time.monotonic()
         self.trouble: str | None = None
 
@@ -161,6 +166,9 @@ class WatchedStudy:
             self.trouble = str(error)
         else:
             self._read_at, self.trouble = time.monotonic(), None
+        if time.monotonic() - self._slurm_at >= SLURM_INTERVAL:
+            self._slurm_line = slurm.waiting_line(self.store)
+            self._slurm_at = time.monotonic()
 
     def full_view(self) -> RenderableType:
         """The whole snapshot below the time of day."""
@@ -183,7 +191,7 @@ class WatchedStudy:
             return top
         where = database_words(self.store.database)
         view = studies.status_view(self._snapshot, self.store.spec, self._age, most, where)
-        return Group(top, view)
+        return Group(top, view, Text(self._slurm_line)) if self._slurm_line else Group(top, view)
 
     @property
     def _age(self) -> float:

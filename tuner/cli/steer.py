@@ -90,7 +90,9 @@ def retry(
 
 def _print_queued(store: StudyStore, what: str, before: int) -> None:
     raised = f", raised from {before}" if store.total > before else ""
-    out.print(f"{what} Total of study {store.name!r}: {store.total} trials{raised}.")
+    out.print(
+        f"{what} Total of study {store.name!r}: {store.total} trials{raised}.", soft_wrap=True
+    )
     print_no_worker(store, store.workers())
 
 

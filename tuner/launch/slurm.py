@@ -153,12 +153,18 @@ def jobs_of(store: StudyStore, *options: str, seconds: float = SECONDS) -> list[
     return [SlurmJob(*fields) for fields in found if len(fields) == 3]
 
 
+def waiting_jobs(store: StudyStore) -> list[SlurmJob]:
+    """The study's jobs waiting in Slurm's queue; none without Slurm. TunerError if it does not
+    answer."""
+    if shutil.which("squeue") is None:
+        return []
+    return jobs_of(store, "--states=PENDING", seconds=PATIENCE)
+
+
 def waiting_line(store: StudyStore) -> str:
     """The study's jobs waiting in Slurm's queue, and why; empty if none, or without Slurm."""
-    if shutil.which("squeue") is None:
-        return ""
     try:
-        found = jobs_of(store, "--states=PENDING", seconds=PATIENCE)
+        found = waiting_jobs(store)
     except TunerError as error:
         return f"Slurm's queue is unknown: {error}"
     jobs = ", ".join(f"{entry.job} ({entry.reason})" for entry in found)

@@ -10,10 +10,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Collection, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from tuner.environment import default_storage, slurm_job
+from tuner.environment import RESTARTS_VARIABLE, default_storage, slurm_job
 from tuner.errors import HUNG_EXIT_CODE, StorageError, TunerError
+
+if TYPE_CHECKING:
+    from tuner.study.store import StudyStore
 
 CANCEL = signal.SIGUSR1
 TIME_LIMIT = signal.SIGUSR2
@@ -42,8 +45,19 @@ class WorkerJob:
         stopped = bool(signals) and code in STOPPED
         if (stopped or code == HUNG_EXIT_CODE) and self._goes_on(code, signals):
             requeue(str(slurm_job()))
-        elif code != 0 and not stopped:
+        self._notify()
+        if code != 0 and not stopped:
             sys.exit(code)
+
+    def _notify(self) -> None:
+        """Send the notification that no worker is left, if it is due: the worker can't know whether
+        its job returns to the queue."""
+        from tuner.notify.sink import look_once  # slow imports, needed only at the end
+
+        try:
+            look_once(self._store(), say)
+        except TunerError as error:
+            say(f"notifications: {error}")
 
     def _run(self) -> tuple[int, list[int]]:
         """The worker's exit code, and the signals received while it ran."""
@@ -61,7 +75,8 @@ class WorkerJob:
             signal.signal(number, stop)
         # -P: files in the working folder must not shadow libraries.
         command = [sys.executable, "-P", "-m", "tuner.cli", "worker", self.name, *self.words]
-        with subprocess.Popen(command, preexec_fn=_ignore_signals) as process:
+        environment = os.environ | {RESTARTS_VARIABLE: "1"}
+        with subprocess.Popen(command, env=environment, preexec_fn=_ignore_signals) as process:
             processes.append(process)
             if signals:  # received while the process started
                 process.send_signal(STOP)
@@ -92,12 +107,15 @@ class WorkerJob:
 
     def _look(self, job: str) -> tuple[int, bool]:
         """The number of trials left, and whether workers of this job have reported an epoch."""
+        store = self._store()
+        left = 0 if store.budget().reason is not None else store.remaining()
+        return left, store.has_reported(job)
+
+    def _store(self) -> "StudyStore":
         from tuner.study.database import Database  # slow imports, needed only at the end
         from tuner.study.store import StudyStore
 
-        store = StudyStore(Database(default_storage()), self.name)
-        left = 0 if store.budget().reason is not None else store.remaining()
-        return left, store.has_reported(job)
+        return StudyStore(Database(default_storage()), self.name)
 
 
 def _ignore_signals() -> None:

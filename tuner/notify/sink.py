@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from tuner.environment import NOTIFY_VARIABLE
+from tuner.environment import NOTIFY_VARIABLE, RESTARTS_VARIABLE, variable
 from tuner.errors import StorageError
 from tuner.notify import messages
 from tuner.notify.sender import Sender, open_sender
@@ -56,18 +56,18 @@ class NotifySink:
         self._thread.join(EXIT_WAIT / 2)
 
     def _run(self) -> None:
-        last = False
+        last, restarts = False, variable(RESTARTS_VARIABLE) is not None
         while not last:
             last = self._looks.get()
             with suppress(queue.Empty):  # one look finds what several would
                 while not last:
                     last = self._looks.get_nowait()
-            self._try_to_look(last)
+            self._try_to_look(last, leaving=last and not restarts)
 
-    def _try_to_look(self, last: bool) -> None:
+    def _try_to_look(self, last: bool, *, leaving: bool) -> None:
         for attempt in range(ATTEMPTS):
             try:
-                look(self._opened(), self._sender, self._announce, leaving=last)
+                look(self._opened(), self._sender, self._announce, leaving=leaving)
                 return
             except StorageError as error:
                 if attempt == ATTEMPTS - 1 or last or not error.transient:
@@ -118,6 +118,13 @@ def claimed_stall(store: StudyStore, seconds: float = 0.0) -> notices.Stall | No
     if stall is None or stall.seconds < seconds:
         return None
     return stall if notices.claim_stall(store, stall) else None
+
+
+def look_once(store: StudyStore, announce: Callable[[str], None]) -> None:
+    """Send the notifications that are due after a worker has left, if this machine has URLs."""
+    sender = open_sender() if store.spec.notify.on else None
+    if sender is not None:
+        look(store, sender, announce, leaving=True)
 
 
 @contextmanager

@@ -29,7 +29,8 @@ from tuner.run.signals import (
 )
 from tuner.run.signals import FINISHING as FINISHING_EPOCH
 from tuner.run.widening import EpochTimes, Widening, should_widen
-from tuner.study.sinks import Sinks, TrialSink
+from tuner.study.claims import Claim
+from tuner.study.sinks import Ending, Released, Sinks, TrialSink
 
 FINISHING = "the workers finish their epochs, then stop; a second signal stops them at once"
 STOP = signal.SIGINT  # workers obey it even where they ignore SIGTERM or SIGHUP
@@ -177,8 +178,9 @@ class _Fleet:
         kept = deque[str](maxlen=KEPT_LINES)
         reader = threading.Thread(target=lambda: kept.extend(errors), daemon=True)
         reader.start()
-        widening = self.widening
-        sink = self.sink if widening is None else Sinks(self.sink, EpochTimes(widening, index))
+        widening, held = self.widening, _Held()
+        times = [] if widening is None else [EpochTimes(widening, index)]
+        sink = Sinks(self.sink, held, *times)
         doing = None if self.doing is None else partial(self.doing, index)
         with process:
             for line in events:
@@ -193,15 +195,21 @@ class _Fleet:
         # A worker with nothing to finish exits with the exit code of the signal.
         if code != 0 and not (self.stopping and code == 128 + STOP):
             lines = [line.strip() for line in kept if line.strip()]
-            self._handle_death(index, process.pid, code, lines)
+            self._handle_death(index, process.pid, code, lines, held.claim)
         else:
             self.widening = None  # one worker less: the study ends, or a stop was requested
 
-    def _handle_death(self, index: int, pid: int, code: int, errors: list[str]) -> None:
+    def _handle_death(
+        self, index: int, pid: int, code: int, errors: list[str], claim: Claim | None
+    ) -> None:
         how = f"killed by {_name_of(-code)}" if code < 0 else f"exit code {code}"
         last = f"; its last error: {errors[-1]}" if errors else ""
         with self.lock:
             self.sink.announce(f"worker {index} (process {pid}) died, {how}{last}")
+            if self.doing is not None:
+                self.doing(index, None, "", 0.0)
+            if claim is not None:
+                self.sink.ended(claim, Released("lost its worker"))
             refused = code == InputError.exit_code
             if self.respawn > 0 and not refused and not self.stopping:
                 self.respawn -= 1
@@ -262,6 +270,18 @@ class _Fleet:
             p.poll() is None for p in list(self.processes.values())
         ):
             time.sleep(0.02)
+
+
+class _Held(Sinks):
+    """Remembers the trial that a worker runs."""
+
+    claim: Claim | None = None
+
+    def started(self, claim: Claim) -> None:
+        self.claim = claim
+
+    def ended(self, claim: Claim, ending: Ending) -> None:
+        self.claim = None
 
 
 def _name_of(number: int) -> str:

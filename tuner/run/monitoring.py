@@ -48,6 +48,7 @@ MEANINGS = {
         name: f"{field.label}: {field.meaning}, when last measured."
         for name, field in GAUGES.items()
     },
+    "tuner_trial_own": "Each custom metric, when last measured.",
     "tuner_trial_images_per_second": "Real images trained on per second in the last epoch, without "
     "compilation.",
     "tuner_study_trials": "Trials of the study by state, of all its workers together: take the max "
@@ -70,6 +71,7 @@ LABELS = {  # an info metric may have more
     "tuner_phase_seconds_total": ("phase",),
     "tuner_worker_info": ("study", "worker"),
     "tuner_trials_ended_total": ("outcome",),
+    "tuner_trial_own": ("metric",),
     "tuner_study_trials": ("study", "state"),
     "tuner_study_trials_wanted": ("study",),
     "tuner_study_on_hold": ("study",),
@@ -77,6 +79,9 @@ LABELS = {  # an info metric may have more
     "tuner_study_budget_limit": ("study", "key"),
     "tuner_lease_renewals_total": ("outcome",),
 }
+
+
+_Values = Mapping[tuple[str, ...], float]  # of a metric, by the values of its labels
 
 
 def kind_of(name: str) -> str:
@@ -106,7 +111,7 @@ class Monitor(Collector):
         self._study, self._objective = store.name, store.spec.metrics.objective
         self._poller = BackgroundPoller(store)
         # Metrics of the trial in training, replaced as a whole: a scrape never mixes two epochs.
-        self._trial: dict[str, float] = {}
+        self._trial: dict[str, _Values] = {}
         self._session: WorkerSession | None = None
         self.registry = CollectorRegistry()
         self._epochs = self._counter("tuner_epochs_total")
@@ -131,10 +136,10 @@ class Monitor(Collector):
         self._session = session
 
     def started(self, claim: Claim) -> None:
-        trial: dict[str, float] = {
-            "tuner_trial_number": claim.number,
-            "tuner_trial_epoch": 0,
-            "tuner_trial_epochs": claim.config.epochs,
+        trial: dict[str, _Values] = {
+            "tuner_trial_number": {(): claim.number},
+            "tuner_trial_epoch": {(): 0},
+            "tuner_trial_epochs": {(): claim.config.epochs},
         }
         for report in claim.history:
             trial |= self._measured(report)
@@ -147,7 +152,7 @@ class Monitor(Collector):
         self._evaluate.inc(report.evaluate_seconds)
         self._trial = self._trial | self._measured(report)
 
-    def _measured(self, report: EpochReport) -> dict[str, float]:
+    def _measured(self, report: EpochReport) -> dict[str, _Values]:
         """The metrics of the trial that the epoch changes."""
         found = {
             "tuner_trial_epoch": report.epoch,
@@ -155,7 +160,10 @@ class Monitor(Collector):
             **{name: getattr(report, field.name) for name, field in GAUGES.items()},
             "tuner_trial_images_per_second": report.images_per_second,
         }
-        return {name: value for name, value in found.items() if value is not None}
+        known: dict[str, _Values] = {n: {(): v} for n, v in found.items() if v is not None}
+        if report.own:
+            known["tuner_trial_own"] = {(name,): value for name, value in report.own.items()}
+        return known
 
     def ended(self, claim: Claim, ending: Ending) -> None:
         self._ended.labels(OUTCOMES[type(ending)]).inc()
@@ -170,8 +178,8 @@ class Monitor(Collector):
         yield _family("tuner_database_up", {(): float(snapshot is not None)})
         if snapshot is not None:
             yield from _collect_study(snapshot, self._study)
-        for name, value in self._trial.items():
-            yield _family(name, {(): value})
+        for name, values in self._trial.items():
+            yield _family(name, values)
         if self._session is not None:
             yield from _collect_worker(self._session, self._study)
 

@@ -1,10 +1,13 @@
 """Estimate a study's programs, memory and cost without training."""
 
+import bisect
+import functools
+import itertools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,14 +19,15 @@ from tuner.gan.sampling import generation_flops
 from tuner.gan.state import abstract_state, size_of
 from tuner.gan.training import iteration_flops, iteration_seconds, training_memory
 from tuner.metrics.extractors import extraction_flops
-from tuner.run.constraints import excluded
+from tuner.run.constraints import excluded, is_allowed
 from tuner.run.custom_networks import import_allowed
 from tuner.run.evaluator import device_memory, image_memory
 from tuner.run.sharing import load_published_extractor
 from tuner.run.startup import load_checked
 from tuner.spec.branches import SWITCHES, branches, program_count
-from tuner.spec.parameters import largest_value, values_of
+from tuner.spec.parameters import Value, largest_value, values_of
 from tuner.spec.study import StudySpec
+from tuner.spec.trial import TrialSection
 from tuner.study.samplers import make_sampler
 from tuner.study.space import trial_config
 from tuner.trial import DatasetInfo, Hyperparameters, Program
@@ -137,14 +141,41 @@ def _measure() -> None:
 
 
 def largest_program(spec: StudySpec, dataset: DatasetInfo) -> Program:
-    """The program with every structural setting at its largest."""
+    """The program with every structural setting at its largest that ``[constraint]`` allows."""
+    trials = [branch.trial for branch in branches(spec.trial)]
+    largest = [_with_networks(spec, trial, dataset) for trial in trials]
+    allowed = [p for trial in trials for p in _allowed(spec, trial, dataset)]
+    return max(allowed or largest, key=lambda p: p.width**2 * p.batch_size * p.d_steps)
+
+
+def _allowed(spec: StudySpec, trial: TrialSection, dataset: DatasetInfo) -> Iterator[Program]:
+    """For each pair of networks, the largest program within the constraint, if any: the widest at
+    the largest latent dimension, else at the smallest."""
+    kinds = [values_of(setting) or [] for setting in (trial.generator, trial.discriminator)]
+    latents, widths = (sorted(values_of(s) or []) for s in (trial.latent_dim, trial.width))
+    for generator, discriminator in itertools.product(*kinds):
+        for latent in dict.fromkeys((latents[-1], latents[0])):
+            networks = {"generator": generator, "discriminator": discriminator}
+            at = functools.partial(
+                _with_networks, spec, trial, dataset, latent_dim=latent, **networks
+            )
+            # Sizes grow with the width, so the allowed widths come first.
+            count = bisect.bisect(
+                widths, False, key=lambda width: not is_allowed(spec, at(width=width))
+            )
+            if count:
+                yield at(width=widths[count - 1])
+                break
+
+
+def _with_networks(
+    spec: StudySpec, trial: TrialSection, dataset: DatasetInfo, **networks: Value
+) -> Program:
+    """The program of a branch with these settings, and all others at their largest."""
     names = ("width", "latent_dim", "batch_size", "d_steps", *SWITCHES)
-    programs = []
-    for trial in (branch.trial for branch in branches(spec.trial)):
-        point = {name: (values_of(s) or [0.0])[0] for name, s in trial.searched().items()}
-        point |= {name: largest_value(getattr(trial, name)) for name in names}
-        if "adam" in (values_of(trial.optimizer) or []):  # it stores two moments per weight
-            point["optimizer"] = "adam"
-        branch_spec = spec.model_copy(update={"trial": trial})
-        programs.append(trial_config(branch_spec, point, 0, dataset).program)
-    return max(programs, key=lambda p: p.width**2 * p.batch_size * p.d_steps)
+    point = {name: (values_of(s) or [0.0])[0] for name, s in trial.searched().items()}
+    point |= {name: largest_value(getattr(trial, name)) for name in names}
+    if "adam" in (values_of(trial.optimizer) or []):  # it stores two moments per weight
+        point["optimizer"] = "adam"
+    branch_spec = spec.model_copy(update={"trial": trial})
+    return trial_config(branch_spec, point | networks, 0, dataset).program

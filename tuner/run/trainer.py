@@ -73,6 +73,7 @@ class Trainer:
         started = running_time()
         begun, self._ahead = self._ahead or self._begin(self._state), None
         self._state, losses = begun.state, begun.losses()
+        adaptive = jax.device_get(self._state.adaptive)
         trained = running_time()
         self.clock.switch(Phase.EVALUATION)
         self.epoch += 1
@@ -105,6 +106,7 @@ class Trainer:
             extract_seconds=found.extract_seconds,
             score_seconds=found.score_seconds,
             own=found.own,
+            augmentation=None if adaptive is None else _number(adaptive.probability),
             **found.scores,
         )
 

@@ -269,6 +269,8 @@ class Worker:
                 data, artifact = trial.encode_generator(session.store.name)
             self._retry_files(partial(self.files.write, artifact, data))
         record = trial.record(end, artifact, session.machine)
+        if isinstance(end, Complete):
+            end = end._replace(objectives=record.objectives)
         best = trial.best_epoch()
         samples = kept.samples if kept is not None and kept.epoch == best else None
         if kept is not None and isinstance(end, Complete):

@@ -52,12 +52,15 @@ class Change(NamedTuple):
 
 def parse_assignments(words: Sequence[str]) -> list[Assignment]:
     """Parse words like ``pruner.patience=4``; InputError lists all problems."""
-    found, problems = [], []
+    found: list[Assignment] = []
+    problems = []
     for word in words:
         name, equals, text = word.partition("=")
         key = _parse_key(name)
         if not equals or key is None:
             problems.append(f"found {word[:80]!r}, expected key=value, such as study.trials=50")
+        elif any(key == earlier.key for earlier in found):
+            problems.append(f"{name} is given twice")
         else:
             found.append(Assignment(key, _parse_value(text)))
     if problems:

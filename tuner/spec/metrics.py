@@ -1,6 +1,7 @@
 """The ``[metrics]`` section."""
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
@@ -171,6 +172,16 @@ class MetricsSection(Section):
     def labels(self) -> list[str]:
         """The labels of the objectives."""
         return [OBJECTIVES[name] for name in self.names]
+
+    def same_labels(self) -> Iterator[tuple[str, str]]:
+        """Each custom metric with the label of another one, or of a built-in number; and that."""
+        built_in = {*(field.label for field in FIELDS.values()), *OBJECTIVES.values()}
+        known = {label.lower(): f"the built-in {label}" for label in built_in}
+        for name in self.own:
+            label = OBJECTIVES[name].lower()
+            if label in known:
+                yield name, known[label]
+            known[label] = repr(name)
 
     @property
     def several(self) -> bool:

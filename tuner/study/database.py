@@ -1,5 +1,6 @@
 """A database of studies: opening, creating and upgrading Optuna's tables and ours."""
 
+import logging
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -171,7 +172,7 @@ def upgrade(url: str) -> tuple[str, str]:
             schema.check(connection, address.place)
     rdb = _open(address, check=False)
     try:
-        with address.errors():
+        with address.errors(), _without_info():
             rdb.upgrade()
             schema.upgrade(rdb.engine)
     except CommandError as error:  # Optuna's tables are newer than this Optuna
@@ -179,3 +180,14 @@ def upgrade(url: str) -> tuple[str, str]:
     finally:
         rdb.engine.dispose()
     return str(found), schema.HEAD
+
+
+@contextmanager
+def _without_info() -> Iterator[None]:
+    """Drop the log lines of Alembic, whose logging Optuna configures for each upgrade."""
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -209,6 +209,15 @@ def left_behind(
     return list(session.execute(query.order_by(_leases.expires_at).limit(most)).scalars())
 
 
+def statuses(connection: Connection, study: StudyKey) -> dict[int, str]:
+    """The status of each lease of the study's trials that have not ended, by trial id."""
+    query = select(_leases.trial_id, _leases.status)
+    query = query.where(
+        _leases.study_id == study.study_id, study.exists(), _leases.status != "done"
+    )
+    return dict(connection.execute(query).all())
+
+
 def dead_workers(session: Session | Connection, study_id: int, me: str) -> list[str]:
     """The workers that hold leases but were processes of this machine and have died."""
     held = (_leases.study_id == study_id, _leases.status == "held", _leases.worker != me)

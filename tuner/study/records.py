@@ -106,12 +106,14 @@ class StudySummary(NamedTuple):
     on_hold: bool = False  # by tuner pause
     ended_reason: str | None = None  # why the search has ended before its total, if it has
     workers: int = 0  # alive
+    budget_reason: str | None = None  # why the budget lets no more be trained, if it does not
 
     @property
     def is_idle(self) -> bool:
-        """Whether trials are left and no worker runs them."""
+        """Whether trials are left that a worker could run, and there is none."""
         finished = sum(self.states.get(state.name, 0) for state in FINISHED)
-        return self.ended_reason is None and finished < self.total and not self.workers
+        over = self.ended_reason or self.budget_reason or finished >= self.total
+        return not over and not self.workers
 
 
 class Hang(NamedTuple):

@@ -58,6 +58,11 @@ class Ladder:
             found.append(bracket)
         return found
 
+    @property
+    def period(self) -> int:
+        """Trials whose numbers differ by this are in the same bracket."""
+        return len(self._pattern) if self.brackets > 1 else 1
+
     def bracket(self, number: int) -> int:
         """The bracket of trial ``number``."""
         return self._pattern[number % len(self._pattern)] if self.brackets > 1 else 0

@@ -9,19 +9,21 @@ import time
 from typing import NamedTuple
 
 from optuna.trial import TrialState
-from sqlalchemy import Connection, String, case, cast, func, select
+from sqlalchemy import Connection, func, select
 
 from tuner.errors import StorageError
 from tuner.phases import UNCOUNTED, Phase, PhaseSeconds
 from tuner.spec.budget import BudgetSection
+from tuner.spec.search import AshaPruner
 from tuner.study import rows, tables
 from tuner.study.budget import Budget, Spent, read_budget
 from tuner.study.connections import Address
+from tuner.study.forecast import PAUSED, epochs_ahead, read_standings, state_column
 from tuner.study.records import FINISHED, TrialRecord
+from tuner.study.rungs import Ladder
 from tuner.study.store import StudyStore
 from tuner.study.workers import WorkerRecord
 
-PAUSED = "PAUSED"  # among the states of trials: RUNNING for Optuna
 RECENT = 10  # epochs of a running trial over which its epoch time is averaged
 MAX_AGE = 5.0  # seconds for which BackgroundPoller returns the same snapshot
 MAX_WAIT = 1.0  # seconds for which BackgroundPoller waits for the database
@@ -33,7 +35,7 @@ class StudySnapshot(NamedTuple):
     total: int  # trials requested
     trials: dict[str, int]  # by state
     epochs: dict[str, int]  # reported so far, by the state of their trials
-    # The next three are left empty by BackgroundPoller.
+    # The next three, and epochs_ahead, are left empty by BackgroundPoller.
     running: dict[int, TrialRecord]  # by number; without paused ones
     workers: list[WorkerRecord]
     best: TrialRecord | None
@@ -42,6 +44,7 @@ class StudySnapshot(NamedTuple):
     on_hold: bool = False  # by tuner pause
     ended_reason: str | None = None  # why the search has ended before its total, if it has
     budget: Budget = Budget(BudgetSection(), Spent())
+    epochs_ahead: int | None = None  # still to train with asha: see forecast
 
     @property
     def counts(self) -> dict[str, int]:
@@ -92,7 +95,7 @@ class StudyPoller:
         """Read a snapshot. StorageError if the database can't be read or the study is gone."""
         store = self._store
         with store.database.reading() as connection:
-            counts = _counts(connection, store)
+            counts = _with_forecast(connection, store, _counts(connection, store))
         running = {trial.number: trial for trial in store.running()}
         complete = counts.trials.get(TrialState.COMPLETE.name, 0)
         if complete != self._complete:
@@ -143,10 +146,7 @@ def _counts(connection: Connection, store: StudyStore) -> StudySnapshot:
     study = connection.execute(query).one_or_none()
     if study is None:
         raise KeyError(f"study {store.name!r}")
-    trials, lease = tables.optuna_trials.c, tables.leases.c
-    paused = (lease.status == "paused") & (trials.state == TrialState.RUNNING)
-    # As text, because other programs may have written states that Optuna does not know.
-    state = case((paused, PAUSED), else_=cast(trials.state, String))
+    trials, lease, state = tables.optuna_trials.c, tables.leases.c, state_column()
     phases = [func.sum(lease[name]) for name in tables.PHASE_COLUMNS.values()]
     runs = select(func.count()).where(
         lease.study_id == store.study_id, lease.confirms.is_not(None), lease.status == "done"
@@ -179,6 +179,18 @@ def _counts(connection: Connection, store: StudyStore) -> StudySnapshot:
     )
 
 
+def _with_forecast(
+    connection: Connection, store: StudyStore, found: StudySnapshot
+) -> StudySnapshot:
+    spec = store.spec
+    if not isinstance(spec.pruner, AshaPruner):
+        return found
+    ladder = Ladder.of(spec, spec.pruner)
+    standings = read_standings(connection, store.study_id, ladder)
+    ahead = epochs_ahead(ladder, spec.study.epochs, standings, found.to_begin)
+    return found._replace(epochs_ahead=ahead)
+
+
 def recent_seconds(trial: TrialRecord) -> float | None:
     """The mean duration of the trial's last epochs, evaluation included; None before the first."""
     recent = [report.seconds for report in trial.reports[-RECENT:]]
@@ -190,12 +202,12 @@ def seconds_left(snapshot: StudySnapshot, epochs: int) -> float | None:
 
     The estimate uses the speed of the living workers' recent epochs; a worker that has not reported
     on its trial yet counts as the mean of the others. Running trials are assumed to reach their
-    last epoch, and future trials to take as many epochs as finished and paused ones did on average.
-    Promotions of paused trials are not foreseen. A trial runs on one worker, so the longest time
-    left of a running trial is a lower bound.
+    last epoch, and future trials to take as many epochs as finished ones did on average. A trial
+    runs on one worker, so the longest time left of a running trial is a lower bound. With asha, the
+    epochs to train are those of ``forecast``.
     """
-    stopped, to_come = snapshot.finished + snapshot.trials.get(PAUSED, 0), snapshot.to_begin
-    if not to_come and not snapshot.running:
+    stopped, to_come, ahead = snapshot.finished, snapshot.to_begin, snapshot.epochs_ahead
+    if not to_come and not snapshot.running and not ahead:
         return 0.0
     in_training = [
         snapshot.running[worker.trial]
@@ -207,10 +219,11 @@ def seconds_left(snapshot: StudySnapshot, epochs: int) -> float | None:
     if not timed:
         return None
     rate = sum(1 / seconds for _, seconds in timed) / len(timed) * len(in_training)
+    if ahead is not None:
+        return ahead / rate
     left = sum(epochs - len(trial.reports) for trial in snapshot.running.values())
     usual: float = epochs
     if stopped:
-        states = [*(state.name for state in FINISHED), PAUSED]
-        usual = sum(snapshot.epochs.get(state, 0) for state in states) / stopped
+        usual = sum(snapshot.epochs.get(state.name, 0) for state in FINISHED) / stopped
     total_left = left + to_come * usual
     return max(total_left / rate, *((epochs - len(t.reports)) * seconds for t, seconds in timed))

@@ -33,6 +33,8 @@ def parse_point(store: StudyStore, words: Sequence[str]) -> dict[str, Value]:
         if len(word) > LONGEST_WORD:
             text = f"found {len(word):,} characters, expected at most {LONGEST_WORD}"
             problems.append((place, f"{word[:20]}...: {text}"))
+        elif name in point:
+            problems.append((place, f"{name} is given twice"))
         elif equals:
             point[name], places[name] = _value(text), place
         else:

@@ -148,7 +148,8 @@ class StudyStore(StudyRow):
         self.refresh()
         flags = self.on_hold, self.ended_reason
         alive = sum(worker.alive for worker in self.workers())
-        return StudySummary(self.name, self.total, dict(states), *measured, *flags, alive)
+        spent = self.budget().reason
+        return StudySummary(self.name, self.total, dict(states), *measured, *flags, alive, spent)
 
     # Trials
 

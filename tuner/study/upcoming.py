@@ -31,12 +31,13 @@ def upcoming(store: StudyStore) -> list[Upcoming]:
     with store.database.reading() as connection:
         dead = leases.dead_workers(connection, store.study_id, "")
         left = leases.left_behind(connection, store.key, dead, ALWAYS, MOST)
+        statuses = leases.statuses(connection, store.key)
     with store.database.errors():
         trials = store.study.get_trials(deepcopy=False)
     begun = {trial._trial_id: trial for trial in trials if trial.state == TrialState.RUNNING}
     waiting = sorted(_waiting(trials), key=lambda trial: trial.number)
     return [
-        *(_upcoming(begun[i], _progress(begun[i])) for i in left if i in begun),
+        *(_upcoming(begun[i], _progress(begun[i], statuses.get(i))) for i in left if i in begun),
         *(_upcoming(trial, _origin(trial.user_attrs), queued=True) for trial in waiting),
     ]
 
@@ -50,9 +51,13 @@ def _upcoming(trial: FrozenTrial, origin: str, *, queued: bool = False) -> Upcom
     return Upcoming(trial.number, origin, queued, {printable(k): v for k, v in params.items()})
 
 
-def _progress(trial: FrozenTrial) -> str:
-    """How far a trial without a worker has come, by the epochs that Optuna knows."""
-    return "lost its worker" + (f" after epoch {trial.last_step}" if trial.last_step else "")
+_WHY = {"held": "lost its worker", "paused": "paused, to be pruned"}  # by the lease's status
+
+
+def _progress(trial: FrozenTrial, status: str | None) -> str:
+    """Why a trial has no worker, and how far it has come, by the epochs that Optuna knows."""
+    why = _WHY.get(status or "", "released")
+    return why + (f" after epoch {trial.last_step}" if trial.last_step else "")
 
 
 def _origin(attributes: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ class Complete(NamedTuple):
     """The last epoch is done."""
 
     reason: str = "all epochs trained"
+    objectives: Mapping[str, float] = {}  # by name, in a study with several
 
 
 class Pause(NamedTuple):

@@ -40,7 +40,7 @@ class WorkerRecord(NamedTuple):
     trial: int | None
     epoch: int | None  # the last one reported of that trial
     job: str | None = None  # id of the Slurm job that it runs in
-    doing: str | None = None  # such as "compiling"; None if nothing has lasted for a while
+    doing: str | None = None  # such as "compiling"; None if lost, or nothing has lasted for a while
     doing_seconds: float | None = None  # for how long, by the database's clock
 
 
@@ -76,7 +76,7 @@ def read_workers(connection: Connection, study_id: int, lease_seconds: float) ->
         alive = seen < lease_seconds and not has_died(process)
         known = (printable(str(worker)), process.host, pid, printable(str(device)))
         numbers = rows.whole(trial), rows.whole(epoch)
-        activity = rows.text(what), rows.finite(lasting)
+        activity = (rows.text(what), rows.finite(lasting)) if alive else (None, None)
         workers.append(WorkerRecord(*known, alive, seen, *numbers, rows.text(job), *activity))
     return workers
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from tuner.errors import TunerError
 from tuner.study.records import TrialRecord
 from tuner.study.store import StudyStore
-from tuner.tracking.runs import Epoch, Run, TrackedTrial, failure
+from tuner.tracking.runs import Epoch, Run, TrackedTrial, failure, unmeasured
 
 Pictures = Iterable[tuple[int, bytes]]  # epochs, and their sample grids as PNG files
 
@@ -44,6 +44,6 @@ def _export(trial: TrialRecord, run: Run, times: Mapping[int, float], pictures: 
     for epoch, png in pictures:
         run.picture(epoch, png)
     if trial.has_ended:
-        run.end(trial.state, trial.reason)
+        run.end(trial.state, trial.reason, unmeasured(trial.objectives))
     else:
         run.close()

@@ -3,11 +3,11 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from tuner.tracking.runs import Epoch, Run, TrackedTrial, failure
+from tuner.tracking.runs import NO_VALUES, Epoch, Run, TrackedTrial, failure
 from tuner.trial import EpochReport
 
 RETRY = 30.0  # seconds between attempts while a tracker fails
@@ -26,6 +26,7 @@ class _Waiting:
     pictures: deque[tuple[int, bytes]] = field(default_factory=lambda: deque(maxlen=MOST_PICTURES))
     state: str | None = None  # in which the trial ended; None if it was released
     reason: str | None = None
+    values: Mapping[str, float] = field(default_factory=dict)
     left: bool = False  # whether this worker no longer runs it
     run: Run | None = None
     attempts: int = 0
@@ -60,11 +61,17 @@ class Feed:
     def picture(self, number: int, epoch: int, png: bytes) -> None:
         self._change(number, lambda one: one.pictures.append((epoch, png)))
 
-    def ended(self, number: int, state: str | None, reason: str | None) -> None:
-        """``state`` is None if another worker may continue the trial."""
+    def ended(
+        self,
+        number: int,
+        state: str | None,
+        reason: str | None,
+        values: Mapping[str, float] = NO_VALUES,
+    ) -> None:
+        """``state`` is None if another worker may continue the trial; ``values``: see ``Run``."""
 
         def end(one: _Waiting) -> None:
-            one.state, one.reason, one.left = state, reason, True
+            one.state, one.reason, one.values, one.left = state, reason, values, True
 
         self._change(number, end)
 
@@ -145,7 +152,7 @@ class Feed:
         for epoch, png in self._due_pictures(one):
             one.run.picture(epoch, png)
         if left and one.state is not None:
-            one.run.end(one.state, one.reason)
+            one.run.end(one.state, one.reason, one.values)
         elif left:
             one.run.close()
         return left

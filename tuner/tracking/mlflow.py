@@ -8,7 +8,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +90,14 @@ class MlflowRun:
                 self._client.log_artifact(self._id, str(path), FOLDER)
             self._pictures.add(name)
 
-    def end(self, state: str, reason: str | None) -> None:
+    def end(self, state: str, reason: str | None, values: Mapping[str, float]) -> None:
         if self._status == _STATUS[state]:
             return
         tags = {"tuner_state": state} | ({"tuner_reason": reason} if reason else {})
-        self._client.log_batch(self._id, tags=[RunTag(*tag) for tag in tags.items()])
-        self._client.set_terminated(self._id, _STATUS[state], round(1000 * time.time()))
+        now = round(1000 * time.time())
+        metrics = [Metric(name, value, now, 0) for name, value in values.items()]
+        self._client.log_batch(self._id, metrics, tags=[RunTag(*tag) for tag in tags.items()])
+        self._client.set_terminated(self._id, _STATUS[state], now)
 
     def close(self) -> None:
         return None

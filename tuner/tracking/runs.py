@@ -5,12 +5,13 @@ import importlib.util
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from tuner import hints
 from tuner.errors import InputError, one_line
+from tuner.spec.metrics import ALL_OBJECTIVES
 from tuner.spec.tracking import TRACKERS
 from tuner.study.records import Confirms
 from tuner.trial import EpochReport
@@ -19,6 +20,7 @@ _SECRET = re.compile("KEY|TOKEN|SECRET|PASS|AUTH|UR[IL]")  # in names of variabl
 _USER = re.compile(r"//[^/\s]*@")  # the user and password of a URL
 NO_EXTRA = ("trackio",)  # installed separately: see pyproject.toml
 MOST_SHOWN = 300  # characters of a failure
+NO_VALUES: Mapping[str, float] = {}
 
 
 class TrackedTrial(NamedTuple):
@@ -79,11 +81,17 @@ class Run(Protocol):
     def picture(self, epoch: int, png: bytes) -> None:
         """Add the sample grid of an epoch, unless the run has it."""
 
-    def end(self, state: str, reason: str | None) -> None:
-        """The trial has ended, as COMPLETE, PRUNED or FAIL."""
+    def end(self, state: str, reason: str | None, values: Mapping[str, float]) -> None:
+        """The trial has ended, as COMPLETE, PRUNED or FAIL; ``values`` are those of objectives that
+        no epoch reports: see ``unmeasured``."""
 
     def close(self) -> None:
         """Leave the run open: another worker will continue it."""
+
+
+def unmeasured(objectives: Mapping[str, float]) -> dict[str, float]:
+    """Those of a trial's objectives that no epoch reports: its seconds and its parameters."""
+    return {name: v for name, v in objectives.items() if not ALL_OBJECTIVES[name].measured}
 
 
 def begin(tracker: str, trial: TrackedTrial) -> Run:

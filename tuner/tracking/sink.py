@@ -12,7 +12,7 @@ from tuner.study.sinks import Ending
 from tuner.study.store import StudyStore
 from tuner.study.verdict import STATES
 from tuner.tracking.feed import Feed
-from tuner.tracking.runs import TrackedTrial, begin, check_installed
+from tuner.tracking.runs import TrackedTrial, begin, check_installed, unmeasured
 from tuner.trial import EpochReport
 
 EXIT_WAIT = 10.0  # most seconds that a worker's exit waits for its trackers
@@ -53,8 +53,9 @@ class TrackingSink:
 
     def ended(self, claim: Claim, ending: Ending) -> None:
         state = STATES.get(type(ending))
+        values = unmeasured(getattr(ending, "objectives", {}))
         for feed in self._used():
-            feed.ended(claim.number, state, getattr(ending, "reason", None))
+            feed.ended(claim.number, state, getattr(ending, "reason", None), values)
 
     def announce(self, text: str, part: float | None = None) -> None:
         return None

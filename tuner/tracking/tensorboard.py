@@ -8,7 +8,7 @@ import os
 import platform
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,7 @@ class TensorBoardRun:
 
     def epochs(self, epochs: Sequence[Epoch]) -> None:
         for epoch in epochs:
-            numbers = epoch.measured.items()
-            scalars = [Summary.Value(tag=name, simple_value=number) for name, number in numbers]
-            self._write(epoch.at, epoch.report.epoch, Summary(value=scalars), flush=False)
+            self._write(epoch.at, epoch.report.epoch, _scalars(epoch.measured), flush=False)
         self._flush()
 
     def picture(self, epoch: int, png: bytes) -> None:
@@ -83,11 +81,13 @@ class TensorBoardRun:
                 time.time(), epoch, Summary(value=[Summary.Value(tag=SAMPLES, image=image)])
             )
 
-    def end(self, state: str, reason: str | None) -> None:
+    def end(self, state: str, reason: str | None, values: Mapping[str, float]) -> None:
         if _END not in self._tags:
             now = time.time()
             text = f"{state}: {reason}" if reason else state
             self._write(now, self.last_epoch or 0, summary.text(OUTCOME, text))
+            if values:
+                self._write(now, self.last_epoch or 0, _scalars(values))
             info = SessionEndInfo(status=Status.Value(_STATUS[state]), end_time_secs=now)
             content = HParamsPluginData(session_end_info=info).SerializeToString()
             plugin = SummaryMetadata.PluginData(plugin_name="hparams", content=content)
@@ -123,6 +123,10 @@ def _name_after(earlier: Sequence[str]) -> str:
     latest = earlier[-1].removeprefix(PREFIX)[:10] if earlier else ""
     second = max(int(time.time()), int(latest) + 1 if latest.isdecimal() else 0)
     return f"{PREFIX}{second:010d}.{platform.node() or 'unknown'}.{os.getpid()}"
+
+
+def _scalars(numbers: Mapping[str, float]) -> Any:
+    return Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in numbers.items()])
 
 
 def _plain(params: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Folder, space, server and login come from its own variables: ``TRACKIO_DIR``, ``
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import trackio
@@ -51,8 +51,8 @@ class TrackioRun:
         with Image.open(io.BytesIO(png)) as image:
             self._run.log({"samples": trackio.Image(image)}, step=epoch)
 
-    def end(self, state: str, reason: str | None) -> None:
-        outcome = {"state": state} | ({"reason": reason} if reason else {})
+    def end(self, state: str, reason: str | None, values: Mapping[str, float]) -> None:
+        outcome = {"state": state, **values} | ({"reason": reason} if reason else {})
         self._run.log(outcome, step=max(0, self._run._next_step - 1))
         self._run.finish()
 

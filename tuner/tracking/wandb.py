@@ -6,7 +6,7 @@ Server, project and key come from its own variables and files: ``WANDB_MODE``, `
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # otherwise errors are sent to its authors
@@ -67,8 +67,8 @@ class WandbRun:
         with Image.open(io.BytesIO(png)) as image:
             self._run.log({"samples": wandb.Image(image), "samples_epoch": epoch})
 
-    def end(self, state: str, reason: str | None) -> None:
-        self._run.summary.update({"state": state, "reason": reason})
+    def end(self, state: str, reason: str | None, values: Mapping[str, float]) -> None:
+        self._run.summary.update({"state": state, "reason": reason, **values})
         self._run.finish(exit_code=int(state == "FAIL"))
 
     def close(self) -> None:

@@ -114,9 +114,7 @@ def study_page(
         gain=confirmations.gain_line(confirmed, spec) or summaries.baseline_gain(trials, objective),
         budget=budget,
         best=html_tables.trials_table(spec, best),
-        held_out=winner
-        and winner[0].reports
-        and summaries.held_out_line(winner[0].reports[-1]._asdict()),
+        held_out=winner and summaries.held_out(winner[0], objective),
         pictures=pictures,
         values={trial.number: number(trial.value) for trial in trials},
         shown=_best_grids(pictures, {t.number: t.best_epoch(objective) for t in trials}),

@@ -19,7 +19,7 @@ from tuner.study.objectives import cost
 from tuner.study.sinks import Ending, Released
 from tuner.study.store import StudyStore
 from tuner.study.verdict import Complete, Fail, Pause, Prune
-from tuner.trial import MEASUREMENTS, EpochReport, History
+from tuner.trial import FIELDS, MEASUREMENTS, EpochReport, History
 from tuner.views.formatting import duration, number, params_text
 from tuner.views.tables import FittingTable
 
@@ -179,12 +179,16 @@ class LiveProgress:
         return Group(self._trials(running, busy), self._overall(), *self._others(doing))
 
     def _trials(self, running: list[_Running], busy: dict[int | None, str]) -> FittingTable:
-        measured = (OBJECTIVES[self._objective], "loss ratio", "images/s", "evaluation", "left")
+        last_reports = [trial.epochs[-1] for trial in running if trial.epochs]
+        adapts = any(report.augmentation is not None for report in last_reports)
+        augmentation = [FIELDS["augmentation"].label] * adapts
+        measured = (OBJECTIVES[self._objective], "loss ratio", *augmentation)
+        measured += ("images/s", "evaluation", "left")
         table = FittingTable(
             ("trial", "epoch", "doing", *measured, "settings"),
             prose=["settings"],
             left=["doing"],
-            spare=("evaluation", "images/s", "left", "loss ratio"),
+            spare=("evaluation", "images/s", "left", *augmentation, "loss ratio"),
         )
         for trial in running:
             claim, epochs = trial.claim, trial.epochs
@@ -195,6 +199,7 @@ class LiveProgress:
                 cells = [
                     number(epochs.last_value(self._objective)),
                     number(last.loss_ratio),
+                    *([number(last.augmentation)] * adapts),
                     f"{last.images_per_second:,.0f}",
                     f"{epochs.evaluation_share:.0%}",
                     duration(left),

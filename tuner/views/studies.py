@@ -12,6 +12,7 @@ from rich.text import Text
 from tuner.errors import InputError
 from tuner.spec.metrics import ALL_OBJECTIVES, OBJECTIVES
 from tuner.spec.parameters import Choices, Range, to_toml, values_of
+from tuner.spec.search import AshaPruner
 from tuner.spec.study import StudySpec
 from tuner.study.records import StudySummary, TrialRecord
 from tuner.study.snapshot import StudySnapshot, seconds_left
@@ -39,6 +40,10 @@ STATES = {
 ESTIMATE = (
     "Time left: estimated from the workers' recent pace, assuming that running trials train all "
     "epochs and new ones as many as ended trials did on average."
+)
+ASHA_ESTIMATE = (
+    "Time left: at least, by the workers' recent pace, if 1 of {factor} trials passes each rung; "
+    "while few have reached it, more may pass."
 )
 
 
@@ -159,10 +164,10 @@ def worker_table(workers: Sequence[WorkerRecord]) -> FittingTable:
 
 def doing_text(worker: WorkerRecord, age: float = 0.0) -> str:
     """What a worker is doing, from a row read ``age`` seconds ago: ``compiling 42 s``."""
+    if not worker.alive:
+        return "-"
     if worker.doing is None or worker.doing_seconds is None:
         return "-" if worker.trial is None else "training"
-    if not worker.alive:
-        return worker.doing
     return f"{worker.doing} {duration(max(0.0, worker.doing_seconds + age))}"
 
 
@@ -201,8 +206,15 @@ def status_view(
         trials = ", ".join(map(str, snapshot.left_behind))
         parts += [Text(f"Without a live worker: trial {trials}")]
     if left:
-        parts += ["", Text(ESTIMATE, style="dim")]
+        parts += ["", Text(_estimate(snapshot, spec), style="dim")]
     return Group(*parts)
+
+
+def _estimate(snapshot: StudySnapshot, spec: StudySpec) -> str:
+    """How the time left was estimated."""
+    if snapshot.epochs_ahead is None or not isinstance(spec.pruner, AshaPruner):
+        return ESTIMATE
+    return ASHA_ESTIMATE.format(factor=spec.pruner.reduction_factor)
 
 
 def limit_lines(snapshot: StudySnapshot) -> list[str]:
@@ -289,16 +301,19 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def epochs_csv(trials: Sequence[TrialRecord]) -> str:
-    """One row per epoch of each trial, with the trial's state, parameters and reason."""
+    """One row per epoch of each trial, with the trial's state, parameters and reason, and those of
+    its objectives that no epoch reports."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    own = own_names(trials)
-    writer.writerow(["trial", "state", "reason", *names, *FIELDS, *own])
+    own, objectives = own_names(trials), [name for trial in trials for name in trial.objectives]
+    others = [name for name in dict.fromkeys(objectives) if not ALL_OBJECTIVES[name].measured]
+    writer.writerow(["trial", "state", "reason", *names, *FIELDS, *own, *others])
     for trial in trials:
         params = [trial.params.get(name) for name in names]
         for report in trial.reports or [None]:
             numbers = [getattr(report, field, None) for field in FIELDS]
             numbers += [report and report.own.get(name) for name in own]
+            numbers += [trial.objectives.get(name) for name in others]
             writer.writerow([trial.number, trial.state, trial.reason, *params, *numbers])
     return text.getvalue()

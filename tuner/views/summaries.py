@@ -140,6 +140,18 @@ def measured_warnings(measured: Mapping[str, Any], classes: int | None = None) -
     return found + ([f"the generator copies training images: {copied}"] if copied else [])
 
 
+def held_out(trial: TrialRecord, objective: str) -> str:
+    """The metrics against held-out images in the trial's best epoch, or if they were not measured
+    then, in the last one in which they were; empty if there is none."""
+    measured = [report for report in trial.reports if report.copied is not None]
+    if not measured:
+        return ""
+    best = trial.best_epoch(objective)
+    report = next((report for report in measured if report.epoch == best), measured[-1])
+    where = "best epoch" if report.epoch == best else "not the best one"
+    return f"Epoch {report.epoch} ({where}): {held_out_line(report._asdict())}"
+
+
 def held_out_line(measured: Mapping[str, Any]) -> str:
     """The metrics against held-out images with their gaps; empty if none are held out."""
     if measured.get("copied") is None:
