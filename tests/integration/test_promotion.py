@@ -256,6 +256,16 @@ def test_checkpoints_of_paused_trials_have_a_budget(studies: Studies) -> None:
     assert ended.prune_reason == "ranked last at epoch 1 (rung 1); study.checkpoint_gb is used up"
 
 
+@pytest.mark.parametrize("marked", [True, False])
+def test_one_baseline_is_trained_to_the_end(studies: Studies, marked: bool) -> None:
+    """The better of two, although both would stay paused."""
+    baselines = "[[baseline]]\nlearning_rate = 1e-3\n[[baseline]]\nlearning_rate = 2e-3\n"
+    store = studies.create(ASHA + baselines * marked, trials=5, epochs=5)
+    play(studies.join(), {0: 50.0, 1: 40.0, 2: 10.0, 3: 20.0, 4: 30.0})
+    states = [trial.state for trial in store.trials()]
+    assert states == ["PRUNED", "COMPLETE" if marked else "PRUNED", "COMPLETE", "PRUNED", "PRUNED"]
+
+
 def test_a_paused_trial_can_be_pruned_by_hand(studies: Studies) -> None:
     session = create(studies)
     train(session, claim(session), 6.0)

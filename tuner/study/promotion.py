@@ -4,7 +4,7 @@ A paused trial is RUNNING for Optuna, because other programs never read an ended
 lease is ``paused``: it has no worker, never expires, and is taken by a promotion, or to be pruned.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from optuna.trial import TrialState
@@ -16,6 +16,7 @@ from tuner.spec.study import StudySpec
 from tuner.study import leases, rows, tables
 from tuner.study.leases import Lease, Taken
 from tuner.study.optuna_internals import models
+from tuner.study.records import BASELINE
 from tuner.study.rungs import Ladder, Reached, Standings
 from tuner.study.tables import StudyKey
 
@@ -61,7 +62,8 @@ class Promoter:
         can be claimed now.
 
         Nothing happens while a running trial may still change what is promotable. A paused trial
-        that is better than all complete ones is promoted: see ``Standings.promoted_last``.
+        that is better than all complete ones is promoted: see ``Standings.promoted_last``; then a
+        baseline, so that the search can be compared with one.
         """
         self._study.lock(session)
         paused = self._paused(session)
@@ -69,6 +71,8 @@ class Promoter:
             return False
         standings, rungs = self._standings(session), _rungs(paused)
         resumed = standings.promoted_last(rungs, self._best_complete(session))
+        if resumed is None:
+            resumed = self._missing_baseline(session, standings.ranked(rungs))
         if resumed is None:
             for number, one in paused.items():
                 why = f"not promoted from {self._place(number, one.rung)}"
@@ -140,6 +144,25 @@ class Promoter:
             ~select(_leases.trial_id).where(_leases.trial_id == _trials.trial_id, idle).exists(),
         )
         return bool(session.execute(active).scalar_one())
+
+    def _missing_baseline(self, session: Session, ranked: Sequence[int]) -> int | None:
+        """The baseline ranked first of the paused trials; None if a baseline is complete."""
+        attribute = tables.trial_attributes.c
+        query = (
+            select(_trials.number, _trials.state)
+            .join_from(
+                tables.optuna_trials,
+                tables.trial_attributes,
+                attribute.trial_id == _trials.trial_id,
+            )
+            .where(_trials.study_id == self._study.study_id, tables.is_search())
+            .where(attribute.key == BASELINE, attribute.value_json == "true")
+        )
+        found = session.execute(query).all()
+        if any(state == TrialState.COMPLETE for _, state in found):
+            return None
+        baselines = {number for number, _ in found}
+        return next((number for number in ranked if number in baselines), None)
 
     def _best_complete(self, session: Session) -> float | None:
         """The best value of the search's complete trials, by the first objective."""
