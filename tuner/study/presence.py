@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
@@ -113,6 +114,13 @@ class WorkerPresence:
     def on_hold(self) -> bool:
         """Whether the study was on hold at the last heartbeat or claim."""
         return self._heart.on_hold
+
+    def _latest_now(self) -> float | None:
+        """The latest time that the database's clock can show; None shortly after an outage of the
+        database, in which no worker could renew its leases."""
+        troubles = (self._retrier.last_trouble, self._heart.last_trouble)
+        ages = [time.monotonic() - moment for moment in troubles if moment is not None]
+        return self._heart.latest_now if min(ages, default=self._seconds) >= self._seconds else None
 
     def stats(self) -> WorkerStats:
         """Statistics for monitoring. Thread-safe."""
