@@ -27,7 +27,7 @@ MAY_IMPORT = {
 FRONT_ENDS = ("cli", "api", "notebook")  # these may import everything
 COMMON = (
     *("errors", "environment", "hints", "interrupts", "jax_variables", "paths", "phases", "trial"),
-    *("version", "web", "xla"),
+    *("version", "web", "worker_command", "xla"),
 )
 
 

@@ -13,20 +13,23 @@ from tuner.cli.options import (
     AsJson,
     Data,
     MaxTime,
+    Respawn,
     Storage,
     StudyName,
     Weights,
+    Workers,
     WorkersPerDevice,
     open_study,
 )
 from tuner.cli.processes import plan_processes
-from tuner.cli.run import Respawn, Workers, run_study
+from tuner.cli.run import run_study
 from tuner.data.listing import check_data_option
-from tuner.environment import METRICS_HOST, STORAGE, MachineOptions
+from tuner.environment import STORAGE, MachineOptions
 from tuner.errors import InputError
 from tuner.study import edits
 from tuner.study.seed_noise import seed_noise
 from tuner.views import confirmations
+from tuner.worker_command import WorkerCommand
 
 Top = Annotated[
     int | None,
@@ -79,17 +82,8 @@ def confirm(
     wanted = {"top": top or store.spec.confirm.top or 3, "seeds": seeds or store.spec.confirm.seeds}
     edits.edit(store, [f"confirm.{key}={value}" for key, value in wanted.items()], editor())
     options = MachineOptions(data, weights, tuple(allow or ()))
-    run_study(
-        store,
-        open_files(store, artifacts),
-        storage,
-        artifacts,
-        options,
-        processes,
-        respawn,
-        max_time,
-        (METRICS_HOST, None),
-    )
+    each, files = WorkerCommand(name, artifacts, options), open_files(store, artifacts)
+    run_study(store, files, storage, each, processes, respawn, max_time)
 
 
 @command(Task.RESULTS)

@@ -9,11 +9,14 @@ import typer
 
 from tuner import hints
 from tuner.cli.app import out
-from tuner.cli.launch import launch, worker_words
+from tuner.cli.launch import launch
 from tuner.cli.options import (
     Allow,
     Artifacts,
     Data,
+    ExitWhenIdle,
+    Grace,
+    MaxTrials,
     Storage,
     StudyName,
     Weights,
@@ -21,7 +24,6 @@ from tuner.cli.options import (
     open_study,
     parse_duration,
 )
-from tuner.cli.run import ExitWhenIdle, Grace, MaxTrials
 from tuner.environment import STORAGE, MachineOptions
 from tuner.errors import InputError
 from tuner.launch import slurm
@@ -29,6 +31,7 @@ from tuner.launch.slurm_job import WorkerJob
 from tuner.paths import local_path
 from tuner.run.signals import GRACE
 from tuner.study.store import StudyStore
+from tuner.worker_command import WorkerCommand
 
 LOGS = "tuner-data/slurm"
 MOST_JOBS = 10_000
@@ -129,11 +132,16 @@ def launch_slurm(
     store = open_study(storage, name)
     if store.remaining() <= 0 or store.budget().reason is not None:
         raise InputError(f"study {name!r} has no trial left to run")
-    machine = MachineOptions(data, weights, tuple(allow or ()))
-    words = worker_words(
-        artifacts, machine, workers_per_device, max_trials, grace, exit_when_idle=exit_when_idle
+    worker = WorkerCommand(
+        name,
+        artifacts,
+        MachineOptions(data, weights, tuple(allow or ())),
+        grace,
+        exit_when_idle,
+        max_trials,
+        workers_per_device=workers_per_device,
     )
-    job, folder = WorkerJob(name, words), local_path(logs, "--logs")
+    job, folder = WorkerJob(name, worker.arguments), local_path(logs, "--logs")
     submitted, made = slurm.submit(store, storage, job, workers, options, folder, grace)
     _print_submitted(store, workers, submitted, made)
 

@@ -18,8 +18,8 @@ from tuner.errors import InputError
 from tuner.spec.study import MOST_TRIALS
 from tuner.study.database import Database
 from tuner.study.store import StudyStore
+from tuner.worker_command import AUTO
 
-AUTO = 0  # workers per device: as many as pay
 MOST_PER_DEVICE = 48  # clients of CUDA MPS on one GPU
 MAX_DURATION = 3650 * 86_400.0  # seconds; Python's timers overflow at 292 years
 
@@ -115,6 +115,32 @@ MaxTime = Annotated[
         parser=parse_duration,
         metavar="DURATION",
         help="Stop after this time, at the end of the current epoch, e.g. 90s, 30m, 8h.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=256,
+        help="Number of worker processes. Default: one per accelerator.",
+    ),
+]
+Respawn = Annotated[int, typer.Option(metavar="N", min=0, help="Replace up to N dead workers.")]
+ExitWhenIdle = Annotated[
+    bool,
+    typer.Option(
+        "--exit-when-idle",
+        help="Exit when no trial can be claimed, instead of waiting for the study to end.",
+    ),
+]
+MaxTrials = Annotated[int | None, typer.Option(metavar="N", min=1, help="Exit after N trials.")]
+Grace = Annotated[
+    float,
+    typer.Option(
+        metavar="SECONDS",
+        min=0,
+        help="Seconds to let the current epoch finish after a stop request.",
     ),
 ]
 WorkersPerDevice = Annotated[

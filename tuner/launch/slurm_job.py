@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from tuner.environment import default_storage, slurm_job
 from tuner.errors import HUNG_EXIT_CODE, StorageError, TunerError
+from tuner.worker_command import tuner_process
 
 CANCEL = signal.SIGUSR1
 TIME_LIMIT = signal.SIGUSR2
@@ -59,8 +60,7 @@ class WorkerJob:
 
         for number in REASONS:
             signal.signal(number, stop)
-        # -P: files in the working folder must not shadow libraries.
-        command = [sys.executable, "-P", "-m", "tuner.cli", "worker", self.name, *self.words]
+        command = tuner_process("worker", self.name, *self.words)
         with subprocess.Popen(command, preexec_fn=_ignore_signals) as process:
             processes.append(process)
             if signals:  # received while the process started
