@@ -11,6 +11,7 @@ from tuner.cli.options import Artifacts, AsJson, Storage, StudyName, TrialNumber
 from tuner.cli.steer import print_no_worker
 from tuner.environment import STORAGE
 from tuner.errors import InputError, TunerError
+from tuner.study.epochs import ownership_history
 from tuner.study.fingerprint import incomparable
 from tuner.study.objectives import pareto_front
 from tuner.study.store import StudyStore
@@ -94,7 +95,7 @@ def show(
     """
     store = open_study(storage, name)
     found = store.trial(trial)
-    history, traceback = store.ownership_history(trial), store.traceback(trial)
+    history, traceback = ownership_history(store, trial), store.traceback(trial)
     hang = store.hang(trial)
     problem = None
     try:

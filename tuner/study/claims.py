@@ -15,6 +15,7 @@ from tuner.spec.study import StudySpec
 from tuner.study import rows
 from tuner.study.confirmation import FIRST_SEED
 from tuner.study.edits import earlier_specs
+from tuner.study.epochs import ownership_history
 from tuner.study.leases import Taken
 from tuner.study.promotion import Promoter
 from tuner.study.records import MACHINE, SEED_OF, Confirms, confirms_of
@@ -99,7 +100,7 @@ def make_claim(
     if confirms is not None:
         seeded = FIRST_SEED + confirms.seed
     predecessor = None
-    if history and (owners := store.ownership_history(trial.number)):
+    if history and (owners := ownership_history(store, trial.number)):
         last = owners[-1]
         predecessor = f"worker {last.worker} on {last.host or 'an unknown host'}"
     return Claim(
