@@ -5,27 +5,23 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import study_databases
-from builders import DATASET, epoch
+from builders import DATASET
 from command_line import call
+from fake_trainer import FakeTrainer, run_trials
 from study_databases import EXPIRE_LEASES, RANDOM, Studies, claim, eventually, report, run
 
 from tuner import hints
 from tuner.errors import StorageError
 from tuner.files.checkpoints import CHECKPOINTS
 from tuner.files.study_files import open_files
-from tuner.phases import PhaseClock
-from tuner.run.precompile import Precompiler
 from tuner.run.signals import Stop
-from tuner.run.watchdog import Watchdog
-from tuner.run.worker import NO_LIMITS, Limits, Worker
+from tuner.run.worker import NO_LIMITS, Limits
 from tuner.study import steering
 from tuner.study.claims import Idle
-from tuner.study.sinks import Publisher, Sinks
+from tuner.study.sinks import Sinks
 from tuner.study.snapshot import StudyPoller
 from tuner.study.verdict import Complete
 from tuner.trial import EpochReport
@@ -39,30 +35,17 @@ def waiting() -> list[str]:
     return [f"waiting: the study is on hold; to let it go on, run: {go_on}"]
 
 
-class GatedTrainer:
-    """Trains nothing; no epoch after the first one ends before the gate is open."""
-
-    dataset, classes, samples = DATASET, 0, None
+class GatedTrainer(FakeTrainer):
+    """No epoch after the first one ends before the gate is open."""
 
     def __init__(self) -> None:
-        self.clock, self.gate = PhaseClock(), threading.Event()
-        self.epoch = 0
-
-    def load(self, config: Any, state: Any = None, epoch: int = 0) -> None:
-        self.epoch = epoch
+        super().__init__()
+        self.gate = threading.Event()
 
     def run_epoch(self) -> EpochReport:
-        self.epoch += 1
+        report = super().run_epoch()
         assert self.epoch == 1 or self.gate.wait(60)
-        return epoch(self.epoch, 100.0 / self.epoch)
-
-    def appraise(self, *_: Any) -> tuple[float, None]:
-        return 9.0, None
-
-    def packed_state(self) -> dict[str, Any]:
-        return {"weights": np.zeros(8, np.float32)}
-
-    packed_generator = packed_state
+        return report
 
 
 class Messages(Sinks):
@@ -81,15 +64,9 @@ class Running:
         self.session, self.trainer, self.sink = studies.join(), GatedTrainer(), Messages()
         self.stop = Stop()
         self.files = open_files(self.session.store, str(folder))
-        self.thread = threading.Thread(target=self._work, args=(limits,))
+        parts = (self.session, self.trainer, self.files, self.sink, None, self.stop, limits)
+        self.thread = threading.Thread(target=run_trials, args=parts)
         self.thread.start()
-
-    def _work(self, limits: Limits) -> None:
-        trainer: Any = self.trainer
-        with Watchdog(self.session, self.stop, print, None).watching() as watchdog:
-            ahead = Precompiler(self.session)
-            parts = (self.session, trainer, self.files, self.sink, Publisher(), watchdog)
-            Worker(*parts, self.stop, ahead).work(limits)
 
     def ends(self) -> bool:
         self.thread.join(60)
