@@ -201,23 +201,14 @@ def report(
     neighbours: list[tuple[int, bytes]] = []
     problem = None
     try:
-        files = open_files(store, artifacts) if shown else None
+        files: Any = open_files(store, artifacts) if shown else None
         pictures.extend((trial.number, _samples(store, files, trial, options)) for trial in shown)
-        strips = [
-            (trial.number, files and files.read(neighbours_of(trial.number))) for trial in shown
-        ]
+        strips = [(trial.number, files.read(neighbours_of(trial.number))) for trial in shown]
         neighbours = [(number, png) for number, png in strips if png]
     except TunerError as error:  # the page shows the samples read so far
         problem = error
-    page = study_page(
-        store.spec,
-        store.summary(),
-        store.fingerprint(),
-        trials,
-        pictures,
-        store.confirmed(),
-        neighbours,
-    )
+    about = store.spec, store.summary(), store.fingerprint(), trials
+    page = study_page(*about, pictures, store.confirmed(), neighbours)
     write_output(to, page.encode(), f"Report of study {name!r}")
     if problem:
         missing = f"{len(shown) - len(pictures)} of {len(shown)}"

@@ -2,7 +2,7 @@
 
 import time
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
@@ -19,6 +19,7 @@ from tuner.launch import slurm
 from tuner.run.signals import interrupting
 from tuner.study.creation import study_summaries
 from tuner.study.database import Database
+from tuner.study.records import StudySummary
 from tuner.study.snapshot import StudyPoller, StudySnapshot
 from tuner.study.store import StudyStore
 from tuner.views import budgets, confirmations, studies, summaries
@@ -69,21 +70,34 @@ def status(
         return
     store = open_study(storage, name)
     snapshot, summary = StudyPoller(store).look(), store.summary()
-    objective, running = store.spec.metrics.objective, list(snapshot.running.values())
     if as_json:
-        values = [studies.trial_values(trial) for trial in running]
-        about = {"running": values, "workers": [worker._asdict() for worker in snapshot.workers]}
-        parts = {"measured_as": store.fingerprint(), "phase_seconds": snapshot.phase_seconds}
-        alive = sum(worker.alive for worker in snapshot.workers)
-        parts |= {"budget": budgets.budget_values(snapshot.budget, alive)}
-        parts |= {"confirmation": confirmations.results_values(store.confirmed())}
-        if store.spec.metrics.several:
-            parts |= {"front": [studies.trial_values(trial) for trial in store.front()]}
-        print_json(summary._asdict() | parts | about)
-        return
+        print_json(_values(store, snapshot, summary))
+    else:
+        _print(store, snapshot, summary)
+
+
+def _values(store: StudyStore, snapshot: StudySnapshot, summary: StudySummary) -> dict[str, Any]:
+    """The state of a study as JSON values."""
+    alive = sum(worker.alive for worker in snapshot.workers)
+    several = store.spec.metrics.several
+    return {
+        **summary._asdict(),
+        "measured_as": store.fingerprint(),
+        "phase_seconds": snapshot.phase_seconds,
+        "budget": budgets.budget_values(snapshot.budget, alive),
+        "confirmation": confirmations.results_values(store.confirmed()),
+        **({"front": [studies.trial_values(trial) for trial in store.front()]} if several else {}),
+        "running": [studies.trial_values(trial) for trial in snapshot.running.values()],
+        "workers": [worker._asdict() for worker in snapshot.workers],
+    }
+
+
+def _print(store: StudyStore, snapshot: StudySnapshot, summary: StudySummary) -> None:
+    """Print the state of a study as tables and lines."""
+    objective, running = store.spec.metrics.objective, list(snapshot.running.values())
     out.print(studies.study_table([summary]))
     if summary.on_hold:
-        out.print(summaries.hold_line(name))
+        out.print(summaries.hold_line(store.name))
     if not snapshot.ended:
         print_no_worker(store, snapshot.workers)
     for line in studies.limit_lines(snapshot):
@@ -100,7 +114,7 @@ def status(
         out.print(line, soft_wrap=True)
     out.print(summaries.best_line([snapshot.best] if snapshot.best else [], objective))
     if store.spec.metrics.several and (front := store.front()):
-        out.print(summaries.front_line(name, front))
+        out.print(summaries.front_line(store.name, front))
     out.print(summaries.measured_as(store.fingerprint(), str(summary.fingerprint)))
     if shares := summaries.phase_shares(snapshot.phase_seconds):
         out.print(shares)
