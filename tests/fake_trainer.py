@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from builders import DATASET, RANGES, epoch, spec_of
 
+from tuner.epoch_report import EpochReport
 from tuner.files.study_files import StudyFiles
 from tuner.phases import PhaseClock
 from tuner.run.precompile import Precompiler
@@ -17,7 +18,6 @@ from tuner.study.claims import Claim
 from tuner.study.session import WorkerSession
 from tuner.study.sinks import Publisher, Sinks, TrialSink
 from tuner.study.space import trial_config
-from tuner.trial import EpochReport
 
 KIDS = [None, 0.5, None, 0.25, None, 0.375]  # of epochs 1 to 6; the FID only grows
 POINT = {"learning_rate": 1e-3, "beta1": 0.5}

@@ -14,12 +14,12 @@ import study_databases
 from fake_trainer import FakeTrainer, run_trials
 from study_databases import RANDOM, Studies
 
+from tuner.epoch_report import EpochReport
 from tuner.errors import TunerError
 from tuner.files.study_files import open_files
 from tuner.study.database import Database
 from tuner.study.session import WorkerSession
 from tuner.study.store import StudyStore
-from tuner.trial import EpochReport
 
 url, studies = study_databases.url, study_databases.studies
 

@@ -9,10 +9,10 @@ from fake_trainer import FakeTrainer, run_trials
 from optuna.trial import FrozenTrial, TrialState
 from study_databases import EXPIRE_LEASES, Studies, claim
 
+from tuner.epoch_report import EpochReport
 from tuner.files.study_files import open_files
 from tuner.study.edits import edit
 from tuner.study.screening import screened
-from tuner.trial import EpochReport
 
 url, studies, sqlite = study_databases.url, study_databases.studies, study_databases.sqlite
 

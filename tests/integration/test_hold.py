@@ -14,6 +14,7 @@ from fake_trainer import FakeTrainer, run_trials
 from study_databases import EXPIRE_LEASES, RANDOM, Studies, claim, eventually, report, run
 
 from tuner import hints
+from tuner.epoch_report import EpochReport
 from tuner.errors import StorageError
 from tuner.files.checkpoints import CHECKPOINTS
 from tuner.files.study_files import open_files
@@ -24,7 +25,6 @@ from tuner.study.claims import Idle
 from tuner.study.sinks import Sinks
 from tuner.study.snapshot import StudyPoller
 from tuner.study.verdict import Complete
-from tuner.trial import EpochReport
 
 url, studies, sqlite = study_databases.url, study_databases.studies, study_databases.sqlite
 

@@ -18,6 +18,7 @@ from postgres import Postgres
 from study_databases import EXPIRE_LEASES, Studies, claim, each_lost_commit
 from trials import rendered
 
+from tuner.epoch_report import EpochReport
 from tuner.errors import StorageError
 from tuner.files.study_files import open_files
 from tuner.phases import UNCOUNTED, Phase, PhaseClock, PhaseSeconds
@@ -27,7 +28,6 @@ from tuner.study.database import Database
 from tuner.study.session import WorkerSession
 from tuner.study.snapshot import StudyPoller
 from tuner.study.verdict import Complete
-from tuner.trial import EpochReport
 from tuner.views.html_report import study_page
 from tuner.views.summaries import phase_shares
 from tuner.views.trial_detail import trial_view

@@ -17,10 +17,10 @@ from rich.console import Console
 from study_databases import RANDOM, Studies
 
 from tuner.dashboard import publishing
+from tuner.epoch_report import EpochReport
 from tuner.files.study_files import open_files
 from tuner.study.claims import Claim
 from tuner.study.sinks import Ending
-from tuner.trial import EpochReport
 from tuner.views.progress import LiveProgress
 
 url, studies = study_databases.url, study_databases.studies

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from tuner.dashboard.notes import plain, study_note, trial_note
+from tuner.epoch_report import EpochReport
 from tuner.errors import StorageError, TunerError
 from tuner.files.pictures import CURVES, PictureUploader, neighbours_of
 from tuner.files.study_files import StudyFiles
@@ -18,7 +19,6 @@ from tuner.study.objectives import pareto_front
 from tuner.study.records import TrialRecord
 from tuner.study.sinks import Publication, Publisher
 from tuner.study.store import StudyStore
-from tuner.trial import EpochReport
 from tuner.views.confirmations import winner_line
 from tuner.views.figures import PLOTS
 from tuner.views.images import grid_png

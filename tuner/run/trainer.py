@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from tuner.epoch_report import EpochReport
 from tuner.files.checkpoints import pack_state
 from tuner.files.serialization import Arrays, pack, unpack
 from tuner.gan.losses import LOSSES
@@ -13,7 +14,7 @@ from tuner.metrics.diagnostics import loss_ratio
 from tuner.phases import Phase, PhaseClock
 from tuner.run.evaluator import Evaluation, Evaluator
 from tuner.spec.metrics import ALL_OBJECTIVES
-from tuner.trial import DatasetInfo, EpochReport, Hyperparameters, TrialConfig
+from tuner.trial import DatasetInfo, Hyperparameters, TrialConfig
 from tuner.xla import running_time
 
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 
 from tuner import hints
+from tuner.epoch_report import EpochReport
 from tuner.errors import LeaseLostError, StorageError, TunerError
 from tuner.files.checkpoints import CHECKPOINTS, CheckpointWriter, folder_of, load_latest, trial_of
 from tuner.files.study_files import StudyFiles
@@ -37,7 +38,6 @@ from tuner.study.screening import constraint_attributes
 from tuner.study.session import WorkerSession
 from tuner.study.sinks import Ending, Publisher, Released, TrialSink
 from tuner.study.verdict import Complete, Continue, Fail, Pause, Prune, Verdict, verdict
-from tuner.trial import EpochReport
 
 T = TypeVar("T")
 

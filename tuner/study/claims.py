@@ -8,6 +8,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
+from tuner.epoch_report import EpochReport
 from tuner.phases import Phase
 from tuner.spec.branches import setting_params
 from tuner.spec.search import AshaPruner
@@ -25,7 +26,7 @@ from tuner.study.screening import by_first_objective, screened
 from tuner.study.space import distributions, misfit, trial_config
 from tuner.study.storage import Choice, FencedStorage
 from tuner.study.store import StudyStore
-from tuner.trial import DatasetInfo, EpochReport, TrialConfig
+from tuner.trial import DatasetInfo, TrialConfig
 
 
 class Claim(NamedTuple):

@@ -2,10 +2,10 @@
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
+from tuner.epoch_report import FIELDS, EpochReport
 from tuner.study import rows, tables
 from tuner.study.records import Ownership
 from tuner.study.study_row import StudyRow
-from tuner.trial import FIELDS, EpochReport
 
 
 def read_reports(

@@ -15,6 +15,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from tuner.epoch_report import EpochReport, History
 from tuner.errors import LeaseLostError, TunerError
 from tuner.phases import PhaseClock
 from tuner.spec.study import StudySpec
@@ -30,7 +31,7 @@ from tuner.study.retrying import LIMIT
 from tuner.study.screening import comparable
 from tuner.study.store import StudyStore
 from tuner.study.verdict import Complete, Continue, Fail, Pause, Prune, Verdict
-from tuner.trial import DatasetInfo, EpochReport, History
+from tuner.trial import DatasetInfo
 
 MAX_BROKEN = 5  # trials in a row that can't be begun for an unknown reason
 NOTHING: Mapping[str, Any] = {}

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, ScalarSelect, Select, func, select
 
+from tuner.epoch_report import DURATIONS, EpochReport
 from tuner.errors import InputError
 from tuner.phases import UNCOUNTED, PhaseSeconds
 from tuner.study import rows, tables
@@ -28,7 +29,6 @@ from tuner.study.records import (
 )
 from tuner.study.study_row import StudyRow
 from tuner.study.workers import WorkerRecord, has_reported, read_workers
-from tuner.trial import DURATIONS, EpochReport
 
 METRIC_NAMES = "study:metric_names"  # Optuna's
 

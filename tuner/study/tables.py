@@ -31,10 +31,10 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.types import TypeEngine
 
+from tuner.epoch_report import FIELDS, ReportField
 from tuner.phases import Phase, PhaseSeconds
 from tuner.study.optuna_internals import models
 from tuner.study.rows import storable
-from tuner.trial import FIELDS, ReportField
 
 metadata = MetaData()  # of our tables alone
 

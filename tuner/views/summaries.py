@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tuner import hints
+from tuner.epoch_report import COMPARED, DURATIONS, FIELDS, History, ReportField
 from tuner.phases import Phase, PhaseSeconds
 from tuner.spec.metrics import OBJECTIVES, objective_field
 from tuner.spec.study import StudySpec
 from tuner.spec.warnings import warnings
 from tuner.study.records import TrialRecord, best_of
 from tuner.study.verdict import collapse_signs, copying_sign
-from tuner.trial import COMPARED, DURATIONS, FIELDS, History, ReportField
 from tuner.views.budgets import budget_plan
 from tuner.views.formatting import number, params_text, size
 
