@@ -2,8 +2,6 @@
 
 from typing import Annotated
 
-import typer
-
 from tuner import hints
 from tuner.cli.app import Task, command, out, print_json
 from tuner.cli.edit import editor
@@ -20,6 +18,7 @@ from tuner.cli.options import (
     Workers,
     WorkersPerDevice,
     open_study,
+    option,
 )
 from tuner.cli.processes import plan_processes
 from tuner.cli.run import run_study
@@ -33,18 +32,10 @@ from tuner.worker_command import WorkerCommand
 
 Top = Annotated[
     int | None,
-    typer.Option(
-        metavar="N",
-        min=1,
-        max=100,
-        help="Configurations to train again. Default: the study's, or 3.",
-    ),
+    option("N", "Configurations to train again. Default: the study's, or 3.", min=1, max=100),
 ]
 Seeds = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N", min=2, max=1000, help="Seeds for each, at most. Default: the study's, or 5."
-    ),
+    int | None, option("N", "Seeds for each, at most. Default: the study's, or 5.", min=2, max=1000)
 ]
 
 

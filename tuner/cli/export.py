@@ -11,7 +11,7 @@ import typer
 from tuner.cli.app import Task, command, out
 from tuner.cli.best import warn_of_changed_code
 from tuner.cli.completion import begun_trials
-from tuner.cli.options import Allow, Artifacts, Storage, StudyName, open_study
+from tuner.cli.options import Allow, Artifacts, Storage, StudyName, open_study, option
 from tuner.cli.writing import check_target, default_target, write_output
 from tuner.environment import STORAGE, MachineOptions, tensorboard_folder
 from tuner.errors import InputError, TunerError
@@ -47,12 +47,12 @@ def export(
     ] = None,
     to: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "FILE",
+            "File to write. Default: stdout. With --to tensorboard: the folder. "
+            "Default: TUNER_TENSORBOARD, else runs.",
             "--out",
             "-o",
-            metavar="FILE",
-            help="File to write. Default: stdout. With --to tensorboard: the folder. "
-            "Default: TUNER_TENSORBOARD, else runs.",
         ),
     ] = None,
 ) -> None:
@@ -118,28 +118,25 @@ def plot(
     name: StudyName,
     kind: Annotated[
         str,
-        typer.Option(
-            metavar=f"[{'|'.join(KINDS)}]",
-            help="Plot to draw; trial: the epochs of one trial.",
+        option(
+            f"[{'|'.join(KINDS)}]",
+            "Plot to draw; trial: the epochs of one trial.",
             autocompletion=lambda: list(KINDS),
         ),
     ],
     to: Annotated[
         Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FILE",
-            help="File to write: .png, .svg or .html. Default: NAME-KIND.html.",
+        option(
+            "FILE", "File to write: .png, .svg or .html. Default: NAME-KIND.html.", "--out", "-o"
         ),
     ] = None,
     storage: Storage = STORAGE,
     trial: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
+        option(
+            "N",
+            "Trial for --kind trial. Default: the best trial.",
             min=0,
-            help="Trial for --kind trial. Default: the best trial.",
             autocompletion=begun_trials,
         ),
     ] = None,
@@ -170,16 +167,11 @@ def plot(
 def report(
     name: StudyName,
     to: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", metavar="FILE.html", help="HTML file to write. Default: NAME.html."
-        ),
+        Path | None, option("FILE.html", "HTML file to write. Default: NAME.html.", "--out", "-o")
     ] = None,
     storage: Storage = STORAGE,
     artifacts: Artifacts = None,
-    samples: Annotated[
-        int, typer.Option(metavar="N", min=0, max=20, help="Number of trials to show samples of.")
-    ] = 3,
+    samples: Annotated[int, option("N", "Number of trials to show samples of.", min=0, max=20)] = 3,
     allow: Allow = None,
 ) -> None:
     """Write a study as one HTML page that needs no network.

@@ -9,64 +9,57 @@ import typer
 
 from tuner.cli.app import out
 from tuner.cli.launch import launch
-from tuner.cli.options import Allow, Artifacts, Storage, StudyName
+from tuner.cli.options import Allow, Artifacts, Storage, StudyName, option
 from tuner.environment import STORAGE
 from tuner.errors import InputError, TunerError
 from tuner.launch.kubernetes import SPOT, Pods, manifests, placement, spot_platform
 from tuner.launch.workers import Workers, remote_artifacts, remote_storage
 from tuner.run.signals import GRACE
 
-
-def _option(metavar: str, help_text: str) -> object:
-    return typer.Option(metavar=metavar, help=help_text)
-
-
-Count = Annotated[
-    int, typer.Option("--workers", metavar="N", min=1, max=10_000, help="Number of workers.")
-]
-Image = Annotated[str, _option("IMAGE", "Container image with tuner, see the Dockerfile.")]
-Gpu = Annotated[int, typer.Option(metavar="N", min=0, max=1, help="GPUs of each worker.")]
-Cpu = Annotated[str, _option("CORES", "CPU cores that each worker requests.")]
-Memory = Annotated[str, _option("SIZE", "Memory of each worker, e.g. 16Gi.")]
-OnSpot = Annotated[str | None, _option("|".join(SPOT), "Run on the spot nodes of this platform.")]
+Count = Annotated[int, option("N", "Number of workers.", "--workers", min=1, max=10_000)]
+Image = Annotated[str, option("IMAGE", "Container image with tuner, see the Dockerfile.")]
+Gpu = Annotated[int, option("N", "GPUs of each worker.", min=0, max=1)]
+Cpu = Annotated[str, option("CORES", "CPU cores that each worker requests.")]
+Memory = Annotated[str, option("SIZE", "Memory of each worker, e.g. 16Gi.")]
+OnSpot = Annotated[str | None, option("|".join(SPOT), "Run on the spot nodes of this platform.")]
 NodeSelector = Annotated[
-    list[str] | None, _option("KEY=VALUE", "Label that nodes must have. Can be repeated.")
+    list[str] | None, option("KEY=VALUE", "Label that nodes must have. Can be repeated.")
 ]
 Toleration = Annotated[
     list[str] | None,
-    _option("KEY=VALUE:EFFECT", "Taint that the workers tolerate. Can be repeated."),
+    option("KEY=VALUE:EFFECT", "Taint that the workers tolerate. Can be repeated."),
 ]
 Namespace = Annotated[
-    str | None, _option("NAME", "Namespace. Default: that of kubectl's current context.")
+    str | None, option("NAME", "Namespace. Default: that of kubectl's current context.")
 ]
 PasswordFrom = Annotated[
-    str, _option("SECRET", "Existing Secret whose key `password` is the database's password.")
+    str, option("SECRET", "Existing Secret whose key `password` is the database's password.")
 ]
 EnvFrom = Annotated[
     list[str] | None,
-    _option(
+    option(
         "SECRET",
         "Existing Secret whose keys become environment variables, e.g. AWS_ACCESS_KEY_ID. "
         "Can be repeated.",
     ),
 ]
 ServiceAccount = Annotated[
-    str | None, _option("NAME", "ServiceAccount, e.g. one with access to the bucket.")
+    str | None, option("NAME", "ServiceAccount, e.g. one with access to the bucket.")
 ]
 ArtifactsClaim = Annotated[
     str | None,
-    _option(
+    option(
         "CLAIM", "PersistentVolumeClaim with the artifact store's folder; replaces --artifacts."
     ),
 ]
-DataClaim = Annotated[str | None, _option("CLAIM", "PersistentVolumeClaim with the images.")]
+DataClaim = Annotated[str | None, option("CLAIM", "PersistentVolumeClaim with the images.")]
 Grace = Annotated[
     float | None,
-    typer.Option(
-        metavar="SECONDS",
-        min=0,
-        help="Seconds to let the current epoch finish when a pod is stopped. "
+    option(
+        "SECONDS",
+        "Seconds to let the current epoch finish when a pod is stopped. "
         "Default: 25, or what the platform's spot nodes allow.",
+        min=0,
     ),
 ]
 Render = Annotated[

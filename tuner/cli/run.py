@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Annotated, Any
 
-import typer
-
 from tuner import hints
 from tuner.cli.app import Task, command, out
 from tuner.cli.best import show_best
@@ -27,6 +25,7 @@ from tuner.cli.options import (
     Workers,
     WorkersPerDevice,
     database_words,
+    option,
 )
 from tuner.cli.processes import Processes, plan_processes, run_processes
 from tuner.data.listing import check_data_option
@@ -48,9 +47,7 @@ from tuner.views import budgets, studies, summaries
 from tuner.views.progress import progress_view
 from tuner.worker_command import WorkerCommand
 
-Name = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Name of the study. Default: the study file's.")
-]
+Name = Annotated[str | None, option("NAME", "Name of the study. Default: the study file's.")]
 
 
 @command(Task.RUN, uses_jax=True)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from tuner.cli.app import Task, command, err, out, print_json
 from tuner.cli.completion import study_names
-from tuner.cli.options import AsJson, Storage, database_words, open_study
+from tuner.cli.options import AsJson, Storage, database_words, open_study, option
 from tuner.cli.steer import print_no_worker
 from tuner.environment import STORAGE
 from tuner.errors import InputError, StorageError
@@ -48,9 +48,9 @@ def status(
     ] = False,
     every: Annotated[
         float | None,
-        typer.Option(
-            metavar="SECONDS",
-            help=f"Refresh interval of --watch in seconds, {SHORTEST:g} to {LONGEST:g}. "
+        option(
+            "SECONDS",
+            f"Refresh interval of --watch in seconds, {SHORTEST:g} to {LONGEST:g}. "
             f"Default: {INTERVAL:g}.",
         ),
     ] = None,

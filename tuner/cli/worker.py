@@ -21,6 +21,7 @@ from tuner.cli.options import (
     Trials,
     Weights,
     WorkersPerDevice,
+    option,
 )
 from tuner.cli.processes import plan_processes, run_processes
 from tuner.cli.run import serving_metrics, to_go_on
@@ -35,12 +36,12 @@ from tuner.worker_command import WorkerCommand
 
 SignalExitCode = Annotated[
     int,
-    typer.Option(
-        metavar="N",
+    option(
+        "N",
+        "Exit code if a signal stops the worker while trials are left, for schedulers that "
+        "then restart it, e.g. 75.",
         min=0,
         max=125,
-        help="Exit code if a signal stops the worker while trials are left, for schedulers that "
-        "then restart it, e.g. 75.",
     ),
 ]
 Events = Annotated[bool, typer.Option("--events", hidden=True)]

@@ -154,7 +154,7 @@ def _problem_of(
 
 
 def known_params(trial: FrozenTrial) -> dict[str, Any] | None:
-    """The parameters that a trial was queued with or has; None if they are no parameters."""
+    """The parameters that a trial was queued with or has; None if what was queued is unusable."""
     queued = trial.system_attrs.get("fixed_params", {})
     return queued | trial.params if isinstance(queued, dict) else None
 

@@ -1,4 +1,4 @@
-"""Which trial a worker takes next: one left behind, a paused, queued or new one, a confirmation."""
+"""Which trial a worker takes next: left behind, paused, queued, new, or confirming the winner."""
 
 from collections.abc import Callable
 from typing import Any

@@ -49,13 +49,10 @@ class StudyStore(StudyRow):
     def remaining(self) -> int:
         """The number of trials still to finish, then that of runs that may still have to confirm
         the winner. Failed trials do not count as finished."""
-        left = self.search_remaining()
-        return left if left > 0 else self._runs_left()
-
-    def _runs_left(self) -> int:
-        if not self.spec.confirm.top:
-            return 0
-        return self.confirmation().runs_left(self.spec.confirm.seeds)
+        left, confirm = self.search_remaining(), self.spec.confirm
+        if left > 0 or not confirm.top:
+            return max(left, 0)
+        return self.confirmation().runs_left(confirm.seeds)
 
     def confirmation(self, *, reports: bool = False) -> Confirmation:
         """The confirmation of the winner as far as it has come; ``reports``: with the epochs."""

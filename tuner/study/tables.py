@@ -63,7 +63,7 @@ studies = Table(
     Column("created_at", Double, nullable=False),
     Column("artifacts", Text),  # where the study's files are; no credentials
     Column("stop_at", Double),  # workers that joined earlier must leave
-    Column("preparer", String(32)),  # the worker that prepares what all share: see leases
+    Column("preparer", String(32)),  # the worker that prepares what all share
     Column("preparer_until", Double),
     Column("fingerprint", Text),  # JSON: see the module fingerprint
     Column("ended_reason", Text),  # why the search ended before its total
