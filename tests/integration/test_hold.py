@@ -1,4 +1,4 @@
-"""Studies on hold: workers release their trials and wait until the study goes on."""
+"""Studies on hold: workers release their trials and wait until the study is resumed."""
 
 import json
 import threading
@@ -31,8 +31,8 @@ url, studies, sqlite = study_databases.url, study_databases.studies, study_datab
 
 def waiting() -> list[str]:
     """The messages of a worker that waits."""
-    go_on = hints.command("resume", "s")
-    return [f"waiting: the study is on hold; to let it go on, run: {go_on}"]
+    resume = hints.command("resume", "s")
+    return [f"waiting: the study is on hold; to resume it, run: {resume}"]
 
 
 class GatedTrainer(FakeTrainer):
@@ -200,10 +200,10 @@ def test_the_commands_say_what_happens(
         assert call(*words) == 0
         return capsys.readouterr().out
 
-    on_hold = "On hold: no trial begins or goes on until tuner resume s is run."
+    on_hold = "On hold: no trial begins or resumes until tuner resume s is run."
     assert output("resume", "s") == "Study 's' is not on hold.\n"
     assert output("pause", "s") == (
-        "Study 's' is on hold; no workers are running. To let it go on: tuner resume s\n"
+        "Study 's' is on hold; no workers are running. To resume it: tuner resume s\n"
     )
     assert output("pause", "s") == "Study 's' is on hold already.\n"
     assert on_hold in output("status", "s")
@@ -211,9 +211,9 @@ def test_the_commands_say_what_happens(
     assert "s (on hold)" in output("list")
     assert StudyPoller(store).look().on_hold
     start = "to start one: tuner worker s"
-    assert output("resume", "s") == f"Study 's' goes on, but no workers are running; {start}\n"
+    assert output("resume", "s") == f"Study 's' is resumed, but no workers are running; {start}\n"
     assert on_hold not in output("status", "s")
     assert not StudyPoller(store).look().on_hold
     sqlite.join()
     assert "; 1 worker will wait after the current epoch. To" in output("pause", "s")
-    assert output("resume", "s") == "Study 's' goes on, with 1 worker.\n"
+    assert output("resume", "s") == "Study 's' is resumed, with 1 worker.\n"

@@ -57,7 +57,7 @@ def confirm(
     """Train the best configurations again, with fresh seeds.
 
     For a study whose search has ended. A configuration that can no longer be the best gets no
-    further seed. Other workers may join. Ctrl-C stops; the same command goes on.
+    further seed. Other workers may join. Ctrl-C stops; the same command resumes.
 
     Example: tuner confirm quickstart --top 3 --seeds 5
     """

@@ -104,8 +104,8 @@ class Worker:
 
     def _why_waiting(self, idle: Idle) -> str:
         if idle is Idle.ON_HOLD:
-            go_on = hints.command("resume", self.session.store.name)
-            return f"waiting: the study is on hold; to let it go on, run: {go_on}"
+            resume = hints.command("resume", self.session.store.name)
+            return f"waiting: the study is on hold; to resume it, run: {resume}"
         return "waiting: other workers run the last trials"
 
     def _clean_up(self) -> None:

@@ -192,8 +192,8 @@ class WorkerSession(WorkerPresence):
 
     @persistent
     def _pause_at(self, claim: Claim, epoch: int) -> Pause | None:
-        """Whether the trial pauses after ``epoch``. If it passes a rung, that is stored, so after a
-        crash it can't be decided otherwise."""
+        """Whether the trial pauses after ``epoch``. A rung that it passes is stored: a crash can't
+        change the decision."""
         promoter = self._search.promoter
         assert promoter is not None
         if epoch <= claim.rung or not promoter.is_rung(claim.number, epoch):

@@ -61,7 +61,7 @@ def counted(trials: int) -> str:
 
 def hold_line(name: str) -> str:
     """How to end the hold of a study that is on hold."""
-    return f"On hold: no trial begins or goes on until {hints.command('resume', name)} is run."
+    return f"On hold: no trial begins or resumes until {hints.command('resume', name)} is run."
 
 
 def no_worker_line(*names: str, where: Sequence[str] = ()) -> str:
