@@ -76,7 +76,7 @@ class WorkerSession(WorkerPresence):
             self._marks = {}
             # A lease is lost here if this process was suspended: take the next trial.
             with contextlib.suppress(LeaseLostError):
-                taken = self._next()
+                taken = self._persist(lambda: self._trials.take(self._search))
                 if isinstance(taken, Idle):
                     return taken
                 self._last = taken.trial_id, self._storage.held[taken.trial_id]
@@ -98,10 +98,6 @@ class WorkerSession(WorkerPresence):
         if (spec := self.store.spec) is not self.spec:
             self.when_edited(spec)
             self.spec, self._search = spec, Search.of(self.store, spec)
-
-    @persistent
-    def _next(self) -> Taken | Idle:
-        return self._trials.take(self._search)
 
     @persistent
     def is_budget_spent(self) -> bool:
