@@ -33,6 +33,7 @@ import psycopg
 from optuna.trial import TrialState
 from postgres import PASSWORD, Postgres, free_port
 
+from tuner.epoch_report import EpochReport
 from tuner.spec.loading import parse_spec
 from tuner.study.claims import Claim
 from tuner.study.creation import create_study
@@ -40,7 +41,7 @@ from tuner.study.database import Database
 from tuner.study.session import WorkerSession
 from tuner.study.store import StudyStore
 from tuner.study.verdict import Continue, verdict
-from tuner.trial import DatasetInfo, EpochReport
+from tuner.trial import DatasetInfo
 
 TRIALS, EPOCHS = 1000, 50
 COLUMNS = (

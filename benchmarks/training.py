@@ -3,6 +3,7 @@
 import tempfile
 
 from tuner.data import load_images
+from tuner.epoch_report import EpochReport
 from tuner.files.stores import open_store
 from tuner.files.study_files import StudyFiles
 from tuner.run.evaluator import Evaluator
@@ -10,7 +11,6 @@ from tuner.run.sharing import shared_measures
 from tuner.run.trainer import Trainer
 from tuner.spec.study import StudySpec
 from tuner.study.space import trial_config
-from tuner.trial import EpochReport
 
 
 def temporary_evaluator(spec: StudySpec) -> Evaluator:

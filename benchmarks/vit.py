@@ -115,7 +115,7 @@ def compare_full() -> None:
             published: np.asarray(rule.draw(published, shape))
             for published, shape in weights.published_shapes(size).items()
         }
-        loaded = weights.device_weights(weights.from_published(arrays, size, name))
+        loaded = jax.device_put(weights.from_published(arrays, size, name))
         network = weights.network_of(size, loaded)
         found = jax.jit(lambda x, n=network, s=size: n(vit.prepare(x, s)))(rule.images())
         error = np.linalg.norm(found - expected) / np.linalg.norm(expected)

@@ -18,6 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from tuner.cli import app
 from tuner.cli.app import Commands, Task
+from tuner.epoch_report import FIELDS
 from tuner.launch import kubernetes
 from tuner.launch.workers import Workers
 from tuner.run import monitoring
@@ -37,7 +38,6 @@ from tuner.spec.study import (
 )
 from tuner.spec.tracking import NotifySection, TrackingSection
 from tuner.spec.trial import TrialSection, kind_of, setting_names
-from tuner.trial import FIELDS
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent

@@ -10,6 +10,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from tuner.epoch_report import EpochReport
 from tuner.errors import InputError
 from tuner.spec.kinds import Kind, Name
 from tuner.spec.loading import parse_spec
@@ -17,7 +18,7 @@ from tuner.spec.study import StudySpec
 from tuner.spec.trial import kind_of, setting_names
 from tuner.study.database import Database
 from tuner.study.space import trial_config
-from tuner.trial import DatasetInfo, EpochReport, Hyperparameters
+from tuner.trial import DatasetInfo, Hyperparameters
 
 SHAPE = (32, 32, 1)
 DATASET = DatasetInfo(SHAPE, 64_000, 10)

@@ -105,6 +105,19 @@ def unpruned_study(
     return UNPRUNED_STUDY.format(**locals())
 
 
+def write_example(folder: Path, page: str, module: str, digits: Path, more: str = "") -> Path:
+    """Write the example of a page of docs/: a study file next to its package. ``more`` are further
+    lines of its section [data]."""
+    text = (Path(__file__).parents[1] / "docs" / page).read_text()
+    blocks = dict(re.findall(r"```(python|toml)\n(.*?)```", text, re.DOTALL))
+    (folder / "mypackage").mkdir()
+    (folder / "mypackage" / "__init__.py").write_text("")
+    (folder / "mypackage" / f"{module}.py").write_text(blocks["python"])
+    data = f'[data]\nsource = "idx"\npath = "{digits}"\n{more}'
+    (folder / "own.toml").write_text(blocks["toml"] + data)
+    return folder
+
+
 def run(
     folder: Path, environment: dict[str, str], *words: str, answer: str = ""
 ) -> subprocess.CompletedProcess[str]:

@@ -10,10 +10,10 @@ from builders import epoch, spec_of
 from PIL import Image
 from trials import claim_of
 
+from tuner.epoch_report import EpochReport
 from tuner.study.claims import Claim
 from tuner.study.sinks import Ending
 from tuner.tracking.sink import TrackingSink
-from tuner.trial import EpochReport
 
 FOLDER = "faces-0123abcd"
 

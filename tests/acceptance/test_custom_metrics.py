@@ -5,22 +5,15 @@ import re
 from pathlib import Path
 
 import pytest
-from processes import Tuner
+from processes import Tuner, write_example
 
-DOC = Path(__file__).parents[2] / "docs" / "metrics.md"
-BLOCKS = dict(re.findall(r"```(python|toml)\n(.*?)```", DOC.read_text(), re.DOTALL))
 MISS, COVER = "mypackage.metrics:miss_rate", "mypackage.metrics:cover_rate"
 
 
 @pytest.fixture
 def folder(tmp_path: Path, digits: Path) -> Path:
     """A study file next to the package of the example."""
-    (tmp_path / "mypackage").mkdir()
-    (tmp_path / "mypackage" / "__init__.py").write_text("")
-    (tmp_path / "mypackage" / "metrics.py").write_text(BLOCKS["python"])
-    data = f'[data]\nsource = "idx"\npath = "{digits}"\nholdout = 0.2\n'
-    (tmp_path / "own.toml").write_text(BLOCKS["toml"] + data)
-    return tmp_path
+    return write_example(tmp_path, "metrics.md", "metrics", digits, "holdout = 0.2\n")
 
 
 def test_the_example_runs_where_it_is_allowed_and_nowhere_else(folder: Path, tuner: Tuner) -> None:

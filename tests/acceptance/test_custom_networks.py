@@ -1,30 +1,21 @@
 """Custom networks: the example in docs/networks.md, run unchanged."""
 
-import re
 from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
 import pytest
 from postgres import PASSWORD, Postgres
-from processes import Machine, Tuner
+from processes import Machine, Tuner, write_example
 
 from tuner import open_study
 from tuner.errors import InputError
-
-DOC = Path(__file__).parents[2] / "docs" / "networks.md"
-BLOCKS = dict(re.findall(r"```(\w+)\n(.*?)```", DOC.read_text(), re.DOTALL))
 
 
 @pytest.fixture
 def folder(tmp_path: Path, digits: Path) -> Path:
     """A study file next to the package of the example."""
-    (tmp_path / "mypackage").mkdir()
-    (tmp_path / "mypackage" / "__init__.py").write_text("")
-    (tmp_path / "mypackage" / "models.py").write_text(BLOCKS["python"])
-    data = f'[data]\nsource = "idx"\npath = "{digits}"\n'
-    (tmp_path / "own.toml").write_text(BLOCKS["toml"] + data)
-    return tmp_path
+    return write_example(tmp_path, "networks.md", "models", digits)
 
 
 def test_the_example_runs_where_it_is_allowed_and_nowhere_else(

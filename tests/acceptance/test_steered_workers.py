@@ -103,14 +103,14 @@ def test_impossible_requests_are_refused(desk: Desk) -> None:
 def test_a_study_on_hold_waits_and_goes_on_from_its_checkpoints(desk: Desk) -> None:
     assert "2 workers will wait after the current epoch" in desk.here.succeeds("pause", "s")
     for sweep in desk.sweeps:
-        sweep.wait_for("waiting: the study is on hold; to let it go on, run: tuner resume s")
+        sweep.wait_for("waiting: the study is on hold; to resume it, run: tuner resume s")
     free = {number: lease for number, lease in desk.rows.leases().items() if number in (2, 3)}
     assert {lease.status for lease in free.values()} == {"free"}
     [folder] = (desk.here.folder / "tuner-data/artifacts").glob("s-*")
     for number, lease in free.items():
         name = f"epoch-{lease.epoch:06d}-{lease.token:06d}.safetensors"
         assert (folder / f"checkpoints/trial-{number:05d}/{name}").exists()
-    assert "goes on, with 2 workers" in desk.here.succeeds("resume", "s")
+    assert "is resumed, with 2 workers" in desk.here.succeeds("resume", "s")
     resumed = set()
     for sweep in desk.sweeps:
         found = sweep.wait_for(r"trial (\d) continues after epoch (\d+)")

@@ -9,24 +9,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import study_databases
-from builders import DATASET, epoch
+from fake_trainer import FakeTrainer, run_trials
 from study_databases import RANDOM, Studies
 
+from tuner.epoch_report import EpochReport
 from tuner.errors import TunerError
 from tuner.files.study_files import open_files
-from tuner.phases import PhaseClock
-from tuner.run.precompile import Precompiler
-from tuner.run.signals import Stop
-from tuner.run.watchdog import Watchdog
-from tuner.run.worker import Worker
 from tuner.study.database import Database
 from tuner.study.session import WorkerSession
-from tuner.study.sinks import Publisher, Sinks
 from tuner.study.store import StudyStore
-from tuner.trial import EpochReport
 
 url, studies = study_databases.url, study_databases.studies
 
@@ -35,41 +28,21 @@ KILLS = 5
 _processes = multiprocessing.get_context("forkserver")
 
 
-class SlowTrainer:
-    """Trains nothing, in a few milliseconds."""
-
-    dataset, classes, samples = DATASET, 0, None
-
-    def __init__(self) -> None:
-        self.clock, self.epoch = PhaseClock(), 0
-
-    def load(self, config: Any, state: Any = None, epoch: int = 0) -> None:
-        self.epoch = epoch
+class SlowTrainer(FakeTrainer):
+    """Takes a few milliseconds for an epoch."""
 
     def run_epoch(self) -> EpochReport:
         time.sleep(random.uniform(0.02, 0.2))
-        self.epoch += 1
-        return epoch(self.epoch, 100.0 / self.epoch)
-
-    def packed_state(self) -> dict[str, Any]:
-        return {"weights": np.zeros(8, np.float32)}
-
-    packed_generator = packed_state
-
-    def appraise(self, arrays: Any) -> tuple[float, None]:
-        return 9.0, None
+        return super().run_epoch()
 
 
 def work(url: str, folder: str) -> None:
     """A worker process. One that can't go on exits, as the command would."""
     store = StudyStore(Database(url), "s")
     session = WorkerSession(store, study_databases.MACHINE, lambda text: None, 60.0)
-    files, trainer, stop = open_files(store, folder), SlowTrainer(), Stop()
-    stand_in: Any = trainer
-    with session.joined(), Watchdog(session, stop, lambda text: None, None).watching() as dog:
-        ahead = Precompiler(session)
+    with session.joined():
         try:
-            Worker(session, stand_in, files, Sinks(), Publisher(), dog, stop, ahead).work()
+            run_trials(session, SlowTrainer(), open_files(store, folder))
         except TunerError as error:
             raise SystemExit(str(error)) from None
 

@@ -3,22 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import study_databases
-from builders import DATASET, epoch
+from builders import epoch
+from fake_trainer import FakeTrainer, run_trials
 from optuna.trial import FrozenTrial, TrialState
 from study_databases import EXPIRE_LEASES, Studies, claim
 
+from tuner.epoch_report import EpochReport
 from tuner.files.study_files import open_files
-from tuner.phases import PhaseClock
-from tuner.run.precompile import Precompiler
-from tuner.run.signals import Stop
-from tuner.run.watchdog import Watchdog
-from tuner.run.worker import Worker
 from tuner.study.edits import edit
 from tuner.study.screening import screened
-from tuner.study.sinks import Publisher, Sinks
-from tuner.trial import EpochReport
 
 url, studies, sqlite = study_databases.url, study_databases.studies, study_databases.sqlite
 
@@ -37,13 +31,12 @@ n_startup_trials = 6
 """
 
 
-class FakeTrainer:
-    """Trains nothing: lower learning rates are better."""
-
-    dataset, classes, samples = DATASET, 0, None
+class RecordingTrainer(FakeTrainer):
+    """Records the width of each trial. Lower learning rates are better."""
 
     def __init__(self) -> None:
-        self.clock, self.trained = PhaseClock(), list[int]()
+        super().__init__()
+        self.trained = list[int]()
 
     def load(self, config: Any, state: Any = None, epoch: int = 0) -> None:
         self.epoch, self._fid = epoch, 1e4 * config.hyperparameters.generator_learning_rate
@@ -53,23 +46,11 @@ class FakeTrainer:
         self.epoch += 1
         return epoch(self.epoch, self._fid)
 
-    def appraise(self, *_: Any) -> tuple[float, None]:
-        return 9.0, None
 
-    def packed_generator(self) -> dict[str, Any]:
-        return {"weights": np.zeros(8, np.float32)}
-
-    packed_state = packed_generator
-
-
-def work(studies: Studies, folder: Path) -> FakeTrainer:
+def work(studies: Studies, folder: Path) -> RecordingTrainer:
     """Run the study's trials with one worker."""
-    session, trainer, stop = studies.join(), FakeTrainer(), Stop()
-    stand_in: Any = trainer
-    files = open_files(session.store, str(folder))
-    with Watchdog(session, stop, print, None).watching() as watchdog:
-        parts = (session, stand_in, files, Sinks(), Publisher(), watchdog, stop)
-        Worker(*parts, Precompiler(session)).work()
+    session, trainer = studies.join(), RecordingTrainer()
+    run_trials(session, trainer, open_files(session.store, str(folder)))
     return trainer
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import sqlalchemy
 from tuner.metrics.evaluate import reference_statistics, scores
 from tuner.study import database
-from tuner.trial import FIELDS
+from tuner.epoch_report import FIELDS
 
 real = np.random.default_rng(0).normal(size=(40, 4))
 found = scores(reference_statistics(real, None, 0, 20), real + 1)

@@ -24,6 +24,7 @@ from tuner.study.claims import Claim
 from tuner.study.creation import study_summaries
 from tuner.study.curves import curves_of, rank_correlations
 from tuner.study.database import Database
+from tuner.study.epochs import ownership_history
 from tuner.study.session import WorkerSession
 from tuner.study.snapshot import StudyPoller
 from tuner.study.store import StudyStore
@@ -159,7 +160,7 @@ def show_trials(store: StudyStore) -> None:
     for trial in store.trials():
         if trial.number < 2:
             trial_curves(store.spec, trial)
-        known = store.ownership_history(trial.number), store.traceback(trial.number)
+        known = ownership_history(store, trial.number), store.traceback(trial.number)
         render(trial_view(store.spec, trial, *known, 80))
         trial_details(store.spec, trial, *known, None)
         notebook_html.trial_card(store.spec, trial, "s")

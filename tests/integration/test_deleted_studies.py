@@ -50,7 +50,9 @@ def work_on(session: WorkerSession, claimed: Claim) -> None:
         session._heart.beat,
         session.may_prepare,
         session.prepared,
-        lambda: session._study._storage.set_study_system_attr(session.store.study_id, "qmc:x", 3),
+        lambda: session._search.study._storage.set_study_system_attr(
+            session.store.study_id, "qmc:x", 3
+        ),
         lambda: publish(session.store, 100, 1.0, {"value": "{}"}, "ours"),
         lambda: session.claim(DATASET),
         session.leave_at_once,

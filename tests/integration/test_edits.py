@@ -48,7 +48,7 @@ def test_a_running_worker_follows_at_its_next_claim(studies: Studies) -> None:
     rates = [rate(session) for _ in range(9)]
     assert min(rates) >= 1e-3
     assert (session.spec, session.spec.pruner.name) == (store.spec, "median")
-    assert type(session._study.pruner) is type(make_pruner(store.spec))
+    assert type(session._search.study.pruner) is type(make_pruner(store.spec))
     assert studies.join().spec == store.spec
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from builders import DATASET, RANGES, epoch, spec_of
 
+from tuner.epoch_report import EpochReport
 from tuner.phases import LASTING, Phase, PhaseClock
 from tuner.run.events import EventWriter, replay
 from tuner.study.claims import Claim
 from tuner.study.sinks import Ending, Released
 from tuner.study.space import trial_config
 from tuner.study.verdict import Complete, Fail, Prune
-from tuner.trial import EpochReport
 
 PARAMS = {"learning_rate": 1.234567890123e-4, "beta1": 0.1 + 0.2, "optimizer": "adam"}
 

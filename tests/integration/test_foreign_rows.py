@@ -144,7 +144,7 @@ def test_an_added_result_within_the_space_counts_for_the_sampler(studies: Studie
         create_trial(params=POINT, distributions=OURS | wider, value=1.0)
     )
     session = studies.join()
-    [seen] = session._study.trials
+    [seen] = session._search.study.trials
     assert seen.params == POINT
     assert seen.distributions == OURS
 

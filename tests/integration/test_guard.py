@@ -7,6 +7,7 @@ import pytest
 from real_digits import write_digits
 
 from tuner.data import load_images
+from tuner.epoch_report import EpochReport
 from tuner.files.stores import open_store
 from tuner.files.study_files import StudyFiles
 from tuner.run.evaluator import Evaluator
@@ -16,7 +17,6 @@ from tuner.spec.guard import GuardSection
 from tuner.spec.loading import parse_spec
 from tuner.study.space import trial_config
 from tuner.study.verdict import Complete, Continue, Prune, Verdict, verdict
-from tuner.trial import EpochReport
 
 EPOCHS = 5
 

@@ -1,68 +1,51 @@
-"""Studies on hold: workers release their trials and wait until the study goes on."""
+"""Studies on hold: workers release their trials and wait until the study is resumed."""
 
 import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import study_databases
-from builders import DATASET, epoch
+from builders import DATASET
 from command_line import call
+from fake_trainer import FakeTrainer, run_trials
 from study_databases import EXPIRE_LEASES, RANDOM, Studies, claim, eventually, report, run
 
 from tuner import hints
+from tuner.epoch_report import EpochReport
 from tuner.errors import StorageError
 from tuner.files.checkpoints import CHECKPOINTS
 from tuner.files.study_files import open_files
-from tuner.phases import PhaseClock
-from tuner.run.precompile import Precompiler
 from tuner.run.signals import Stop
-from tuner.run.watchdog import Watchdog
-from tuner.run.worker import NO_LIMITS, Limits, Worker
+from tuner.run.worker import NO_LIMITS, Limits
 from tuner.study import steering
 from tuner.study.claims import Idle
-from tuner.study.sinks import Publisher, Sinks
+from tuner.study.sinks import Sinks
 from tuner.study.snapshot import StudyPoller
 from tuner.study.verdict import Complete
-from tuner.trial import EpochReport
 
 url, studies, sqlite = study_databases.url, study_databases.studies, study_databases.sqlite
 
 
 def waiting() -> list[str]:
     """The messages of a worker that waits."""
-    go_on = hints.command("resume", "s")
-    return [f"waiting: the study is on hold; to let it go on, run: {go_on}"]
+    resume = hints.command("resume", "s")
+    return [f"waiting: the study is on hold; to resume it, run: {resume}"]
 
 
-class GatedTrainer:
-    """Trains nothing; no epoch after the first one ends before the gate is open."""
-
-    dataset, classes, samples = DATASET, 0, None
+class GatedTrainer(FakeTrainer):
+    """No epoch after the first one ends before the gate is open."""
 
     def __init__(self) -> None:
-        self.clock, self.gate = PhaseClock(), threading.Event()
-        self.epoch = 0
-
-    def load(self, config: Any, state: Any = None, epoch: int = 0) -> None:
-        self.epoch = epoch
+        super().__init__()
+        self.gate = threading.Event()
 
     def run_epoch(self) -> EpochReport:
-        self.epoch += 1
+        report = super().run_epoch()
         assert self.epoch == 1 or self.gate.wait(60)
-        return epoch(self.epoch, 100.0 / self.epoch)
-
-    def appraise(self, *_: Any) -> tuple[float, None]:
-        return 9.0, None
-
-    def packed_state(self) -> dict[str, Any]:
-        return {"weights": np.zeros(8, np.float32)}
-
-    packed_generator = packed_state
+        return report
 
 
 class Messages(Sinks):
@@ -81,15 +64,9 @@ class Running:
         self.session, self.trainer, self.sink = studies.join(), GatedTrainer(), Messages()
         self.stop = Stop()
         self.files = open_files(self.session.store, str(folder))
-        self.thread = threading.Thread(target=self._work, args=(limits,))
+        parts = (self.session, self.trainer, self.files, self.sink, None, self.stop, limits)
+        self.thread = threading.Thread(target=run_trials, args=parts)
         self.thread.start()
-
-    def _work(self, limits: Limits) -> None:
-        trainer: Any = self.trainer
-        with Watchdog(self.session, self.stop, print, None).watching() as watchdog:
-            ahead = Precompiler(self.session)
-            parts = (self.session, trainer, self.files, self.sink, Publisher(), watchdog)
-            Worker(*parts, self.stop, ahead).work(limits)
 
     def ends(self) -> bool:
         self.thread.join(60)
@@ -223,10 +200,10 @@ def test_the_commands_say_what_happens(
         assert call(*words) == 0
         return capsys.readouterr().out
 
-    on_hold = "On hold: no trial begins or goes on until tuner resume s is run."
+    on_hold = "On hold: no trial begins or resumes until tuner resume s is run."
     assert output("resume", "s") == "Study 's' is not on hold.\n"
     assert output("pause", "s") == (
-        "Study 's' is on hold; no workers are running. To let it go on: tuner resume s\n"
+        "Study 's' is on hold; no workers are running. To resume it: tuner resume s\n"
     )
     assert output("pause", "s") == "Study 's' is on hold already.\n"
     assert on_hold in output("status", "s")
@@ -234,9 +211,9 @@ def test_the_commands_say_what_happens(
     assert "s (on hold)" in output("list")
     assert StudyPoller(store).look().on_hold
     start = "to start one: tuner worker s"
-    assert output("resume", "s") == f"Study 's' goes on, but no workers are running; {start}\n"
+    assert output("resume", "s") == f"Study 's' is resumed, but no workers are running; {start}\n"
     assert on_hold not in output("status", "s")
     assert not StudyPoller(store).look().on_hold
     sqlite.join()
     assert "; 1 worker will wait after the current epoch. To" in output("pause", "s")
-    assert output("resume", "s") == "Study 's' goes on, with 1 worker.\n"
+    assert output("resume", "s") == "Study 's' is resumed, with 1 worker.\n"

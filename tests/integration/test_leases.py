@@ -323,7 +323,7 @@ def test_concurrent_workers_lease_an_orphan_once(studies: Studies) -> None:
     with ThreadPoolExecutor() as pool:
         with other.transaction() as inner:
             leases.lease_orphans(inner, store.key)
-            found = pool.submit(session._persist, session._idle)  # the last step of claim
+            found = pool.submit(session._persist, session._trials.idle)  # the last step of claim
             wait_for_a_blocked_connection(studies)
         assert found.result() is Idle.WAIT
     assert len(studies.leases()) == 1
@@ -346,7 +346,7 @@ def test_a_trial_lost_during_sampling_is_left_to_its_owner(
     """The worker was suspended during sampling until another worker took the trial."""
     studies.create()
     session, other = studies.join(), studies.join()
-    sampler = type(session._study.sampler)
+    sampler = type(session._search.study.sampler)
     draw = sampler.sample_independent
 
     def draw_after_losing_the_trial(*args: Any) -> Any:

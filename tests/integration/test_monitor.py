@@ -5,12 +5,12 @@ import study_databases
 from builders import DATASET, RANGES, epoch, spec_of
 from study_databases import Studies
 
+from tuner.epoch_report import EpochReport
 from tuner.run.monitoring import Monitor, ports
 from tuner.study.claims import Claim
 from tuner.study.sinks import Released
 from tuner.study.space import trial_config
 from tuner.study.verdict import Complete, Fail, Pause, Prune
-from tuner.trial import EpochReport
 
 sqlite = study_databases.sqlite
 

@@ -19,13 +19,13 @@ from study_databases import Studies, claim, report, run, spec
 import tuner
 from tuner import hints
 from tuner.cli.export import KINDS
+from tuner.epoch_report import FIELDS
 from tuner.errors import InputError, StorageError
 from tuner.notebook import Study
 from tuner.spec.trial import setting_names
 from tuner.study import steering
 from tuner.study.creation import create_study
 from tuner.study.verdict import Complete, Fail, Prune
-from tuner.trial import FIELDS
 from tuner.views.data_frames import AFTER, BEFORE
 from tuner.views.notebook_html import study_card
 

@@ -13,6 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from study_databases import EXPIRE_LEASES, Studies, claim, each_lost_commit
 
+from tuner.epoch_report import EpochReport
 from tuner.errors import InputError
 from tuner.study.claims import Claim
 from tuner.study.creation import create_study
@@ -20,7 +21,6 @@ from tuner.study.screening import screened
 from tuner.study.session import WorkerSession
 from tuner.study.store import StudyStore
 from tuner.study.verdict import Complete, Fail, Pause, Prune
-from tuner.trial import EpochReport
 from tuner.views.data_frames import trials_frame
 from tuner.views.studies import sorted_trials
 

@@ -6,34 +6,28 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Timer
-from typing import Any
 
 import command_line
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 import study_databases
-from builders import DATASET, epoch
+from builders import epoch
+from fake_trainer import FakeTrainer, run_trials
 from postgres import Postgres
 from study_databases import EXPIRE_LEASES, Studies, claim, each_lost_commit
 from trials import rendered
 
+from tuner.epoch_report import EpochReport
 from tuner.errors import StorageError
 from tuner.files.study_files import open_files
 from tuner.phases import UNCOUNTED, Phase, PhaseClock, PhaseSeconds
 from tuner.run.monitoring import Monitor
-from tuner.run.precompile import Precompiler
-from tuner.run.signals import Stop
-from tuner.run.watchdog import Watchdog
-from tuner.run.worker import Worker
 from tuner.study import retrying
 from tuner.study.database import Database
 from tuner.study.session import WorkerSession
-from tuner.study.sinks import Publisher, Sinks
 from tuner.study.snapshot import StudyPoller
 from tuner.study.verdict import Complete
-from tuner.trial import EpochReport
 from tuner.views.html_report import study_page
 from tuner.views.summaries import phase_shares
 from tuner.views.trial_detail import trial_view
@@ -121,33 +115,21 @@ def test_time_between_trials_counts_for_the_next_one_and_at_last_for_the_last(
     assert stored(studies, 1) == {Phase.WAITING: 5, Phase.TRAINING: 2}
 
 
-class SlowTrainer:
+class SlowTrainer(FakeTrainer):
     """Compiles in every epoch, and crashes the database server in the first one."""
 
-    dataset, classes = DATASET, 0
-    samples = None
-
     def __init__(self, server: Postgres, clock: PhaseClock) -> None:
-        self._server, self.clock, self.epoch = server, clock, 0
-
-    def load(self, config: Any, state: Any = None, epoch: int = 0) -> None:
-        self.epoch = epoch
+        super().__init__(clock)
+        self._server = server
 
     def run_epoch(self) -> EpochReport:
         jax.jit(lambda x: jnp.linalg.qr(jnp.sin(x) @ x)).lower(jnp.ones((8, 8))).compile()
         time.sleep(SLOW)
         self.clock.switch(Phase.EVALUATION)
         time.sleep(SLOW)
-        self.epoch += 1
-        if self.epoch == 1:
+        if self.epoch == 0:
             self._server.stop("immediate")
-        return epoch(self.epoch, 50.0 / self.epoch)
-
-    def appraise(self, arrays: Any) -> tuple[float, None]:
-        return 25.0, None
-
-    def packed_generator(self) -> dict[str, Any]:
-        return {"weights": np.zeros(8, np.float32)}
+        return super().run_epoch()
 
 
 @pytest.fixture
@@ -190,13 +172,11 @@ def test_a_slow_store_an_outage_and_a_compilation_are_counted_as_such(
             Timer(OUTAGE, postgres.start).start()
 
     monkeypatch.setattr(files, "write", write_slowly)
-    clock, stop, sink = PhaseClock(compilation_seconds), Stop(), Sinks()
+    clock = PhaseClock(compilation_seconds)
     session = WorkerSession(store, {}, announce, clock=clock)
-    trainer: Any = SlowTrainer(postgres, clock)
     began = time.perf_counter()
-    with session.joined(), Watchdog(session, stop, print, None).watching() as watchdog:
-        ahead = Precompiler(session)
-        Worker(session, trainer, files, sink, Publisher(), watchdog, stop, ahead).work()
+    with session.joined():
+        run_trials(session, SlowTrainer(postgres, clock), files)
     wall = time.perf_counter() - began
     [trial] = store.trials()
     seconds = trial.phase_seconds

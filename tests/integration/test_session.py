@@ -9,12 +9,12 @@ from builders import DATASET, RANGES, SHAPE, epoch
 from optuna.trial import TrialState
 from study_databases import EXPIRE_LEASES, MACHINE, RANDOM, Studies, claim, report, run
 
+from tuner.epoch_report import EpochReport
 from tuner.errors import InputError
 from tuner.study.claims import Idle
 from tuner.study.space import derive_seed
 from tuner.study.steering import enqueue, parse_point, retry
 from tuner.study.verdict import Complete, Fail, Prune, Verdict
-from tuner.trial import EpochReport
 
 url, studies, sqlite = study_databases.url, study_databases.studies, study_databases.sqlite
 

@@ -11,6 +11,7 @@ from study_databases import EXPIRE_LEASES, RANDOM, Studies, claim, report, run
 from tuner.errors import StorageError
 from tuner.phases import UNCOUNTED
 from tuner.study import steering
+from tuner.study.epochs import ownership_history
 from tuner.study.records import TrialRecord
 from tuner.study.snapshot import (
     RECENT,
@@ -200,14 +201,14 @@ def test_time_left_follows_from_the_pace(now: StudySnapshot, seconds: float | No
 
 def test_the_history_names_the_owners_of_epochs(studies: Studies) -> None:
     store = studies.create()
-    assert store.ownership_history(0) == []
+    assert ownership_history(store, 0) == []
     lost = studies.join()
     report(lost, claim(lost), [30.0, 20.0])
     studies.rows(EXPIRE_LEASES)
     successor = studies.join()
     claimed = claim(successor)
     report(successor, claimed, [10.0])
-    first, second = store.ownership_history(claimed.number)
+    first, second = ownership_history(store, claimed.number)
     assert (first.worker, first.device, first.first_epoch, first.last_epoch) == (
         *(lost.worker, "cpu"),
         *(1, 2),
@@ -215,7 +216,7 @@ def test_the_history_names_the_owners_of_epochs(studies: Studies) -> None:
     assert (second.worker, second.first_epoch, second.last_epoch) == (successor.worker, 3, 3)
     assert first.first_reported_at <= first.last_reported_at <= second.first_reported_at
     studies.rows("DELETE FROM tuner_workers WHERE worker = :w", w=lost.worker)
-    assert store.ownership_history(claimed.number)[0][:3] == (None, None, lost.worker)
+    assert ownership_history(store, claimed.number)[0][:3] == (None, None, lost.worker)
 
 
 def test_the_traceback_of_a_failed_trial_is_stored(studies: Studies) -> None:

@@ -12,20 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import study_databases
-from builders import DATASET, epoch
+from fake_trainer import FakeTrainer, run_trials
 from rich.console import Console
 from study_databases import RANDOM, Studies
 
 from tuner.dashboard import publishing
+from tuner.epoch_report import EpochReport
 from tuner.files.study_files import open_files
-from tuner.phases import PhaseClock
-from tuner.run.precompile import Precompiler
-from tuner.run.signals import Stop
-from tuner.run.watchdog import Watchdog
-from tuner.run.worker import Worker
 from tuner.study.claims import Claim
 from tuner.study.sinks import Ending
-from tuner.trial import EpochReport
 from tuner.views.progress import LiveProgress
 
 url, studies = study_databases.url, study_databases.studies
@@ -44,28 +39,16 @@ class Resources(NamedTuple):
     connections: int  # to the database
 
 
-class FakeTrainer:
-    """Returns made-up reports and states at once."""
-
-    dataset = DATASET
-    classes = 0
-    clock = PhaseClock()
-
-    def load(self, config: Any, state: Any = None, epoch: int = 0) -> None:
-        self.epoch = epoch
+class DrawingTrainer(FakeTrainer):
+    """Has samples to draw, and states of a few hundred kilobytes."""
 
     def run_epoch(self) -> EpochReport:
-        self.epoch += 1
+        report = super().run_epoch()
         self.samples = np.full((16, 32, 32, 1), self.epoch, np.uint8)
-        return epoch(self.epoch, 100.0 / self.epoch)
-
-    def appraise(self, arrays: Any) -> tuple[float, None]:
-        return 1.0, None
+        return report
 
     def packed_state(self) -> dict[str, Any]:
         return {"weights": np.zeros(50_000, np.float32)}
-
-    packed_generator = packed_state
 
 
 class MeasuringProgress(LiveProgress):
@@ -104,14 +87,10 @@ def test_memory_and_files_do_not_grow_with_the_trials(
     monkeypatch.setattr(publishing, "FIRST", 0.01)  # import plotly and draw plots early
     store = studies.create(RANDOM, trials=TRIALS, epochs=2, checkpoint_seconds=0, lease_seconds=600)
     files = open_files(store, str(tmp_path / "store"))
-    trainer: Any = FakeTrainer()
     progress = MeasuringProgress(studies)
     with progress.live:
-        session, stop = studies.join(), Stop()
-        with Watchdog(session, stop, progress.announce, None).watching() as watchdog:
-            publisher = publishing.DashboardPublisher(store, files, progress.announce)
-            ahead = Precompiler(session)
-            Worker(session, trainer, files, progress, publisher, watchdog, stop, ahead).work()
+        publisher = publishing.DashboardPublisher(store, files, progress.announce)
+        run_trials(studies.join(), DrawingTrainer(), files, progress, publisher)
     assert store.remaining() == 0
     assert len(progress.used) == TRIALS
     early, late = progress.used[EARLY : EARLY + 20], progress.used[-20:]

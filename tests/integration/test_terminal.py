@@ -22,6 +22,7 @@ from study_databases import MACHINE, Studies, claim, report, run, spec
 from trials import rendered
 
 from tuner.cli.trials import newest_picture
+from tuner.epoch_report import EpochReport
 from tuner.files.study_files import open_files
 from tuner.study.database import Database
 from tuner.study.records import Ownership, TrialRecord
@@ -30,7 +31,6 @@ from tuner.study.snapshot import StudySnapshot
 from tuner.study.store import StudyStore
 from tuner.study.verdict import Complete, Fail
 from tuner.study.workers import WorkerRecord
-from tuner.trial import EpochReport
 from tuner.views.images import inline_image
 from tuner.views.studies import status_view
 from tuner.views.trial_detail import trial_view

@@ -13,6 +13,7 @@ from tracked import png
 
 from tuner.files.pictures import Picture
 from tuner.files.study_files import open_files
+from tuner.study.epochs import report_times
 from tuner.study.store import StudyStore
 from tuner.study.verdict import Complete, Prune
 
@@ -45,7 +46,7 @@ def test_tensorboard_gets_every_trial_once(
     pictures = [(step, v.image.encoded_image_string) for t, step, v in values(trial) if "sam" in t]
     assert pictures == [(2, png(7))]
     timed = [event.wall_time for event in events(trial) if event.step == 1]
-    reported_at = store.report_times()[0][1]
+    reported_at = report_times(store)[0][1]
     assert timed == [pytest.approx(reported_at, abs=1e-3)]
     assert abs(reported_at - time.time()) < 60
     outcome = [v for t, _, v in values(runs / store.folder / "trial-00001") if "outcome" in t]
@@ -71,7 +72,7 @@ def test_mlflow_gets_every_trial_once(
     [first] = [run.info.run_id for run in found if run.info.run_name == "trial-00000"]
     metrics = client.get_metric_history(first, "fid")
     assert [(metric.step, metric.value) for metric in metrics] == [(1, 50.0), (2, 40.0)]
-    reported_at = store.report_times()[0][1]
+    reported_at = report_times(store)[0][1]
     assert metrics[0].timestamp == round(1000 * reported_at)
     assert [a.path for a in client.list_artifacts(first, "samples")] == [
         "samples/samples-epoch-000002.png"

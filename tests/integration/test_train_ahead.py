@@ -8,6 +8,7 @@ import pytest
 from builders import spec_of
 
 from tuner.data import ImageSet
+from tuner.epoch_report import EpochReport
 from tuner.errors import InputError
 from tuner.files.stores import open_store
 from tuner.files.study_files import StudyFiles
@@ -15,7 +16,6 @@ from tuner.run.evaluator import Evaluator
 from tuner.run.sharing import shared_measures
 from tuner.run.trainer import Trainer
 from tuner.study.space import trial_config
-from tuner.trial import EpochReport
 
 EPOCHS = 4
 STUDY = """

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from builders import RANGES, epoch, spec_of
-from fake_trainer import KIDS, FakeTrainer, fake_run, kid_spec, reported
+from fake_trainer import KIDS, KidTrainer, fake_run, kid_spec, reported
 from trials import record
 
 from tuner.dashboard.notes import study_lead, trial_note
@@ -27,7 +27,7 @@ class PublishedTrial:
     def __init__(
         self, folder: Path, spec: StudySpec, kids: list[float | None], epochs: int = 0
     ) -> None:
-        self._trainer = FakeTrainer(kids)
+        self._trainer = KidTrainer(kids)
         self.run = fake_run(spec, self._trainer, reported(epochs, kids))
         files = StudyFiles(open_store(str(folder)), "study").begin(TOKEN)
         store: Any = SimpleNamespace(name="my study", study_id=7, token=TOKEN, spec=spec)

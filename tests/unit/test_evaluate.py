@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from tuner.epoch_report import MEASUREMENTS
 from tuner.metrics.evaluate import NO_SCORES, real_against_real, reference_statistics, scores
 from tuner.metrics.fid import frechet_distance, frechet_infinity, reference
 from tuner.metrics.kid import kernel_distance
 from tuner.metrics.prdc import compute_prdc, radii
-from tuner.trial import MEASUREMENTS
 
 RNG = np.random.default_rng(0)
 REAL = RNG.normal(size=(90, 4)).astype(np.float32)

@@ -7,6 +7,7 @@ from builders import assert_problem, spec_of
 from tuner.data import load_images
 from tuner.data.holdout import hold_out, is_held_out
 from tuner.data.images import ImageSet
+from tuner.epoch_report import COMPARED, FIELDS
 from tuner.errors import InputError
 from tuner.files.serialization import decode_reference_statistics, encode_reference_statistics
 from tuner.metrics.evaluate import (
@@ -20,7 +21,6 @@ from tuner.metrics.memorisation import CopyDetector
 from tuner.run.startup import check_data
 from tuner.spec.data import DataSpec
 from tuner.study.verdict import copying_sign
-from tuner.trial import COMPARED, FIELDS
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (2000, 4, 4, 1), np.uint8)

@@ -26,8 +26,8 @@ MAY_IMPORT = {
 }
 FRONT_ENDS = ("cli", "api", "notebook")  # these may import everything
 COMMON = (
-    *("errors", "environment", "hints", "interrupts", "jax_variables", "paths", "phases", "trial"),
-    *("version", "web", "xla"),
+    *("environment", "epoch_report", "errors", "hints", "interrupts", "jax_variables", "paths"),
+    *("phases", "trial", "version", "web", "worker_command", "xla"),
 )
 
 

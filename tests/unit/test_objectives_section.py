@@ -9,6 +9,7 @@ import pytest
 from builders import RANGES, assert_problem, epoch, problems, spec_of
 from trials import record
 
+from tuner.epoch_report import History
 from tuner.spec.constraint import Size
 from tuner.spec.metrics import ALL_OBJECTIVES
 from tuner.spec.study import StudySpec, file_table
@@ -16,7 +17,6 @@ from tuner.spec.warnings import warnings
 from tuner.study.objectives import dominates, objective_values, pareto_front
 from tuner.study.study_row import directions_of
 from tuner.study.warm_start import ranked_for_start
-from tuner.trial import History
 from tuner.views import summaries
 from tuner.views.pareto import front_plot
 from tuner.views.study_toml import spec_toml

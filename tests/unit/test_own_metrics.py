@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from builders import assert_problem, epoch, spec_of
 
+from tuner.epoch_report import FIELDS, History
 from tuner.metrics.own import OWN_METRICS, Sample, own_metrics
 from tuner.spec.metrics import OBJECTIVES, objective_field
 from tuner.study.rows import epoch_report
-from tuner.trial import FIELDS, History
 
 NAME = "mypackage.metrics:cover_rate"
 SAMPLE = Sample(np.zeros((3, 2), np.float32), np.zeros((3, 4, 4, 1), np.uint8))

@@ -8,9 +8,9 @@ from builders import epoch, spec_of
 from rich.console import Console
 from trials import PARAMS, record, shown
 
+from tuner.epoch_report import FIELDS, EpochReport
 from tuner.study.records import StudySummary, TrialRecord
 from tuner.study.workers import WorkerRecord
-from tuner.trial import FIELDS, EpochReport
 from tuner.views.progress import PlainProgress
 from tuner.views.studies import (
     comparison_table,

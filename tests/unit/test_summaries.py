@@ -6,9 +6,9 @@ import pytest
 from builders import epoch, spec_of
 from trials import PARAMS, record
 
+from tuner.epoch_report import History
 from tuner.phases import Phase
 from tuner.study.records import TrialRecord, best_of
-from tuner.trial import History
 from tuner.views import summaries
 from tuner.views.formatting import params_text
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from fake_trainer import KIDS, FakeTrainer, fake_run, kid_spec, reported
+from fake_trainer import KIDS, KidTrainer, fake_run, kid_spec, reported
 
 from tuner.files.checkpoints import Checkpoint, KeptGenerator
 from tuner.run.trial import TrialRun
@@ -11,7 +11,7 @@ from tuner.study.verdict import Complete, Fail, Prune
 
 def trial(value: str, kids: list[float | None], epochs: int = 0) -> TrialRun:
     """A trial with reports of this many epochs, which now yields ``kids``."""
-    return fake_run(kid_spec(value), FakeTrainer(kids), reported(epochs, KIDS))
+    return fake_run(kid_spec(value), KidTrainer(kids), reported(epochs, KIDS))
 
 
 def kept(run: TrialRun) -> tuple[int, int] | None:

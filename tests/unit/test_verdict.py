@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from builders import epoch
 
+from tuner.epoch_report import EpochReport
 from tuner.spec.guard import DiscriminatorAucGuard, GuardSection, LossRatioGuard, VarianceRatioGuard
 from tuner.study.verdict import (
     Complete,
@@ -16,7 +17,6 @@ from tuner.study.verdict import (
     collapse_signs,
     verdict,
 )
-from tuner.trial import EpochReport
 
 EPOCHS = 10
 PRUNED, PAUSED = Prune("pruned by median at epoch 1"), Pause("paused at epoch 1")  # early ends

@@ -17,6 +17,7 @@ __all__ = ["app", "main"]
 # The modules that define commands, in the order of `tuner --help`.
 for _module in (
     "run",
+    "worker",
     "launch",
     "launch_slurm",
     "launch_kubernetes",

@@ -15,6 +15,7 @@ from tuner.cli.options import (
     StudyName,
     Weights,
     open_study,
+    option,
 )
 from tuner.cli.writing import check_target, default_target, write_output
 from tuner.data import silent
@@ -141,25 +142,18 @@ def sample(
     name: StudyName,
     to: Annotated[
         Path | None,
-        typer.Option(
-            "--out", "-o", metavar="FILE.png", help="PNG file to write. Default: NAME-TRIAL.png."
-        ),
+        option("FILE.png", "PNG file to write. Default: NAME-TRIAL.png.", "--out", "-o"),
     ] = None,
     storage: Storage = STORAGE,
     artifacts: Artifacts = None,
     trial: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            min=0,
-            help="Number of the trial. Default: the best trial.",
-            autocompletion=begun_trials,
+        option(
+            "N", "Number of the trial. Default: the best trial.", min=0, autocompletion=begun_trials
         ),
     ] = None,
-    count: Annotated[
-        int, typer.Option(metavar="N", min=1, max=10_000, help="Number of images.")
-    ] = 64,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the latents.")] = 0,
+    count: Annotated[int, option("N", "Number of images.", min=1, max=10_000)] = 64,
+    seed: Annotated[int, option("N", "Seed of the latents.", min=0)] = 0,
     allow: Allow = None,
 ) -> None:
     """Draw a grid of samples from a trial's generator.

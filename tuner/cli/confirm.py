@@ -2,8 +2,6 @@
 
 from typing import Annotated
 
-import typer
-
 from tuner import hints
 from tuner.cli.app import Task, command, out, print_json
 from tuner.cli.edit import editor
@@ -13,35 +11,31 @@ from tuner.cli.options import (
     AsJson,
     Data,
     MaxTime,
+    Respawn,
     Storage,
     StudyName,
     Weights,
+    Workers,
     WorkersPerDevice,
     open_study,
+    option,
 )
 from tuner.cli.processes import plan_processes
-from tuner.cli.run import Respawn, Workers, run_study
+from tuner.cli.run import run_study
 from tuner.data.listing import check_data_option
-from tuner.environment import METRICS_HOST, STORAGE, MachineOptions
+from tuner.environment import STORAGE, MachineOptions
 from tuner.errors import InputError
 from tuner.study import edits
 from tuner.study.seed_noise import seed_noise
 from tuner.views import confirmations
+from tuner.worker_command import WorkerCommand
 
 Top = Annotated[
     int | None,
-    typer.Option(
-        metavar="N",
-        min=1,
-        max=100,
-        help="Configurations to train again. Default: the study's, or 3.",
-    ),
+    option("N", "Configurations to train again. Default: the study's, or 3.", min=1, max=100),
 ]
 Seeds = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N", min=2, max=1000, help="Seeds for each, at most. Default: the study's, or 5."
-    ),
+    int | None, option("N", "Seeds for each, at most. Default: the study's, or 5.", min=2, max=1000)
 ]
 
 
@@ -63,7 +57,7 @@ def confirm(
     """Train the best configurations again, with fresh seeds.
 
     For a study whose search has ended. A configuration that can no longer be the best gets no
-    further seed. Other workers may join. Ctrl-C stops; the same command goes on.
+    further seed. Other workers may join. Ctrl-C stops; the same command resumes.
 
     Example: tuner confirm quickstart --top 3 --seeds 5
     """
@@ -79,17 +73,8 @@ def confirm(
     wanted = {"top": top or store.spec.confirm.top or 3, "seeds": seeds or store.spec.confirm.seeds}
     edits.edit(store, [f"confirm.{key}={value}" for key, value in wanted.items()], editor())
     options = MachineOptions(data, weights, tuple(allow or ()))
-    run_study(
-        store,
-        open_files(store, artifacts),
-        storage,
-        artifacts,
-        options,
-        processes,
-        respawn,
-        max_time,
-        (METRICS_HOST, None),
-    )
+    each, files = WorkerCommand(name, artifacts, options), open_files(store, artifacts)
+    run_study(store, files, storage, each, processes, respawn, max_time)
 
 
 @command(Task.RESULTS)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tuner.cli.app import Task, command, err, out
-from tuner.cli.options import Artifacts, Storage
+from tuner.cli.options import Artifacts, Storage, option
 from tuner.environment import STORAGE
 from tuner.notify.sender import open_sender
 from tuner.notify.stalls import watching_stalls
@@ -18,12 +18,9 @@ from tuner.study.database import Database
 def dashboard(
     storage: Storage = STORAGE,
     artifacts: Artifacts = None,
-    host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Address to listen on.")
-    ] = "127.0.0.1",
+    host: Annotated[str, option("ADDRESS", "Address to listen on.")] = "127.0.0.1",
     port: Annotated[
-        int,
-        typer.Option(metavar="PORT", min=0, max=65535, help="Port to listen on. 0: any free port."),
+        int, option("PORT", "Port to listen on. 0: any free port.", min=0, max=65535)
     ] = 8080,
     behind_proxy: Annotated[
         bool,

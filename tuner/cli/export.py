@@ -10,7 +10,7 @@ import typer
 
 from tuner.cli.app import Task, command, out
 from tuner.cli.completion import begun_trials
-from tuner.cli.options import Artifacts, Storage, StudyName, open_study
+from tuner.cli.options import Artifacts, Storage, StudyName, open_study, option
 from tuner.cli.writing import check_target, default_target, write_output
 from tuner.environment import STORAGE, no_file, tensorboard_folder
 from tuner.errors import InputError, TunerError
@@ -45,12 +45,12 @@ def export(
     ] = None,
     to: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "FILE",
+            "File to write. Default: stdout. With --to tensorboard: the folder. "
+            "Default: TUNER_TENSORBOARD, else runs.",
             "--out",
             "-o",
-            metavar="FILE",
-            help="File to write. Default: stdout. With --to tensorboard: the folder. "
-            "Default: TUNER_TENSORBOARD, else runs.",
         ),
     ] = None,
 ) -> None:
@@ -116,28 +116,25 @@ def plot(
     name: StudyName,
     kind: Annotated[
         str,
-        typer.Option(
-            metavar=f"[{'|'.join(KINDS)}]",
-            help="Plot to draw; trial: the epochs of one trial.",
+        option(
+            f"[{'|'.join(KINDS)}]",
+            "Plot to draw; trial: the epochs of one trial.",
             autocompletion=lambda: list(KINDS),
         ),
     ],
     to: Annotated[
         Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FILE",
-            help="File to write: .png, .svg or .html. Default: NAME-KIND.html.",
+        option(
+            "FILE", "File to write: .png, .svg or .html. Default: NAME-KIND.html.", "--out", "-o"
         ),
     ] = None,
     storage: Storage = STORAGE,
     trial: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
+        option(
+            "N",
+            "Trial for --kind trial. Default: the best trial.",
             min=0,
-            help="Trial for --kind trial. Default: the best trial.",
             autocompletion=begun_trials,
         ),
     ] = None,

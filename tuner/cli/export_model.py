@@ -7,7 +7,7 @@ import typer
 
 from tuner.cli.app import Task, command, out
 from tuner.cli.best import warn_of_changed_code
-from tuner.cli.options import Allow, Artifacts, Storage, StudyName, open_study
+from tuner.cli.options import Allow, Artifacts, Storage, StudyName, open_study, option
 from tuner.cli.writing import check_folder, write_folder
 from tuner.environment import STORAGE, MachineOptions
 from tuner.errors import InputError
@@ -20,21 +20,20 @@ SHOWN = 64  # samples
 @command(Task.RESULTS, "export-model", uses_jax=True)
 def export_model(
     name: StudyName,
-    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Folder to write.")],
+    to: Annotated[Path, option("FOLDER", "Folder to write.", "--to")],
     storage: Storage = STORAGE,
     artifacts: Artifacts = None,
     trial: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=0, help="Number of the trial. Default: the winner."),
+        int | None, option("N", "Number of the trial. Default: the winner.", min=0)
     ] = None,
     formats: Annotated[
         list[str] | None,
-        typer.Option(
-            "--format",
-            metavar=f"[{'|'.join(FORMATS)}]",
-            autocompletion=lambda: list(FORMATS),
-            help="flax: weights, network source and a script; jax-export: StableHLO; onnx: needs "
+        option(
+            f"[{'|'.join(FORMATS)}]",
+            "flax: weights, network source and a script; jax-export: StableHLO; onnx: needs "
             "the extra `onnx`. Can be repeated. Default: flax.",
+            "--format",
+            autocompletion=lambda: list(FORMATS),
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,

@@ -1,4 +1,4 @@
-"""``tuner pause`` and ``tuner resume``: put a study on hold, and let it go on."""
+"""``tuner pause`` and ``tuner resume``: put a study on hold, and resume it."""
 
 from tuner import hints
 from tuner.cli.app import Task, command, out
@@ -24,13 +24,13 @@ def pause(name: StudyName, storage: Storage = STORAGE) -> None:
     store.hold()
     running = running_workers(store)
     what = f"{running} will wait after the current epoch" if running else "no workers are running"
-    go_on = hints.command("resume", name)
-    out.print(f"Study {name!r} is on hold; {what}. To let it go on: {go_on}", soft_wrap=True)
+    resume = hints.command("resume", name)
+    out.print(f"Study {name!r} is on hold; {what}. To resume it: {resume}", soft_wrap=True)
 
 
 @command(Task.STEER)
 def resume(name: StudyName, storage: Storage = STORAGE) -> None:
-    """Let a study that is on hold go on.
+    """Resume a study that is on hold.
 
     Workers that wait resume the trials that they released, from their checkpoints.
 
@@ -44,4 +44,4 @@ def resume(name: StudyName, storage: Storage = STORAGE) -> None:
     running = running_workers(store)
     start = hints.command("worker", name)
     what = f"with {running}." if running else f"but no workers are running; to start one: {start}"
-    out.print(f"Study {name!r} goes on, {what}", soft_wrap=True)
+    out.print(f"Study {name!r} is resumed, {what}", soft_wrap=True)

@@ -9,81 +9,84 @@ import typer
 
 from tuner.cli.app import out
 from tuner.cli.launch import launch
-from tuner.cli.options import Allow, Artifacts, Storage, StudyName
+from tuner.cli.options import Allow, Artifacts, Storage, StudyName, option
 from tuner.environment import STORAGE
 from tuner.errors import InputError, TunerError
-from tuner.launch.kubernetes import SPOT, Pods, manifests, parse_selector, parse_toleration
+from tuner.launch.kubernetes import SPOT, Pods, manifests, placement, spot_platform
 from tuner.launch.workers import Workers, remote_artifacts, remote_storage
 from tuner.run.signals import GRACE
 
-Count = Annotated[
-    int, typer.Option("--workers", metavar="N", min=1, max=10_000, help="Number of workers.")
+Count = Annotated[int, option("N", "Number of workers.", "--workers", min=1, max=10_000)]
+Image = Annotated[str, option("IMAGE", "Container image with tuner, see the Dockerfile.")]
+Gpu = Annotated[int, option("N", "GPUs of each worker.", min=0, max=1)]
+Cpu = Annotated[str, option("CORES", "CPU cores that each worker requests.")]
+Memory = Annotated[str, option("SIZE", "Memory of each worker, e.g. 16Gi.")]
+OnSpot = Annotated[str | None, option("|".join(SPOT), "Run on the spot nodes of this platform.")]
+NodeSelector = Annotated[
+    list[str] | None, option("KEY=VALUE", "Label that nodes must have. Can be repeated.")
+]
+Toleration = Annotated[
+    list[str] | None,
+    option("KEY=VALUE:EFFECT", "Taint that the workers tolerate. Can be repeated."),
+]
+Namespace = Annotated[
+    str | None, option("NAME", "Namespace. Default: that of kubectl's current context.")
+]
+PasswordFrom = Annotated[
+    str, option("SECRET", "Existing Secret whose key `password` is the database's password.")
+]
+EnvFrom = Annotated[
+    list[str] | None,
+    option(
+        "SECRET",
+        "Existing Secret whose keys become environment variables, e.g. AWS_ACCESS_KEY_ID. "
+        "Can be repeated.",
+    ),
+]
+ServiceAccount = Annotated[
+    str | None, option("NAME", "ServiceAccount, e.g. one with access to the bucket.")
+]
+ArtifactsClaim = Annotated[
+    str | None,
+    option(
+        "CLAIM", "PersistentVolumeClaim with the artifact store's folder; replaces --artifacts."
+    ),
+]
+DataClaim = Annotated[str | None, option("CLAIM", "PersistentVolumeClaim with the images.")]
+Grace = Annotated[
+    float | None,
+    option(
+        "SECONDS",
+        "Seconds to let the current epoch finish when a pod is stopped. "
+        "Default: 25, or what the platform's spot nodes allow.",
+        min=0,
+    ),
 ]
 Render = Annotated[
     bool, typer.Option("--render", help="Print what would be submitted, without submitting it.")
 ]
 
 
-def _option(metavar: str, help_text: str) -> object:
-    return typer.Option(metavar=metavar, help=help_text)
-
-
 @launch.command()
 def kubernetes(
     name: StudyName,
-    image: Annotated[str, _option("IMAGE", "Container image with tuner, see the Dockerfile.")],
+    image: Image,
     storage: Storage = STORAGE,
     artifacts: Artifacts = None,
     workers: Count = 1,
-    gpu: Annotated[int, typer.Option(metavar="N", min=0, max=1, help="GPUs of each worker.")] = 0,
-    cpu: Annotated[str, _option("CORES", "CPU cores that each worker requests.")] = "2",
-    memory: Annotated[str, _option("SIZE", "Memory of each worker, e.g. 16Gi.")] = "8Gi",
-    spot: Annotated[
-        str | None, _option("|".join(SPOT), "Run on the spot nodes of this platform.")
-    ] = None,
-    node_selector: Annotated[
-        list[str] | None, _option("KEY=VALUE", "Label that nodes must have. Can be repeated.")
-    ] = None,
-    toleration: Annotated[
-        list[str] | None,
-        _option("KEY=VALUE:EFFECT", "Taint that the workers tolerate. Can be repeated."),
-    ] = None,
-    namespace: Annotated[
-        str | None, _option("NAME", "Namespace. Default: that of kubectl's current context.")
-    ] = None,
-    password_from: Annotated[
-        str,
-        _option("SECRET", "Existing Secret whose key `password` is the database's password."),
-    ] = "tuner-database",
-    env_from: Annotated[
-        list[str] | None,
-        _option(
-            "SECRET",
-            "Existing Secret whose keys become environment variables, e.g. AWS_ACCESS_KEY_ID. "
-            "Can be repeated.",
-        ),
-    ] = None,
-    service_account: Annotated[
-        str | None, _option("NAME", "ServiceAccount, e.g. one with access to the bucket.")
-    ] = None,
-    artifacts_claim: Annotated[
-        str | None,
-        _option(
-            "CLAIM", "PersistentVolumeClaim with the artifact store's folder; replaces --artifacts."
-        ),
-    ] = None,
-    data_claim: Annotated[
-        str | None, _option("CLAIM", "PersistentVolumeClaim with the images.")
-    ] = None,
-    grace: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS",
-            min=0,
-            help="Seconds to let the current epoch finish when a pod is stopped. "
-            "Default: 25, or what the platform's spot nodes allow.",
-        ),
-    ] = None,
+    gpu: Gpu = 0,
+    cpu: Cpu = "2",
+    memory: Memory = "8Gi",
+    spot: OnSpot = None,
+    node_selector: NodeSelector = None,
+    toleration: Toleration = None,
+    namespace: Namespace = None,
+    password_from: PasswordFrom = "tuner-database",
+    env_from: EnvFrom = None,
+    service_account: ServiceAccount = None,
+    artifacts_claim: ArtifactsClaim = None,
+    data_claim: DataClaim = None,
+    grace: Grace = None,
     allow: Allow = None,
     render: Render = False,
 ) -> None:
@@ -94,16 +97,10 @@ def kubernetes(
 
     Example: tuner launch kubernetes quickstart --workers 16 --image registry/tuner:1 --render
     """
-    if spot is not None and spot not in SPOT:
-        raise InputError(f"--spot: found {spot!r}, expected one of: {', '.join(SPOT)}")
-    platform = SPOT[spot] if spot else None
+    platform = spot_platform(spot)
     if grace is None:
         grace = min(GRACE, platform.notice - 5) if platform else GRACE
-    selectors = dict(parse_selector(text) for text in node_selector or ())
-    tolerations = [parse_toleration(text) for text in toleration or ()]
-    if platform:
-        selectors = dict([platform.label]) | selectors
-        tolerations = [*([platform.taint] if platform.taint else []), *tolerations]
+    selectors, tolerations = placement(platform, node_selector or (), toleration or ())
     pods = Pods(
         image=image,
         secret=password_from,
@@ -113,7 +110,7 @@ def kubernetes(
         cpu=cpu,
         memory=memory,
         selectors=selectors,
-        tolerations=tuple(tolerations),
+        tolerations=tolerations,
         artifacts=artifacts_claim,
         data=data_claim,
         account=service_account,

@@ -11,7 +11,7 @@ import typer
 from tuner.cli.app import out
 from tuner.cli.launch import launch
 from tuner.cli.launch_kubernetes import Count, Render
-from tuner.cli.options import Allow, Artifacts, Storage, StudyName
+from tuner.cli.options import Allow, Artifacts, Storage, StudyName, option
 from tuner.environment import STORAGE
 from tuner.errors import InputError, TunerError
 from tuner.launch.skypilot import task
@@ -25,22 +25,14 @@ def skypilot(
     storage: Storage = STORAGE,
     artifacts: Artifacts = None,
     workers: Count = 1,
-    accelerator: Annotated[
-        str | None, typer.Option(metavar="TYPE:N", help="GPU of each worker, e.g. L4:1.")
-    ] = None,
-    cpus: Annotated[
-        str, typer.Option(metavar="N", help="CPU cores of each worker; 4+ means at least 4.")
-    ] = "4+",
+    accelerator: Annotated[str | None, option("TYPE:N", "GPU of each worker, e.g. L4:1.")] = None,
+    cpus: Annotated[str, option("N", "CPU cores of each worker; 4+ means at least 4.")] = "4+",
     spot: Annotated[
         bool, typer.Option("--spot/--on-demand", help="Spot or on-demand machines.")
     ] = True,
     extras: Annotated[
         list[str] | None,
-        typer.Option(
-            "--extra",
-            metavar="NAME",
-            help="Extra of tuner to install, e.g. tensorboard. Can be repeated.",
-        ),
+        option("NAME", "Extra of tuner to install, e.g. tensorboard. Can be repeated.", "--extra"),
     ] = None,
     allow: Allow = None,
     render: Render = False,

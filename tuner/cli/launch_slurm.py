@@ -5,23 +5,24 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from tuner import hints
 from tuner.cli.app import out
-from tuner.cli.launch import launch, worker_words
+from tuner.cli.launch import launch
 from tuner.cli.options import (
     Allow,
     Artifacts,
     Data,
+    ExitWhenIdle,
+    Grace,
+    MaxTrials,
     Storage,
     StudyName,
     Weights,
     WorkersPerDevice,
     open_study,
+    option,
     parse_duration,
 )
-from tuner.cli.run import ExitWhenIdle, Grace, MaxTrials
 from tuner.environment import STORAGE, MachineOptions
 from tuner.errors import InputError
 from tuner.launch import slurm
@@ -29,6 +30,7 @@ from tuner.launch.slurm_job import WorkerJob
 from tuner.paths import local_path
 from tuner.run.signals import GRACE
 from tuner.study.store import StudyStore
+from tuner.worker_command import WorkerCommand
 
 LOGS = "tuner-data/slurm"
 MOST_JOBS = 10_000
@@ -49,37 +51,28 @@ def parse_time_limit(text: str) -> float:
     return parse_duration(text)
 
 
-Workers = Annotated[
-    int, typer.Option(metavar="N", min=1, max=MOST_JOBS, help="Number of workers: one job each.")
-]
-Partition = Annotated[str | None, typer.Option(metavar="NAME", help="Partition of the jobs.")]
-Gres = Annotated[str | None, typer.Option(metavar="LIST", help="Devices of each job, e.g. gpu:1.")]
+Workers = Annotated[int, option("N", "Number of workers: one job each.", min=1, max=MOST_JOBS)]
+Partition = Annotated[str | None, option("NAME", "Partition of the jobs.")]
+Gres = Annotated[str | None, option("LIST", "Devices of each job, e.g. gpu:1.")]
 Time = Annotated[
     float | None,
-    typer.Option(
-        parser=parse_time_limit,
-        metavar="DURATION",
-        help="Time limit of each job, e.g. 8h. Its worker stops in time, and it is resubmitted. "
+    option(
+        "DURATION",
+        "Time limit of each job, e.g. 8h. Its worker stops in time, and it is resubmitted. "
         "Default: the partition's.",
+        parser=parse_time_limit,
     ),
 ]
-Account = Annotated[str | None, typer.Option(metavar="NAME", help="Account to charge.")]
-Qos = Annotated[str | None, typer.Option(metavar="NAME", help="Quality of service.")]
-Cpus = Annotated[
-    int | None, typer.Option(metavar="N", min=1, help="CPU cores of each job. Default: Slurm's.")
-]
-Mem = Annotated[str | None, typer.Option(metavar="SIZE", help="Memory of each job, e.g. 16G.")]
+Account = Annotated[str | None, option("NAME", "Account to charge.")]
+Qos = Annotated[str | None, option("NAME", "Quality of service.")]
+Cpus = Annotated[int | None, option("N", "CPU cores of each job. Default: Slurm's.", min=1)]
+Mem = Annotated[str | None, option("SIZE", "Memory of each job, e.g. 16G.")]
 Sbatch = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="KEY[=VALUE]", help="Further option of sbatch, without dashes. Can be repeated."
-    ),
+    option("KEY[=VALUE]", "Further option of sbatch, without dashes. Can be repeated."),
 ]
 Logs = Annotated[
-    Path,
-    typer.Option(
-        metavar="FOLDER", help="Folder for job scripts and logs, which all nodes can reach."
-    ),
+    Path, option("FOLDER", "Folder for job scripts and logs, which all nodes can reach.")
 ]
 
 
@@ -129,11 +122,16 @@ def launch_slurm(
     store = open_study(storage, name)
     if store.remaining() <= 0 or store.budget().reason is not None:
         raise InputError(f"study {name!r} has no trial left to run")
-    machine = MachineOptions(data, weights, tuple(allow or ()))
-    words = worker_words(
-        artifacts, machine, workers_per_device, max_trials, grace, exit_when_idle=exit_when_idle
+    worker = WorkerCommand(
+        name,
+        artifacts,
+        MachineOptions(data, weights, tuple(allow or ())),
+        grace,
+        exit_when_idle,
+        max_trials,
+        workers_per_device=workers_per_device,
     )
-    job, folder = WorkerJob(name, words), local_path(logs, "--logs")
+    job, folder = WorkerJob(name, worker.arguments), local_path(logs, "--logs")
     submitted, made = slurm.submit(store, storage, job, workers, options, folder, grace)
     _print_submitted(store, workers, submitted, made)
 

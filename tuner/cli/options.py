@@ -3,7 +3,7 @@
 import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,8 +18,8 @@ from tuner.errors import InputError
 from tuner.spec.study import MOST_TRIALS
 from tuner.study.database import Database
 from tuner.study.store import StudyStore
+from tuner.worker_command import AUTO
 
-AUTO = 0  # workers per device: as many as pay
 MOST_PER_DEVICE = 48  # clients of CUDA MPS on one GPU
 MAX_DURATION = 3650 * 86_400.0  # seconds; Python's timers overflow at 292 years
 
@@ -50,10 +50,14 @@ def parse_workers_per_device(text: str) -> int:
     )
 
 
+def option(metavar: str, text: str, *names: str, **settings: Any) -> Any:
+    """An option with a value, and its line of help."""
+    return typer.Option(*names, metavar=metavar, help=text, **settings)
+
+
 File = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="Study file.")]
 StudyName = Annotated[
-    str,
-    typer.Argument(metavar="NAME", help="Name of the study.", autocompletion=study_names),
+    str, typer.Argument(metavar="NAME", help="Name of the study.", autocompletion=study_names)
 ]
 TrialNumber = Annotated[
     int,
@@ -66,83 +70,91 @@ TrialNumber = Annotated[
 ]
 Storage = Annotated[
     str,
-    typer.Option(
-        metavar="URL",
+    option(
+        "URL",
+        "Study database: sqlite:///FILE or postgresql://USER@HOST/DATABASE.",
         envvar=STORAGE_VARIABLE,
-        help="Study database: sqlite:///FILE or postgresql://USER@HOST/DATABASE.",
     ),
 ]
 Artifacts = Annotated[
     str | None,
-    typer.Option(
-        metavar="URL",
-        envvar=ARTIFACTS_VARIABLE,
-        help="Artifact store: a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX. "
+    option(
+        "URL",
+        "Artifact store: a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX. "
         "Default: the study's; for a new study tuner-data/artifacts.",
+        envvar=ARTIFACTS_VARIABLE,
     ),
 ]
 Data = Annotated[
     str | None,
-    typer.Option(
-        metavar="FOLDER",
-        help="Path of the images on this machine. Default: TUNER_DATA, else the study's.",
-    ),
+    option("FOLDER", "Path of the images on this machine. Default: TUNER_DATA, else the study's."),
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(
-        metavar="FILE",
-        help="Weights of inception, dinov2 or clip on this machine. Default: TUNER_WEIGHTS, else "
+    option(
+        "FILE",
+        "Weights of inception, dinov2 or clip on this machine. Default: TUNER_WEIGHTS, else "
         "the study's.",
     ),
 ]
 Allow = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="PACKAGE",
-        help="Package that custom networks and metrics may be imported from. Can be repeated.",
+    option(
+        "PACKAGE", "Package that custom networks and metrics may be imported from. Can be repeated."
     ),
 ]
 Trials = Annotated[
     int | None,
-    typer.Option(
-        metavar="N", min=1, max=MOST_TRIALS, help="Raise the study's total number of trials to N."
-    ),
+    option("N", "Raise the study's total number of trials to N.", min=1, max=MOST_TRIALS),
 ]
 MaxTime = Annotated[
     float | None,
-    typer.Option(
+    option(
+        "DURATION",
+        "Stop after this time, at the end of the current epoch, e.g. 90s, 30m, 8h.",
         parser=parse_duration,
-        metavar="DURATION",
-        help="Stop after this time, at the end of the current epoch, e.g. 90s, 30m, 8h.",
     ),
+]
+Workers = Annotated[
+    int | None,
+    option("N", "Number of worker processes. Default: one per accelerator.", min=1, max=256),
+]
+Respawn = Annotated[int, option("N", "Replace up to N dead workers.", min=0)]
+ExitWhenIdle = Annotated[
+    bool,
+    typer.Option(
+        "--exit-when-idle",
+        help="Exit when no trial can be claimed, instead of waiting for the study to end.",
+    ),
+]
+MaxTrials = Annotated[int | None, option("N", "Exit after N trials.", min=1)]
+Grace = Annotated[
+    float, option("SECONDS", "Seconds to let the current epoch finish after a stop request.", min=0)
 ]
 WorkersPerDevice = Annotated[
     int | None,
-    typer.Option(
-        parser=parse_workers_per_device,
-        metavar="N|auto",
-        help="Worker processes on each GPU, which share its memory. auto: as many as pay: one more "
+    option(
+        "N|auto",
+        "Worker processes on each GPU, which share its memory. auto: as many as pay: one more "
         "as long as that trains 10% faster. On a CPU: N worker processes.",
+        parser=parse_workers_per_device,
     ),
 ]
 MetricsPort = Annotated[
     int | None,
-    typer.Option(
-        metavar="PORT",
+    option(
+        "PORT",
+        "Serve Prometheus metrics on this port; several workers of a sweep use consecutive "
+        "ports from this one. 0: any free port.",
         min=0,
         max=65535,
         envvar=METRICS_PORT_VARIABLE,
-        help="Serve Prometheus metrics on this port; several workers of a sweep use consecutive "
-        "ports from this one. 0: any free port.",
     ),
 ]
 MetricsHost = Annotated[
     str,
-    typer.Option(
-        metavar="ADDRESS",
-        envvar=METRICS_HOST_VARIABLE,
-        help="Address to serve metrics on, without a login.",
+    option(
+        "ADDRESS", "Address to serve metrics on, without a login.", envvar=METRICS_HOST_VARIABLE
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tuner.cli.app import Task, app, command, err, out, print_json
-from tuner.cli.options import Allow, AsJson, Data, File, Storage, Weights
+from tuner.cli.options import Allow, AsJson, Data, File, Storage, Weights, option
 from tuner.cli.writing import check_target, write_output
 from tuner.environment import STORAGE, MachineOptions
 from tuner.notify.sender import check_sender
@@ -73,8 +73,7 @@ def convert_inception(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Weights published for PyTorch.")],
     target: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="File to write.")],
     sha256: Annotated[
-        str | None,
-        typer.Option(metavar="HASH", help="Expected SHA-256 of IN. Default: the published file's."),
+        str | None, option("HASH", "Expected SHA-256 of IN. Default: the published file's.")
     ] = None,
 ) -> None:
     """Convert PyTorch's Inception weights to safetensors.

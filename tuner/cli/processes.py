@@ -1,13 +1,13 @@
-"""Worker processes that a command starts: how many, and their command lines."""
+"""Worker processes that a command starts: how many, and how they run."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tuner.cli.app import out
-from tuner.cli.options import AUTO
-from tuner.environment import MachineOptions
 from tuner.errors import InputError
 from tuner.run.gpus import accelerators
 from tuner.run.widening import MOST
+from tuner.study.sinks import TrialSink
+from tuner.worker_command import AUTO, WorkerCommand
 
 
 class Processes(NamedTuple):
@@ -37,29 +37,17 @@ def plan_processes(workers: int | None, per_device: int | None) -> Processes:
     return Processes(devices, MOST * each, True)
 
 
-def worker_arguments(
-    count: int,
-    name: str,
-    artifacts: str | None,
-    options: MachineOptions,
-    metrics: tuple[str, int | None],
-    *more: str,
-) -> list[list[str]]:
-    """Arguments of ``tuner worker`` for each of ``count`` processes.
+def run_processes(
+    command: WorkerCommand, processes: Processes, storage: str, sink: TrialSink, **options: Any
+) -> bool:
+    """Run the worker processes, each with its own port for metrics; see ``Fleet``."""
+    from tuner.run.fleet import Fleet
 
-    ``metrics`` is the host and the first port on which they serve metrics, each on its own port.
-    """
-    pairs = [
-        ("--artifacts", artifacts),
-        ("--data", options.data),
-        ("--weights", options.weights),
-        *(("--allow", package) for package in options.allow),
-    ]
-    given = [word for key, value in pairs if value is not None for word in (key, value)]
-    host, port = metrics
-    if port is None:
-        return [[name, *given, *more]] * count
-    from tuner.run.monitoring import ports
+    commands = [command] * processes.most
+    if command.metrics_port is not None:
+        from tuner.run.monitoring import ports
 
-    address = ["--metrics-host", host, "--metrics-port"]
-    return [[name, *given, *more, *address, str(own)] for own in ports(host, port, count)]
+        own = ports(command.metrics_host, command.metrics_port, processes.most)
+        commands = [command._replace(metrics_port=port) for port in own]
+    devices, widen = processes.devices, processes.widen
+    return Fleet(commands, storage, devices, sink, widen=widen, **options).run()

@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from tuner.cli.app import Task, command, out, print_json
-from tuner.cli.options import AsJson, Storage, StudyName, open_study
+from tuner.cli.options import AsJson, Storage, StudyName, open_study, option
 from tuner.cli.writing import check_target, write_output
 from tuner.environment import STORAGE
 from tuner.errors import InputError
@@ -28,25 +26,19 @@ DEFAULT_PRUNERS: tuple[PrunerSpec, ...] = (
 )
 Pruners = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="NAME:KEY=VALUE,...",
-        help="Pruner to apply, with the keys of a study file. Can be repeated. Default: the "
+    option(
+        "NAME:KEY=VALUE,...",
+        "Pruner to apply, with the keys of a study file. Can be repeated. Default: the "
         "study's own, and each kind with its default settings.",
     ),
 ]
 Shuffles = Annotated[
     int,
-    typer.Option(
-        metavar="N",
-        min=0,
-        max=10_000,
-        help="Number of random trial orders, in addition to the recorded one.",
+    option(
+        "N", "Number of random trial orders, in addition to the recorded one.", min=0, max=10_000
     ),
 ]
-Plot = Annotated[
-    Path | None,
-    typer.Option("--plot", "-o", metavar="FILE.html", help="HTML file to write plots to."),
-]
+Plot = Annotated[Path | None, option("FILE.html", "HTML file to write plots to.", "--plot", "-o")]
 
 
 @command(Task.RESULTS)

@@ -9,7 +9,7 @@ import typer
 from tuner.cli.app import Task, command, out
 from tuner.cli.best import warn_of_changed_code
 from tuner.cli.completion import begun_trials
-from tuner.cli.options import Allow, Artifacts, Storage, StudyName, open_study
+from tuner.cli.options import Allow, Artifacts, Storage, StudyName, open_study, option
 from tuner.cli.writing import check_target, default_target, write_output
 from tuner.environment import STORAGE, MachineOptions
 from tuner.errors import TunerError
@@ -32,29 +32,26 @@ ROWS, COLUMNS, MOST_CLASSES = 6, 9, 12  # of the grids that --images draws
 def report(
     name: StudyName,
     to: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", metavar="FILE.html", help="HTML file to write. Default: NAME.html."
-        ),
+        Path | None, option("FILE.html", "HTML file to write. Default: NAME.html.", "--out", "-o")
     ] = None,
     storage: Storage = STORAGE,
     artifacts: Artifacts = None,
     samples: Annotated[
         int,
-        typer.Option(
-            metavar="N",
+        option(
+            "N",
+            "Show samples of the N best trials and of the best baseline, by epoch.",
             min=0,
             max=20,
-            help="Show samples of the N best trials and of the best baseline, by epoch.",
         ),
     ] = 3,
     compared: Annotated[
         list[int] | None,
-        typer.Option(
+        option(
+            "TRIAL",
+            "Also show samples of this trial. Can be repeated.",
             "--compare",
-            metavar="TRIAL",
             min=0,
-            help="Also show samples of this trial. Can be repeated.",
             autocompletion=begun_trials,
         ),
     ] = None,

@@ -3,7 +3,7 @@
 import math
 import time
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from tuner.cli.app import Task, command, err, out, print_json
 from tuner.cli.completion import study_names
-from tuner.cli.options import AsJson, Storage, database_words, open_study
+from tuner.cli.options import AsJson, Storage, database_words, open_study, option
 from tuner.cli.steer import print_no_worker
 from tuner.environment import STORAGE
 from tuner.errors import InputError, StorageError, TunerError
@@ -20,6 +20,7 @@ from tuner.launch import slurm
 from tuner.run.signals import interrupting
 from tuner.study.creation import study_summaries
 from tuner.study.database import Database
+from tuner.study.records import StudySummary
 from tuner.study.snapshot import StudyPoller, StudySnapshot
 from tuner.study.store import StudyStore
 from tuner.views import budgets, confirmations, studies, summaries
@@ -49,9 +50,9 @@ def status(
     ] = False,
     every: Annotated[
         float | None,
-        typer.Option(
-            metavar="SECONDS",
-            help=f"Refresh interval of --watch in seconds, {SHORTEST:g} to {LONGEST:g}. "
+        option(
+            "SECONDS",
+            f"Refresh interval of --watch in seconds, {SHORTEST:g} to {LONGEST:g}. "
             f"Default: {INTERVAL:g}.",
         ),
     ] = None,
@@ -71,26 +72,40 @@ def status(
         return
     store = open_study(storage, name)
     snapshot, summary = StudyPoller(store).look(), store.summary()
+    if as_json:
+        print_json(_values(store, snapshot, summary))
+    else:
+        _print(store, snapshot, summary)
+
+
+def _values(store: StudyStore, snapshot: StudySnapshot, summary: StudySummary) -> dict[str, Any]:
+    """The state of a study as JSON values."""
+    objective, winner = store.spec.metrics.objective, store.winner() or snapshot.best
+    alive = sum(worker.alive for worker in snapshot.workers)
+    found = {
+        **summary._asdict(),
+        "measured_as": store.fingerprint(),
+        "phase_seconds": snapshot.phase_seconds,
+        "budget": budgets.budget_values(snapshot.budget, alive),
+        "confirmation": confirmations.results_values(store.confirmed()),
+        "warnings": summaries.trial_warnings(winner, objective) if winner else [],
+        "running": [studies.trial_values(t, objective) for t in snapshot.running.values()],
+        "workers": [worker._asdict() for worker in snapshot.workers],
+    }
+    if store.spec.metrics.several:
+        found["front"] = [studies.trial_values(trial, objective) for trial in store.front()]
+    with suppress(TunerError):  # without the key, Slurm's queue is unknown
+        found["waiting_jobs"] = [job._asdict() for job in slurm.waiting_jobs(store)]
+    return found
+
+
+def _print(store: StudyStore, snapshot: StudySnapshot, summary: StudySummary) -> None:
+    """Print the state of a study as tables and lines."""
     objective, running = store.spec.metrics.objective, list(snapshot.running.values())
     best, confirmed = [snapshot.best] if snapshot.best else [], store.confirmed()
-    if as_json:
-        values = [studies.trial_values(trial, objective) for trial in running]
-        about = {"running": values, "workers": [worker._asdict() for worker in snapshot.workers]}
-        parts = {"measured_as": store.fingerprint(), "phase_seconds": snapshot.phase_seconds}
-        alive = sum(worker.alive for worker in snapshot.workers)
-        parts |= {"budget": budgets.budget_values(snapshot.budget, alive)}
-        parts |= {"confirmation": confirmations.results_values(confirmed)}
-        winner = store.winner() or snapshot.best
-        parts |= {"warnings": summaries.trial_warnings(winner, objective) if winner else []}
-        with suppress(TunerError):  # without the key, Slurm's queue is unknown
-            parts |= {"waiting_jobs": [job._asdict() for job in slurm.waiting_jobs(store)]}
-        if store.spec.metrics.several:
-            parts |= {"front": [studies.trial_values(t, objective) for t in store.front()]}
-        print_json(summary._asdict() | parts | about)
-        return
     out.print(studies.study_table([summary]))
     if summary.on_hold:
-        out.print(summaries.hold_line(name), soft_wrap=True)
+        out.print(summaries.hold_line(store.name), soft_wrap=True)
     if not snapshot.ended:
         print_no_worker(store, snapshot.workers)
     for line in studies.limit_lines(snapshot):
@@ -107,7 +122,7 @@ def status(
         out.print(winner_text, soft_wrap=True)
     out.print(summaries.best_text(best, objective), soft_wrap=True)
     if store.spec.metrics.several and (front := store.front()):
-        out.print(summaries.front_line(name, front), soft_wrap=True)
+        out.print(summaries.front_line(store.name, front), soft_wrap=True)
     out.print(summaries.measured_as(store.fingerprint(), str(summary.fingerprint)), soft_wrap=True)
     if shares := summaries.phase_shares(snapshot.phase_seconds):
         out.print(shares, soft_wrap=True)

@@ -14,6 +14,7 @@ from tuner.cli.options import (
     TrialNumber,
     database_words,
     open_study,
+    option,
 )
 from tuner.environment import STORAGE
 from tuner.errors import InputError, TunerError
@@ -116,9 +117,7 @@ def prune(
     name: StudyName,
     trial: TrialNumber,
     storage: Storage = STORAGE,
-    reason: Annotated[
-        str, typer.Option(metavar="TEXT", help="Reason stored with the trial.")
-    ] = "pruned by hand",
+    reason: Annotated[str, option("TEXT", "Reason stored with the trial.")] = "pruned by hand",
 ) -> None:
     """Prune a running trial after its current epoch.
 

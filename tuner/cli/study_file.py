@@ -5,10 +5,8 @@ import tomllib
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from tuner.cli.app import Task, command, out
-from tuner.cli.options import Storage, StudyName, open_study
+from tuner.cli.options import Storage, StudyName, open_study, option
 from tuner.cli.writing import check_target, write_output
 from tuner.environment import STORAGE
 from tuner.errors import InputError
@@ -22,8 +20,7 @@ from tuner.views.study_toml import spec_toml
 def study_file(
     name: StudyName,
     to: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="File to write. Default: stdout."),
+        Path | None, option("FILE", "File to write. Default: stdout.", "--out", "-o")
     ] = None,
     storage: Storage = STORAGE,
 ) -> None:

@@ -7,10 +7,11 @@ import typer
 
 from tuner.cli.app import Task, command, out, print_json
 from tuner.cli.completion import study_names
-from tuner.cli.options import Artifacts, AsJson, Storage, StudyName, TrialNumber, open_study
+from tuner.cli.options import Artifacts, AsJson, Storage, StudyName, TrialNumber, open_study, option
 from tuner.cli.steer import print_no_worker
 from tuner.environment import STORAGE
 from tuner.errors import InputError, TunerError
+from tuner.study.epochs import ownership_history
 from tuner.study.fingerprint import incomparable
 from tuner.study.objectives import pareto_front
 from tuner.study.store import StudyStore
@@ -28,23 +29,22 @@ def trials(
     storage: Storage = STORAGE,
     sort: Annotated[
         str | None,
-        typer.Option(
-            metavar="KEY",
-            help="Sort by trial, value (the best first), epochs, loss_ratio, time or a parameter; "
+        option(
+            "KEY",
+            "Sort by trial, value (the best first), epochs, loss_ratio, time or a parameter; "
             "-KEY reverses the order. Default: trial.",
             autocompletion=lambda: [*studies.SORT_KEYS],
         ),
     ] = None,
     top: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Show the first N; without --sort, the N best."),
+        int | None, option("N", "Show the first N; without --sort, the N best.", min=1)
     ] = None,
     states: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "STATE",
+            f"Show only trials in this state: {', '.join(studies.STATES)}. Can be repeated.",
             "--state",
-            metavar="STATE",
-            help=f"Show only trials in this state: {', '.join(studies.STATES)}. Can be repeated.",
             autocompletion=lambda: [*studies.STATES],
         ),
     ] = None,
@@ -94,7 +94,7 @@ def show(
     """
     store = open_study(storage, name)
     found = store.trial(trial)
-    history, traceback = store.ownership_history(trial), store.traceback(trial)
+    history, traceback = ownership_history(store, trial), store.traceback(trial)
     hang = store.hang(trial)
     problem = None
     try:

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from tuner.dashboard.notes import study_lead, study_note, trial_note
+from tuner.epoch_report import EpochReport
 from tuner.errors import StorageError, TunerError
 from tuner.files.pictures import CURVES, REAL_IMAGES, PictureUploader, neighbours_of
 from tuner.files.study_files import StudyFiles
@@ -17,7 +18,6 @@ from tuner.study.dashboard_attributes import publish, published
 from tuner.study.records import TrialRecord
 from tuner.study.sinks import Publication, Publisher
 from tuner.study.store import StudyStore
-from tuner.trial import EpochReport
 from tuner.views.figures import PLOTS
 from tuner.views.images import grid_png
 from tuner.views.trial_svg import curves_svg

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -101,6 +102,26 @@ def parse_toleration(text: str) -> Toleration:
     """Parse ``KEY=VALUE:EFFECT`` or ``KEY:EFFECT``; InputError for other text."""
     expected = "KEY=VALUE:EFFECT or KEY:EFFECT, such as spot=true:NoSchedule"
     return Toleration(*_check(_TOLERATION, "--toleration", text, expected).groups())
+
+
+def spot_platform(name: str | None) -> Spot | None:
+    """The platform of that name, if any; InputError if there is none."""
+    if name is not None and name not in SPOT:
+        raise InputError(f"--spot: found {name!r}, expected one of: {', '.join(SPOT)}")
+    return SPOT[name] if name else None
+
+
+def placement(
+    platform: Spot | None, selectors: Sequence[str], tolerations: Sequence[str]
+) -> tuple[dict[str, str], tuple[Toleration, ...]]:
+    """Labels that nodes must have and taints that pods accept: those given, and those of the spot
+    nodes of ``platform``."""
+    labels = dict(map(parse_selector, selectors))
+    taints = tuple(map(parse_toleration, tolerations))
+    if platform is None:
+        return labels, taints
+    own = (platform.taint,) if platform.taint else ()
+    return dict([platform.label]) | labels, own + taints
 
 
 def manifests(workers: Workers, pods: Pods) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from tuner.environment import RESTARTS_VARIABLE, default_storage, slurm_job
 from tuner.errors import HUNG_EXIT_CODE, StorageError, TunerError
+from tuner.worker_command import tuner_process
 
 if TYPE_CHECKING:
     from tuner.study.store import StudyStore
@@ -73,8 +74,7 @@ class WorkerJob:
 
         for number in REASONS:
             signal.signal(number, stop)
-        # -P: files in the working folder must not shadow libraries.
-        command = [sys.executable, "-P", "-m", "tuner.cli", "worker", self.name, *self.words]
+        command = tuner_process("worker", self.name, *self.words)
         environment = os.environ | {RESTARTS_VARIABLE: "1"}
         with subprocess.Popen(command, env=environment, preexec_fn=_ignore_signals) as process:
             processes.append(process)

@@ -8,9 +8,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from tuner.environment import MachineOptions
 from tuner.errors import InputError
 from tuner.study.connections import Address
 from tuner.study.urls import repeatable
+from tuner.worker_command import WorkerCommand
 
 STOPPED = 75  # exit code of a worker that a signal stopped before the study ended: EX_TEMPFAIL
 KILLED = 128 + 15  # exit code after SIGTERM before the first trial
@@ -50,9 +52,10 @@ class Workers:
     @property
     def command(self) -> list[str]:
         """Arguments of ``tuner`` for one worker."""
-        words = ["worker", self.study, "--grace", f"{self.grace:g}"]
-        words += [word for package in self.allow for word in ("--allow", package)]
-        return [*words, "--signal-exit-code", str(STOPPED)]
+        options = MachineOptions(allow=self.allow)
+        return WorkerCommand(
+            self.study, options=options, grace=self.grace, signal_exit_code=STOPPED
+        ).words
 
     @property
     def environment(self) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.epoch_report import COMPARED
 from tuner.metrics.cmmd import cmmd
 from tuner.metrics.diagnostics import class_balance, variance_ratio
 from tuner.metrics.fid import (
@@ -21,7 +22,6 @@ from tuner.metrics.fid import (
 from tuner.metrics.kid import kernel_distance
 from tuner.metrics.memorisation import CopyDetector
 from tuner.metrics.prdc import PRDC, compute_prdc, radii
-from tuner.trial import COMPARED
 
 VERSION = 3  # part of the metric fingerprint: increase it if this package's numbers change
 PRECISION = "highest"  # of matrix products on the device

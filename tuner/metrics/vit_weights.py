@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 from jax import Array
@@ -126,8 +125,3 @@ def _converted(
     while array.ndim > len(shape) and len(array) == 1:  # DINOv2's tokens have a batch dimension
         array = array[0]
     return np.ascontiguousarray(array, np.float32) if array.shape == shape else None
-
-
-def device_weights(arrays: Mapping[str, NDArray[np.float32]]) -> Weights:
-    """The weights on the device."""
-    return dict(jax.device_put(dict(arrays)))

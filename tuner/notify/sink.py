@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from tuner.environment import NOTIFY_VARIABLE, RESTARTS_VARIABLE, variable
+from tuner.epoch_report import EpochReport
 from tuner.errors import StorageError
 from tuner.notify import messages
 from tuner.notify.sender import Sender, open_sender
@@ -16,7 +17,6 @@ from tuner.study.database import Database
 from tuner.study.sinks import Ending
 from tuner.study.store import StudyStore
 from tuner.study.verdict import Complete, Fail, Prune
-from tuner.trial import EpochReport
 
 EXIT_WAIT = 10.0  # most seconds that a worker's exit waits for its notifications
 RETRY = 5.0  # seconds before another attempt while the database is unreachable

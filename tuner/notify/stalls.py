@@ -45,19 +45,14 @@ def watching_stalls(
         sender.close()
 
 
-def look_for_stalls(
-    database: Database,
-    sender: Sender,
-    announce: Callable[[str], None],
-    seconds: float = STALLED,
-) -> None:
-    """Send one notification of every study that has had no worker for ``seconds``."""
+def look_for_stalls(database: Database, sender: Sender, announce: Callable[[str], None]) -> None:
+    """Send one notification of every study that has had no worker for ``STALLED`` seconds."""
     try:
         for name in studies_wanting(database, "stalled"):
             store = StudyStore(database, name)
             if "stalled" not in store.spec.notify.on:
                 continue
-            stall = claimed_stall(store, seconds)
+            stall = claimed_stall(store, STALLED)
             if stall is None:
                 continue
             if (problem := sender.send(*stalled_text(store, stall))) is not None:

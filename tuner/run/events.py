@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from tuner.epoch_report import EpochReport
 from tuner.phases import Activity, PhaseClock
 from tuner.study.claims import Claim
 from tuner.study.records import Confirms
 from tuner.study.sinks import Ending, Released, TrialSink
 from tuner.study.verdict import Complete, Fail, Pause, Prune
-from tuner.trial import EpochReport, Hyperparameters, Program, TrialConfig
+from tuner.trial import Hyperparameters, Program, TrialConfig
 
 TICK = 0.25  # seconds between checks of what the worker is doing
 ENDINGS = {kind.__name__: kind for kind in (Complete, Pause, Prune, Fail, Released)}

@@ -3,13 +3,12 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 
 from tuner.data.decoding import cores
@@ -31,69 +30,12 @@ from tuner.run.signals import FINISHING as FINISHING_EPOCH
 from tuner.run.widening import EpochTimes, Widening, should_widen
 from tuner.study.claims import Claim
 from tuner.study.sinks import Ending, Released, Sinks, TrialSink
+from tuner.worker_command import WorkerCommand, tuner_process
 
 FINISHING = "the workers finish their epochs, then stop; a second signal stops them at once"
 STOP = signal.SIGINT  # workers obey it even where they ignore SIGTERM or SIGHUP
 LATE = 10.0  # seconds after its grace period until a worker that has not exited is killed
 KEPT_LINES = 5  # of a worker's standard error
-
-
-def run_fleet(
-    arguments: Sequence[Sequence[str]],
-    storage: str,
-    respawn: int,
-    devices: Sequence[str],
-    sink: TrialSink,
-    *,
-    widen: bool = False,
-    max_time: float | None = None,
-    grace: float = GRACE,
-    doing: Callable[[int, int | None, str, float], None] | None = None,
-    stop: Stop | None = None,
-) -> bool:
-    """Run a ``tuner worker`` process for each list of arguments, until all have exited.
-
-    ``devices`` are assigned in turn; workers on the same one share its memory, and all of them the
-    CPU's cores. With ``widen`` the fleet begins with one worker on each device and adds one to each
-    as long as that pays; see ``Widening``. Dead workers are replaced, ``respawn`` times in total.
-    ``doing`` receives the index of a worker, its trial, what it is doing, and for how many seconds.
-    All stop ``max_time`` seconds from now; ``grace`` is the workers' own, in seconds. ``stop``
-    records a signal. Returns False if a worker was lost, unless a stop was requested. InputError if
-    every worker reported wrong input; HungError if a worker was lost to an epoch that hung.
-    """
-    until = None if max_time is None else time.monotonic() + max_time
-    per_device = -(-len(arguments) // len(devices)) if devices else 1
-    with _sharing(devices, per_device, sink) as variables:
-        first = len(devices) if widen else len(arguments)
-        widening = Widening(first) if widen else None
-        fleet = _Fleet(
-            arguments,
-            storage,
-            devices,
-            sink,
-            respawn,
-            until,
-            grace,
-            stop or Stop(),
-            per_device,
-            variables,
-            first,
-            widening,
-            doing,
-        )
-        with responding(fleet.respond):
-            try:
-                for i in range(first):
-                    fleet.start(i)
-                fleet.wait()
-            except BaseException:
-                fleet.leave_at_once()
-                raise
-    if fleet.refusals == len(fleet.processes):
-        raise InputError("no worker could join the study; see the errors above")
-    if fleet.hung and not fleet.stopping:
-        raise HungError("an epoch hung; see the lines above")
-    return fleet.stopping or fleet.lost == 0
 
 
 @contextmanager
@@ -110,32 +52,68 @@ def _sharing(devices: Sequence[str], workers: int, sink: TrialSink) -> Iterator[
 
 
 @dataclass
-class _Fleet:
-    arguments: Sequence[Sequence[str]]
-    storage: str  # not in the arguments, where ps would show its password
+class Fleet:
+    """A ``tuner worker`` process for each command, until all have exited.
+
+    ``devices`` are assigned in turn; workers on the same one share its memory, and all of them the
+    CPU's cores. With ``widen`` the fleet begins with one worker on each device and adds one to each
+    as long as that pays; see ``Widening``. Dead workers are replaced, ``respawn`` times in total.
+    ``doing`` receives the index of a worker, its trial, what it is doing, and for how many seconds.
+    All stop ``max_time`` seconds from now; ``grace`` is the workers' own, in seconds. ``stop``
+    records a signal.
+    """
+
+    commands: Sequence[WorkerCommand]
+    storage: str  # not in the commands, where ps would show its password
     devices: Sequence[str]
     sink: TrialSink
-    respawn: int
-    until: float | None  # time.monotonic() at which workers stop
-    grace: float
-    stop: Stop
-    per_device: int  # workers at most
-    variables: Mapping[str, str]  # of every worker
-    first: int  # the number of workers to begin with
-    widening: Widening | None  # while it may still grow
-    doing: Callable[[int, int | None, str, float], None] | None
-    stopping: bool = False
-    refusals: int = 0  # workers that reported wrong input
-    lost: int = 0  # dead workers that were not replaced
-    hung: bool = False  # whether one of them ended because an epoch hung
-    processes: dict[int, subprocess.Popen[str]] = field(default_factory=dict)
-    threads: list[threading.Thread] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)  # for the sink and these fields
+    _: KW_ONLY
+    widen: bool = False
+    respawn: int = 0
+    max_time: float | None = None
+    grace: float = GRACE
+    doing: Callable[[int, int | None, str, float], None] | None = None
+    stop: Stop = field(default_factory=Stop)
+
+    def __post_init__(self) -> None:
+        count, devices = len(self.commands), len(self.devices)
+        self.until = None if self.max_time is None else time.monotonic() + self.max_time
+        self.per_device = -(-count // devices) if devices else 1  # workers at most
+        self.first = devices if self.widen else count  # the number of workers to begin with
+        # While the fleet may still grow:
+        self.widening = Widening(self.first) if self.widen else None
+        self.variables: Mapping[str, str] = {}  # of every worker
+        self.stopping = False
+        self.refusals = 0  # workers that reported wrong input
+        self.lost = 0  # dead workers that were not replaced
+        self.hung = False  # whether one of them ended because an epoch hung
+        self.processes: dict[int, subprocess.Popen[str]] = {}
+        self.threads: list[threading.Thread] = []
+        self.lock = threading.Lock()  # for the sink and these fields
+
+    def run(self) -> bool:
+        """Run the workers; returns False if one was lost, unless a stop was requested. InputError
+        if every worker reported wrong input; HungError if one was lost to an epoch that hung."""
+        with (
+            _sharing(self.devices, self.per_device, self.sink) as self.variables,
+            responding(self.respond),
+        ):
+            try:
+                for index in range(self.first):
+                    self.start(index)
+                self.wait()
+            except BaseException:
+                self.leave_at_once()
+                raise
+        if self.refusals == len(self.processes):
+            raise InputError("no worker could join the study; see the errors above")
+        if self.hung and not self.stopping:
+            raise HungError("an epoch hung; see the lines above")
+        return self.stopping or self.lost == 0
 
     def start(self, index: int) -> None:
         process = subprocess.Popen(
-            # -P: files in the working directory must not shadow libraries.
-            [sys.executable, "-P", "-m", "tuner.cli", "worker", *self._words(index), "--events"],
+            tuner_process(*self._command(index).words),
             env=self._environment(index),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -151,11 +129,12 @@ class _Fleet:
         self.threads.append(thread)
         thread.start()
 
-    def _words(self, index: int) -> list[str]:
+    def _command(self, index: int) -> WorkerCommand:
+        command = self.commands[index]._replace(events=True)
         if self.until is None:
-            return [*self.arguments[index]]
-        left = max(1.0, self.until - time.monotonic())  # less for a worker that begins later
-        return [*self.arguments[index], "--max-time", f"{left:.0f}s"]
+            return command
+        # Less for a worker that begins later.
+        return command._replace(max_time=max(1.0, self.until - time.monotonic()))
 
     def _environment(self, index: int) -> dict[str, str]:
         found = {**os.environ, **self.variables, STORAGE_VARIABLE: self.storage}

@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from tuner import web
+from tuner.epoch_report import MEASUREMENTS, EpochReport
 from tuner.errors import InputError
 from tuner.phases import Phase
 from tuner.study.claims import Claim
@@ -21,7 +22,6 @@ from tuner.study.sinks import Ending, Released
 from tuner.study.snapshot import BackgroundPoller, StudySnapshot
 from tuner.study.store import StudyStore
 from tuner.study.verdict import Complete, Fail, Pause, Prune
-from tuner.trial import MEASUREMENTS, EpochReport
 
 OUTCOMES = {Complete: "complete", Pause: "paused", Prune: "pruned", Fail: "fail", Released: "left"}
 LAST_PORT = 65535

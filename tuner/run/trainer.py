@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tuner import environment
+from tuner.epoch_report import EpochReport
 from tuner.files.checkpoints import pack_state
 from tuner.files.serialization import Arrays, pack, unpack
 from tuner.gan.losses import LOSSES
@@ -22,7 +23,7 @@ from tuner.metrics.diagnostics import loss_ratio
 from tuner.phases import Phase, PhaseClock
 from tuner.run.evaluator import Evaluation, Evaluator, device_memory
 from tuner.spec.metrics import ALL_OBJECTIVES
-from tuner.trial import DatasetInfo, EpochReport, Hyperparameters, TrialConfig
+from tuner.trial import DatasetInfo, Hyperparameters, TrialConfig
 from tuner.xla import jit, running_time
 
 COPY_SHARE = 0.02  # of the device's memory, for the copy of a state

@@ -3,6 +3,7 @@
 import time
 from functools import cached_property
 
+from tuner.epoch_report import EpochReport, History
 from tuner.files.checkpoints import Checkpoint, CheckpointWriter, KeptGenerator
 from tuner.files.serialization import encode_generator
 from tuner.gan.state import size_of
@@ -15,7 +16,6 @@ from tuner.study.claims import Claim
 from tuner.study.objectives import objective_values
 from tuner.study.records import TrialRecord
 from tuner.study.verdict import STATES, Complete, Verdict
-from tuner.trial import EpochReport, History
 
 
 class TrialRun:

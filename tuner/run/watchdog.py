@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from statistics import median
 from typing import NamedTuple, Self
 
+from tuner.epoch_report import EpochReport
 from tuner.errors import HUNG_EXIT_CODE
 from tuner.run.signals import STOP_COMMAND, Stop, briefly, end_process
 from tuner.spec.metrics import MetricsSection
 from tuner.study.claims import Claim
 from tuner.study.session import WorkerSession
-from tuner.trial import EpochReport
 
 FACTOR = 10  # times the median duration, after which an epoch counts as hung
 SHORTEST_LIMIT = 600.0  # seconds

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from tuner.epoch_report import EpochReport
 from tuner.study.claims import Claim
 from tuner.study.sinks import Sinks
-from tuner.trial import EpochReport
 
 MOST = 12  # workers per GPU
 LEAST_GAIN = 0.1  # of the rate, by one more worker per GPU

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 
 from tuner import hints
+from tuner.epoch_report import EpochReport
 from tuner.errors import LeaseLostError, StorageError, TunerError
 from tuner.files.checkpoints import CHECKPOINTS, CheckpointWriter, folder_of, load_latest, trial_of
 from tuner.files.study_files import StudyFiles
@@ -37,7 +38,6 @@ from tuner.study.screening import constraint_attributes
 from tuner.study.session import WorkerSession
 from tuner.study.sinks import Ending, Publisher, Released, TrialSink
 from tuner.study.verdict import Complete, Continue, Fail, Pause, Prune, Verdict, verdict
-from tuner.trial import EpochReport
 
 T = TypeVar("T")
 
@@ -104,8 +104,8 @@ class Worker:
 
     def _why_waiting(self, idle: Idle) -> str:
         if idle is Idle.ON_HOLD:
-            go_on = hints.command("resume", self.session.store.name)
-            return f"waiting: the study is on hold; to let it go on, run: {go_on}"
+            resume = hints.command("resume", self.session.store.name)
+            return f"waiting: the study is on hold; to resume it, run: {resume}"
         return "waiting: other workers run the last trials"
 
     def _clean_up(self) -> None:

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
+from tuner.epoch_report import FIELDS, ReportField
 from tuner.spec.kinds import did_you_mean, is_import_name, shown
 from tuner.spec.sections import OneOf, Section, entry
-from tuner.trial import FIELDS, ReportField
 
 When = Literal["off", "end", "every"]
 # Feature extractors, and the number of features of each.

@@ -2,20 +2,31 @@
 
 import enum
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
+from tuner.epoch_report import EpochReport
 from tuner.phases import Phase
+from tuner.spec.branches import setting_params
+from tuner.spec.search import AshaPruner
 from tuner.spec.study import StudySpec
 from tuner.study import rows
-from tuner.study.records import SEED_OF, Confirms
+from tuner.study.confirmation import FIRST_SEED
+from tuner.study.edits import earlier_specs
+from tuner.study.epochs import ownership_history
+from tuner.study.leases import Taken
+from tuner.study.promotion import Promoter
+from tuner.study.records import MACHINE, SEED_OF, Confirms, confirms_of
 from tuner.study.rows import UNREADABLE
-from tuner.study.space import distributions, misfit
+from tuner.study.samplers import make_pruner, make_sampler
+from tuner.study.screening import by_first_objective, screened
+from tuner.study.space import distributions, misfit, trial_config
 from tuner.study.storage import Choice, FencedStorage
-from tuner.trial import EpochReport, TrialConfig
+from tuner.study.store import StudyStore
+from tuner.trial import DatasetInfo, TrialConfig
 
 
 class Claim(NamedTuple):
@@ -50,7 +61,76 @@ class Idle(enum.Enum):
     SPENT = "the study's budget is spent"
 
 
-def problem_of(
+class Search(NamedTuple):
+    """How a study file samples and prunes."""
+
+    spec: StudySpec
+    study: optuna.Study  # as its sampler and pruner see it, with both
+    judged: optuna.Study  # as the pruner sees it: only by the first objective
+    promoter: Promoter | None  # if trials are paused at rungs
+
+    @classmethod
+    def of(cls, store: StudyStore, spec: StudySpec) -> Self:
+        study = screened(store.study, spec)
+        study.sampler, study.pruner = make_sampler(spec), make_pruner(spec)
+        judged = by_first_objective(store.study, spec) if spec.metrics.several else study
+        asha = spec.pruner if isinstance(spec.pruner, AshaPruner) else None
+        promoter = None if asha is None else Promoter(store.key, spec, asha)
+        return cls(spec, study, judged, promoter)
+
+
+def make_claim(
+    store: StudyStore, search: Search, taken: Taken, dataset: DatasetInfo, machine: dict[str, str]
+) -> Claim | Refusal | None:
+    """Read a leased trial, and choose and store its parameters; None if it was ended elsewhere."""
+    trial_id, storage = taken.trial_id, store.database.rdb
+    trial = storage.get_trial(trial_id)
+    if trial.state.is_finished():
+        return None
+    history = tuple(store.reports_of(trial_id))
+    search = _search_for(store, search, trial)
+    spec = search.spec
+    problem = _problem_of(spec, trial, [report.epoch for report in history], taken.epoch)
+    if problem is not None:
+        return Refusal(problem)
+    choices = _choose_params(search, storage, trial)
+    storage.write_params(trial_id, choices, {MACHINE: machine})
+    params = trial.params | {choice.name: choice.value for choice in choices}
+    confirms = confirms_of(trial.user_attrs)
+    seeded = trial.user_attrs.get(SEED_OF, trial.number)
+    if confirms is not None:
+        seeded = FIRST_SEED + confirms.seed
+    predecessor = None
+    if history and (owners := ownership_history(store, trial.number)):
+        last = owners[-1]
+        predecessor = f"worker {last.worker} on {last.host or 'an unknown host'}"
+    return Claim(
+        trial_id=trial_id,
+        number=trial.number,
+        params=setting_params(params),
+        config=trial_config(spec, params, seeded, dataset),
+        token=taken.token,
+        history=history,
+        predecessor=predecessor,
+        rung=taken.rung,
+        confirms=confirms,
+        prune_reason=taken.prune_reason,
+        lost=taken.lost,
+    )
+
+
+def _search_for(store: StudyStore, search: Search, trial: FrozenTrial) -> Search:
+    """The search that a trial belongs to: one from before an edit, if the trial was begun or queued
+    with parameters that the edit has excluded."""
+    known = known_params(trial)
+    if known and misfit(search.spec, known) is not None:
+        for earlier in earlier_specs(store):
+            if misfit(earlier, known) is None:
+                return Search.of(store, earlier)
+    return search
+
+
+def _problem_of(
     spec: StudySpec, trial: FrozenTrial, epochs: Sequence[int], last_epoch: int
 ) -> str | None:
     """Why a trial, which another program may have written, can't be run; None if it can.
@@ -74,17 +154,15 @@ def problem_of(
 
 
 def known_params(trial: FrozenTrial) -> dict[str, Any] | None:
-    """The parameters that a trial was queued with or has; None if they are no parameters."""
+    """The parameters that a trial was queued with or has; None if what was queued is unusable."""
     queued = trial.system_attrs.get("fixed_params", {})
     return queued | trial.params if isinstance(queued, dict) else None
 
 
-def choose_params(
-    study: optuna.Study, storage: FencedStorage, spec: StudySpec, trial: FrozenTrial
-) -> list[Choice]:
+def _choose_params(search: Search, storage: FencedStorage, trial: FrozenTrial) -> list[Choice]:
     """Choose the parameters that the trial lacks: from the point it was queued with, or by the
     study's sampler. Nothing is stored."""
-    params = dict(trial.params)
+    spec, study, params = search.spec, search.study, dict(trial.params)
     if not _missing(spec, params):
         return []
     # As Study.ask does: samplers then see this trial among the others.

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, select, update
 
 from tuner.errors import StorageError
 from tuner.phases import PhaseClock
-from tuner.study import leases, tables
+from tuner.study import leases, preparation, tables
 from tuner.study.store import StudyStore
 
 TICK = 0.25  # seconds between checks of what the worker is doing
@@ -103,7 +103,7 @@ class Heartbeat:
             .returning(who.c.seen_at)
         ).scalar_one_or_none()
         if self.preparing:
-            leases.renew_preparation(connection, self._study, self._worker, self._seconds)
+            preparation.renew(connection, self._study, self._worker, self._seconds)
         if seen_at is None:
             return False
         self.compare_clocks(seen_at)

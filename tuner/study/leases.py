@@ -1,8 +1,4 @@
-"""Leases, which state the worker that owns each trial: created, taken over, renewed, given back.
-
-A lease on the study's own row gives one worker at a time the right to prepare the files that all
-workers of the study share.
-"""
+"""Leases, which state the worker that owns each trial: created, taken over, renewed, given back."""
 
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
@@ -32,7 +28,7 @@ from tuner.study.workers import dead_among, describe_worker
 MAX_REMAINING = 2 * 86_400.0  # seconds; a lease lasts a day at most
 ORPHAN_SECONDS = 600.0  # that another program has to end a trial that it began
 
-_leases, _studies = tables.leases.c, tables.studies.c
+_leases = tables.leases.c
 
 
 class Lease(NamedTuple):
@@ -321,35 +317,3 @@ def status(session: Session, trial_id: int, lease: Lease) -> str | None:
     )
     found: str | None = session.execute(query).scalar_one_or_none()
     return found
-
-
-def acquire_preparation(session: Session, study: StudyKey, worker: str, seconds: float) -> bool:
-    """Take the right to prepare for ``seconds``; returns whether the worker has it now.
-
-    It can be taken if it is free, expired, this worker's own, or a dead worker's.
-    """
-    until = tables.db_now() + seconds
-    free = or_(
-        _studies.preparer.is_(None),
-        _studies.preparer == worker,
-        _studies.preparer.in_(dead_among(session, _studies.preparer, study.row())),
-        _studies.preparer_until < tables.db_now(),
-    )
-    # A later time was written before the database's clock was set back.
-    later = update(tables.studies).where(study.row(), _studies.preparer_until > until)
-    session.execute(later.values(preparer_until=until))
-    taken = update(tables.studies).where(study.row(), free)
-    taken = taken.values(preparer=worker, preparer_until=until)
-    return session.execute(taken.returning(_studies.study_id)).one_or_none() is not None
-
-
-def renew_preparation(connection: Connection, study: StudyKey, worker: str, seconds: float) -> None:
-    """Keep the right to prepare for another ``seconds``, if the worker still has it."""
-    mine = update(tables.studies).where(study.row(), _studies.preparer == worker)
-    connection.execute(mine.values(preparer_until=tables.db_now() + seconds))
-
-
-def release_preparation(connection: Session | Connection, study: StudyKey, worker: str) -> None:
-    """Give up the right to prepare, if the worker still has it."""
-    mine = update(tables.studies).where(study.row(), _studies.preparer == worker)
-    connection.execute(mine.values(preparer=None, preparer_until=None))

@@ -6,11 +6,11 @@ first objective chooses.
 
 from collections.abc import Mapping, Sequence
 
+from tuner.epoch_report import History
 from tuner.spec.constraint import Size
 from tuner.spec.metrics import ALL_OBJECTIVES
 from tuner.spec.study import StudySpec
 from tuner.study.records import TrialRecord, best_of
-from tuner.trial import History
 
 
 def objective_values(

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from sqlalchemy import select, update
 
 from tuner.errors import StorageError, one_line
 from tuner.phases import PhaseClock
-from tuner.study import leases, tables
+from tuner.study import leases, preparation, tables
 from tuner.study.claims import Claim
 from tuner.study.heartbeat import Heartbeat
 from tuner.study.leases import Lease
@@ -114,6 +115,13 @@ class WorkerPresence:
         """Whether the study was on hold at the last heartbeat or claim."""
         return self._heart.on_hold
 
+    def _latest_now(self) -> float | None:
+        """The latest time that the database's clock can show; None shortly after an outage of the
+        database, in which no worker could renew its leases."""
+        troubles = (self._retrier.last_trouble, self._heart.last_trouble)
+        ages = [time.monotonic() - moment for moment in troubles if moment is not None]
+        return self._heart.latest_now if min(ages, default=self._seconds) >= self._seconds else None
+
     def stats(self) -> WorkerStats:
         """Statistics for monitoring. Thread-safe."""
         heart = self._heart
@@ -135,7 +143,7 @@ class WorkerPresence:
                 leases.add_last_seconds(connection, *self._last, seconds)
             connection.execute(left)
             if self._heart.preparing:
-                leases.release_preparation(connection, self.store.key, self.worker)
+                preparation.release(connection, self.store.key, self.worker)
 
     def give_up_hung(self, claim: Claim, what: str, stacks: str) -> None:
         """Stop renewing the lease of a trial that hung, give the trial back, and store where it
@@ -179,7 +187,7 @@ class WorkerPresence:
         It keeps the right as long as it is alive, until it calls ``prepared``.
         """
         with self._storage.transaction() as session:
-            mine = leases.acquire_preparation(session, self.store.key, self.worker, self._seconds)
+            mine = preparation.acquire(session, self.store.key, self.worker, self._seconds)
         self._heart.preparing = mine
         return mine
 
@@ -188,4 +196,4 @@ class WorkerPresence:
         """Give up the right: other workers read what was made, or make it if that failed."""
         self._heart.preparing = False
         with self._storage.transaction() as session:
-            leases.release_preparation(session, self.store.key, self.worker)
+            preparation.release(session, self.store.key, self.worker)

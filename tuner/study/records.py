@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
+from tuner.epoch_report import EpochReport, History
 from tuner.phases import UNCOUNTED, PhaseSeconds
 from tuner.spec.branches import setting_params
 from tuner.spec.constraint import VIOLATED, Size
 from tuner.spec.metrics import ALL_OBJECTIVES
 from tuner.study import rows
 from tuner.study.rows import UNREADABLE, printable
-from tuner.trial import EpochReport, History
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # trials that count towards a study's total
 MAX_REASON = 4000  # characters

@@ -15,8 +15,8 @@ from optuna.distributions import json_to_distribution
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
+from tuner.epoch_report import FIELDS, EpochReport
 from tuner.phases import Phase, PhaseSeconds
-from tuner.trial import FIELDS, EpochReport
 
 UNREADABLE = "tuner:unreadable"  # attribute added on reading: which rows of the trial are left out
 

@@ -8,51 +8,30 @@ worker already holds is reused, a stored report is not stored again, and so on.
 
 import contextlib
 import functools
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 
+from tuner.epoch_report import EpochReport, History
 from tuner.errors import LeaseLostError, TunerError
 from tuner.phases import PhaseClock
-from tuner.spec.branches import setting_params
-from tuner.spec.search import AshaPruner
 from tuner.spec.study import StudySpec
 from tuner.study import leases, tables
-from tuner.study.budget import read_budget
-from tuner.study.claims import Claim, Idle, Refusal, choose_params, known_params, problem_of
-from tuner.study.confirmation import FIRST_SEED
+from tuner.study.claims import Claim, Idle, Refusal, Search, make_claim
 from tuner.study.dashboard_attributes import add_note
-from tuner.study.edits import earlier_specs
 from tuner.study.leases import Lease, Taken
+from tuner.study.next_trial import NextTrial
 from tuner.study.objectives import objective_values
 from tuner.study.presence import WorkerPresence, persistent
-from tuner.study.promotion import Promoter
-from tuner.study.queue import queued
-from tuner.study.records import (
-    ARTIFACT,
-    MACHINE,
-    PAUSED,
-    REASON,
-    SEED_OF,
-    TRACEBACK,
-    confirms_of,
-    hang_of,
-    size_of,
-)
+from tuner.study.records import ARTIFACT, PAUSED, REASON, TRACEBACK, hang_of, size_of
 from tuner.study.retrying import LIMIT
-from tuner.study.samplers import make_pruner, make_sampler
-from tuner.study.screening import by_first_objective, comparable, screened
-from tuner.study.space import misfit, trial_config
-from tuner.study.stopping import end_if_stalled
+from tuner.study.screening import comparable
 from tuner.study.store import StudyStore
 from tuner.study.verdict import Complete, Continue, Fail, Pause, Prune, Verdict
-from tuner.trial import DatasetInfo, EpochReport, History
+from tuner.trial import DatasetInfo
 
 MAX_BROKEN = 5  # trials in a row that can't be begun for an unknown reason
 NOTHING: Mapping[str, Any] = {}
@@ -73,19 +52,11 @@ class WorkerSession(WorkerPresence):
         super().__init__(store, machine, announce, retry_seconds, clock)
         # Called with an edited study file, before a trial is claimed under it.
         self.when_edited: Callable[[StudySpec], None] = lambda spec: None
-        self._follow(self.spec)
+        self._search = Search.of(store, self.spec)
+        lease = Lease(self.worker, 0, self._seconds)
+        self._trials = NextTrial(store, lease, self._latest_now, announce)
         self._broken = 0  # trials in a row that could not be begun for an unknown reason
-        self._spent: str | None = None  # why the budget was spent, when it was read last
         self._marks: dict[str, Any] = {}  # the pruner's attributes for a trial that is to end
-
-    def _follow(self, spec: StudySpec) -> None:
-        """Sample and prune by this study file."""
-        self.spec, self._study = spec, search_of(self.store, spec)
-        several = spec.metrics.several
-        self._judged = by_first_objective(self.store.study, spec) if several else self._study
-        self._promoter: Promoter | None = None
-        if isinstance(spec.pruner, AshaPruner):
-            self._promoter = Promoter(self.store.key, spec, spec.pruner)
 
     # Claiming
 
@@ -105,7 +76,7 @@ class WorkerSession(WorkerPresence):
             self._marks = {}
             # A lease is lost here if this process was suspended: take the next trial.
             with contextlib.suppress(LeaseLostError):
-                taken = self._next()
+                taken = self._persist(lambda: self._trials.take(self._search))
                 if isinstance(taken, Idle):
                     return taken
                 self._last = taken.trial_id, self._storage.held[taken.trial_id]
@@ -126,162 +97,32 @@ class WorkerSession(WorkerPresence):
         self._heart.on_hold = self.store.on_hold
         if (spec := self.store.spec) is not self.spec:
             self.when_edited(spec)
-            self._follow(spec)
-
-    @persistent
-    def _next(self) -> Taken | Idle:
-        """Lease a trial: one this worker already holds, one to take over or to promote, a queued or
-        a new one."""
-        key, held = self.store.key, self._storage.held
-        with self._storage.transaction() as session:
-            taken = leases.held_unknown(session, key.study_id, self.worker, held)
-            if taken is None and self._is_spent(session):
-                return Idle.SPENT
-            if taken is None:
-                lease = Lease(self.worker, 0, self._seconds)
-                dead = leases.dead_workers(session, key.study_id, self.worker)
-                latest = self._heart.latest_now if self._can_expire() else None
-                taken = leases.take(session, key, lease, dead, latest)
-                if taken is None:
-                    taken = self._take_paused(session, lease)
-        if taken is not None:
-            held[taken.trial_id] = Lease(self.worker, taken.token, self._seconds)
-            return taken
-        end_if_stalled(self.store, self.spec)
-        trial_id = self._storage.begin_trial()
-        if trial_id is not None:
-            return Taken(trial_id, 1, 0, 0)
-        if self._end_paused():
-            return self._next()
-        return self._confirm() or self._idle()
+            self.spec, self._search = spec, Search.of(self.store, spec)
 
     @persistent
     def is_budget_spent(self) -> bool:
         """Whether the study's budget is spent; if it is, announces which part of it."""
-        with self._storage.transaction() as session:
-            return self._is_spent(session)
-
-    def _is_spent(self, session: Session) -> bool:
-        if not self.spec.budget.limits:
-            return False
-        reason = read_budget(session.connection(), self.store.key).reason
-        if reason != self._spent:
-            self._spent = reason
-            if reason is not None:
-                self._announce(f"{reason}: exiting")
-        return reason is not None
-
-    def _confirm(self) -> Taken | None:
-        """Once the search has ended, begin a run that confirms its winner, if one is wanted."""
-        if not self.spec.confirm.top or self.store.search_remaining() > 0:
-            return None
-        for wanted in self.store.confirmation().wanted:
-            original = self.store.frozen_trial(wanted.trial)
-            trial_id = self._storage.begin_confirmation(original, wanted)
-            if trial_id is not None:
-                return Taken(trial_id, 1, 0, 0)
-        return None
-
-    def _take_paused(self, session: Session, lease: Lease) -> Taken | None:
-        """Promote a paused trial. If an edit has replaced asha, each of them goes on."""
-        if self._promoter is not None:
-            return self._promoter.promote(session, lease)
-        return leases.resume_paused(session, self.store.key, lease)
-
-    def _end_paused(self) -> bool:
-        """Without a new trial to begin, let paused ones end; returns whether one can be claimed."""
-        if self._promoter is None:
-            return False
-        with self._storage.transaction() as session:
-            return self._promoter.end_paused(session)
+        return self._trials.is_budget_spent(self.spec)
 
     def coming(self, most: int) -> list[dict[str, Any]]:
-        """What is known of the parameters, under Optuna's names, of the trials that can be claimed
-        now: those left behind, then the queue; at most ``most``. StorageError if the database is
-        away."""
-        key = self.store.key
+        """See ``NextTrial.coming``. StorageError if the database is away."""
         with self._database.errors():
-            with self._storage.transaction() as session:
-                dead = leases.dead_workers(session, key.study_id, self.worker)
-                latest = self._heart.latest_now if self._can_expire() else None
-                ids = leases.left_behind(session, key, dead, latest, most)
-                ids += session.execute(queued(key.study_id, most)).scalars()
-            trials = [self._storage.get_trial(trial_id) for trial_id in ids[:most]]
-        return [p for p in map(known_params, trials) if p and misfit(self.spec, p) is None]
-
-    def _idle(self) -> Idle:
-        """Without a trial to claim now, prepare leases for a later takeover."""
-        with self._storage.transaction() as session:
-            leases.lease_orphans(session, self.store.key)
-            leases.shorten(session, self.store.key, self._seconds)
-        return Idle.ENDED if self.store.remaining() <= 0 else Idle.WAIT
-
-    def _can_expire(self) -> bool:
-        """Whether an expired lease means a lost worker: not right after a database outage, in which
-        no worker could renew its leases."""
-        troubles = (self._retrier.last_trouble, self._heart.last_trouble)
-        ages = [time.monotonic() - moment for moment in troubles if moment is not None]
-        return min(ages, default=self._seconds) >= self._seconds
+            return self._trials.coming(self.spec, most)
 
     @persistent
     def _begin(self, taken: Taken, dataset: DatasetInfo) -> Claim | Refusal | None:
         """Read the trial and choose its parameters; None if it was ended elsewhere."""
         try:
-            return self._claim(taken, dataset)
+            claim = make_claim(self.store, self._search, taken, dataset, self.machine)
         except (TunerError, SQLAlchemyError, StorageInternalError, UpdateFinishedTrialError):
             raise
         except Exception as error:  # mostly a sampler's, which must not end the worker
             if isinstance(error, KeyError) and not self.store.exists():
                 raise
             return Refusal(*self.described(error))
-
-    def _claim(self, taken: Taken, dataset: DatasetInfo) -> Claim | Refusal | None:
-        trial_id = taken.trial_id
-        trial = self._storage.get_trial(trial_id)
-        if trial.state.is_finished():
-            self._close(trial_id)
-            return None
-        history = tuple(self.store.reports_of(trial_id))
-        spec, study = self._search_for(trial)
-        problem = problem_of(spec, trial, [report.epoch for report in history], taken.epoch)
-        if problem is not None:
-            return Refusal(problem)
-        choices = choose_params(study, self._storage, spec, trial)
-        self._storage.write_params(trial_id, choices, {MACHINE: self.machine})
-        params = trial.params | {choice.name: choice.value for choice in choices}
-        confirms = confirms_of(trial.user_attrs)
-        seeded = trial.user_attrs.get(SEED_OF, trial.number)
-        if confirms is not None:
-            seeded = FIRST_SEED + confirms.seed
-        config = trial_config(spec, params, seeded, dataset)
-        predecessor = None
-        if history and (owners := self.store.ownership_history(trial.number)):
-            last = owners[-1]
-            predecessor = f"worker {last.worker} on {last.host or 'an unknown host'}"
-        known = setting_params(params)
-        return Claim(
-            trial_id=trial_id,
-            number=trial.number,
-            params=known,
-            config=config,
-            token=taken.token,
-            history=history,
-            predecessor=predecessor,
-            rung=taken.rung,
-            confirms=confirms,
-            prune_reason=taken.prune_reason,
-            lost=taken.lost,
-        )
-
-    def _search_for(self, trial: FrozenTrial) -> tuple[StudySpec, optuna.Study]:
-        """The study file and search for a trial: those from before an edit if it was begun or
-        queued with parameters that the edit has excluded."""
-        known = known_params(trial)
-        if known and misfit(self.spec, known) is not None:
-            for earlier in earlier_specs(self.store):
-                if misfit(earlier, known) is None:
-                    return earlier, search_of(self.store, earlier)
-        return self.spec, self._study
+        if claim is None:
+            self._close(taken.trial_id)
+        return claim
 
     def _refuse(self, trial_id: int, refusal: Refusal) -> None:
         """Fail a trial that can't be begun."""
@@ -339,7 +180,7 @@ class WorkerSession(WorkerPresence):
         a value; None if the trial continues."""
         if claim.confirms is not None:
             return None
-        if self._promoter is not None:
+        if self._search.promoter is not None:
             return self._pause_at(claim, epoch)
         name = self.spec.pruner.name
         stops = self._pruner_says_stop(claim)
@@ -347,9 +188,9 @@ class WorkerSession(WorkerPresence):
 
     @persistent
     def _pause_at(self, claim: Claim, epoch: int) -> Pause | None:
-        """Whether the trial pauses after ``epoch``. If it passes a rung, that is stored, so after a
-        crash it can't be decided otherwise."""
-        promoter = self._promoter
+        """Whether the trial pauses after ``epoch``. A rung that it passes is stored: a crash can't
+        change the decision."""
+        promoter = self._search.promoter
         assert promoter is not None
         if epoch <= claim.rung or not promoter.is_rung(claim.number, epoch):
             return None
@@ -370,7 +211,7 @@ class WorkerSession(WorkerPresence):
         trial = comparable(self.spec, trial) or trial
         with self._storage.deferred_attributes() as marks:
             # Not Trial.should_prune: its cached trial lacks values written to the storage directly.
-            stop = self._study.pruner.prune(self._judged, trial)
+            stop = self._search.study.pruner.prune(self._search.judged, trial)
         if marks and not stop:
             self._storage.write_params(claim.trial_id, [], marks)
         self._marks = marks if stop else {}
@@ -415,22 +256,24 @@ class WorkerSession(WorkerPresence):
         self, trial: FrozenTrial, verdict: Verdict, attributes: Mapping[str, Any]
     ) -> tuple[TrialState, list[float] | None]:
         """State and values for Optuna, where a trial that was never measured can't be COMPLETE."""
-        state, values = _last_reported(trial, verdict)
+        if isinstance(verdict, Fail):
+            return TrialState.FAIL, None
+        if trial.last_step is None:
+            return TrialState.PRUNED, None
+        state = TrialState.COMPLETE if isinstance(verdict, Complete) else TrialState.PRUNED
         if not self.spec.metrics.several:
-            return state, values
-        if state != TrialState.COMPLETE:
+            return state, [trial.intermediate_values[trial.last_step]]
+        if state == TrialState.PRUNED:
             return state, None  # its last report stands for the first objective
         history = History(self.store.reports_of(trial._trial_id))
         found = objective_values(self.spec, history, size_of(attributes))
-        if found is None:
-            return TrialState.PRUNED, None
-        return state, list(found.values())
+        return (TrialState.PRUNED, None) if found is None else (state, list(found.values()))
 
     @persistent
     def pause(self, claim: Claim, checkpoint_bytes: int) -> None:
         """Pause the trial, whose checkpoint of this size is durable: a worker that promotes it, or
         that ends it, resumes from there. LeaseLostError if another worker owns the trial now."""
-        trial_id, held, promoter = claim.trial_id, self._storage.held, self._promoter
+        trial_id, held, promoter = claim.trial_id, self._storage.held, self._search.promoter
         assert promoter is not None
         with self._storage.transaction() as session:
             self.store.key.lock(session)
@@ -451,20 +294,3 @@ class WorkerSession(WorkerPresence):
             seconds = self.clock.of_trial()
             leases.give_back(session.connection(), claim.trial_id, lease, seconds)
         del self._storage.held[claim.trial_id]
-
-
-def search_of(store: StudyStore, spec: StudySpec) -> optuna.Study:
-    """The study as its sampler and pruner see it, with both."""
-    study = screened(store.study, spec)
-    study.sampler, study.pruner = make_sampler(spec), make_pruner(spec)
-    return study
-
-
-def _last_reported(trial: FrozenTrial, verdict: Verdict) -> tuple[TrialState, list[float] | None]:
-    """State and value for Optuna, if the study has one objective."""
-    if isinstance(verdict, Fail):
-        return TrialState.FAIL, None
-    if trial.last_step is None:
-        return TrialState.PRUNED, None
-    state = TrialState.COMPLETE if isinstance(verdict, Complete) else TrialState.PRUNED
-    return state, [trial.intermediate_values[trial.last_step]]

@@ -5,10 +5,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from tuner.epoch_report import EpochReport
 from tuner.study.claims import Claim
 from tuner.study.records import TrialRecord
 from tuner.study.verdict import Complete, Fail, Pause, Prune
-from tuner.trial import EpochReport
 
 
 class Released(NamedTuple):

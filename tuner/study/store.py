@@ -8,18 +8,19 @@ from typing import Any, NamedTuple
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, ScalarSelect, Select, func, select
 
+from tuner.epoch_report import DURATIONS, EpochReport
 from tuner.errors import InputError
 from tuner.phases import UNCOUNTED, PhaseSeconds
 from tuner.study import rows, tables
 from tuner.study.budget import Budget, Unfinished, read_budget, read_unfinished
 from tuner.study.confirmation import Confirmation, Result, confirmation, results
+from tuner.study.epochs import read_reports
 from tuner.study.fingerprint import digest
 from tuner.study.objectives import pareto_front
 from tuner.study.records import (
     FINISHED,
     TRACEBACK,
     Hang,
-    Ownership,
     StudySummary,
     TrialRecord,
     best_of,
@@ -28,7 +29,6 @@ from tuner.study.records import (
 )
 from tuner.study.study_row import StudyRow
 from tuner.study.workers import WorkerRecord, has_reported, read_workers
-from tuner.trial import DURATIONS, FIELDS, EpochReport
 
 METRIC_NAMES = "study:metric_names"  # Optuna's
 
@@ -49,13 +49,10 @@ class StudyStore(StudyRow):
     def remaining(self) -> int:
         """The number of trials still to finish, then that of runs that may still have to confirm
         the winner. Failed trials do not count as finished."""
-        left = self.search_remaining()
-        return left if left > 0 else self._runs_left()
-
-    def _runs_left(self) -> int:
-        if not self.spec.confirm.top:
-            return 0
-        return self.confirmation().runs_left(self.spec.confirm.seeds)
+        left, confirm = self.search_remaining(), self.spec.confirm
+        if left > 0 or not confirm.top:
+            return max(left, 0)
+        return self.confirmation().runs_left(confirm.seeds)
 
     def confirmation(self, *, reports: bool = False) -> Confirmation:
         """The confirmation of the winner as far as it has come; ``reports``: with the epochs."""
@@ -178,7 +175,8 @@ class StudyStore(StudyRow):
     ) -> list[TrialRecord]:
         """The trials with their reports; ``whole_study`` reads the reports without listing ids."""
         ids = self._trial_ids() if whole_study else [trial._trial_id for trial in trials]
-        reports = self._reports(tables.epochs.c.trial_id.in_(ids))
+        with self.database.rdb.engine.connect() as connection:
+            reports = read_reports(connection, tables.epochs.c.trial_id.in_(ids))
         leased = self._leases(tables.leases.c.trial_id.in_(ids))
         with self.database.rdb.engine.connect() as connection:
             # If SQLite has given the id to another study, its rows were read.
@@ -209,36 +207,9 @@ class StudyStore(StudyRow):
 
     def reports_of(self, trial_id: int) -> list[EpochReport]:
         """The reports of a trial so far, in order."""
-        with self.database.errors():
-            reports = self._reports(tables.epochs.c.trial_id == trial_id)
-        return reports.get(trial_id, [])
-
-    def _reports(self, where: ColumnElement[bool]) -> dict[int, list[EpochReport]]:
-        """The reports that can be read, by trial id, in order."""
-        ours = tables.epochs.c
-        columns = [*(ours[name] for name in FIELDS), ours.own]
-        query = select(ours.trial_id, *columns).where(where).order_by(ours.trial_id, ours.epoch)
-        reports: dict[int, list[EpochReport]] = {}
-        with self.database.rdb.engine.connect() as connection:
-            for trial_id, *values in connection.execute(query):
-                if (report := rows.epoch_report(values)) is not None:
-                    reports.setdefault(trial_id, []).append(report)
-        return reports
-
-    def report_times(self) -> dict[int, dict[int, float]]:
-        """When each epoch was reported, by trial number and epoch: seconds since 1970."""
-        ours, trials = tables.epochs.c, tables.optuna_trials.c
-        query = (
-            select(trials.number, ours.epoch, ours.reported_at)
-            .join(tables.optuna_trials, trials.trial_id == ours.trial_id)
-            .where(trials.study_id == self.study_id, self.key.exists())
-        )
-        found: dict[int, dict[int, float]] = {}
         with self.database.reading() as connection:
-            for number, epoch, at in connection.execute(query):
-                if rows.finite(at) is not None:
-                    found.setdefault(number, {})[epoch] = at
-        return found
+            reports = read_reports(connection, tables.epochs.c.trial_id == trial_id)
+        return reports.get(trial_id, [])
 
     def _leases(self, where: ColumnElement[bool]) -> dict[int, _Leased]:
         """What the leases of the study's trials say about them, by trial id."""
@@ -293,30 +264,6 @@ class StudyStore(StudyRow):
             best = best_of([r for r in records if not kept or r.artifact is not None])
             found = [trial for trial in trials if best and trial.number == best.number]
             return next(iter(self._records(found)), None)
-
-    def ownership_history(self, number: int) -> list[Ownership]:
-        """The workers that trained a trial, in order: several if it was taken over."""
-        epochs, who, trials = tables.epochs.c, tables.workers.c, tables.optuna_trials.c
-        query = (
-            select(
-                *(who.host, who.device, epochs.worker),
-                *(func.min(epochs.epoch), func.max(epochs.epoch)),
-                *(func.min(epochs.reported_at), func.max(epochs.reported_at)),
-            )
-            .select_from(tables.epochs)
-            .join(tables.optuna_trials, trials.trial_id == epochs.trial_id)
-            .outerjoin(tables.workers, who.worker == epochs.worker)
-            .where(trials.study_id == self.study_id, trials.number == number)
-            .group_by(who.host, who.device, epochs.worker, epochs.token)
-            .order_by(func.min(epochs.epoch))
-        )
-        with self.database.reading() as connection:
-            found = connection.execute(query).all()
-        return [
-            Ownership(rows.text(host), rows.text(device), rows.text(worker), *numbers)
-            for host, device, worker, *numbers in found
-            if all(rows.finite(number) is not None for number in numbers)
-        ]
 
     def frozen_trial(self, number: int) -> FrozenTrial:
         """The trial as Optuna reads it; KeyError if there is none."""

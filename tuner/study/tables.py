@@ -31,10 +31,10 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.types import TypeEngine
 
+from tuner.epoch_report import FIELDS, ReportField
 from tuner.phases import Phase, PhaseSeconds
 from tuner.study.optuna_internals import models
 from tuner.study.rows import storable
-from tuner.trial import FIELDS, ReportField
 
 metadata = MetaData()  # of our tables alone
 
@@ -63,7 +63,7 @@ studies = Table(
     Column("created_at", Double, nullable=False),
     Column("artifacts", Text),  # where the study's files are; no credentials
     Column("stop_at", Double),  # workers that joined earlier must leave
-    Column("preparer", String(32)),  # the worker that prepares what all share: see leases
+    Column("preparer", String(32)),  # the worker that prepares what all share
     Column("preparer_until", Double),
     Column("fingerprint", Text),  # JSON: see the module fingerprint
     Column("ended_reason", Text),  # why the search ended before its total

@@ -35,15 +35,12 @@ def upcoming(store: StudyStore) -> list[Upcoming]:
     with store.database.errors():
         trials = store.study.get_trials(deepcopy=False)
     begun = {trial._trial_id: trial for trial in trials if trial.state == TrialState.RUNNING}
-    waiting = sorted(_waiting(trials), key=lambda trial: trial.number)
+    queue = [trial for trial in trials if trial.state == TrialState.WAITING]
+    queue.sort(key=lambda trial: trial.number)
     return [
         *(_upcoming(begun[i], _progress(begun[i], statuses.get(i))) for i in left if i in begun),
-        *(_upcoming(trial, _origin(trial.user_attrs), queued=True) for trial in waiting),
+        *(_upcoming(trial, _origin(trial.user_attrs), queued=True) for trial in queue),
     ]
-
-
-def _waiting(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    return [trial for trial in trials if trial.state == TrialState.WAITING]
 
 
 def _upcoming(trial: FrozenTrial, origin: str, *, queued: bool = False) -> Upcoming:

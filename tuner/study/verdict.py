@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from tuner.epoch_report import EpochReport
 from tuner.spec.guard import GuardLimits, GuardSection
-from tuner.trial import EpochReport
 
 # A generator below these counts as collapsed; the first two are also the guard's defaults.
 FEWEST_CLASSES, LEAST_VARIANCE = 0.25, 0.05

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 
 from tuner.errors import TunerError
+from tuner.study.epochs import report_times
 from tuner.study.records import TrialRecord
 from tuner.study.store import StudyStore
 from tuner.tracking.runs import Epoch, Run, TrackedTrial, failure, unmeasured
@@ -20,7 +21,7 @@ def export_trials(
     ``pictures`` returns those of a trial. TunerError if the tracker fails.
     """
     trials = [*store.trials(), *store.confirmation_trials()]
-    times = store.report_times()
+    times = report_times(store)
     for trial in trials:
         tracked = TrackedTrial(store.name, store.folder, trial.number, trial.params, trial.confirms)
         grids = pictures(trial.number)

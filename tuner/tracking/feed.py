@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from tuner.epoch_report import EpochReport
 from tuner.tracking.runs import NO_VALUES, Epoch, Run, TrackedTrial, failure
-from tuner.trial import EpochReport
 
 RETRY = 30.0  # seconds between attempts while a tracker fails
 MOST_ATTEMPTS = 20  # for a trial that has ended; then its run stays incomplete

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from tuner import hints
+from tuner.epoch_report import EpochReport
 from tuner.errors import InputError, one_line
 from tuner.spec.metrics import ALL_OBJECTIVES
 from tuner.spec.tracking import TRACKERS
 from tuner.study.records import Confirms
-from tuner.trial import EpochReport
 
 _SECRET = re.compile("KEY|TOKEN|SECRET|PASS|AUTH|UR[IL]")  # in names of variables
 _USER = re.compile(r"//[^/\s]*@")  # the user and password of a URL

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from tuner.environment import tensorboard_folder
+from tuner.epoch_report import EpochReport
 from tuner.errors import TunerError
 from tuner.study.claims import Claim
 from tuner.study.sinks import Ending
@@ -13,7 +14,6 @@ from tuner.study.store import StudyStore
 from tuner.study.verdict import STATES
 from tuner.tracking.feed import Feed
 from tuner.tracking.runs import TrackedTrial, begin, check_installed, unmeasured
-from tuner.trial import EpochReport
 
 EXIT_WAIT = 10.0  # most seconds that a worker's exit waits for its trackers
 

@@ -51,12 +51,6 @@ def budget_plan(spec: StudySpec, epoch_seconds: float | None) -> list[str]:
     return lines
 
 
-_ASSUMED = {
-    "epochs": "",
-    **dict.fromkeys(("device_hours", "wall_hours"), " of the largest program"),
-}
-
-
 def _trials(count: int) -> str:
     return f"{count:,} more trial{'s' * (count != 1)}"
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from plotly.subplots import make_subplots
 
+from tuner.epoch_report import FIELDS, ReportField
 from tuner.spec.metrics import objective_field
 from tuner.spec.study import StudySpec
 from tuner.study.records import TrialRecord, best_of
 from tuner.study.rows import finite
-from tuner.trial import FIELDS, ReportField
 from tuner.views.formatting import time_unit
 from tuner.views.style import (
     BEST,

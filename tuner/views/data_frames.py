@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+from tuner.epoch_report import FIELDS
 from tuner.hints import require
 from tuner.spec.kinds import Name
 from tuner.spec.study import StudySpec
 from tuner.spec.trial import kind_of, setting_names
 from tuner.study.records import TrialRecord
-from tuner.trial import FIELDS
 from tuner.views.axes import parameter_axes
 from tuner.views.summaries import own_names
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
+from tuner.epoch_report import MEASUREMENTS
 from tuner.spec.branches import branch_at
 from tuner.spec.metrics import ALL_OBJECTIVES, OBJECTIVES, objective_field
 from tuner.spec.parameters import values_of
 from tuner.spec.study import StudySpec
 from tuner.study.confirmation import Result
 from tuner.study.records import TrialRecord
-from tuner.trial import MEASUREMENTS, Program
+from tuner.trial import Program
 from tuner.views import confirmations, summaries
 from tuner.views.formatting import number, value_text
 

@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tuner.epoch_report import FIELDS, MEASUREMENTS, EpochReport, History
 from tuner.phases import PhaseClock
 from tuner.spec.metrics import OBJECTIVES
 from tuner.study.claims import Claim
@@ -19,7 +20,6 @@ from tuner.study.objectives import cost
 from tuner.study.sinks import Ending, Released
 from tuner.study.store import StudyStore
 from tuner.study.verdict import Complete, Fail, Pause, Prune
-from tuner.trial import FIELDS, MEASUREMENTS, EpochReport, History
 from tuner.views.formatting import duration, number, params_text
 from tuner.views.tables import FittingTable
 

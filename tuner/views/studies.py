@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from tuner.epoch_report import FIELDS
 from tuner.errors import InputError
 from tuner.spec.metrics import ALL_OBJECTIVES, OBJECTIVES
 from tuner.spec.parameters import Choices, Range, to_toml, values_of
@@ -17,7 +18,6 @@ from tuner.spec.study import StudySpec
 from tuner.study.records import StudySummary, TrialRecord
 from tuner.study.snapshot import StudySnapshot, seconds_left
 from tuner.study.workers import WorkerRecord
-from tuner.trial import FIELDS
 from tuner.views.budgets import budget_line
 from tuner.views.formatting import duration, number, params_text, value_text
 from tuner.views.summaries import (

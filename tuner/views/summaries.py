@@ -6,13 +6,13 @@ from typing import Any
 from rich.text import Text
 
 from tuner import hints
+from tuner.epoch_report import COMPARED, DURATIONS, FIELDS, History, ReportField
 from tuner.phases import Phase, PhaseSeconds
 from tuner.spec.metrics import OBJECTIVES, objective_field
 from tuner.spec.study import StudySpec
 from tuner.spec.warnings import warnings
 from tuner.study.records import TrialRecord, best_of, ranked
 from tuner.study.verdict import collapse_signs, copying_sign, missing_sign
-from tuner.trial import COMPARED, DURATIONS, FIELDS, History, ReportField
 from tuner.views.budgets import budget_plan
 from tuner.views.formatting import number, params_text, size
 
@@ -77,7 +77,7 @@ def counted(trials: int) -> str:
 
 def hold_line(name: str) -> str:
     """How to end the hold of a study that is on hold."""
-    return f"On hold: no trial begins or goes on until {hints.command('resume', name)} is run."
+    return f"On hold: no trial begins or resumes until {hints.command('resume', name)} is run."
 
 
 def no_worker_line(*names: str, where: Sequence[str] = ()) -> str:

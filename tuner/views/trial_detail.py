@@ -9,12 +9,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tuner.epoch_report import MEASUREMENTS, EpochReport
 from tuner.spec.metrics import OBJECTIVES, objective_field
 from tuner.spec.study import StudySpec
 from tuner.study.records import Hang, Ownership, TrialRecord
 from tuner.study.rows import finite
 from tuner.study.space import derive_seed
-from tuner.trial import MEASUREMENTS, EpochReport
 from tuner.views.formatting import date_time, duration, evenly_spaced, number, value_text
 from tuner.views.studies import trial_values
 from tuner.views.summaries import WARNING, curve_fields, trial_warnings, values_text

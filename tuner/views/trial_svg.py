@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from tuner.epoch_report import History
 from tuner.spec.study import StudySpec
 from tuner.study.rows import finite
-from tuner.trial import History
 from tuner.views.axes import log_scaled
 from tuner.views.formatting import number
 from tuner.views.summaries import curve_fields
