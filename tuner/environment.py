@@ -23,7 +23,8 @@ MACHINE_VARIABLE = "TUNER_MACHINE"  # name of this machine
 METRICS_HOST_VARIABLE, METRICS_PORT_VARIABLE = "TUNER_METRICS_HOST", "TUNER_METRICS_PORT"
 TENSORBOARD_VARIABLE = "TUNER_TENSORBOARD"  # the folder for TensorBoard's event files
 NOTIFY_VARIABLE = "TUNER_NOTIFY_URLS"  # apprise URLs that notifications are sent to
-# Set to 1 by a job that may start its worker again, and so reports itself that none is left.
+# Set to 1 in a job that may restart its worker; the job then sends the notification that no worker
+# is left.
 RESTARTS_VARIABLE = "TUNER_JOB_RESTARTS"
 
 METRICS_HOST, TENSORBOARD = "127.0.0.1", "runs"

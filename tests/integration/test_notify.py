@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import signal
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from study_databases import RANDOM, Studies, claim, eventually, run
 from trials import claim_of
 
 from tuner.errors import InputError
+from tuner.launch import slurm_job
 from tuner.launch.slurm_job import WorkerJob
 from tuner.notify.sender import Sender, open_sender
 from tuner.notify.sink import look, notifying
@@ -248,7 +250,15 @@ def test_a_job_reports_a_missing_worker_only_if_it_does_not_start_one_again(
         sqlite.join().leave_at_once()
     assert receiver.received == []
     monkeypatch.setenv("TUNER_STORAGE", sqlite.url)
-    WorkerJob("s", [])._notify()
+    job, refuses = WorkerJob("s", []), False
+    monkeypatch.setattr(job, "_run", lambda: (128 + signal.SIGINT, [slurm_job.TIME_LIMIT]))
+    monkeypatch.setattr(slurm_job, "requeue", lambda _: not refuses)
+    with pytest.raises(SystemExit, match="0"):
+        job()
+    assert receiver.received == []
+    refuses = True
+    with pytest.raises(SystemExit, match="1"):
+        job()
     assert receiver.titles == ["Study s has no worker"]
 
 

@@ -6,12 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import spec_of
+from jax.errors import JaxRuntimeError
 
 from tuner.data import ImageSet
 from tuner.epoch_report import EpochReport
 from tuner.errors import InputError
 from tuner.files.stores import open_store
 from tuner.files.study_files import StudyFiles
+from tuner.gan.step import StepLosses
+from tuner.gan.training import Epoch, begin_epoch
 from tuner.run.evaluator import Evaluator
 from tuner.run.sharing import shared_measures
 from tuner.run.trainer import Trainer
@@ -76,6 +79,32 @@ def test_reports_states_and_generators_are_the_same(
     trainer.run_epoch()  # the begun epoch is dropped
     trainer.load(trial_config(spec_of(STUDY), {}, 0, trainer.dataset))
     np.testing.assert_equal(outcomes(trainer)[0], after[0])
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_without_memory_for_two_states_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """The error comes at once, or when the epoch is awaited."""
+    expected = outcomes(trainer_of(STUDY, tmp_path, monkeypatch, "0"))
+    trainer = trainer_of(STUDY, tmp_path, monkeypatch, "1")
+    calls = 0
+
+    class Broken(Epoch):
+        def losses(self) -> StepLosses:
+            raise JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    def begin(*args: Any) -> Epoch:
+        nonlocal calls
+        calls += 1
+        if calls % 2 == 0:
+            broken = Broken(*begin_epoch(*args))
+            return broken if late else Epoch(broken.state, broken.losses(), 1)
+        return begin_epoch(*args)
+
+    monkeypatch.setattr("tuner.run.trainer.begin_epoch", begin)
+    np.testing.assert_equal(outcomes(trainer), expected)
+    assert calls == 2 * EPOCHS - 1
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,8 @@ def test_a_size_as_text(count: float, text: str) -> None:
         (3, 3, [0, 1, 2]),
         (4, 3, [0, 2, 3]),
         (101, 5, [0, 25, 50, 75, 100]),
+        (3, 1, [2]),
+        (3, 0, []),
     ],
 )
 def test_evenly_spaced_keeps_both_ends(count: int, most: int, found: list[int]) -> None:

@@ -33,11 +33,11 @@ def test_an_own_metric_is_labelled_by_its_function() -> None:
     assert objective_field("kid") == FIELDS["kid"]
 
 
-def test_a_metric_is_not_shown_like_another() -> None:
+def test_labels_differ() -> None:
     for name, other in (("a:KID", "the built-in KID"), ("a:loss_ratio", "the built-in loss ratio")):
         text = f"[metrics]\nown = ['{name}']"
-        assert_problem(text, "metrics.own", f"'{name}' would be shown like {other}; rename")
-    assert_problem("[metrics]\nown = ['a:x', 'b:x']", "metrics.own", "'b:x' would", "like 'a:x'")
+        assert_problem(text, "metrics.own", f"'{name}' would have the same label as {other};")
+    assert_problem("[metrics]\nown = ['a:x', 'b:x']", "metrics.own", "'b:x' would", "as 'a:x'")
 
 
 def _constant(value: Any, real: Sample, generated: Sample) -> Any:

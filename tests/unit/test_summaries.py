@@ -85,7 +85,7 @@ def test_appraisal() -> None:
     assert any("Warning: the generator copies training images: 90%" in line for line in lines)
     assert sum("held-out images (gap" in line and "FID 30 (+5)" in line for line in lines) == 1
     assert [line for line in text.splitlines() if "Warning" in line] == [
-        "Warning: the generator misses 1 of 10 classes. Its FID does not show that; look at the "
+        "Warning: the generator misses 1 of 10 classes. FID does not show that; look at the "
         "samples."
     ]
     short = found | {"fresh": fresh | {"fid_infinity": None}}
@@ -117,7 +117,7 @@ def test_a_copying_generator_comes_with_a_warning() -> None:
         (None, 2, None),
     ],
 )
-def test_missing_classes_are_told(
+def test_missing_classes_are_reported(
     coverage: float | None, classes: int | None, warning: str | None
 ) -> None:
     measured = {"class_coverage": coverage, "class_entropy": 0.9}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tuner.views.html_report import Grid, Pictures
 
 MOST_EPOCHS = 12  # grids per trial
-MOST_BYTES = 24_000_000  # of all sample grids together
+MOST_BYTES = 24_000_000  # of all sample grids together, as the page holds them
 DRAWN = 36  # images of a trial without a stored grid
 ROWS, COLUMNS, MOST_CLASSES = 6, 9, 12  # of the grids that --images draws
 
@@ -67,7 +67,7 @@ def report(
 ) -> None:
     """Write a study as one HTML page that needs no network.
 
-    The page includes plotly.js (5 MB), and up to 24 MB of sample grids.
+    The page includes plotly.js (5 MB), and about 24 MB of sample grids at most.
 
     Example: tuner report quickstart -o report.html
     """
@@ -132,7 +132,7 @@ def _stored(
         notes.append(f"Samples of {missing} trials are missing: {error}")
     notes += [f"Trial {n} has no stored samples." for n, grids in samples.items() if not grids]
     if samples and not real:
-        notes.append("Real images are missing: no worker of this version has stored any.")
+        notes.append("Real images are missing: no worker has stored them yet.")
     best = {t.number: t.best_epoch(store.spec.metrics.objective) for t in shown}
     return Pictures(_fitting(samples, best), real, neighbours, notes=notes)
 
@@ -165,16 +165,16 @@ def _samples(
 def _fitting(
     samples: "Mapping[int, Sequence[Grid]]", best: Mapping[int, int | None]
 ) -> "dict[int, list[Grid]]":
-    """As many grids of each trial as fit into ``MOST_BYTES``; those of the best epochs stay."""
+    """As many grids of each trial as fit into ``MOST_BYTES``; at least that of its best epoch."""
     fitting = {number: [*grids] for number, grids in samples.items() if grids}
     most = MOST_EPOCHS
-    while most > 2 and sum(len(g.png) for grids in fitting.values() for g in grids) > MOST_BYTES:
+    while most and sum(len(g.address) for grids in fitting.values() for g in grids) > MOST_BYTES:
         most //= 2
         for number, grids in fitting.items():
             kept = evenly_spaced(len(grids), most)
             fitting[number] = [
                 g for i, g in enumerate(grids) if i in kept or g.epoch == best[number]
-            ]
+            ] or grids[-1:]
     return fitting
 
 

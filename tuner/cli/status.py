@@ -164,7 +164,7 @@ class WatchedStudy:
         self._poller = StudyPoller(store)
         self._snapshot: StudySnapshot | None = None
         self._slurm_line, self._slurm_at = "", -math.inf
-        self._read_at = time.monotonic()
+        self._read_at, self._reading = time.monotonic(), False
         self.trouble: str | None = None
 
     @property
@@ -173,6 +173,7 @@ class WatchedStudy:
 
     def read(self) -> None:
         """Read a new snapshot; StorageError if the failure is permanent."""
+        self._reading = True
         try:
             self._snapshot = self._poller.look()
         except StorageError as error:
@@ -181,6 +182,8 @@ class WatchedStudy:
             self.trouble = str(error)
         else:
             self._read_at, self.trouble = time.monotonic(), None
+        finally:
+            self._reading = False
         if time.monotonic() - self._slurm_at >= SLURM_INTERVAL:
             self._slurm_line = slurm.waiting_line(self.store)
             self._slurm_at = time.monotonic()
@@ -193,7 +196,7 @@ class WatchedStudy:
         """As much of the snapshot as fits on the screen, below a line on how current it is."""
         about = f"{time.strftime('%H:%M:%S')} study {self.store.name}"
         why = self.trouble
-        if why is None and self._age > self.interval + SLOW_READ:
+        if why is None and self._reading and self._age > self.interval + SLOW_READ:
             why = f"{self.store.database.place}: waiting for the database to answer"
         top = Text(f"{about}, refreshed every {self.interval:g} s; press Ctrl-C to leave")
         if why is not None:

@@ -182,7 +182,7 @@ def iteration_flops(program: Program) -> float:
 
 
 def compile_training(program: Program, count: int, epochs: int, *, streamed: bool) -> None:
-    """Compile what ``init_state`` and ``train_epoch`` run, for a trial on ``count`` images."""
+    """Compile what ``init_state`` and ``begin_epoch`` run, for a trial on ``count`` images."""
     iterations = program.iterations(count)
     per_call, unroll = _scan_plan(iterations, epochs)
     lengths = {iterations}

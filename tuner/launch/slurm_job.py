@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from tuner.environment import RESTARTS_VARIABLE, default_storage, slurm_job
 from tuner.errors import HUNG_EXIT_CODE, StorageError, TunerError
@@ -40,13 +40,17 @@ class WorkerJob:
     def __call__(self) -> None:
         """Run the worker, then requeue the job if it should go on.
 
-        Exits with the worker's exit code unless the worker was stopped.
+        Exits with the worker's exit code unless the worker was stopped, and with 1 if Slurm refuses
+        to requeue the job.
         """
         code, signals = self._run()
         stopped = bool(signals) and code in STOPPED
-        if (stopped or code == HUNG_EXIT_CODE) and self._goes_on(code, signals):
-            requeue(str(slurm_job()))
+        goes_on = (stopped or code == HUNG_EXIT_CODE) and self._goes_on(code, signals)
+        if goes_on and requeue(str(slurm_job())):
+            sys.exit(0)
         self._notify()
+        if goes_on:
+            sys.exit(1)
         if code != 0 and not stopped:
             sys.exit(code)
 
@@ -148,12 +152,12 @@ def job_description(job: str) -> str:
     return _scontrol("--oneliner", "show", "job", job)[1]
 
 
-def requeue(job: str) -> NoReturn:
-    """Return this job to the queue, and exit."""
+def requeue(job: str) -> bool:
+    """Return this job to the queue; False if Slurm refuses."""
     code, text = _scontrol("requeue", job)
     if code != 0:
         say(f"Slurm did not resubmit the job: {' '.join(text.split())}")
-    sys.exit(code)
+    return code == 0
 
 
 def _scontrol(*words: str) -> tuple[int, str]:

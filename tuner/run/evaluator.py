@@ -214,6 +214,7 @@ class Evaluator:
         begun = running_time()
         features = joined(made.features, len(latents.z))
         pixels = jax.device_get(made.pixels)
+        del made  # frees device memory
         extracted = running_time()
         if not extras and not self.spec.metrics.own:
             released()
@@ -330,8 +331,8 @@ def shown_latents(latents: Latents, count: int) -> np.ndarray:
 
 
 def _first(total: int, labels: NDArray[np.integer] | None, count: int) -> np.ndarray:
-    """The first ``count`` of ``total`` indices; with labels, the first ones of each class, as many
-    of each as of the others or one more."""
+    """The first ``count`` of ``total`` indices; with labels, the first ones of each class, whose
+    counts differ by at most one."""
     if labels is None:
         return np.arange(min(count, total))
     classes = np.unique(labels)

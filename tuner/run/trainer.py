@@ -6,10 +6,12 @@ here. Numbers and their order are the same; if the trial does end, the begun epo
 """
 
 import functools
+from contextlib import suppress
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.errors import JaxRuntimeError
 
 from tuner import environment
 from tuner.epoch_report import EpochReport
@@ -18,6 +20,7 @@ from tuner.files.serialization import Arrays, pack, unpack
 from tuner.gan.losses import LOSSES
 from tuner.gan.sampling import Generator, all_finite
 from tuner.gan.state import GanState, abstract_generator, init_state
+from tuner.gan.step import StepLosses
 from tuner.gan.training import Epoch, begin_epoch
 from tuner.metrics.diagnostics import loss_ratio
 from tuner.phases import Phase, PhaseClock
@@ -37,6 +40,7 @@ class Trainer:
         wanted = environment.train_ahead()
         self._trains_ahead = jax.default_backend() != "cpu" if wanted is None else wanted
         self._ahead: Epoch | None = None  # the next epoch, if the device has begun it
+        self._begun_at = 0.0  # when it did, by ``running_time``
         self._config: TrialConfig
         self._state: GanState
         self.generator: Generator | None = None  # the one evaluated last
@@ -67,13 +71,13 @@ class Trainer:
     def run_epoch(self) -> EpochReport:
         """Train an epoch, and evaluate if that is due; times exclude compilation.
 
-        Training that went on during the previous evaluation does not count again.
+        An epoch that was begun ahead counts as training from then on, and what the host did
+        meanwhile not as evaluation.
         """
         config, evaluator = self._config, self._evaluator
         program, metrics = config.program, evaluator.spec.metrics
-        started = running_time()
-        begun, self._ahead = self._ahead or self._begin(self._state), None
-        self._state, losses = begun.state, begun.losses()
+        started = self._begun_at if self._ahead else running_time()
+        losses = self._train()
         adaptive = jax.device_get(self._state.adaptive)
         trained = running_time()
         self.clock.switch(Phase.EVALUATION)
@@ -86,6 +90,7 @@ class Trainer:
             found = evaluator.measure(
                 program, self._state, self.generator, extras, self._train_ahead
             )
+        evaluated = self._begun_at if self._ahead else running_time()
         self.samples = found.samples
         steps = self.epoch * program.iterations(len(evaluator.images))
         return EpochReport(
@@ -102,14 +107,26 @@ class Trainer:
             steps=steps,
             images=steps * program.batch_size * program.d_steps,
             train_seconds=trained - started,
-            evaluate_seconds=running_time() - trained,
+            evaluate_seconds=evaluated - trained,
             generate_seconds=found.generate_seconds,
             extract_seconds=found.extract_seconds,
-            score_seconds=found.score_seconds,
+            score_seconds=0.0 if self._ahead else found.score_seconds,
             own=found.own,
             augmentation=None if adaptive is None else _number(adaptive.probability),
             **found.scores,
         )
+
+    def _train(self) -> StepLosses:
+        """Train an epoch, or wait for the one that was begun ahead; its mean losses."""
+        begun, self._ahead = self._ahead, None
+        if begun is not None:
+            with suppress(JaxRuntimeError):  # such as a lack of memory: it is trained again
+                losses = begun.losses()
+                self._state = begun.state
+                return losses
+        begun = self._begin(self._state)
+        self._state = begun.state
+        return begun.losses()
 
     def _begin(self, state: GanState) -> Epoch:
         """Begin the epoch after the last one; ``state`` is donated."""
@@ -135,7 +152,9 @@ class Trainer:
             and not spec.pruner.compares_at(self.epoch, spec.metrics.every)
             and size <= COPY_SHARE * device_memory()
         ):
-            self._ahead = self._begin(_copied(self._state))
+            self._begun_at = running_time()
+            with suppress(JaxRuntimeError):  # out of memory for two states
+                self._ahead = self._begin(_copied(self._state))
 
     def appraise(self, arrays: Arrays) -> tuple[float | None, np.ndarray | None]:
         """The objective of one of the trial's packed generators, on latents that no epoch was

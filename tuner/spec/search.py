@@ -304,6 +304,9 @@ class PatientPruner(Pruner):
         None, "pruner that decides once patience has run out; without one, the trial is pruned"
     )
 
+    def compares_at(self, epoch: int, every: int) -> bool:
+        return self.wrapped is not None and self.wrapped.compares_at(epoch, every)
+
     def problems(self, epochs: int, trials: int, every: int, value: str) -> Iterator[Problem]:
         if value == "best":
             text = "the best value so far never gets worse, so patient would never prune"

@@ -139,7 +139,8 @@ def _metrics(spec: StudySpec) -> Iterator[Problem]:
         if is_import_name(name) and name not in metrics.own:
             yield at, f"found {name!r}, which is not in own"
     for name, other in metrics.same_labels():
-        yield ("metrics", "own"), f"{name!r} would be shown like {other}; rename the function"
+        text = f"{name!r} would have the same label as {other}; rename the function"
+        yield ("metrics", "own"), text
     if not spec.data.holdout and metrics.heldout != MetricsSection.model_fields["heldout"].default:
         text = "heldout is set, but without data.holdout no images are held out"
         yield ("metrics", "heldout"), text

@@ -14,9 +14,9 @@ from sqlalchemy.orm import Session
 from tuner.spec.search import AshaPruner
 from tuner.spec.study import StudySpec
 from tuner.study import leases, rows, tables
+from tuner.study.baselines import begun_baselines, is_any_complete
 from tuner.study.leases import Lease, Taken
 from tuner.study.optuna_internals import models
-from tuner.study.records import BASELINE
 from tuner.study.rungs import Ladder, Reached, Standings
 from tuner.study.tables import StudyKey
 
@@ -85,12 +85,14 @@ class Promoter:
 
     def keep_to_budget(self, session: Session) -> None:
         """Request the end of the paused trials that are ranked last, while the checkpoints of all
-        take more than the study allows."""
+        take more than the study allows. A baseline that will be trained to the end is spared."""
         paused = self._paused(session)
         excess = sum(one.bytes for one in paused.values()) - self._most_bytes
         if excess <= 0:
             return
-        for number in reversed(self._standings(session).ranked(_rungs(paused))):
+        ranked = self._standings(session).ranked(_rungs(paused))
+        spared = self._missing_baseline(session, ranked)
+        for number in reversed([number for number in ranked if number != spared]):
             one = paused[number]
             reason = f"ranked last at {self._place(number, one.rung)}"
             self._request_end(session, one, f"{reason}; study.checkpoint_gb is used up")
@@ -147,22 +149,9 @@ class Promoter:
 
     def _missing_baseline(self, session: Session, ranked: Sequence[int]) -> int | None:
         """The baseline ranked first of the paused trials; None if a baseline is complete."""
-        attribute = tables.trial_attributes.c
-        query = (
-            select(_trials.number, _trials.state)
-            .join_from(
-                tables.optuna_trials,
-                tables.trial_attributes,
-                attribute.trial_id == _trials.trial_id,
-            )
-            .where(_trials.study_id == self._study.study_id, tables.is_search())
-            .where(attribute.key == BASELINE, attribute.value_json == "true")
-        )
-        found = session.execute(query).all()
-        if any(state == TrialState.COMPLETE for _, state in found):
-            return None
-        baselines = {number for number, _ in found}
-        return next((number for number in ranked if number in baselines), None)
+        found = begun_baselines(session, self._study.study_id)
+        numbers = set() if is_any_complete(found) else {one.number for one in found}
+        return next((number for number in ranked if number in numbers), None)
 
     def _best_complete(self, session: Session) -> float | None:
         """The best value of the search's complete trials, by the first objective."""

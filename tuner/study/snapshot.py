@@ -16,6 +16,7 @@ from tuner.phases import UNCOUNTED, Phase, PhaseSeconds
 from tuner.spec.budget import BudgetSection
 from tuner.spec.search import AshaPruner
 from tuner.study import rows, tables
+from tuner.study.baselines import begun_baselines, epochs_left
 from tuner.study.budget import Budget, Spent, read_budget
 from tuner.study.connections import Address
 from tuner.study.forecast import PAUSED, epochs_ahead, read_standings, state_column
@@ -188,7 +189,8 @@ def _with_forecast(
     ladder = Ladder.of(spec, spec.pruner)
     standings = read_standings(connection, store.study_id, ladder)
     ahead = epochs_ahead(ladder, spec.study.epochs, standings, found.to_begin)
-    return found._replace(epochs_ahead=ahead)
+    baseline = epochs_left(begun_baselines(connection, store.study_id), spec.study.epochs)
+    return found._replace(epochs_ahead=max(ahead, baseline))
 
 
 def recent_seconds(trial: TrialRecord) -> float | None:

@@ -129,12 +129,15 @@ def collapse_signs(measured: Mapping[str, Any], classes: int = 0) -> list[str]:
 
 
 def missing_sign(measured: Mapping[str, Any], classes: int = 0) -> str | None:
-    """How many of the data's ``classes`` (0 if unknown) are not generated; None if all are."""
+    """The share of the data's ``classes`` (0 if unknown) that is not generated, in words; None if
+    all are."""
     coverage = measured.get("class_coverage")
     if coverage is None or coverage >= 1:
         return None
     missing = 1 - coverage
-    return f"{round(missing * classes)} of {classes}" if classes else f"{100 * missing:.2g}% of the"
+    if classes:
+        return f"{round(missing * classes)} of {classes} classes"
+    return f"{100 * missing:.2g}% of the classes"
 
 
 def copying_sign(measured: Mapping[str, Any]) -> str | None:

@@ -45,9 +45,12 @@ def params_text(params: dict[str, object]) -> str:
 
 
 def evenly_spaced(count: int, most: int) -> list[int]:
-    """At most ``most`` indices from 0 to ``count - 1``, including the first and the last."""
+    """At most ``most`` indices from 0 to ``count - 1``, including the first and the last; the last
+    alone if ``most`` is 1."""
     if count <= most:
         return list(range(count))
+    if most < 2:
+        return [count - 1] * most
     return [round(i * (count - 1) / (most - 1)) for i in range(most)]
 
 

@@ -18,7 +18,7 @@ from tuner.spec.study import StudySpec
 from tuner.study.confirmation import Result
 from tuner.study.importance import importances
 from tuner.study.objectives import pareto_front
-from tuner.study.records import StudySummary, TrialRecord, best_of, ranked
+from tuner.study.records import StudySummary, TrialRecord, ranked
 from tuner.version import __version__
 from tuner.views import confirmations, html_tables, parameters, summaries
 from tuner.views.axes import parameter_axes
@@ -105,9 +105,10 @@ def study_page(
         written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         version=__version__,
         plotly=Markup(get_plotlyjs()),
-        tiles=_tiles(spec, summary, trials),
+        tiles=_tiles(spec, summary, trials, confirmed),
         leader=winner[0] if winner else None,
         warnings=[text for trial in winner for text in summaries.trial_warnings(trial, objective)],
+        advice=summaries.advice,
         winner=confirmations.winner_line(confirmed, spec),
         confirmed=confirmed and html_tables.confirmed_table(spec, confirmed),
         front=summaries.front_line(summary.name, best),
@@ -161,19 +162,30 @@ def latents_note(spec: StudySpec) -> str:
     )
 
 
-def _tiles(spec: StudySpec, summary: StudySummary, trials: Trials) -> list[tuple[str | int, str]]:
-    best, metric = best_of(trials), OBJECTIVES[spec.metrics.objective]
+def _tiles(
+    spec: StudySpec, summary: StudySummary, trials: Trials, confirmed: Sequence[Result]
+) -> list[tuple[str | int, str]]:
     epochs = epochs_of(trials)
     finished = sum(trial.state in ("COMPLETE", "PRUNED") for trial in trials)
-    trial = f", trial {best.number}, one seed" if best else ""
     return [
-        (number(best and best.value), f"best {metric}{trial}"),
+        _winner_tile(OBJECTIVES[spec.metrics.objective], trials, confirmed),
         (f"{finished} of {summary.total}", "trials complete or pruned"),
         *((len(group), mark.name) for mark, group in reversed(by_outcome(trials))),
         (duration(epochs.seconds), "device time"),
         (f"{epochs.evaluation_share:.0%}", "of it evaluating"),
         (f"{len(epochs):,}", "epochs trained"),
     ]
+
+
+def _winner_tile(metric: str, trials: Trials, confirmed: Sequence[Result]) -> tuple[str | int, str]:
+    """The value of ``winner_of``."""
+    winner = winner_of(trials, confirmed)
+    if not winner:
+        return number(None), f"best {metric}"
+    if confirmed and winner[0] is confirmed[0].trial:
+        value = confirmed[0].value
+        return number(value.mean), f"{metric}, trial {winner[0].number}, mean of {value.n} seeds"
+    return number(winner[0].value), f"best {metric}, trial {winner[0].number}, one seed"
 
 
 def _titled(figure: Figure) -> tuple[str, Markup]:

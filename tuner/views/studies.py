@@ -42,8 +42,8 @@ ESTIMATE = (
     "epochs and new ones as many as ended trials did on average."
 )
 ASHA_ESTIMATE = (
-    "Time left: at least, by the workers' recent pace, if 1 of {factor} trials passes each rung; "
-    "while few have reached it, more may pass."
+    "Time left: a lower bound from the workers' recent pace, assuming that 1 in {factor} trials "
+    "passes each rung. More pass while few have reached it."
 )
 
 
@@ -53,7 +53,7 @@ def trial_table(
     """One row per trial: its outcome, parameters, device time and reason; the ``best`` are marked.
 
     With several objectives, complete trials also show the others' values. A ``best`` trial is red
-    if there are warnings about it, which follow every complete trial's reason.
+    if there are warnings about it. The warnings about a complete trial follow its reason.
     """
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     others = list(dict.fromkeys(name for trial in trials for name in trial.objectives))[1:]

@@ -22,6 +22,7 @@ SHOWN_APART = (
     *(field for name in COMPARED for field in (f"heldout_{name}", f"{name}_gap")),
 )
 WARNING = "Warning: "
+COPIES = "the generator copies training images"
 MOST_LISTED = 20  # numbers of trials in a line
 MOST_PHASES = 2  # shown in one line, besides training and evaluation
 PARTS = ("generate_seconds", "extract_seconds", "score_seconds")  # of an evaluation
@@ -136,8 +137,14 @@ def measured_warnings(measured: Mapping[str, Any], classes: int | None = None) -
     if signs := collapse_signs(measured, classes or 0):
         found = [f"the generator has collapsed: {', '.join(signs)}"]
     else:
-        found = [f"the generator misses {missing} classes"] if missing else []
-    return found + ([f"the generator copies training images: {copied}"] if copied else [])
+        found = [f"the generator misses {missing}"] if missing else []
+    return found + ([f"{COPIES}: {copied}"] if copied else [])
+
+
+def advice(warning: str, metric: str) -> str:
+    """What to look at, for one of ``measured_warnings``."""
+    where = "them next to their neighbours" if warning.startswith(COPIES) else "the samples"
+    return f"{metric} does not show that; look at {where}."
 
 
 def held_out(trial: TrialRecord, objective: str) -> str:
@@ -234,8 +241,7 @@ def appraisal(found: Mapping[str, Any], objective: str) -> str:
         f"{params_text(trial.params)}"
     ]
     lines += [
-        f"{WARNING}{text}. Its FID does not show that; look at the samples."
-        for text in measured_warnings(fresh, classes)
+        f"{WARNING}{text}. {advice(text, 'FID')}" for text in measured_warnings(fresh, classes)
     ]
     lines += [
         f"FID on fresh latents {number(fresh['fid'])}{extrapolated}; real against real images "
