@@ -9,10 +9,10 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/tuner sweep studies/quickstart.toml
 
-# Tests run in collection order, so that the long ones, which mostly wait, start first.
+# Tests run in collection order, so that the long ones, which mostly wait, start first: two processes
+# keep two cores half busy.
 test: .venv/installed
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
-		--dist loadscope --no-loadscope-reorder
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses 4 --dist loadscope --no-loadscope-reorder
 
 # Only tests that need no process, database or connection: for use while working.
 test-unit: .venv/installed

@@ -1,6 +1,7 @@
 """Layers against plain formulations: transposed convolutions, batch norm, dropout masks."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -125,6 +126,12 @@ def test_grouped_convolution_convolves_each_group() -> None:
         expected = alone(x[..., 2 * group : 2 * group + 2])
         found = layer(x)[..., 3 * group : 3 * group + 3]
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    kernel = layer.kernel[...]
+    slopes, expected = (
+        jax.grad(lambda kernel, x, f=f: jnp.sum(f(x, kernel) ** 3), (0, 1))(kernel, x)
+        for f in (layer._as_one_group, layer._convolve)
+    )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), slopes, expected)
 
 
 def test_convolution_pads_like_tensorflow() -> None:
