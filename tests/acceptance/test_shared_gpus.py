@@ -134,7 +134,7 @@ def test_worker_processes_join_a_study(here: Machine, digits: Path) -> None:
     stopped.signal(signal.SIGTERM)
     assert stopped.wait() == 75, stopped
     joined = here.start(*two, "--exit-when-idle")
-    joined.wait_for("trial [01] starts")
+    joined.wait_for("trial [01] (starts|continues)")
     for worker in workers_of(joined.pid):
         assert not {"XLA_CLIENT_MEM_FRACTION", "PJRT_NPROC", PIPES} & set(environment_of(worker))
     assert joined.wait() == 0, joined
