@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import study_databases
 from builders import DATASET, RANGES, epoch
+from command_line import call
 from study_databases import EXPIRE_LEASES, RANDOM, Studies, claim, each_lost_commit, report, run
 
 from tuner.phases import Phase
@@ -15,7 +16,7 @@ from tuner.study.session import WorkerSession
 from tuner.study.snapshot import StudyPoller
 from tuner.study.verdict import Complete, Fail, Prune
 
-url, studies = study_databases.url, study_databases.studies
+url, studies, sqlite = study_databases.url, study_databases.studies, study_databases.sqlite
 
 SPENT = "budget.epochs: all 3 epochs are trained"
 ASHA = RANGES + "[sampler]\nname = 'random'\n[pruner]\nname = 'asha'\nreduction_factor = 2\n"
@@ -105,6 +106,20 @@ def test_no_run_confirms_a_winner_beyond_the_budget(studies: Studies) -> None:
     store = studies.store()
     assert [trial.confirms for trial in store.confirmation_trials()] == [(0, 0)]
     assert store.unfinished() == (0, 0, 0, 1)
+
+
+def test_a_search_without_budget_says_how_to_confirm_its_winner(
+    sqlite: Studies, capsys: pytest.CaptureFixture[str]
+) -> None:
+    create(sqlite, trials=9, epochs=1)
+    store, session = sqlite.store(), sqlite.join()
+    for fid in (3.0, 4.0, 5.0):
+        run(session, [fid], Complete())
+    confirm = "confirm", store.name, "--top", "1", "--seeds", "2", "--storage", sqlite.url
+    assert call(*confirm) == 2
+    line = capsys.readouterr().err
+    assert "6 of 9 trials are left, but budget.epochs: all 3 epochs are trained; to end" in line
+    assert line.rstrip().endswith(f"edit {store.name} study.trials=3 budget.epochs=7")
 
 
 def test_seconds_on_trials_count_across_workers(studies: Studies) -> None:

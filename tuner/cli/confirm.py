@@ -27,7 +27,9 @@ from tuner.environment import STORAGE, MachineOptions
 from tuner.errors import InputError
 from tuner.study import edits
 from tuner.study.seed_noise import seed_noise
+from tuner.study.store import StudyStore
 from tuner.views import confirmations
+from tuner.views.budgets import raised
 from tuner.worker_command import WorkerCommand
 
 Top = Annotated[
@@ -66,15 +68,25 @@ def confirm(
     processes = plan_processes(workers, workers_per_device)
     store = open_study(storage, name)
     check_data_option(store.spec.data, data)
-    if (left := store.search_remaining()) > 0:
-        finish = hints.command("worker", name)
-        text = f"study {name!r}: {left} of {store.total} trials are left; finish the search first"
-        raise InputError(f"{text}: {finish}")
     wanted = {"top": top or store.spec.confirm.top or 3, "seeds": seeds or store.spec.confirm.seeds}
+    _check_ended(store, (wanted["top"] + 1) * wanted["seeds"])
     edits.edit(store, [f"confirm.{key}={value}" for key, value in wanted.items()], editor())
     options = MachineOptions(data, weights, tuple(allow or ()))
     each, files = WorkerCommand(name, artifacts, options), open_files(store, artifacts)
     run_study(store, files, storage, each, processes, respawn, max_time)
+
+
+def _check_ended(store: StudyStore, runs: int) -> None:
+    """Raise InputError unless the search has ended; ``runs`` is what is to be trained next."""
+    if (left := store.search_remaining()) <= 0:
+        return
+    text, budget = f"study {store.name!r}: {left} of {store.total} trials are left", store.budget()
+    if budget.reason is None:
+        finish = hints.command("worker", store.name)
+        raise InputError(f"{text}; finish the search first: {finish}")
+    fewer = f"study.trials={max(1, store.total - left)}"
+    edit = hints.command("edit", store.name, fewer, *raised(budget, runs))
+    raise InputError(f"{text}, but {budget.reason}; to end the search here, run: {edit}")
 
 
 @command(Task.RESULTS)

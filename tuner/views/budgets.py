@@ -59,11 +59,11 @@ def end_line(name: str, budget: Budget, unfinished: Unfinished) -> str:
     """Why the study has come to its end, what it would have trained next, and how to go on."""
     states = {name.replace("_", " "): count for name, count in unfinished._asdict().items()}
     counts = ", ".join(f"{count} {state}" for state, count in states.items() if count)
-    edit = hints.command("edit", name, *_raised(budget, sum(unfinished)))
+    edit = hints.command("edit", name, *raised(budget, sum(unfinished)))
     return f"{budget.reason}. Unfinished trials: {counts}; to go on: {edit}"
 
 
-def _raised(budget: Budget, trials: int) -> list[str]:
+def raised(budget: Budget, trials: int) -> list[str]:
     """Assignments of limits within which the given number of further trials can probably end."""
     found = []
     for key, limit in budget.section.limits.items():
