@@ -73,6 +73,7 @@ def draw(store: StudyStore) -> Any:
     figure.update_xaxes(title="FID")
     results = [one for one in reversed(store.confirmed()) if one.value.n > 1]
     names = [_name(one) for one in results]
+    whole = [one for one in results if one.trial.state == "COMPLETE"]  # others trained for less
     runs = [
         (_name(one), value)
         for one in results
@@ -81,10 +82,10 @@ def draw(store: StudyStore) -> Any:
     ]
     searched = {"color": SEARCH, "symbol": "diamond-open", "size": 11, "line": {"width": 2}}
     figure.add_scatter(
-        x=[one.trial.value for one in results],
-        y=names,
+        x=[one.trial.value for one in whole],
+        y=[_name(one) for one in whole],
         mode="markers",
-        name="value in the search",
+        name="value in the search, if trained to the end",
         marker=searched,
     )
     figure.add_scatter(

@@ -130,11 +130,12 @@ def test_worker_processes_join_a_study(here: Machine, digits: Path) -> None:
     here.succeeds("create", "s.toml")
     two = ("worker", "s", "--workers-per-device", "2")
     stopped = here.start(*two, "--grace", "5", "--signal-exit-code", "75")
-    stopped.wait_for("trial [01] starts")
+    for _ in range(2):  # both have joined
+        stopped.wait_for(r"trial \d starts")
     stopped.signal(signal.SIGTERM)
     assert stopped.wait() == 75, stopped
     joined = here.start(*two, "--exit-when-idle")
-    joined.wait_for("trial [01] (starts|continues)")
+    joined.wait_for(r"trial \d (starts|continues)")
     for worker in workers_of(joined.pid):
         assert not {"XLA_CLIENT_MEM_FRACTION", "PJRT_NPROC", PIPES} & set(environment_of(worker))
     assert joined.wait() == 0, joined

@@ -42,7 +42,7 @@ def test_a_daemon_is_started_for_the_block_in_a_private_folder(
         assert folder.stat().st_mode & 0o777 == 0o700
         # With CUDA_VISIBLE_DEVICES it would number the GPUs from 0, other than its clients do.
         assert log_of(variables) == "devices all"
-    assert not is_running(pid)
+    wait_until(lambda: not is_running(pid), "the daemon ends")
     assert not folder.exists()
 
 

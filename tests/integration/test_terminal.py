@@ -135,7 +135,7 @@ def test_ages_grow_without_new_data() -> None:
 
 def test_the_time_left_says_what_it_assumes() -> None:
     asha = spec_of("[study]\nepochs = 50")
-    for ahead, assumed in ((None, "running trials train all epochs"), (90, "1 of 3 trials passes")):
+    for ahead, assumed in ((None, "running trials train all epochs"), (90, "1 in 3 trials passes")):
         view = status_view(SNAPSHOT._replace(epochs_ahead=ahead), asha)
         assert assumed in " ".join(rendered(view, 140))
 

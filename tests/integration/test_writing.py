@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import command_line
@@ -41,7 +42,8 @@ def call(sqlite: Studies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     sqlite.create()
     run(sqlite.join(), [3.0] * 4, Complete())
     black = np.zeros((4, 8, 8, 1), np.uint8)
-    monkeypatch.setattr(tuner.files.study_files, "open_files", lambda *_: None)
+    empty = SimpleNamespace(read=lambda name: None, names=lambda folder: [])
+    monkeypatch.setattr(tuner.files.study_files, "open_files", lambda *_: empty)
     monkeypatch.setattr(tuner.run.startup, "other_code", lambda *_: None)
     monkeypatch.setattr(tuner.run.appraisal, "draw_samples", lambda *_: black)
     monkeypatch.setattr(tuner.files.inception_weights, "convert_inception", lambda *_: b"weights")

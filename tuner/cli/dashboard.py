@@ -49,10 +49,10 @@ def dashboard(
             "and pass --behind-proxy"
         )
     address = web.address(host, server.server_port)
-    out.print(f"Dashboard of {database.place}: {address} (press Ctrl-C to stop)", soft_wrap=True)
-
     try:
         with interrupting(), watching_stalls(storage, sender, say):
+            about = f"Dashboard of {database.place}: {address} (press Ctrl-C to stop)"
+            out.print(about, soft_wrap=True)
             server.serve_forever()
     except KeyboardInterrupt:
         out.print()
