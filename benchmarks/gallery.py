@@ -5,7 +5,7 @@
 Each cell of the page is a study of one trial, NETWORK-LOSS-DATA, in the default database (or that
 of TUNER_STORAGE). After each, its picture and the page's tables are written. An interrupted run
 continues where it stopped; to train a cell again, delete its study. ``--slow`` adds the networks
-that take hours on a CPU.
+that take much longer on a CPU.
 """
 
 import re

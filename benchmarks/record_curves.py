@@ -40,14 +40,16 @@ name = "random"
 
 [pruner]
 name = "none"
-
+"""
+UNGUARDED = """
 [guard.loss_ratio]
 enabled = false
 [guard.variance_ratio]
 enabled = false
 [guard.class_coverage]
 enabled = false
-
+"""
+SMALL_EVALUATIONS = """
 [metrics]
 features = "classifier"
 samples = 1000
@@ -72,7 +74,7 @@ def name_of(study: dict[str, int]) -> str:
 def record(study: dict[str, int], folder: Path) -> None:
     """Run one of the studies to its end."""
     file = folder / f"{name_of(study)}.toml"
-    file.write_text(STUDY.format(**study))
+    file.write_text(STUDY.format(**study) + UNGUARDED + SMALL_EVALUATIONS)
     places = ["--storage", storage(folder), "--artifacts", str(folder / "artifacts")]
     subprocess.run([sys.executable, "-m", "tuner.cli", "sweep", str(file), *places], check=True)
 

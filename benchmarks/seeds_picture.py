@@ -2,8 +2,8 @@
 
     python benchmarks/seeds_picture.py FOLDER --out docs/images/seeds.png
 
-Runs the study in the folder first; if interrupted, run it again. About 20 minutes on two cores.
-Needs kaleido and a Chromium.
+Runs the study in the folder first; if interrupted, run it again. It trains about 200 epochs, which
+should take 10 to 20 minutes on two cores. Needs kaleido and a Chromium.
 """
 
 import subprocess
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from record_curves import SMALL_EVALUATIONS
 
 from tuner.study.confirmation import Result
 from tuner.study.database import Database
@@ -45,14 +46,6 @@ name = "random"
 [confirm]
 top = 3
 seeds = 5
-
-[metrics]
-features = "classifier"
-samples = 1000
-neighbours = "off"
-
-[pictures]
-images = 0
 """
 SEARCH, RUN, MEAN = "#E69F00", "#56B4E9", "#0072B2"
 
@@ -60,7 +53,7 @@ SEARCH, RUN, MEAN = "#E69F00", "#56B4E9", "#0072B2"
 def run(folder: Path) -> StudyStore:
     """Run the study, or what is left of it."""
     file = folder / "seeds.toml"
-    file.write_text(STUDY)
+    file.write_text(STUDY + SMALL_EVALUATIONS)
     storage = f"sqlite:///{folder / 'seeds.db'}"
     places = ["--storage", storage, "--artifacts", str(folder / "artifacts")]
     subprocess.run([sys.executable, "-m", "tuner.cli", "sweep", str(file), *places], check=True)

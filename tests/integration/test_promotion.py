@@ -256,6 +256,17 @@ def test_checkpoints_of_paused_trials_have_a_budget(studies: Studies) -> None:
     assert ended.prune_reason == "ranked last at epoch 1 (rung 1); study.checkpoint_gb is used up"
 
 
+def test_the_budget_of_checkpoints_spares_the_baseline(studies: Studies) -> None:
+    """It would be the last one ranked."""
+    baseline = ASHA + "[[baseline]]\nlearning_rate = 1e-3\n"
+    store = studies.create(baseline, trials=5, epochs=5, checkpoint_gb=1.5 * SIZE / 1e9)
+    fids = {0: 50.0, 1: 40.0, 2: 30.0, 3: 20.0, 4: 10.0}
+    play(studies.join(), fids)
+    assert store.trial(0).state == "COMPLETE"
+    reasons = [trial.reason for trial in store.trials() if trial.state == "PRUNED"]
+    assert any("study.checkpoint_gb is used up" in str(reason) for reason in reasons)
+
+
 @pytest.mark.parametrize("marked", [True, False])
 def test_one_baseline_is_trained_to_the_end(studies: Studies, marked: bool) -> None:
     """The better of two, although both would stay paused."""

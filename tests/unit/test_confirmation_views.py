@@ -9,7 +9,7 @@ from trials import record, rendered
 
 from tuner.study.confirmation import Result, confirmation, results
 from tuner.study.records import Confirms, TrialRecord
-from tuner.views import confirmations
+from tuner.views import confirmations, html_report
 
 SPEC = spec_of(RANGES + "[confirm]\ntop = 3\nseeds = 3\n")
 SEARCH = [
@@ -45,6 +45,15 @@ def test_the_winner_has_a_mean_an_interval_and_a_probability() -> None:
         "Confirmed: trial 0, FID 23 over 3 seeds (95% interval 20.52 to 25.48), the best with a "
         "probability of 98%: learning_rate=0.001"
     )
+
+
+def test_the_reports_first_tile_shows_the_trial_that_its_warnings_are_about() -> None:
+    """A confirmation may prefer another trial than the search did."""
+    other = found({0: [28.0, 27.0, 29.0], 1: [22.0, 24.0, 23.0]})
+    assert html_report.winner_of(SEARCH, other)[0].number == 1
+    tile = html_report._winner_tile("FID", SEARCH, other)
+    assert tile == ("23", "FID, trial 1, mean of 3 seeds")
+    assert html_report._winner_tile("FID", SEARCH, []) == ("20", "best FID, trial 0, one seed")
 
 
 def test_the_gain_over_the_baseline_has_an_interval() -> None:
