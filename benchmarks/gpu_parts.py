@@ -375,8 +375,8 @@ def evaluation(scale: Scale) -> None:
     full = scale is FULL
     extractor = train_classifier(images, labels) if full else random_extractor(images.shape[1:])
     features = extractor(images)
-    kinds, samples = extractor.kinds, scale.samples
-    real = reference_statistics(features, extractor.classes(features), kinds, samples)
+    classes, samples = extractor.class_count, scale.samples
+    real = reference_statistics(features, extractor.classes(features), classes, samples)
     program = default_program(scale.widths[0], BATCH)._replace(ema=full)
     numbers = Hyperparameters(*map(jnp.float32, default_numbers(program, len(images))))
     state, on_device = init_state(program, numbers, 0), jax.device_put(images)

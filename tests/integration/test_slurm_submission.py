@@ -22,7 +22,7 @@ from trials import shown
 from tuner.cli.status import WatchedStudy
 from tuner.errors import HUNG_EXIT_CODE
 from tuner.launch import slurm
-from tuner.launch.slurm_job import CANCEL, MOST_FRUITLESS, TIME_LIMIT, WorkerJob
+from tuner.launch.slurm_job import CANCEL, MAX_FRUITLESS, TIME_LIMIT, WorkerJob
 from tuner.study.creation import create_study
 from tuner.study.database import Database
 from tuner.study.verdict import Complete
@@ -209,7 +209,7 @@ def test_a_job_returns_to_the_queue_while_trials_are_left(
     programs(scontrol="echo JobId=812 JobState=RUNNING PreemptTime=2026-11-29T21:37:11")
     assert goes_on(capsys, 0, signal.SIGTERM) == left
 
-    monkeypatch.setenv("SLURM_RESTART_COUNT", str(MOST_FRUITLESS))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", str(MAX_FRUITLESS))
     fruitless = "not resubmitted: no epoch in 4 runs; launch with a longer --time"
     assert goes_on(capsys, 0, TIME_LIMIT) == (False, fruitless)
     assert goes_on(capsys, 0, signal.SIGTERM) == left  # a preemption says nothing about the limit

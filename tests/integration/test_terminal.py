@@ -154,7 +154,7 @@ def test_workers_show_what_they_are_doing_and_for_how_long() -> None:
 
 
 def test_workers_that_do_not_fit_are_counted() -> None:
-    lines = rendered(status_view(SNAPSHOT, spec(epochs=50), most=1), 140)
+    lines = rendered(status_view(SNAPSHOT, spec(epochs=50), max_workers=1), 140)
     assert sum(line.startswith("abcdef") for line in lines) == 1
     assert "… and 3 more" in lines
 

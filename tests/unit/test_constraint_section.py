@@ -12,7 +12,7 @@ from tuner.data.images import ImageSet
 from tuner.errors import InputError
 from tuner.gan.state import abstract_state, size_of
 from tuner.run.constraints import excluded, is_allowed
-from tuner.run.startup import _take_up
+from tuner.run.startup import _apply_edit
 from tuner.spec.constraint import ConstraintSection, Size
 from tuner.spec.warnings import warnings
 from tuner.study.space import programs, trial_config
@@ -88,7 +88,7 @@ def test_an_edit_to_a_limit_that_no_network_keeps_is_refused() -> None:
     images = ImageSet(np.zeros((64, 32, 32, 1), np.uint8), np.arange(64) % 2, "0")
     stand_in: Any = SimpleNamespace(spec=None, dataset=DATASET)
     with pytest.raises(InputError, match="raise the limit"):
-        _take_up(stand_in, images, spec_of(WIDTHS + "[constraint]\nparameters = 100\n"))
+        _apply_edit(stand_in, images, spec_of(WIDTHS + "[constraint]\nparameters = 100\n"))
     assert stand_in.spec is None
 
 

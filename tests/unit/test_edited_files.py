@@ -107,7 +107,7 @@ def test_another_pruner_or_sampler_begins_with_its_defaults() -> None:
 @pytest.mark.parametrize(
     ("word", "reason"),
     [
-        ("study.name=t", "the study's files and workers go by it"),
+        ("study.name=t", "it identifies the study to its files and workers"),
         ("study.epochs=9", "trials of different lengths are not comparable"),
         ("study.seed=1", "all random numbers"),
         ("study.value=last", "it defines what the study's numbers mean"),

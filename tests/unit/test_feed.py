@@ -12,7 +12,7 @@ from tuner.errors import InputError
 from tuner.study.sinks import Released
 from tuner.study.verdict import Complete
 from tuner.tracking import feed
-from tuner.tracking.feed import MOST_PICTURES, MOST_TRIALS, Feed
+from tuner.tracking.feed import MAX_PICTURES, MAX_TRIALS, Feed
 from tuner.tracking.runs import Epoch, Run, TrackedTrial, check_installed, failure
 from tuner.tracking.sink import TrackingSink
 
@@ -104,11 +104,11 @@ def test_a_tracker_that_hangs_holds_nothing_up(tracker: Tracker) -> None:
     tracker.goes_on.clear()
     target = feed_to(tracker, [])
     began = time.monotonic()
-    for number in range(2 * MOST_TRIALS):
+    for number in range(2 * MAX_TRIALS):
         run_trial(target, number, 2)
     target.close(0.05)
     assert time.monotonic() - began < 5
-    assert len(target._waiting) <= MOST_TRIALS  # what waits is bounded
+    assert len(target._waiting) <= MAX_TRIALS  # what waits is bounded
     tracker.goes_on.set()
 
 
@@ -149,13 +149,13 @@ def test_waiting_pictures_are_bounded(tracker: Tracker) -> None:
     tracker.goes_on.clear()
     target = feed_to(tracker, [])
     target.started(TRIAL, ())
-    for report in reports(3 * MOST_PICTURES):
+    for report in reports(3 * MAX_PICTURES):
         target.picture(3, report.epoch, png())
         target.epoch(3, report)
     tracker.goes_on.set()
     target.close(10)
-    assert len(tracker.pictures) <= MOST_PICTURES + 1
-    assert tracker.pictures[-1] == 3 * MOST_PICTURES
+    assert len(tracker.pictures) <= MAX_PICTURES + 1
+    assert tracker.pictures[-1] == 3 * MAX_PICTURES
 
 
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

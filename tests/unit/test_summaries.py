@@ -140,12 +140,12 @@ def test_held_out_metrics_are_those_of_the_best_epoch_if_measured() -> None:
     last = last._replace(**held_out, heldout_fid=33.0)
     line = "Against held-out images (gap to training images): FID {} (+3); copies of training"
     trial = record(0, reports=(epoch(1), best, last))
-    found = summaries.held_out(trial, "fid")
+    found = summaries.trial_held_out_line(trial, "fid")
     assert found.startswith("Epoch 3 (not the best one): " + line.format(33))
     best = best._replace(**held_out, heldout_fid=23.5)
-    found = summaries.held_out(record(0, reports=(epoch(1), best, last)), "fid")
+    found = summaries.trial_held_out_line(record(0, reports=(epoch(1), best, last)), "fid")
     assert found.startswith("Epoch 2 (best epoch): " + line.format(23.5))
-    assert summaries.held_out(record(0), "fid") == ""
+    assert summaries.trial_held_out_line(record(0), "fid") == ""
 
 
 def test_the_cost_of_evaluation_is_a_share_of_the_time() -> None:

@@ -50,7 +50,7 @@ def best(
 
     The best of many noisy scores is optimistic, so the evaluation uses fresh latents, and
     ``tuner confirm`` trains the best configurations again with fresh seeds. With several
-    objectives, the winner is the trial with the best first objective.
+    objectives, the winner is the trial with the best value of the first one.
 
     Example: tuner best quickstart
     """
@@ -177,7 +177,7 @@ def sample(
 
 def warn_of_changed_code(store: StudyStore, options: MachineOptions) -> None:
     """Warn if the code of custom networks differs from the code that trained the study's trials."""
-    from tuner.run.startup import other_code
+    from tuner.run.startup import code_change_warning
 
-    if (line := other_code(store, options)) is not None:
+    if (line := code_change_warning(store, options)) is not None:
         err.print(f"tuner: warning: {line}", soft_wrap=True)

@@ -12,7 +12,7 @@ from tuner.cli.app import Task, command, out
 from tuner.cli.completion import begun_trials
 from tuner.cli.options import Artifacts, Storage, StudyName, open_study, option
 from tuner.cli.writing import check_target, default_target, write_output
-from tuner.environment import STORAGE, no_file, tensorboard_folder
+from tuner.environment import STORAGE, checked_folder, tensorboard_folder
 from tuner.errors import InputError, TunerError
 from tuner.paths import local_path
 from tuner.study.store import StudyStore
@@ -97,7 +97,9 @@ def _export_to(
     if tracker == "tensorboard":
         from tuner.tracking import tensorboard
 
-        root = tensorboard_folder() if to is None else no_file(local_path(to, "--out"), "--out")
+        root = (
+            tensorboard_folder() if to is None else checked_folder(local_path(to, "--out"), "--out")
+        )
         where, start = str(root / store.folder), partial(tensorboard.begin, root=root)
     files, problem = None, None
     try:

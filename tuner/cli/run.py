@@ -97,9 +97,9 @@ def run_study(
     respawn: int,
     max_time: float | None,
 ) -> None:
-    """Run what is left of a study on this machine, then show the results.
+    """Run the remaining trials of a study on this machine, then show the results.
 
-    ``each`` has the options of every worker, also of one in this process.
+    ``each`` has the options of every worker, even of one in this process.
     """
     evaluator, stopped = None, False
     if store.remaining() <= 0:
@@ -109,7 +109,7 @@ def run_study(
         out.print(f"Study {store.name!r} {what}: nothing to run.", soft_wrap=True)
     elif store.budget().reason is not None:
         out.print(f"Study {store.name!r} has spent its budget: nothing to run.")
-    elif processes.most == 1 and respawn == 0:
+    elif processes.workers == 1 and respawn == 0:
         stop, options = Stop(max_time), each.options
         with progress_view(store, out) as view, serving_metrics(store, view, each) as (sink, watch):
             from tuner.api import run_here
@@ -185,7 +185,7 @@ def serving_metrics(
         yield Sinks(view, monitor), watch
 
 
-def to_go_on(store: StudyStore, files: Any, left: int) -> str:
+def resume_hint(store: StudyStore, files: Any, left: int) -> str:
     """Why ``left`` trials are left, and how to run them."""
     if (budget := store.budget()).reason is not None:
         return budgets.end_line(store.name, budget, store.unfinished())
@@ -201,9 +201,9 @@ def _show_outcome(
     front, is_spent = pareto_front(found), store.budget().reason is not None
     out.print(studies.trial_table(found, store.spec.metrics.objective, [t.number for t in front]))
     if left > 0:
-        out.print(f"\n{to_go_on(store, files, left)}", soft_wrap=True)
+        out.print(f"\n{resume_hint(store, files, left)}", soft_wrap=True)
     elif store.ended_reason is not None:
-        go_on = f"to go on, raise its {store.total} trials with --trials"
+        go_on = f"to continue, raise its {store.total} trials with --trials"
         out.print(f"\nEnded early: {store.ended_reason}; {go_on}.", soft_wrap=True)
     if (not stopped or is_spent) and front:
         show_best(store, files, options, evaluator)

@@ -30,7 +30,7 @@ INTERVAL = 2.0  # seconds between two refreshes
 SHORTEST, LONGEST = 0.2, 3600.0
 RESERVED_LINES = 15  # of the screen, for everything except workers
 LEAVE_SCREEN = "\x1b[?1049l"  # what rich's Live writes when it leaves its own screen
-SLURM_INTERVAL = 30.0  # seconds between two looks at Slurm's queue, which many users share
+SLURM_INTERVAL = 30.0  # seconds between two queries of Slurm's queue, which many users share
 SLOW_READ = 5.0  # seconds that a read may take before the view reports that it is waiting
 
 
@@ -153,7 +153,7 @@ def _watch(name: str | None, storage: str, interval: float, as_json: bool) -> No
 
 
 class WatchedStudy:
-    """The last snapshot of a study, and why there is no newer one.
+    """The last snapshot of a study, and the reason if there is no newer one.
 
     One of rich's threads draws it while the next snapshot is being read, so the view can report a
     database that does not answer.
@@ -202,13 +202,13 @@ class WatchedStudy:
         if why is not None:
             known = f"shown as of {duration(self._age)} ago; trying again"
             top.append(f"\n{why}; {known}", style="bold red")
-        return self._below(top, most=max(1, out.height - RESERVED_LINES))
+        return self._below(top, max_workers=max(1, out.height - RESERVED_LINES))
 
-    def _below(self, top: RenderableType, most: int | None = None) -> RenderableType:
+    def _below(self, top: RenderableType, max_workers: int | None = None) -> RenderableType:
         if self._snapshot is None:
             return top
         where = database_words(self.store.database)
-        view = studies.status_view(self._snapshot, self.store.spec, self._age, most, where)
+        view = studies.status_view(self._snapshot, self.store.spec, self._age, max_workers, where)
         return Group(top, view, Text(self._slurm_line)) if self._slurm_line else Group(top, view)
 
     @property

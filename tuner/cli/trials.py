@@ -1,4 +1,4 @@
-"""``tuner trials``, ``show`` and ``compare``: a table of trials, one trial, the best trials."""
+"""``tuner trials``, ``show`` and ``compare``: tables of trials, one trial, several studies."""
 
 import re
 from typing import TYPE_CHECKING, Annotated

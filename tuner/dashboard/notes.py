@@ -118,7 +118,7 @@ def study_note(name: str, spec: StudySpec) -> str:
 
 
 def _aim(spec: StudySpec) -> str:
-    """What the search does with each objective."""
+    """How the search optimises each objective, as text."""
     verbs = {False: "minimises", True: "maximises"}
     names = spec.metrics.names
     parts = [f"{verbs[ALL_OBJECTIVES[name].higher]} {OBJECTIVES[name]}" for name in names]

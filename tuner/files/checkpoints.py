@@ -90,7 +90,7 @@ def decode_checkpoint(config: TrialConfig, data: bytes, origin: str) -> Checkpoi
 
 
 def _signature(config: TrialConfig) -> list[Any]:
-    """What identifies the trial. As in earlier versions, if no later field is used."""
+    """The identity of the trial: the same as in earlier versions if no later field is used."""
     program, hyperparameters, seed, _ = config
     fields = program._asdict()
     del fields["clips"]  # which follows from the hyperparameters
@@ -144,7 +144,7 @@ def load_latest(
 
 
 class CheckpointWriter(BackgroundWriter):
-    """Writes a trial's checkpoints in the background, always the newest one offered."""
+    """Writes a trial's checkpoints in the background; only the newest one waits to be written."""
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ class CheckpointWriter(BackgroundWriter):
     def write(self, checkpoint: Checkpoint) -> int:
         """Write a packed checkpoint now and remove older ones; returns its size in bytes.
 
-        StorageError if the store is away.
+        StorageError if the store is unavailable.
         """
         self.close(seconds=10)
         data = encode_checkpoint(self._config, checkpoint)

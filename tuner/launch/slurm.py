@@ -27,7 +27,7 @@ OWN_OPTIONS = (
     *("array", "error", "export", "job-name", "nodes", "ntasks", "open-mode", "output"),
     *("no-requeue", "requeue", "signal", "wrap"),
 )
-# Variables that override options in a script, where not named SBATCH_ and the option.
+# Variables that override options in a script, unless they are named SBATCH_ and the option.
 VARIABLES = {"array": "SBATCH_ARRAY_INX", "time": "SBATCH_TIMELIMIT", "mem": "SBATCH_MEM_PER_NODE"}
 
 
@@ -186,7 +186,7 @@ def _run(program: str, *words: str, seconds: float = SECONDS) -> str:
 
 
 class Cancelled(NamedTuple):
-    """What became of a study's jobs."""
+    """The effect of a cancellation on a study's jobs."""
 
     stopping: list[str]  # jobs whose workers finish their epoch
     removed: list[str]  # jobs whose workers had nothing to finish

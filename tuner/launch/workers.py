@@ -43,7 +43,7 @@ class Workers:
 
     @property
     def label(self) -> str:
-        """The study's name as schedulers allow it: lower-case letters, digits and hyphens."""
+        """The study's name in lower-case letters, digits and hyphens, as schedulers require."""
         kept = re.sub(r"[^a-z0-9]+", "-", self.study.lower())[:LONGEST_LABEL].strip("-")
         if kept == self.study.replace("_", "-"):
             return kept

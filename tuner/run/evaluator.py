@@ -47,7 +47,7 @@ from tuner.xla import running_time
 AUC_IMAGES = 1000
 AUC_CHUNKS = -(-AUC_IMAGES // CHUNK)
 STRIPS, NEIGHBOURS = 12, 5  # samples that are shown with their nearest training images
-AHEAD = 2  # chunks under way while an earlier one is awaited
+AHEAD = 2  # chunks under way while the results of an earlier one are awaited
 IMAGE_SHARE = 0.4  # of the device's memory for images
 # Purposes of fixed latents, folded into the study's seed.
 STATISTICS, EVALUATION, FRESH, PICTURES = range(4)
@@ -104,7 +104,7 @@ def latents_digest(spec: StudySpec) -> str:
 
 
 class _Generated(NamedTuple):
-    """What an evaluation needs of its generated images, on the device; chunk by chunk."""
+    """The results of generating images that an evaluation needs, on the device, chunk by chunk."""
 
     features: list[Array]  # in parts: see ``Extractor.extract``
     finite: list[Array]  # whether all images of a chunk are
@@ -116,7 +116,7 @@ class _Clock:
     """Divides the time of an evaluation between generating images and extracting features.
 
     The device computes chunks in turn. Waiting for their results in that order, a few chunks behind
-    the newest, never leaves it without work, and limits the memory of what is under way.
+    the newest, never leaves it idle, and limits the memory of the chunks under way.
     """
 
     def __init__(self) -> None:

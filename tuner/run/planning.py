@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from tuner.data import Announce, silent
-from tuner.environment import DEFAULT_OPTIONS, MachineOptions, compiled_programs
+from tuner.environment import DEFAULT_OPTIONS, MachineOptions, program_cache
 from tuner.gan.sampling import generation_flops
 from tuner.gan.state import abstract_state, size_of
 from tuner.gan.training import iteration_flops, iteration_seconds, training_memory
@@ -131,11 +131,11 @@ def _measure() -> None:
     what, fields, count, epochs, allow = json.load(sys.stdin)
     program = Program._make(tuple(v) if isinstance(v, list) else v for v in fields)
     import_allowed([program.generator, program.discriminator], allow)
-    keep_compiled(compiled_programs(), silent)
+    keep_compiled(program_cache(), silent)
     if what == "memory":
         sys.stdout.write(str(training_memory(program, count, epochs)))
     else:
-        # As arrays, like a trial's; which numbers makes no difference to the time.
+        # As arrays, like a trial's; their values do not affect the time.
         numbers = jax.device_put([np.float32(0.1)] * len(Hyperparameters._fields))
         sys.stdout.write(str(iteration_seconds(program, Hyperparameters(*numbers))))
 

@@ -1,8 +1,9 @@
 """``Trainer``: trains one trial on the device, epoch by epoch.
 
-The FID of an epoch is computed on the host, while an accelerator would wait. There the trainer
-begins the next epoch meanwhile, on a copy of the state, unless the trial may well end or pause
-here. Numbers and their order are the same; if the trial does end, the begun epoch is dropped.
+The FID of an epoch is computed on the host, while an accelerator would be idle. Therefore the
+trainer begins the next epoch meanwhile, on a copy of the state, unless the trial is likely to end
+or pause at this epoch. Numbers and their order are the same; if the trial does end, the epoch that
+was begun is dropped.
 """
 
 import functools
@@ -71,8 +72,8 @@ class Trainer:
     def run_epoch(self) -> EpochReport:
         """Train an epoch, and evaluate if that is due; times exclude compilation.
 
-        An epoch that was begun ahead counts as training from then on, and what the host did
-        meanwhile not as evaluation.
+        An epoch that was begun ahead counts as training from then on; the host's work in that time
+        does not count as evaluation.
         """
         config, evaluator = self._config, self._evaluator
         program, metrics = config.program, evaluator.spec.metrics
@@ -143,7 +144,7 @@ class Trainer:
         )
 
     def _train_ahead(self) -> None:
-        """Begin the next epoch while the host computes scores, if that pays and there is room."""
+        """Begin the next epoch while the host computes scores, if useful and if memory allows."""
         spec, size = self._evaluator.spec, sum(x.nbytes for x in jax.tree.leaves(self._state))
         if (
             self._trains_ahead
@@ -160,8 +161,8 @@ class Trainer:
         """The objective of one of the trial's packed generators, on latents that no epoch was
         measured with, and some of its samples with their nearest training images.
 
-        The value of a trial's best epoch is the best of many looks at the same latents. It is None
-        if it is not finite; the images are None if none are held out.
+        The value of a trial's best epoch is the best of many measurements on the same latents. The
+        objective is None if it is not finite; the images are None if none are held out.
         """
         program, evaluator = self._config.program, self._evaluator
         objective = evaluator.spec.metrics.objective

@@ -12,7 +12,7 @@ from pydantic import Field
 from tuner.spec.parameters import Choices, Range, values_of
 from tuner.spec.sections import Problem, Section, entry
 
-MOST_GP_STEPS = 100_000
+MAX_GP_STEPS = 100_000
 
 
 class Sampler(Section):
@@ -123,9 +123,9 @@ class GpSampler(Sampler):
     def problems(self, searched: Mapping[str, Choices | Range]) -> Iterator[Problem]:
         for name, setting in searched.items():
             steps = values_of(setting) if isinstance(setting, Range) else None
-            if steps is not None and len(steps) > MOST_GP_STEPS:
+            if steps is not None and len(steps) > MAX_GP_STEPS:
                 text = f"found {len(steps):,} steps, which the gp sampler would enumerate"
-                yield ("trial", name), f"{text}; expected at most {MOST_GP_STEPS:,}, or no step"
+                yield ("trial", name), f"{text}; expected at most {MAX_GP_STEPS:,}, or no step"
 
 
 SamplerSpec = Annotated[
@@ -144,7 +144,7 @@ class Pruner(Section):
         return False
 
     def problems(self, epochs: int, trials: int, every: int, value: str) -> Iterator[Problem]:
-        """Reasons why the pruner would prune never or late, each at a key of its section.
+        """Reasons why the pruner would never prune, or too late, each at a key of its section.
 
         The study has ``trials`` trials of ``epochs`` epochs. A trial is evaluated every ``every``
         epochs and judged by its best or its last value, as ``value`` says.
@@ -176,7 +176,7 @@ class ComparingPruner(Pruner):
     n_startup_trials: int = entry(5, "trials that must have ended before any is pruned", ge=0)
     n_warmup_steps: _Warmup = 0
     interval_steps: _Interval = 1
-    n_min_trials: int = entry(1, "least number of trials to compare with", ge=1)
+    n_min_trials: int = entry(1, "minimum number of trials to compare with", ge=1)
 
 
 class MedianPruner(ComparingPruner):
@@ -210,7 +210,7 @@ class RungPruner(Pruner):
         return rung == epoch
 
     def _unevaluated_rung(self, first: int, epochs: int, every: int) -> Iterator[Problem]:
-        """The first rung without an evaluation, at which trials would be pruned late."""
+        """The first rung without an evaluation, at which trials would be pruned too late."""
         rung = first
         while rung < epochs:
             if rung % every:
@@ -242,8 +242,8 @@ class AshaPruner(RungPruner):
             why = "" if self.min_resource else f" (metrics.every = {every})"
             yield ("min_resource",), _too_late(f"the first rung is at epoch {first}{why}", epochs)
         elif self.brackets > len(rungs) + 1:
-            most = len(rungs) + 1
-            text = f"found {self.brackets}, expected at most {most}: there are {len(rungs)} rungs"
+            limit = len(rungs) + 1
+            text = f"found {self.brackets}, expected at most {limit}: there are {len(rungs)} rungs"
             yield ("brackets",), f"{text}, and the last bracket skips them all"
 
 
@@ -299,7 +299,7 @@ _Wrapped = MedianPruner | PercentilePruner | SuccessiveHalvingPruner | Threshold
 class PatientPruner(Pruner):
     name: Literal["patient"] = "patient"
     patience: int = entry(3, "evaluations without progress before a trial can be pruned", ge=0)
-    min_delta: float = entry(0.0, "least improvement that counts as progress", ge=0)
+    min_delta: float = entry(0.0, "smallest improvement that counts as progress", ge=0)
     wrapped: Annotated[_Wrapped, Field(discriminator="name")] | None = entry(
         None, "pruner that decides once patience has run out; without one, the trial is pruned"
     )

@@ -1,4 +1,4 @@
-"""Warnings about a study file that is valid but may surprise."""
+"""Warnings about valid study files that may not do what the user expects."""
 
 import math
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ ENOUGH_FOR_INFINITY = 8  # samples per feature: see metrics.fid.fid_infinity
 
 
 def warnings(spec: StudySpec) -> Iterator[str]:
-    """One line for each surprise."""
+    """All warnings about a study file, one line each."""
     searched = spec.trial.searched()
     yield from _never_reached(spec.trial)
     if not searched:

@@ -16,7 +16,7 @@ _RUNNING = TrialState.RUNNING.name
 
 
 class Standing(NamedTuple):
-    """Where trials of the search are."""
+    """The position of trials of the search."""
 
     bracket: int
     epoch: int  # the last one reported
@@ -55,7 +55,7 @@ def epochs_ahead(
     """The epochs still to train in a study with trials of ``epochs`` epochs and ``to_begin`` new
     ones, if of the n trials that reach a rung, n / reduction_factor pass it in the end.
 
-    More will be trained if trials pass that are not among the best in the end.
+    More will be trained if some trials pass that are not among the best in the end.
     """
     begun = sum(standings.values())
     new = [ladder.bracket(number) for number in range(begun, begun + to_begin)]

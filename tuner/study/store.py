@@ -34,7 +34,7 @@ METRIC_NAMES = "study:metric_names"  # Optuna's
 
 
 class _Leased(NamedTuple):
-    """What a trial's lease says about it."""
+    """Facts about a trial from its lease."""
 
     paused: bool
     seconds: PhaseSeconds
@@ -55,7 +55,7 @@ class StudyStore(StudyRow):
         return self.confirmation().runs_left(confirm.seeds)
 
     def confirmation(self, *, reports: bool = False) -> Confirmation:
-        """The confirmation of the winner as far as it has come; ``reports``: with the epochs."""
+        """The progress of the winner's confirmation; ``reports``: with the epochs."""
         if reports:
             records = self._begun()
         else:
@@ -67,8 +67,8 @@ class StudyStore(StudyRow):
         return confirmation(self.spec.confirm, search, runs)
 
     def confirmed(self) -> list[Result]:
-        """What the runs so far say about the best configurations, the best first; empty before the
-        first of them has ended."""
+        """The results of the confirmation's runs so far, the best configuration first; empty before
+        the first run has ended."""
         found = self.confirmation(reports=True)
         if not any(run.has_ended for one in found.configurations.values() for run in one.runs):
             return []
@@ -113,7 +113,7 @@ class StudyStore(StudyRow):
             return read_budget(connection, self.key)
 
     def unfinished(self) -> Unfinished:
-        """What has become of the trials still to finish."""
+        """The trials still to finish, by state."""
         remaining = self.remaining()
         with self.database.reading() as connection:
             return read_unfinished(connection, self.key, remaining)
@@ -212,7 +212,7 @@ class StudyStore(StudyRow):
         return reports.get(trial_id, [])
 
     def _leases(self, where: ColumnElement[bool]) -> dict[int, _Leased]:
-        """What the leases of the study's trials say about them, by trial id."""
+        """Facts about the study's trials from their leases, by trial id."""
         ours = tables.leases.c
         columns = [ours[name] for name in tables.PHASE_COLUMNS.values()]
         query = select(ours.trial_id, ours.status, *columns)

@@ -82,7 +82,7 @@ def study_page(
     budget: str = "",
     pictures: Pictures = NO_PICTURES,
 ) -> str:
-    """Render the report, which also says what could not be computed, and why.
+    """Render the report, including reasons why parts could not be computed.
 
     ``budget`` is the study's ``budget_line``.
     """
@@ -115,7 +115,7 @@ def study_page(
         gain=confirmations.gain_line(confirmed, spec) or summaries.baseline_gain(trials, objective),
         budget=budget,
         best=html_tables.trials_table(spec, best),
-        held_out=winner and summaries.held_out(winner[0], objective),
+        held_out=winner and summaries.trial_held_out_line(winner[0], objective),
         pictures=pictures,
         values={trial.number: number(trial.value) for trial in trials},
         shown=_best_grids(pictures, {t.number: t.best_epoch(objective) for t in trials}),
@@ -158,7 +158,7 @@ def latents_note(spec: StudySpec) -> str:
     which = f"trials with equal {' and '.join(searched)}" if searched else "all trials"
     return (
         f"The samples of {which} are generated from the same latents, in each epoch: two images at "
-        "the same place differ only by the generator."
+        "the same position differ only in the generator."
     )
 
 

@@ -75,7 +75,7 @@ def trials_table(spec: StudySpec, trials: Trials, *, every: bool = False) -> Tab
 
 
 def _reason(trial: TrialRecord, objective: str) -> Markup:
-    """Why the trial ended; of a complete one also, in red, what is wrong with its generator."""
+    """The reason why the trial ended; for a complete trial also, in red, warnings about it."""
     warnings = trial_warnings(trial, objective) if trial.state == "COMPLETE" else []
     return in_red("; ".join(filter(None, (trial.reason, *warnings))), *warnings)
 

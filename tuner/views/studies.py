@@ -175,10 +175,10 @@ def status_view(
     snapshot: StudySnapshot,
     spec: StudySpec,
     age: float = 0.0,
-    most: int | None = None,
+    max_workers: int | None = None,
     where: Sequence[str] = (),
 ) -> Group:
-    """A running study, read ``age`` seconds ago, with at most ``most`` workers; fits 80 columns.
+    """A running study, read ``age`` seconds ago, with up to ``max_workers`` workers; in 80 columns.
 
     Totals, the best trial, and the current trial of each worker. ``where`` are options that name
     the database in suggested commands.
@@ -197,8 +197,8 @@ def status_view(
     if shares := phase_shares(snapshot.phase_seconds):
         parts += [Text(shares)]
     if snapshot.workers:
-        parts += ["", _running_workers(snapshot, spec, age, most)]
-    if hidden := len(snapshot.workers[most:]) if most is not None else 0:
+        parts += ["", _running_workers(snapshot, spec, age, max_workers)]
+    if hidden := len(snapshot.workers[max_workers:]) if max_workers is not None else 0:
         parts += [Text(f"… and {hidden} more")]
     if not snapshot.ended and not any(worker.alive for worker in snapshot.workers):
         parts += [Text(no_worker_line(spec.study.name, where=where), style="bold")]
@@ -226,7 +226,7 @@ def limit_lines(snapshot: StudySnapshot) -> list[str]:
 
 
 def _running_workers(
-    snapshot: StudySnapshot, spec: StudySpec, age: float, most: int | None
+    snapshot: StudySnapshot, spec: StudySpec, age: float, max_workers: int | None
 ) -> FittingTable:
     """One row per worker. A narrow terminal cuts names, but never numbers."""
     job = ["job"] * any(worker.job for worker in snapshot.workers)
@@ -235,7 +235,7 @@ def _running_workers(
     spare = ("device", "machine", "images/s", "loss ratio")
     headings = (*names, *job, "doing", *measured, "seen")
     table = FittingTable(headings, names=names, left=(*job, "doing"), spare=spare)
-    for worker in snapshot.workers[:most]:
+    for worker in snapshot.workers[:max_workers]:
         cells = ["-"] * len(measured)
         if worker.trial is not None:
             cells[0] = str(worker.trial)

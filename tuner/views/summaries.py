@@ -23,8 +23,8 @@ SHOWN_APART = (
 )
 WARNING = "Warning: "
 COPIES = "the generator copies training images"
-MOST_LISTED = 20  # numbers of trials in a line
-MOST_PHASES = 2  # shown in one line, besides training and evaluation
+MAX_LISTED = 20  # numbers of trials in a line
+MAX_PHASES = 2  # shown in one line, in addition to training and evaluation
 PARTS = ("generate_seconds", "extract_seconds", "score_seconds")  # of an evaluation
 
 
@@ -65,8 +65,8 @@ def front_line(name: str, front: Sequence[TrialRecord]) -> str:
     """The trials of the Pareto front, in one line; empty without several objectives."""
     if not front or not front[0].objectives:
         return ""
-    numbers = ", ".join(str(trial.number) for trial in front[:MOST_LISTED])
-    more = ", ..." if len(front) > MOST_LISTED else ""
+    numbers = ", ".join(str(trial.number) for trial in front[:MAX_LISTED])
+    more = ", ..." if len(front) > MAX_LISTED else ""
     of = " and ".join(OBJECTIVES[objective] for objective in front[0].objectives)
     listed = hints.command("best", name) + " --all"
     return f"Pareto front of {of}: {counted(len(front))} ({numbers}{more}); to list them: {listed}"
@@ -122,8 +122,8 @@ def epochs_of(trials: Sequence[TrialRecord]) -> History:
 
 
 def trial_warnings(trial: TrialRecord, objective: str) -> list[str]:
-    """What the value of a trial does not show: a generator that had collapsed or missed classes in
-    the best epoch, or that copied training images when that was last measured."""
+    """Warnings that a trial's value does not show: its generator had collapsed or missed classes in
+    the best epoch, or copied training images when that was last measured."""
     epoch = trial.best_epoch(objective)
     measured = [report._asdict() for report in trial.reports if report.epoch == epoch][:1]
     copied = [{"copied": report.copied} for report in trial.reports if report.copied is not None]
@@ -131,8 +131,8 @@ def trial_warnings(trial: TrialRecord, objective: str) -> list[str]:
 
 
 def measured_warnings(measured: Mapping[str, Any], classes: int | None = None) -> list[str]:
-    """What the FID of a generator with these measurements does not show; ``classes`` is their
-    number in the data, None if unknown."""
+    """Warnings that the FID of a generator with these measurements does not show; ``classes`` is
+    the number of classes in the data, None if unknown."""
     missing, copied = missing_sign(measured, classes or 0), copying_sign(measured)
     if signs := collapse_signs(measured, classes or 0):
         found = [f"the generator has collapsed: {', '.join(signs)}"]
@@ -142,14 +142,14 @@ def measured_warnings(measured: Mapping[str, Any], classes: int | None = None) -
 
 
 def advice(warning: str, metric: str) -> str:
-    """What to look at, for one of ``measured_warnings``."""
+    """Advice for one of ``measured_warnings``."""
     where = "them next to their neighbours" if warning.startswith(COPIES) else "the samples"
     return f"{metric} does not show that; look at {where}."
 
 
-def held_out(trial: TrialRecord, objective: str) -> str:
-    """The metrics against held-out images in the trial's best epoch, or if they were not measured
-    then, in the last one in which they were; empty if there is none."""
+def trial_held_out_line(trial: TrialRecord, objective: str) -> str:
+    """The metrics against held-out images in the trial's best epoch, else in the last epoch in
+    which they were measured; empty if there is none."""
     measured = [report for report in trial.reports if report.copied is not None]
     if not measured:
         return ""
@@ -189,7 +189,7 @@ def phases_of(trials: Sequence[TrialRecord]) -> PhaseSeconds:
 def phase_shares(seconds: PhaseSeconds) -> str:
     """The share of each phase, in one line of at most 80 characters; empty if none was counted.
 
-    Small phases, and those after the ``MOST_PHASES`` largest, count as other.
+    Small phases, and those after the ``MAX_PHASES`` largest, count as other.
     """
     total = sum(seconds.values())
     if not total:
@@ -197,7 +197,7 @@ def phase_shares(seconds: PhaseSeconds) -> str:
     shares = {phase: value / total for phase, value in seconds.items()}
     main = {phase: shares.pop(phase) for phase in (Phase.TRAINING, Phase.EVALUATION)}
     other = shares.pop(Phase.OTHER)
-    largest = sorted(shares, key=lambda phase: -shares[phase])[:MOST_PHASES]
+    largest = sorted(shares, key=lambda phase: -shares[phase])[:MAX_PHASES]
     shown = main | {phase: shares.pop(phase) for phase in largest if shares[phase] >= 0.005}
     shown[Phase.OTHER] = other + sum(shares.values())
     return f"Time: {', '.join(f'{phase} {share:.0%}' for phase, share in shown.items())}."
@@ -281,7 +281,7 @@ def _evaluation(spec: StudySpec, found: Mapping[str, Any]) -> str:
 
 
 def plan(spec: StudySpec, found: Mapping[str, Any]) -> str:
-    """What a study will compile, the memory it needs, and warnings."""
+    """The programs that a study will compile, the memory that it needs, and warnings."""
     largest, measured = found["largest"], found["activation_bytes"]
     activations = "not measured (compiling takes too long)" if measured is None else size(measured)
     lines = [

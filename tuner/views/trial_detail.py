@@ -189,7 +189,7 @@ def _epochs(spec: StudySpec, reports: Sequence[EpochReport]) -> FittingTable:
 
 
 def _owners(ownership_history: Sequence[Ownership]) -> FittingTable:
-    """Which worker trained which epochs; one more row for each takeover."""
+    """The workers and the epochs that each trained: one row, and another for each takeover."""
     headings = ("epochs", "worker", "machine", "device", "first reported", "last")
     table = FittingTable(headings, left=headings)
     for owner in ownership_history:
