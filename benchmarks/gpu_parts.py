@@ -178,7 +178,7 @@ class Job(NamedTuple):
     width: int
     iterations: int  # of an epoch
     epochs: tuple[int, int]  # from and to, counted from 0
-    start: str = ""  # the file to go on from
+    start: str = ""  # the file to continue from
     options: str = TUNERS
     precision: str | None = None  # of matrix products
 

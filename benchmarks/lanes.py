@@ -3,7 +3,7 @@
     python benchmarks/lanes.py --width 16
 
 Prints trial-epochs per second with each number of slots, next to tuner's own training of one trial.
-A measurement of what packing gains on a device; tuner itself trains one trial at a time.
+This measures the gain of packing on a device; tuner itself trains one trial at a time.
 
 A slot holds the state of a trial, and is refilled at a traced index, so nothing is compiled again.
 Two forms of the iteration compute the same:
@@ -197,7 +197,7 @@ FORMS: dict[str, Callable[[Program], Step]] = {"vmapped": vmapped, "stacked": st
 
 
 class Lane:
-    """Slots with trials of one program, each at an epoch of its own."""
+    """Slots with trials of one program, which may be at different epochs."""
 
     def __init__(
         self, configs: Sequence[TrialConfig], images: Array, form: str = "stacked"

