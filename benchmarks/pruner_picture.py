@@ -16,7 +16,7 @@ import typer
 from record_curves import CURVES
 from search import Curves, recorded, study
 
-from tuner.spec.search import (
+from tuner.spec.pruners import (
     AshaPruner,
     HyperbandPruner,
     MedianPruner,

@@ -30,9 +30,9 @@ import numpy as np
 from record_curves import CURVES
 from scipy.stats import norm
 
-from tuner.spec import search
+from tuner.spec import pruners as pruner_sections
 from tuner.spec.loading import parse_spec
-from tuner.spec.search import PrunerSpec
+from tuner.spec.pruners import PrunerSpec
 from tuner.spec.study import StudySpec
 from tuner.study.curves import Curve, rank_correlations, winner_of
 from tuner.study.replay import pruner_text
@@ -117,15 +117,15 @@ def family(correlation: float, trials: int, seed: int) -> list[Curve]:
 
 def pruners(epochs: int) -> list[PrunerSpec]:
     """The compared pruners, with their defaults; the last has Hyperband's number of brackets."""
-    asha = search.AshaPruner()
+    asha = pruner_sections.AshaPruner()
     brackets = len(asha.rungs(epochs, every=1)) + 1
     return [
-        search.NoPruner(),
-        search.MedianPruner(),
-        search.SuccessiveHalvingPruner(),
+        pruner_sections.NoPruner(),
+        pruner_sections.MedianPruner(),
+        pruner_sections.SuccessiveHalvingPruner(),
         asha,
-        search.HyperbandPruner(),
-        *(search.AshaPruner(brackets=n) for n in sorted({2, brackets})),
+        pruner_sections.HyperbandPruner(),
+        *(pruner_sections.AshaPruner(brackets=n) for n in sorted({2, brackets})),
     ]
 
 
@@ -171,7 +171,7 @@ def table(curves: Curves, orders: int) -> str:
 
 def _about(curves: Curves, drawn: list[Curve]) -> list[str]:
     """A heading, and how well the ranks at the rungs agree with the final ones."""
-    rungs = search.AshaPruner().rungs(curves.epochs, every=1)
+    rungs = pruner_sections.AshaPruner().rungs(curves.epochs, every=1)
     orders = [rank_correlations(curves.draw(order)) for order in range(RANKED_ORDERS)]
     shown = []
     for rung in rungs:

@@ -14,7 +14,7 @@ from typing import Any
 from record_curves import CURVES
 from search import recorded, study
 
-from tuner.spec.search import AshaPruner
+from tuner.spec.pruners import AshaPruner
 from tuner.study.curves import Curve
 from tuner.study.simulation import simulate
 from tuner.views.axes import log_ticks

@@ -32,7 +32,7 @@ from tuner.study.store import StudyStore
 from tuner.study.verdict import Complete, Fail
 from tuner.study.workers import WorkerRecord
 from tuner.views.images import inline_image
-from tuner.views.studies import status_view
+from tuner.views.status import status_view
 from tuner.views.trial_detail import trial_view
 
 sqlite = study_databases.sqlite

@@ -16,7 +16,7 @@ from tuner.run.startup import _apply_edit
 from tuner.spec.constraint import ConstraintSection, Size
 from tuner.spec.warnings import warnings
 from tuner.study.space import programs, trial_config
-from tuner.views import summaries
+from tuner.views.plan import plan_exclusions
 
 WIDTHS = "[trial]\nwidth = [4, 8, 64]\n"
 
@@ -66,10 +66,10 @@ def test_the_weights_of_the_initial_state_are_counted(trial: str) -> None:
 def test_programs_that_violate_the_constraint_are_counted() -> None:
     found = excluded(spec_of(WIDTHS + "[constraint]\nparameters = 3e5\n"), DATASET)
     assert (found.programs, found.violating) == (3, 1)
-    [line] = summaries.plan_exclusions(found._asdict())
+    [line] = plan_exclusions(found._asdict())
     assert line.startswith("constraint: 1 of 3 programs are not trained; the smallest of them: ")
     assert line.endswith("weights, at most 300,000 allowed")
-    assert summaries.plan_exclusions(excluded(spec_of(WIDTHS), DATASET)._asdict()) == []
+    assert plan_exclusions(excluded(spec_of(WIDTHS), DATASET)._asdict()) == []
 
 
 def test_only_programs_that_keep_the_constraint_are_allowed() -> None:

@@ -15,14 +15,8 @@ from tuner.study.space import trial_config
 from tuner.study.workers import WorkerRecord
 from tuner.views.progress import LiveProgress
 from tuner.views.replay import correlation_table
-from tuner.views.studies import (
-    comparison_table,
-    space_table,
-    status_view,
-    study_table,
-    trial_table,
-    worker_table,
-)
+from tuner.views.status import status_view, worker_table
+from tuner.views.studies import comparison_table, space_table, study_table, trial_table
 from tuner.views.tables import MAX_LINES, FittingTable
 from tuner.views.trial_detail import trial_view
 

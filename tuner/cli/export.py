@@ -16,9 +16,9 @@ from tuner.environment import STORAGE, checked_folder, tensorboard_folder
 from tuner.errors import InputError, TunerError
 from tuner.paths import local_path
 from tuner.study.store import StudyStore
-from tuner.views import studies
 from tuner.views.console import harmless
 from tuner.views.figures import PLOTS, SUFFIXES, as_page, as_picture
+from tuner.views.trial_data import epochs_csv, trial_values
 
 KINDS = (*PLOTS, "trial")
 
@@ -67,11 +67,11 @@ def export(
     store = open_study(storage, name)
     found = store.trials()
     if form == "json":
-        values = [studies.trial_values(trial, store.spec.metrics.objective) for trial in found]
+        values = [trial_values(trial, store.spec.metrics.objective) for trial in found]
         spec = store.spec.model_dump(mode="json")
         text = json.dumps({"spec": spec, "trials": values}, indent=2) + "\n"
     else:
-        text = studies.epochs_csv(found)
+        text = epochs_csv(found)
     if to is None:
         # A terminal would obey escape sequences. Other programs receive the data unchanged.
         sys.stdout.write(harmless(text) if out.is_terminal else text)

@@ -25,6 +25,9 @@ from tuner.study.snapshot import StudyPoller, StudySnapshot
 from tuner.study.store import StudyStore
 from tuner.views import budgets, confirmations, studies, summaries
 from tuner.views.formatting import duration
+from tuner.views.generator_warnings import trial_warnings
+from tuner.views.status import limit_lines, status_view, worker_table
+from tuner.views.trial_data import trial_values
 
 INTERVAL = 2.0  # seconds between two refreshes
 SHORTEST, LONGEST = 0.2, 3600.0
@@ -88,12 +91,12 @@ def _values(store: StudyStore, snapshot: StudySnapshot, summary: StudySummary) -
         "phase_seconds": snapshot.phase_seconds,
         "budget": budgets.budget_values(snapshot.budget, alive),
         "confirmation": confirmations.results_values(store.confirmed()),
-        "warnings": summaries.trial_warnings(winner, objective) if winner else [],
-        "running": [studies.trial_values(t, objective) for t in snapshot.running.values()],
+        "warnings": trial_warnings(winner, objective) if winner else [],
+        "running": [trial_values(t, objective) for t in snapshot.running.values()],
         "workers": [worker._asdict() for worker in snapshot.workers],
     }
     if store.spec.metrics.several:
-        found["front"] = [studies.trial_values(trial, objective) for trial in store.front()]
+        found["front"] = [trial_values(trial, objective) for trial in store.front()]
     with suppress(TunerError):  # without the key, Slurm's queue is unknown
         found["waiting_jobs"] = [job._asdict() for job in slurm.waiting_jobs(store)]
     return found
@@ -108,11 +111,11 @@ def _print(store: StudyStore, snapshot: StudySnapshot, summary: StudySummary) ->
         out.print(summaries.hold_line(store.name), soft_wrap=True)
     if not snapshot.ended:
         print_no_worker(store, snapshot.workers)
-    for line in studies.limit_lines(snapshot):
+    for line in limit_lines(snapshot):
         out.print(line, soft_wrap=True)
     if snapshot.workers:
         out.print()
-        out.print(studies.worker_table(snapshot.workers))
+        out.print(worker_table(snapshot.workers))
     if line := slurm.waiting_line(store):
         out.print(line, soft_wrap=True)
     if running:
@@ -208,7 +211,7 @@ class WatchedStudy:
         if self._snapshot is None:
             return top
         where = database_words(self.store.database)
-        view = studies.status_view(self._snapshot, self.store.spec, self._age, max_workers, where)
+        view = status_view(self._snapshot, self.store.spec, self._age, max_workers, where)
         return Group(top, view, Text(self._slurm_line)) if self._slurm_line else Group(top, view)
 
     @property

@@ -94,20 +94,23 @@ def worker(
     if (spent := store.budget().reason) is not None:
         view.announce(f"{spent}: exiting")
     elif processes.workers > 1:
-        limits = {"max_time": max_time, "grace": grace, "stop": stop}
-        if not run_processes(me, processes, storage, view, **limits):
+        timing = {"max_time": max_time, "grace": grace, "stop": stop}
+        if not run_processes(me, processes, storage, view, **timing):
             raise TunerError("workers died; see the lines above")
     else:
         from tuner.api import run_here
         from tuner.run.worker import Limits
 
-        few = Limits(max_trials, exit_when_idle)
+        limits = Limits(max_trials, exit_when_idle)
         with serving_metrics(store, view, me) as (sink, watch):
-            run_here(store, files, sink, stop, few, options=options, grace=grace, watch=watch)
+            run_here(store, files, sink, stop, limits, options=options, grace=grace, watch=watch)
     if not events:
         left = store.remaining()
-        early = f" early: {store.ended_reason}" if store.ended_reason else ""
-        ended = f"the study has ended{early}"
-        view.announce(resume_hint(store, files, left) if left > 0 else ended)
+        view.announce(resume_hint(store, files, left) if left > 0 else _ended_line(store))
         if left > 0 and store.budget().reason is None:
             raise typer.Exit(stop.exit_code)
+
+
+def _ended_line(store: StudyStore) -> str:
+    early = f" early: {store.ended_reason}" if store.ended_reason else ""
+    return f"the study has ended{early}"

@@ -78,14 +78,14 @@ def decode_checkpoint(config: TrialConfig, data: bytes, origin: str) -> Checkpoi
     arrays, about = decode(data, origin)
     if about.get("config") != _signature(config):
         raise InputError(f"{origin}: this checkpoint belongs to another trial")
-    state = unpack_state(config, _under(arrays, _STATE), origin)
+    state = unpack_state(config, _with_prefix(arrays, _STATE), origin)
     epoch, kept = about.get("epoch"), about.get("kept", 0)
     if not (isinstance(epoch, int) and isinstance(kept, int) and 0 <= kept <= epoch):
         raise InputError(f"{origin}: damaged: epoch {epoch!r:.40}, best epoch {kept!r:.40}")
     samples = arrays.get(_SAMPLES)
     if samples is not None and (samples.dtype != np.uint8 or samples.ndim != 4):
         raise InputError(f"{origin}: damaged: samples of {samples.dtype} {samples.shape}")
-    generator = KeptGenerator(kept, _under(arrays, _GENERATOR), samples) if kept else None
+    generator = KeptGenerator(kept, _with_prefix(arrays, _GENERATOR), samples) if kept else None
     return Checkpoint(epoch, state, generator)
 
 
@@ -104,7 +104,7 @@ def _signature(config: TrialConfig) -> list[Any]:
     return [*signature, json.loads(json.dumps(used))] if used else signature
 
 
-def _under(arrays: Arrays, prefix: str) -> Arrays:
+def _with_prefix(arrays: Arrays, prefix: str) -> Arrays:
     return {n.removeprefix(prefix): x for n, x in arrays.items() if n.startswith(prefix)}
 
 

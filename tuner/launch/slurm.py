@@ -60,7 +60,7 @@ def submit(
     InputError if Slurm refuses.
     """
     submitit = hints.require("submitit", "slurm", "tuner launch slurm")
-    _need("sbatch", "srun")
+    _require_programs("sbatch", "srun")
     logs = _new_folder(folder / store.folder)
     # -P: files in the working folder must not shadow libraries.
     python = shlex.join([sys.executable, "-P"])
@@ -125,7 +125,7 @@ def _environment(storage: str, options: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _need(*programs: str) -> None:
+def _require_programs(*programs: str) -> None:
     for program in programs:
         if shutil.which(program) is None:
             raise InputError(
@@ -173,7 +173,7 @@ def waiting_line(store: StudyStore) -> str:
 
 def _run(program: str, *words: str, seconds: float = SECONDS) -> str:
     """A Slurm program's output; TunerError with its message if it fails."""
-    _need(program)
+    _require_programs(program)
     try:
         done = subprocess.run(
             [program, *words], capture_output=True, text=True, errors="replace", timeout=seconds

@@ -45,11 +45,11 @@ class WorkerJob:
         """
         code, signals = self._run()
         stopped = bool(signals) and code in STOPPED
-        goes_on = (stopped or code == HUNG_EXIT_CODE) and self._goes_on(code, signals)
-        if goes_on and requeue(str(slurm_job())):
+        requeues = (stopped or code == HUNG_EXIT_CODE) and self._should_requeue(code, signals)
+        if requeues and requeue(str(slurm_job())):
             sys.exit(0)
         self._notify()
-        if goes_on:
+        if requeues:
             sys.exit(1)
         if code != 0 and not stopped:
             sys.exit(code)
@@ -86,7 +86,7 @@ class WorkerJob:
                 process.send_signal(STOP)
             return process.wait(), signals
 
-    def _goes_on(self, code: int, signals: Collection[int]) -> bool:
+    def _should_requeue(self, code: int, signals: Collection[int]) -> bool:
         """Whether the job should return to the queue; prints the reason."""
         job = str(slurm_job())
         preempted = signal.SIGTERM in signals and is_preempted(job_description(job))

@@ -49,12 +49,12 @@ class ReferenceStatistics(NamedTuple):
 
     moments: Reference  # of all images
     features: Features  # (m, d) of a random subset, at most twice as many as generated
-    radii: Matrix  # (2, p) squared distances of ``peers`` to their k-th neighbours
+    radii: Matrix  # (2, p) squared distances of ``matched`` to their k-th neighbours
     shares: Matrix  # (K,) of each class among all images; (0,) without a classifier
     held_out: "HeldOut | None" = None  # None if no images are held out
 
     @property
-    def peers(self) -> Features:
+    def matched(self) -> Features:
         """As many real features (p, d) as generated ones, or all if there are fewer."""
         return self.features[: self.radii.shape[1]]
 
@@ -117,7 +117,7 @@ def scores(
     if "fid_infinity" in groups:
         found["fid_infinity"] = frechet_infinity(real.moments, features)
     if "neighbours" in groups:
-        found |= compute_prdc(real.peers, real.radii, features[: len(real.peers)])._asdict()
+        found |= compute_prdc(real.matched, real.radii, features[: len(real.matched)])._asdict()
     if classes is not None:
         found["class_coverage"], found["class_entropy"] = class_balance(classes, real.shares)
     if "heldout" in groups and real.held_out is not None:

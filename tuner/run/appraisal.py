@@ -14,7 +14,8 @@ from tuner.files.study_files import StudyFiles
 from tuner.gan.sampling import Generator, Latents, draw, even_shares, fixed_latents
 from tuner.metrics.evaluate import Scores, real_against_real
 from tuner.run.custom_networks import import_allowed, networks_of
-from tuner.run.evaluator import PICTURES, Evaluator
+from tuner.run.evaluator import Evaluator
+from tuner.run.study_latents import PICTURES
 from tuner.spec.warnings import can_extrapolate
 from tuner.study.records import TrialRecord
 from tuner.study.store import StudyStore

@@ -126,7 +126,7 @@ class Fleet:
         self.processes[index] = process
         if self.stopping:  # requested while the process started
             process.send_signal(STOP)
-        thread = threading.Thread(target=self._attend, args=(index, process), daemon=True)
+        thread = threading.Thread(target=self._relay_events, args=(index, process), daemon=True)
         self.threads.append(thread)
         thread.start()
 
@@ -150,7 +150,7 @@ class Fleet:
         workers = (index // self.first + 1) * self.first
         return max(1, cores() // workers)
 
-    def _attend(self, index: int, process: subprocess.Popen[str]) -> None:
+    def _relay_events(self, index: int, process: subprocess.Popen[str]) -> None:
         """Replay a worker's events until it exits."""
         events, errors = process.stdout, process.stderr
         assert events is not None

@@ -21,7 +21,8 @@ from tuner.gan.sampling import compile_evaluation
 from tuner.gan.training import compile_training
 from tuner.metrics.extractors import Extractor
 from tuner.run.constraints import is_allowed
-from tuner.run.evaluator import AUC_CHUNKS, AUC_IMAGES, image_memory
+from tuner.run.device_memory import image_memory
+from tuner.run.evaluator import AUC_CHUNKS, AUC_IMAGES
 from tuner.run.signals import PRECOMPILER
 from tuner.study.session import WorkerSession
 from tuner.study.space import programs

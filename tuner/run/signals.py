@@ -155,7 +155,7 @@ class _SignalListener:
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         threading.Thread(target=self._listen, name="signals", daemon=True).start()
         for number in self._handled:  # only signals with a handler wake the thread
-            signal.signal(number, self._let_it_respond)
+            signal.signal(number, self._give_thread_time)
 
     def _listen(self) -> None:
         while True:
@@ -166,7 +166,7 @@ class _SignalListener:
                 if number in self._handled:
                     self.respond(number)
 
-    def _let_it_respond(self, number: int, frame: FrameType | None) -> None:
+    def _give_thread_time(self, number: int, frame: FrameType | None) -> None:
         """Give the thread time to run: some C code runs handlers while it holds the GIL."""
         time.sleep(0.05)
         for _ in range(100):

@@ -19,11 +19,12 @@ from tuner.phases import Phase, PhaseClock
 from tuner.run.constraints import excluded
 from tuner.run.custom_metrics import check_metrics, import_metrics
 from tuner.run.custom_networks import Sources, check_all_shapes, import_allowed, networks_of
-from tuner.run.evaluator import Evaluator, dataset_info, latents_digest
+from tuner.run.evaluator import Evaluator, dataset_info
 from tuner.run.gpus import warning_of_unused
 from tuner.run.precompile import Precompiler, should_compile_ahead
 from tuner.run.sharing import StoppedError, shared_measures
 from tuner.run.signals import Stop, stop_on_ctrl_c, stop_on_signals
+from tuner.run.study_latents import latents_digest
 from tuner.run.trainer import Trainer
 from tuner.run.watchdog import Watchdog
 from tuner.run.worker import Limits, Worker

@@ -20,12 +20,13 @@ from tuner.files.checkpoints import pack_state
 from tuner.files.serialization import Arrays, pack, unpack
 from tuner.gan.losses import LOSSES
 from tuner.gan.sampling import Generator, all_finite
-from tuner.gan.state import GanState, abstract_generator, init_state
+from tuner.gan.state import AdaptiveAugmentation, GanState, abstract_generator, init_state
 from tuner.gan.step import StepLosses
 from tuner.gan.training import Epoch, begin_epoch
 from tuner.metrics.diagnostics import loss_ratio
 from tuner.phases import Phase, PhaseClock
-from tuner.run.evaluator import Evaluation, Evaluator, device_memory
+from tuner.run.device_memory import device_memory
+from tuner.run.evaluator import Evaluation, Evaluator
 from tuner.spec.metrics import ALL_OBJECTIVES
 from tuner.trial import DatasetInfo, Hyperparameters, TrialConfig
 from tuner.xla import jit, running_time
@@ -93,7 +94,19 @@ class Trainer:
             )
         evaluated = self._begun_at if self._ahead else running_time()
         self.samples = found.samples
-        steps = self.epoch * program.iterations(len(evaluator.images))
+        return self._report(losses, adaptive, found, trained - started, evaluated - trained)
+
+    def _report(
+        self,
+        losses: StepLosses,
+        adaptive: AdaptiveAugmentation | None,
+        found: Evaluation,
+        train_seconds: float,
+        evaluate_seconds: float,
+    ) -> EpochReport:
+        """The report on the epoch that has just been trained."""
+        program = self._config.program
+        steps = self.epoch * program.iterations(len(self._evaluator.images))
         return EpochReport(
             epoch=self.epoch,
             d_loss=_number(float(losses.d_loss)),
@@ -107,8 +120,8 @@ class Trainer:
             finite=found.finite,
             steps=steps,
             images=steps * program.batch_size * program.d_steps,
-            train_seconds=trained - started,
-            evaluate_seconds=evaluated - trained,
+            train_seconds=train_seconds,
+            evaluate_seconds=evaluate_seconds,
             generate_seconds=found.generate_seconds,
             extract_seconds=found.extract_seconds,
             score_seconds=0.0 if self._ahead else found.score_seconds,

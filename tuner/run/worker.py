@@ -68,7 +68,7 @@ class Worker:
     watchdog: Watchdog
     stop: Stop
     precompiler: Precompiler
-    _says_why: bool = False  # whether it has said why it stops
+    _has_announced_stop: bool = False  # whether the reason for stopping was announced
 
     def work(self, limits: Limits = NO_LIMITS) -> None:
         """Run trials until the study has ended, its budget is spent, a stop is requested or a
@@ -125,9 +125,9 @@ class Worker:
             self.stop.request(STOP_COMMAND)
         if not self.stop.requested:
             return False
-        if not self._says_why and not self.stop.by_signal:  # a signal is answered at once
+        if not self._has_announced_stop and not self.stop.by_signal:  # a signal is answered at once
             self.sink.announce(f"{self.stop.reason or 'a stop request'}: exiting")
-        self._says_why = True
+        self._has_announced_stop = True
         return True
 
     def _run(self, claim: Claim) -> Ending:
@@ -167,8 +167,8 @@ class Worker:
             self.precompiler.look_ahead(trial.claim.config.program)
             reported = len(trial.history)
             end = self._judge(trial, trial.claim.prune_reason) if reported else Continue()
-            goes_on = isinstance(end, Continue | Pause)
-            last = reported if goes_on else trial.best_epoch()
+            continues = isinstance(end, Continue | Pause)
+            last = reported if continues else trial.best_epoch()
             self._load(trial)
             while isinstance(end, Continue) or self.trainer.epoch < last:
                 if self._must_leave() or self.session.on_hold or self.session.is_budget_spent():

@@ -16,7 +16,8 @@ from tuner.spec.guard import GuardSection
 from tuner.spec.kinds import shown
 from tuner.spec.metrics import MetricsSection
 from tuner.spec.parameters import Value
-from tuner.spec.search import AshaPruner, PrunerSpec, SamplerSpec, TpeSampler
+from tuner.spec.pruners import AshaPruner, PrunerSpec
+from tuner.spec.samplers import SamplerSpec, TpeSampler
 from tuner.spec.sections import Section, entry
 from tuner.spec.tracking import NotifySection, TrackingSection
 from tuner.spec.trial import TrialSection

@@ -37,5 +37,5 @@ def is_any_complete(baselines: list[BegunBaseline]) -> bool:
 def epochs_left(baselines: list[BegunBaseline], epochs: int) -> int:
     """The epochs left, of ``epochs``, of the baseline that ``asha`` trains to its last epoch; 0 if
     a baseline is complete or none can be."""
-    able = [one.epoch for one in baselines if one.state == "RUNNING"]
-    return epochs - max(able) if able and not is_any_complete(baselines) else 0
+    eligible = [one.epoch for one in baselines if one.state == "RUNNING"]
+    return epochs - max(eligible) if eligible and not is_any_complete(baselines) else 0

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 from tuner.epoch_report import EpochReport
 from tuner.phases import Phase
 from tuner.spec.branches import setting_params
-from tuner.spec.search import AshaPruner
+from tuner.spec.pruners import AshaPruner
 from tuner.spec.study import StudySpec
 from tuner.study import rows
 from tuner.study.confirmation import FIRST_SEED

@@ -66,14 +66,16 @@ def epochs_ahead(
         for start, end in pairwise((0, *ladder.rungs[bracket:], epochs)):
             left = {k: n for k, n in here.items() if k.state == _RUNNING and start <= k.epoch < end}
             total += sum((end - key.epoch) * n for key, n in left.items()) + coming * (end - start)
-            able = sum(left.values()) + coming  # to pass the rung at the end
-            able += sum(n for key, n in here.items() if key.epoch == end and key.state == PAUSED)
+            eligible = sum(left.values()) + coming  # to pass the rung at the end
+            eligible += sum(
+                n for key, n in here.items() if key.epoch == end and key.state == PAUSED
+            )
             reached = sum(left.values()) + coming
             reached += sum(n for key, n in here.items() if key.epoch >= end)
             passed = sum(n for key, n in here.items() if _has_passed(key, end))
             # At least one trial of the study is trained to its end.
             passing = max(reached // ladder.reduction_factor, int(bracket == ladder.brackets - 1))
-            coming = max(0, min(passing - passed, able))
+            coming = max(0, min(passing - passed, eligible))
     return total
 
 

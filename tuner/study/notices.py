@@ -43,7 +43,7 @@ def claim_end(store: StudyStore) -> str | None:
         mark = ["budget", *store.spec.budget.limits.values()]
     else:
         return None
-    return reason if _claim(store, "ended", lambda sent, now: _unless(sent, mark)) else None
+    return reason if _claim(store, "ended", lambda sent, now: _mark_if_new(sent, mark)) else None
 
 
 def claim_best(store: StudyStore) -> TrialRecord | None:
@@ -84,7 +84,7 @@ def claim_failure(store: StudyStore) -> tuple[int, TrialRecord] | None:
 def claim_stall(store: StudyStore, stall: Stall) -> bool:
     """Whether this caller should report the stall."""
     mark = round(stall.since, 3)
-    return _claim(store, "stalled", lambda sent, now: _unless(sent, mark))
+    return _claim(store, "stalled", lambda sent, now: _mark_if_new(sent, mark))
 
 
 def stall_of(store: StudyStore) -> Stall | None:
@@ -127,7 +127,7 @@ def studies_wanting(database: Database, event: str) -> list[str]:
     return [name for name in database.study_names() if name in named]
 
 
-def _unless(sent: Any, mark: Any) -> Any:
+def _mark_if_new(sent: Any, mark: Any) -> Any:
     return None if sent == mark else mark
 
 

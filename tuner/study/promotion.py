@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from tuner.spec.search import AshaPruner
+from tuner.spec.pruners import AshaPruner
 from tuner.spec.study import StudySpec
 from tuner.study import leases, rows, tables
 from tuner.study.baselines import begun_baselines, is_any_complete

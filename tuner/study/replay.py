@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from tuner.errors import InputError
 from tuner.spec.loading import parse_spec
-from tuner.spec.search import PrunerSpec
+from tuner.spec.pruners import PrunerSpec
 from tuner.spec.study import StudySpec
 from tuner.study.curves import Curve, winner_of
 from tuner.study.simulation import simulate

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import NamedTuple, Self
 
 from tuner.spec.metrics import ALL_OBJECTIVES
-from tuner.spec.search import AshaPruner
+from tuner.spec.pruners import AshaPruner
 from tuner.spec.study import StudySpec
 
 

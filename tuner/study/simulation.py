@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import optuna
 from optuna.trial import TrialState
 
-from tuner.spec.search import AshaPruner, PrunerSpec
+from tuner.spec.pruners import AshaPruner, PrunerSpec
 from tuner.spec.study import StudySpec
 from tuner.study.curves import Curve
 from tuner.study.rungs import Ladder, Reached, Standings

@@ -12,7 +12,7 @@ from tuner.spec.study import StudySpec
 from tuner.study.confirmation import Result
 from tuner.study.racing import Difference, Interval, Noise
 from tuner.views.formatting import number, params_text
-from tuner.views.summaries import in_red, trial_warnings
+from tuner.views.generator_warnings import in_red, trial_warnings
 from tuner.views.tables import FittingTable
 
 LEFT = "left the race"  # the only column that is prose

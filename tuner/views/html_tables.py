@@ -14,8 +14,9 @@ from tuner.study.confirmation import Result
 from tuner.study.records import TrialRecord
 from tuner.views import confirmations, summaries
 from tuner.views.formatting import number, time_unit, value_text
+from tuner.views.generator_warnings import trial_warnings
 from tuner.views.style import MARKS, Trials, by_outcome
-from tuner.views.summaries import epochs_of, trial_warnings
+from tuner.views.summaries import epochs_of
 
 
 class Table(NamedTuple):
