@@ -126,7 +126,7 @@ class Trainer:
             extract_seconds=found.extract_seconds,
             score_seconds=0.0 if self._ahead else found.score_seconds,
             own=found.own,
-            augmentation=None if adaptive is None else _number(adaptive.probability),
+            augmentation=None if adaptive is None else _number(float(adaptive.probability)),
             **found.scores,
         )
 

@@ -5,13 +5,15 @@ from typing import Any, get_args
 
 import numpy as np
 
-from tuner.spec import branches, search
+from tuner.spec import branches
 from tuner.spec.compatibility import DECIDING_SETTINGS, conflicts, deliberate_settings, unused
 from tuner.spec.data import DataSpec
 from tuner.spec.guard import ClassCoverageGuard
 from tuner.spec.kinds import did_you_mean, is_import_name, shown
 from tuner.spec.metrics import ALL_OBJECTIVES, PRETRAINED, MetricsSection
 from tuner.spec.parameters import Range, Value, values_of
+from tuner.spec.pruners import NoPruner, RungPruner
+from tuner.spec.samplers import GridSampler, SamplerSpec
 from tuner.spec.sections import Key, Problem
 from tuner.spec.study import StudySpec, WarmStartSection
 from tuner.spec.traits import SOURCES
@@ -105,7 +107,7 @@ def _data(spec: StudySpec) -> Iterator[Problem]:
 
 def _sampler(spec: StudySpec) -> Iterator[Problem]:
     if spec.trial.when and not spec.sampler.conditional:
-        samplers = get_args(get_args(search.SamplerSpec)[0])
+        samplers = get_args(get_args(SamplerSpec)[0])
         names = " or ".join(s.model_fields["name"].default for s in samplers if s.conditional)
         text = f"{spec.sampler.name} cannot search conditionally (trial.when)"
         yield ("sampler", "name"), f"{text}; use {names}"
@@ -149,7 +151,7 @@ def _metrics(spec: StudySpec) -> Iterator[Problem]:
         text = f'class_coverage is set, but features = "{metrics.features}" ignores it'
         yield ("guard", "class_coverage"), f'{text}; it applies to features = "classifier"'
     if metrics.every >= spec.study.epochs > 1 and not isinstance(
-        spec.pruner, search.NoPruner | search.RungPruner
+        spec.pruner, NoPruner | RungPruner
     ):
         text = f"found {metrics.every} with {spec.study.epochs} epochs"
         yield ("metrics", "every"), f"{text}; the pruner needs an evaluation before the last epoch"
@@ -176,7 +178,7 @@ def _objectives(spec: StudySpec) -> Iterator[Problem]:
     elif not first.measured:
         yield at, f"found {metrics.objective} first, expected a metric of images"
     if spec.sampler.one_objective:
-        samplers = [s for s in get_args(get_args(search.SamplerSpec)[0]) if not s.one_objective]
+        samplers = [s for s in get_args(get_args(SamplerSpec)[0]) if not s.one_objective]
         known = ", ".join(s.model_fields["name"].default for s in samplers)
         text = f"{spec.sampler.name} supports only one objective"
         yield ("sampler", "name"), f"{text}; use one of {known}, or metrics.objective"
@@ -239,7 +241,7 @@ def point_problems(spec: StudySpec, point: Mapping[str, Value]) -> Iterator[tupl
             if problem is not None:
                 yield name, problem
     missing = [name for name in searched if name not in point]
-    if isinstance(spec.sampler, search.GridSampler) and missing:
+    if isinstance(spec.sampler, GridSampler) and missing:
         text = f"{missing[0]} is missing; the grid sampler needs every setting that is searched"
         yield missing[0], text
 
