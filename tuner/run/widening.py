@@ -1,4 +1,4 @@
-"""``Widening``: measures while workers train how many of them should share a GPU."""
+"""``Widening``: measures, while workers train, how many should share a GPU."""
 
 from collections.abc import Sequence
 
