@@ -16,7 +16,7 @@ from study_databases import (
     report,
 )
 
-from tuner.errors import LeaseLostError
+from tuner.errors import InputError, LeaseLostError
 from tuner.study.claims import Claim, Idle
 from tuner.study.curves import Curve
 from tuner.study.screening import screened
@@ -117,6 +117,10 @@ def test_a_paused_trial_is_promoted_once_it_is_among_the_best(studies: Studies) 
     session = create(studies)
     assert train(session, claim(session), 5.0) == "paused 1"
     assert train(session, claim(session), 6.0) == "paused 1"  # and now the first is promotable
+    with pytest.raises(
+        InputError, match=r"trial yet; the best so far is trial 0 \(paused\): FID 5$"
+    ):
+        studies.store().best()
     promoted = claim(session)
     assert (promoted.number, promoted.rung, len(promoted.history)) == (0, 1, 1)
     assert promoted.token == 2

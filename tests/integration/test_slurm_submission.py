@@ -169,6 +169,9 @@ def test_status_shows_jobs_that_wait_in_slurm(
     assert Path("asked.txt").read_text() == 3 * "x\n"  # the watching asks rarely
     programs(squeue="echo 'squeue: error: no answer' >&2; exit 1")
     assert slurm.waiting_line(study.store()).startswith("Slurm's queue is unknown: ")
+    unconfigured = "squeue: fatal: Could not establish a configuration source"
+    programs(squeue=f"echo '{unconfigured}' >&2; exit 1")
+    assert slurm.waiting_line(study.store()) == ""
 
 
 def test_a_job_fails_with_its_worker(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from tuner.epoch_report import EpochReport
 from tuner.files.study_files import open_files
 from tuner.study.claims import Claim
 from tuner.study.sinks import Ending
+from tuner.study.snapshot import StudyPoller, seconds_left
 from tuner.views.progress import LiveProgress
 
 url, studies = study_databases.url, study_databases.studies
@@ -56,7 +57,8 @@ class MeasuringProgress(LiveProgress):
 
     def __init__(self, studies: Studies) -> None:
         terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
-        super().__init__(terminal, 0, TRIALS, "fid")
+        poller = StudyPoller(studies.store())
+        super().__init__(terminal, 0, TRIALS, "fid", lambda: seconds_left(poller.look(), 1))
         self._studies, self._terminal = studies, terminal
         self.used: list[Resources] = []
 

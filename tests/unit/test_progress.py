@@ -13,6 +13,10 @@ from tuner.study.verdict import Complete, Fail, Prune
 from tuner.views.progress import LiveProgress, PlainProgress, outcome
 
 
+def no_estimate() -> None:
+    """Of the time left."""
+
+
 def shown_text(view: LiveProgress) -> str:
     return "\n".join(shown(view._render()))
 
@@ -59,11 +63,32 @@ def test_plain_progress_names_the_predecessor_of_a_resumed_trial() -> None:
     assert lines[1] == "trial 7 released, to be resumed"
 
 
+def test_the_time_left_is_estimated_after_events_and_counts_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, estimates = [100.0], [80.0, 40.0]
+    monkeypatch.setattr("tuner.views.progress.time.monotonic", lambda: now[0])
+    console = Console(file=io.StringIO(), width=160)
+    view = LiveProgress(console, 0, 5, "fid", lambda: estimates.pop(0))
+    view.started(claim_of(7))
+    assert " left" not in shown(view._render())[2]
+    view.epoch(claim_of(7), epoch(1))
+    assert shown(view._render())[2].endswith("about 1 min 20 s left")
+    now[0] += 2
+    view.epoch(claim_of(7), epoch(2))  # too early for another estimate
+    assert shown(view._render())[2].endswith("about 1 min 18 s left")
+    now[0] += 3
+    view.epoch(claim_of(7), epoch(3))
+    assert shown(view._render())[2].endswith("about 40 s left")
+    now[0] += 50
+    assert shown(view._render())[2].endswith("about 0 s left")
+
+
 def test_live_progress_shows_the_epochs_of_a_resumed_trial() -> None:
     console = Console(file=io.StringIO(), width=160, force_terminal=True)
     assert isinstance(console.file, io.StringIO)
     claim = claim_of(7)._replace(history=(epoch(1, 30.0), epoch(2, 20.0)))
-    view = LiveProgress(console, finished=0, total=5, objective="fid")
+    view = LiveProgress(console, finished=0, total=5, objective="fid", seconds_left=no_estimate)
     with view.live:
         view.started(claim)
         line = shown(view._render())[1].split()
@@ -79,7 +104,7 @@ def test_live_progress_shows_the_epochs_of_a_resumed_trial() -> None:
 def test_live_progress_shows_running_trials_and_totals() -> None:
     console = Console(file=io.StringIO(), width=160, force_terminal=True)
     claim, other = claim_of(7), claim_of(8)
-    view = LiveProgress(console, finished=2, total=5, objective="fid")
+    view = LiveProgress(console, finished=2, total=5, objective="fid", seconds_left=no_estimate)
     with view.live:
         for one in (claim, other):
             view.started(one)
@@ -108,7 +133,7 @@ def test_live_progress_shows_running_trials_and_totals() -> None:
 
 
 def test_live_progress_shows_the_probability_of_augmentation_where_it_adapts() -> None:
-    view = LiveProgress(Console(file=io.StringIO(), width=160), 0, 5, "fid")
+    view = LiveProgress(Console(file=io.StringIO(), width=160), 0, 5, "fid", no_estimate)
     view.started(claim_of(7))
     assert "augmentation" not in shown_text(view)
     view.epoch(claim_of(7), epoch(1, augmentation=0.125))
@@ -119,7 +144,7 @@ def test_live_progress_shows_the_probability_of_augmentation_where_it_adapts() -
 
 def test_progress_is_a_bar_in_a_terminal() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    view = LiveProgress(console, finished=0, total=5, objective="fid")
+    view = LiveProgress(console, finished=0, total=5, objective="fid", seconds_left=no_estimate)
     with view.live:
         view.announce("decoding images: 500 of 1,000", 0.5)
         [*_, line] = shown(view._render())
@@ -133,7 +158,7 @@ def test_progress_is_a_bar_in_a_terminal() -> None:
 def test_workers_without_a_trial_show_what_they_are_doing() -> None:
     now = [100.0]
     clock = PhaseClock(now=lambda: now[0])
-    view = LiveProgress(Console(file=io.StringIO(), width=80), 0, 5, "fid")
+    view = LiveProgress(Console(file=io.StringIO(), width=80), 0, 5, "fid", no_estimate)
     view.follow(clock)
     assert len(shown(view._render())) == 2  # nothing worth a line
     with clock.phase(Phase.OTHER, "loading images"):
@@ -146,7 +171,7 @@ def test_workers_without_a_trial_show_what_they_are_doing() -> None:
 
 
 def test_several_workers_without_a_trial_are_told_apart() -> None:
-    view = LiveProgress(Console(file=io.StringIO(), width=80), 0, 5, "fid")
+    view = LiveProgress(Console(file=io.StringIO(), width=80), 0, 5, "fid", no_estimate)
     view.doing(0, None, "compiling", 90.0)
     view.doing(1, None, "waiting for a trial", 5.0)
     view.doing(2, 7, "training", 5.0)
@@ -163,7 +188,7 @@ def test_a_taken_over_trial_names_the_lost_worker() -> None:
     assert lines[0] == "took over trial 7 from north:4711, last seen 45 s ago"
     assert lines[1].startswith("trial 7 continues after epoch 1 (trained by worker a on b): ")
     file.truncate(0)
-    LiveProgress(console, 0, 5, "fid").started(claim)
+    LiveProgress(console, 0, 5, "fid", no_estimate).started(claim)
     assert "took over trial 7 from north:4711, last seen 45 s ago\n" in file.getvalue()
 
 

@@ -72,7 +72,7 @@ def test_no_number_is_cut(name: str, width: int) -> None:
 @pytest.mark.parametrize("width", [40, 80])
 def test_no_number_of_a_sweep_is_cut(width: int) -> None:
     config = trial_config(SPEC, {"learning_rate": 0.0001234}, 7, DATASET)
-    progress = LiveProgress(Console(file=io.StringIO(), width=width), 0, 100, "fid")
+    progress = LiveProgress(Console(file=io.StringIO(), width=width), 0, 100, "fid", lambda: None)
     claim = Claim(1, 1234, PARAMS, config, 1, ())
     progress.started(claim)
     progress.epoch(claim, epoch(1, 12.34))

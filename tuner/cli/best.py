@@ -89,7 +89,7 @@ def list_best(store: StudyStore, as_json: bool) -> None:
     if as_json:
         print_json([trial_values(trial, objective) for trial in front])
     elif not front:
-        raise InputError(f"study {store.name!r} has no complete trial yet")
+        raise store.none_complete()
     else:
         out.print(studies.trial_table(front, objective))
 

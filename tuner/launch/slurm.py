@@ -21,6 +21,7 @@ from tuner.study.store import StudyStore
 
 SECONDS, PATIENCE = 60.0, 5.0  # to wait for Slurm's answer: required, or optional
 MARGIN = 60  # seconds left to a job after its worker's grace period
+NO_CLUSTER = "configuration source"  # what Slurm's programs say that find no slurm.conf
 ATTEMPTS = 3  # to cancel jobs, whose states may change meanwhile
 # Options of sbatch that decide how workers are started and stopped.
 OWN_OPTIONS = (
@@ -166,7 +167,8 @@ def waiting_line(store: StudyStore) -> str:
     try:
         found = waiting_jobs(store)
     except TunerError as error:
-        return f"Slurm's queue is unknown: {error}"
+        # Slurm's programs may be installed on a machine that belongs to no cluster.
+        return "" if NO_CLUSTER in str(error) else f"Slurm's queue is unknown: {error}"
     jobs = ", ".join(f"{entry.job} ({entry.reason})" for entry in found)
     return f"Waiting in Slurm: {jobs}" if jobs else ""
 

@@ -11,12 +11,13 @@ from sqlalchemy import ColumnElement, ScalarSelect, Select, func, select
 from tuner.epoch_report import DURATIONS, EpochReport
 from tuner.errors import InputError
 from tuner.phases import UNCOUNTED, PhaseSeconds
+from tuner.spec.metrics import OBJECTIVES
 from tuner.study import rows, tables
 from tuner.study.budget import Budget, Unfinished, read_budget, read_unfinished
 from tuner.study.confirmation import Confirmation, Result, confirmation, results
 from tuner.study.epochs import read_reports
 from tuner.study.fingerprint import digest
-from tuner.study.objectives import pareto_front
+from tuner.study.objectives import cost, pareto_front
 from tuner.study.records import (
     FINISHED,
     TRACEBACK,
@@ -235,8 +236,24 @@ class StudyStore(StudyRow):
         """The complete trial with the best value; InputError if none is complete."""
         found = self.best_so_far()
         if found is None:
-            raise InputError(f"study {self.name!r} has no complete trial yet")
+            raise self.none_complete()
         return found
+
+    def none_complete(self) -> InputError:
+        """The error where a complete trial is needed and there is none. It names the trial that
+        leads, since with a small budget all trials may be paused."""
+        text, objective = (
+            f"study {self.name!r} has no complete trial yet",
+            self.spec.metrics.objective,
+        )
+        able = [trial for trial in self.trials() if trial.state != "FAIL"]
+        values = [(trial.history.best_value(objective), trial) for trial in able]
+        begun = [(cost(objective, value), value, t) for value, t in values if value is not None]
+        if begun:
+            _, value, leader = min(begun, key=lambda one: one[0])
+            text += f"; the best so far is trial {leader.number} ({leader.state.lower()}):"
+            text += f" {OBJECTIVES[objective]} {value:.4g}"
+        return InputError(text)
 
     def front(self) -> list[TrialRecord]:
         """The Pareto front, by the first objective; of one objective, the best trial, if any."""

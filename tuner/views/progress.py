@@ -1,8 +1,8 @@
 """Progress of a sweep: live lines in a terminal, one plain line per epoch in a log."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,11 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from tuner.epoch_report import FIELDS, MEASUREMENTS, EpochReport, History
+from tuner.errors import StorageError
 from tuner.phases import PhaseClock
 from tuner.spec.metrics import OBJECTIVES
 from tuner.study.claims import Claim
 from tuner.study.objectives import cost
 from tuner.study.sinks import Ending, Released
+from tuner.study.snapshot import StudyPoller, seconds_left
 from tuner.study.store import StudyStore
 from tuner.study.verdict import Complete, Fail, Pause, Prune
 from tuner.views.formatting import duration, number, params_text
@@ -25,6 +27,7 @@ from tuner.views.tables import FittingTable
 
 INTERVAL = 10.0  # seconds between two lines about one activity
 MAX_LINES = 4  # about workers without a trial
+ESTIMATE_AGE = 5.0  # seconds until the time left is estimated again
 
 
 class PlainProgress:
@@ -109,17 +112,27 @@ class LiveProgress:
     Redrawn in place while its ``live`` context is entered.
     """
 
-    def __init__(self, console: Console, finished: int, total: int, objective: str) -> None:
+    def __init__(
+        self,
+        console: Console,
+        finished: int,
+        total: int,
+        objective: str,
+        seconds_left: Callable[[], float | None],
+    ) -> None:
+        """``seconds_left`` estimates the time to the study's end from its database; it is called
+        after an event, never while the view is drawn."""
         self._console, self._finished_before, self._total = console, finished, total
-        self._objective = objective
+        self._objective, self._seconds_left = objective, seconds_left
+        self._estimated = -ESTIMATE_AGE  # time.monotonic() of the last estimate
+        self._end: float | None = None  # time.monotonic() of the study's end, as estimated
         self._ended = 0
         self._best: tuple[float, int] | None = None
         self._running: dict[int, _Running] = {}
         self._message = ""
         self._part: float | None = None
-        self._began = time.monotonic()
         self._clock: PhaseClock | None = None
-        self._doing = {0: _Doing(None, "starting JAX", self._began)}  # by worker
+        self._doing = {0: _Doing(None, "starting JAX", time.monotonic())}  # by worker
         self.live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
 
     def announce(self, text: str, part: float | None = None) -> None:
@@ -149,6 +162,13 @@ class LiveProgress:
         value = report.value(self._objective)
         if value is not None and (self._best is None or self._is_better(value, self._best[0])):
             self._best = (value, claim.number)
+        self._estimate()
+
+    def _estimate(self) -> None:
+        now = time.monotonic()
+        if now - self._estimated >= ESTIMATE_AGE:
+            self._estimated, left = now, self._seconds_left()
+            self._end = None if left is None else now + left
 
     def _is_better(self, one: float, other: float) -> bool:
         return cost(self._objective, one) < cost(self._objective, other)
@@ -228,9 +248,8 @@ class LiveProgress:
         if self._best:
             name, (value, trial) = OBJECTIVES[self._objective], self._best
             parts += f", best {name} here {number(value)} (trial {trial})"
-        if self._ended:
-            pace = (time.monotonic() - self._began) / self._ended
-            parts += f", about {duration(pace * (self._total - finished))} left"
+        if self._end is not None:
+            parts += f", about {duration(max(0.0, self._end - time.monotonic()))} left"
         width = 30 if self._console.width >= 100 else 10
         line.add_row(ProgressBar(total=self._total, completed=finished, width=width), parts)
         return line
@@ -243,7 +262,14 @@ def progress_view(store: StudyStore, console: Console) -> Iterator[LiveProgress 
         yield PlainProgress(console)
         return
     finished, left = store.search_progress()
-    view = LiveProgress(console, finished, finished + left, store.spec.metrics.objective)
+    poller, spec = StudyPoller(store), store.spec
+
+    def estimate() -> float | None:
+        with suppress(StorageError):
+            return seconds_left(poller.look(), spec.study.epochs)
+        return None
+
+    view = LiveProgress(console, finished, finished + left, spec.metrics.objective, estimate)
     with view.live:
         yield view
 
