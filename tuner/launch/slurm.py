@@ -21,7 +21,7 @@ from tuner.study.store import StudyStore
 
 SECONDS, PATIENCE = 60.0, 5.0  # to wait for Slurm's answer: required, or optional
 MARGIN = 60  # seconds left to a job after its worker's grace period
-NO_CLUSTER = "configuration source"  # what Slurm's programs say that find no slurm.conf
+NO_CLUSTER = "configuration source"  # in the error of a Slurm command that finds no slurm.conf
 ATTEMPTS = 3  # to cancel jobs, whose states may change meanwhile
 # Options of sbatch that decide how workers are started and stopped.
 OWN_OPTIONS = (

@@ -240,17 +240,15 @@ class StudyStore(StudyRow):
         return found
 
     def none_complete(self) -> InputError:
-        """The error where a complete trial is needed and there is none. It names the trial that
-        leads, since with a small budget all trials may be paused."""
-        text, objective = (
-            f"study {self.name!r} has no complete trial yet",
-            self.spec.metrics.objective,
-        )
-        able = [trial for trial in self.trials() if trial.state != "FAIL"]
-        values = [(trial.history.best_value(objective), trial) for trial in able]
-        begun = [(cost(objective, value), value, t) for value, t in values if value is not None]
-        if begun:
-            _, value, leader = min(begun, key=lambda one: one[0])
+        """The error when a complete trial is needed and there is none. It names the leading trial,
+        since with a small budget all trials may be paused."""
+        text = f"study {self.name!r} has no complete trial yet"
+        objective = self.spec.metrics.objective
+        eligible = [trial for trial in self.trials() if trial.state != "FAIL"]
+        values = [(trial.history.best_value(objective), trial) for trial in eligible]
+        measured = [(value, trial) for value, trial in values if value is not None]
+        if measured:
+            value, leader = min(measured, key=lambda pair: cost(objective, pair[0]))
             text += f"; the best so far is trial {leader.number} ({leader.state.lower()}):"
             text += f" {OBJECTIVES[objective]} {value:.4g}"
         return InputError(text)
