@@ -20,7 +20,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from tuner.spec import samplers
+from tuner.spec import samplers as sampler_sections
 from tuner.study.records import FINISHED
 
 _FARTHEST = 1e3  # largest coordinate of a point that the optimizer can have drawn
@@ -37,7 +37,7 @@ class CmaEsSampler(BaseSampler):
     """
 
     def __init__(
-        self, space: dict[str, BaseDistribution], options: samplers.CmaEsSampler, seed: int
+        self, space: dict[str, BaseDistribution], options: sampler_sections.CmaEsSampler, seed: int
     ) -> None:
         """``seed`` is that of the only trial that this sampler is for."""
         numeric = (FloatDistribution, IntDistribution)
