@@ -3,10 +3,10 @@
     python benchmarks/confirm.py [--studies 4000] [--correlation 0]
 
 Four candidates have true means 0, 1, 2 and 4 (a baseline), and values with normal noise over seeds.
-All ways to choose see the same simulated values. A race of at most five seeds each decides how many
-trainings there are, and the others spend exactly as many on the same candidates, spread evenly:
+All methods see the same simulated values. A race with at most five seeds per candidate sets the
+number of trainings; the other methods spend exactly as many on the same candidates, spread evenly:
 
-- one look: the lowest of the first value of each candidate; the only one that costs less
+- one seed: the lowest of the first value of each candidate; the only method that costs less
 - lowest: the lowest of all values, which is how a search names its winner
 - evenly: the lowest mean
 - race: the lowest mean among those still in the race, which has ended when one is left
@@ -27,14 +27,14 @@ SEEDS = 5
 RATIOS = (0.25, 0.5, 1.0, 2.0, 4.0)
 TRIALS, TOP = 50, 3
 HEADS = (
-    *("noise / gap", "one look", "lowest", "evenly", "race", "best thrown out", "trainings"),
+    *("noise / gap", "one seed", "lowest", "evenly", "race", "best eliminated", "trainings"),
     *("covered", "winner's mean covered"),
 )
 Array = NDArray[np.float64]
 
 
 def simulate(random: np.random.Generator, means: Array, noise: float, correlation: float) -> Array:
-    """Values of each candidate (rows) with each seed; what seeds have in common correlates them."""
+    """Values of each candidate (rows) with each seed; candidates correlate over seeds."""
     own, common = random.standard_normal((len(means), SEEDS)), random.standard_normal(SEEDS)
     spread = np.sqrt(1 - correlation) * own + np.sqrt(correlation) * common
     return np.asarray(means[:, None] + noise * spread)
@@ -64,13 +64,13 @@ def spread_evenly(values: Array, trainings: int, random: np.random.Generator) ->
 
 
 class Outcome(NamedTuple):
-    """Shares of studies in which each way chose another candidate than the first, and others."""
+    """Shares of studies in which each method did not choose the first candidate, and others."""
 
-    one_look: float
+    one_seed: float
     lowest: float
     evenly: float
     race: float
-    thrown_out: float  # share of races that threw out the first
+    eliminated: float  # share of races that eliminated the first
     trainings: float  # mean number in a race
     covered: float  # share of intervals from all seeds that contain the true mean
     winner_covered: float  # the same of the interval of the race's choice
@@ -130,7 +130,7 @@ def main(studies: int = 4000, correlation: float = 0.0) -> None:
         shares[5] = f"{found.trainings:.1f}"
         print(f"| {ratio:g} | {' | '.join(shares)} |", flush=True)
     equal = compare(1.0, studies, correlation=correlation, means=np.zeros(len(MEANS)))
-    print(f"\nOf four equal candidates, the first was thrown out in {equal.thrown_out:.1%}.")
+    print(f"\nOf four equal candidates, the first was eliminated in {equal.eliminated:.1%}.")
     print(
         "\n| noise / spread | search | longer search | search and race |\n| --- | --- | --- | --- |"
     )

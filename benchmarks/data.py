@@ -1,4 +1,4 @@
-"""Speed of decoding image files with one thread and with more, and of the first and second start.
+"""Speed of decoding image files with one and with several threads, and of two successive starts.
 
     python benchmarks/data.py [--rounds 3]
     python benchmarks/data.py --listing 1000000

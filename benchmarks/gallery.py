@@ -1,4 +1,4 @@
-"""What every network and every loss draws after the same small budget: docs/gallery.md.
+"""Draw samples of every network and every loss after the same small budget, for docs/gallery.md.
 
     nice -n 10 python benchmarks/gallery.py [--slow]
 
@@ -62,7 +62,7 @@ class Cell(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What the page says about a trained cell."""
+    """The entry of a trained cell in the page."""
 
     text: str  # with the picture
     parameters: str = ""

@@ -1,11 +1,11 @@
-"""Measure on a machine with a GPU what is open there, in nine minutes.
+"""Measure open questions on a machine with a GPU, in nine minutes.
 
     make bench-gpu
     PYTHONPATH=. python benchmarks/gpu.py [--quick] [--only PART] [--minutes 9] [--out FILE]
 
-Each part runs in a process of its own, with its own time limit; one that fails is a line. What they
-print goes, line by line, to the terminal and to the machine's section of RESULTS.md, so that a run
-that is killed leaves what it had measured. Parts, most important first: step time next to PyTorch,
+Each part runs in its own process with its own time limit; a part that fails is reported in a line.
+The output goes line by line to the terminal and to the machine's section of RESULTS.md, so a run
+that is killed leaves what it has measured. Parts, most important first: step time next to PyTorch,
 compiler options, exact resumption, the same numbers as a CPU's, several processes on the device
 (with NVIDIA's MPS too), packed lanes, and evaluation. The code of the parts is in ``gpu_parts.py``.
 
@@ -84,7 +84,7 @@ def machine() -> str:
 
 
 def versions() -> str:
-    """Versions of what is compared."""
+    """Versions of the compared software."""
     found = [f"Python {platform.python_version()}"]
     for name in (*NEEDED, COMPARED):
         with suppress(metadata.PackageNotFoundError):
@@ -98,7 +98,7 @@ def missing() -> list[str]:
 
 
 def run(command: list[str], environment: dict[str, str], seconds: float) -> Iterator[str]:
-    """Run a command; yield what it prints, and why it failed, as lines."""
+    """Run a command; yield its output and the reason if it failed, as lines."""
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             command,

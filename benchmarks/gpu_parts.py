@@ -178,7 +178,7 @@ class Job(NamedTuple):
     width: int
     iterations: int  # of an epoch
     epochs: tuple[int, int]  # from and to, counted from 0
-    start: str = ""  # the file to go on from
+    start: str = ""  # the file to continue from
     options: str = TUNERS
     precision: str | None = None  # of matrix products
 
@@ -375,8 +375,8 @@ def evaluation(scale: Scale) -> None:
     full = scale is FULL
     extractor = train_classifier(images, labels) if full else random_extractor(images.shape[1:])
     features = extractor(images)
-    kinds, samples = extractor.kinds, scale.samples
-    real = reference_statistics(features, extractor.classes(features), kinds, samples)
+    classes, samples = extractor.class_count, scale.samples
+    real = reference_statistics(features, extractor.classes(features), classes, samples)
     program = default_program(scale.widths[0], BATCH)._replace(ema=full)
     numbers = Hyperparameters(*map(jnp.float32, default_numbers(program, len(images))))
     state, on_device = init_state(program, numbers, 0), jax.device_put(images)

@@ -1,4 +1,4 @@
-"""Compile training for an NVIDIA H100 on a machine without a GPU, and count what an iteration does.
+"""Compile training for an NVIDIA H100 without a GPU, and count an iteration's operations.
 
     pip install --no-deps jax-cuda12-plugin==VERSION jax-cuda12-pjrt==VERSION  # of the JAX
     JAX_PLATFORMS=cpu python benchmarks/gpu_programs.py                 # some configurations
@@ -41,7 +41,7 @@ IMAGES = 60_000
 
 
 class Budget(NamedTuple):
-    """The most that an iteration may launch, the largest filter, the most MiB of temporaries."""
+    """Limits: launches per iteration, size of filters, MiB of temporaries."""
 
     launches: int
     filter: int = 5
@@ -49,7 +49,7 @@ class Budget(NamedTuple):
 
 
 class Configuration(NamedTuple):
-    """What to compile, for how many trials at once, and what it may need."""
+    """A program to compile, the number of trials that it trains at once, and its budget."""
 
     trial: dict[str, Any]
     dataset: DatasetInfo
@@ -74,7 +74,7 @@ CONFIGURATIONS = {
 
 
 class Found(NamedTuple):
-    """What one compiled epoch consists of."""
+    """Statistics of a compiled epoch."""
 
     launches: int  # per iteration
     scatters: int

@@ -3,7 +3,7 @@
     python benchmarks/lanes.py --width 16
 
 Prints trial-epochs per second with each number of slots, next to tuner's own training of one trial.
-A measurement of what packing gains on a device; tuner itself trains one trial at a time.
+This measures the gain of packing on a device; tuner itself trains one trial at a time.
 
 A slot holds the state of a trial, and is refilled at a traced index, so nothing is compiled again.
 Two forms of the iteration compute the same:
@@ -47,8 +47,8 @@ from tuner.gan.step import (
     _apply_gradients,
     _average,
     _discriminator_loss,
-    _Game,
     _generator_loss,
+    _StepContext,
     train_step,
 )
 from tuner.gan.training import _scan_plan, epoch_order, normalise
@@ -136,13 +136,15 @@ def stacked(program: Program) -> Step:
 
     @jax.vmap
     def update_d(h: Hyperparameters, state: GanState, gradients: Variables) -> GanState:
-        return _apply_gradients(_Game(program, h, state.step), "discriminator", state, gradients)
+        return _apply_gradients(
+            _StepContext(program, h, state.step), "discriminator", state, gradients
+        )
 
     @jax.vmap
     def update_g(h: Hyperparameters, state: GanState, gradients: Variables) -> GanState:
-        game = _Game(program, h, state.step)
-        state = _apply_gradients(game, "generator", state, gradients)
-        ema = _average(game, state.ema, state.generator)
+        context = _StepContext(program, h, state.step)
+        state = _apply_gradients(context, "generator", state, gradients)
+        ema = _average(context, state.ema, state.generator)
         return state._replace(ema=ema, step=state.step + 1)
 
     def step(states: GanState, h: Hyperparameters, reals: Array) -> tuple[GanState, StepLosses]:
@@ -176,7 +178,9 @@ def _outer_gradient(program: Program, loss_of: Callable[..., Any]) -> Callable[.
     def losses(
         params: Variables, h: Hyperparameters, state: GanState, images: Array, key: Array
     ) -> Any:
-        return loss_of(_Game(program, h, state.step), state, Batch(images, None), key, params)
+        return loss_of(
+            _StepContext(program, h, state.step), state, Batch(images, None), key, params
+        )
 
     def total(*args: Any) -> Any:
         values, auxiliary = losses(*args)
@@ -193,7 +197,7 @@ FORMS: dict[str, Callable[[Program], Step]] = {"vmapped": vmapped, "stacked": st
 
 
 class Lane:
-    """Slots with trials of one program, each at an epoch of its own."""
+    """Slots with trials of one program, which may be at different epochs."""
 
     def __init__(
         self, configs: Sequence[TrialConfig], images: Array, form: str = "stacked"

@@ -4,7 +4,7 @@
 
 All train the tutorial's DCGAN with Adam at the same learning rate on the same batches; each loss
 has only the settings that it needs (see NEEDS). FID uses classifier features of 2,000 samples and
-can be compared only within the table. The table is no ranking: a loss may do better at other
+can be compared only within the table. The table is not a ranking: a loss may do better at other
 settings.
 """
 

@@ -1,15 +1,15 @@
-"""What each pruner finds in a real search for the same number of trained epochs.
+"""The best trial that each pruner finds in a real search, with the same number of trained epochs.
 
     python benchmarks/pruned_sweeps.py sweeps
 
 One study per pruner: random search over learning rate and beta1 of a small DCGAN on 5,000 digits,
 the same configurations in the same order, until as many epochs are trained as 12 whole trials have.
 All trials have the same batch size, so equal epochs are equal device time, whatever else the
-machine does. If interrupted, run it again: it goes on where it was. It trains 540 epochs, which
+machine does. If interrupted, run it again: it continues. It trains 540 epochs, which
 should take about 40 minutes on two cores.
 
 The best trial's value is measured a second time on fresh latents, since the lowest of many noisy
-values flatters.
+values is too optimistic.
 """
 
 import json

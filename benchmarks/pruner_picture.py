@@ -16,7 +16,7 @@ import typer
 from record_curves import CURVES
 from search import Curves, recorded, study
 
-from tuner.spec.search import (
+from tuner.spec.pruners import (
     AshaPruner,
     HyperbandPruner,
     MedianPruner,
@@ -77,7 +77,7 @@ def compared() -> list[PrunerSpec]:
 
 def main(
     out: Annotated[Path, typer.Option(help="file to write, .png or .svg")],
-    curves: Annotated[Path, typer.Option(help="the recorded ones")] = CURVES,
+    curves: Annotated[Path, typer.Option(help="file of recorded curves")] = CURVES,
     name: str = "digits_8",
     orders: int = 200,
 ) -> None:

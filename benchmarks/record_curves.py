@@ -3,8 +3,8 @@
     python benchmarks/record_curves.py --folder curves
 
 Trains the studies below without a pruner and without guards, so that every trial reaches its
-last epoch, and writes their curves to ``curves.json``. If interrupted, run it again: it goes on
-where it was. It takes about 40 minutes on two cores.
+last epoch, and writes their curves to ``curves.json``. If interrupted, run it again: it continues
+where it stopped. It takes about 40 minutes on two cores.
 """
 
 import argparse
@@ -99,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, required=True, help="for the studies")
+    parser.add_argument("--folder", type=Path, required=True, help="folder for the studies")
     folder: Path = parser.parse_args().folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     for study in chain.from_iterable(STUDIES.values()):

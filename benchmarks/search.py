@@ -1,4 +1,4 @@
-"""Pruners compared on whole learning curves: the time to the best configuration, and what is lost.
+"""Pruners compared on whole learning curves: time to the best configuration, and lost winners.
 
     make bench-search
     python benchmarks/search.py --curves benchmarks/curves.json --orders 200
@@ -10,7 +10,7 @@ A synthetic trial has the FID (a + 300 exp(-t / tau)) (1 + 0.04 z) after epoch t
 normal distribution. Its final level a is uniform in 20 to 100, tau is log-uniform in 1 to 8 epochs.
 They are independent, or tied by a Gaussian copula with correlation 0.5 or -0.7. With the latter,
 trials that start slowly win: the curves cross. An epoch takes 0.5 to 1.5 s, the same for all of a
-trial. Every order has curves of its own; the seeds are fixed.
+trial. Every order has its own curves; the seeds are fixed.
 """
 
 import argparse
@@ -30,9 +30,9 @@ import numpy as np
 from record_curves import CURVES
 from scipy.stats import norm
 
-from tuner.spec import search
+from tuner.spec import pruners as pruner_sections
 from tuner.spec.loading import parse_spec
-from tuner.spec.search import PrunerSpec
+from tuner.spec.pruners import PrunerSpec
 from tuner.spec.study import StudySpec
 from tuner.study.curves import Curve, rank_correlations, winner_of
 from tuner.study.replay import pruner_text
@@ -51,7 +51,7 @@ SYNTHETIC_EPOCHS = 27
 
 
 class Curves(NamedTuple):
-    """A set of curves, of which ``draw`` gives those of an order, in this order."""
+    """A set of curves; ``draw`` returns them in the order with the given number."""
 
     name: str
     epochs: int
@@ -74,7 +74,7 @@ class Measured(NamedTuple):
 def curve_of(
     trial: int, fids: Sequence[float | None], seconds: Sequence[float], last: int
 ) -> Curve:
-    """With the best values so far, as a study reports them to its pruner."""
+    """A curve of the best values so far, as a study reports them to its pruner."""
     finite = {epoch: fid for epoch, fid in enumerate(fids, 1) if fid is not None}
     best = dict(zip(finite, accumulate(finite.values(), min), strict=True))
     state = "COMPLETE" if last in finite else "PRUNED"
@@ -82,7 +82,7 @@ def curve_of(
 
 
 def recorded(file: Path, equal: bool = False) -> list[Curves]:
-    """Those in a file of ``record_curves.py``; ``equal`` makes all epochs equally long."""
+    """The curves in a file of ``record_curves.py``; ``equal`` makes all epochs equally long."""
     studies = {name: rows for name, rows in json.loads(file.read_text()).items() if rows}
     for rows in studies.values():
         for row in rows if equal else ():
@@ -116,16 +116,16 @@ def family(correlation: float, trials: int, seed: int) -> list[Curve]:
 
 
 def pruners(epochs: int) -> list[PrunerSpec]:
-    """Those compared, with their defaults; the last has Hyperband's number of brackets."""
-    asha = search.AshaPruner()
+    """The compared pruners, with their defaults; the last has Hyperband's number of brackets."""
+    asha = pruner_sections.AshaPruner()
     brackets = len(asha.rungs(epochs, every=1)) + 1
     return [
-        search.NoPruner(),
-        search.MedianPruner(),
-        search.SuccessiveHalvingPruner(),
+        pruner_sections.NoPruner(),
+        pruner_sections.MedianPruner(),
+        pruner_sections.SuccessiveHalvingPruner(),
         asha,
-        search.HyperbandPruner(),
-        *(search.AshaPruner(brackets=n) for n in sorted({2, brackets})),
+        pruner_sections.HyperbandPruner(),
+        *(pruner_sections.AshaPruner(brackets=n) for n in sorted({2, brackets})),
     ]
 
 
@@ -171,7 +171,7 @@ def table(curves: Curves, orders: int) -> str:
 
 def _about(curves: Curves, drawn: list[Curve]) -> list[str]:
     """A heading, and how well the ranks at the rungs agree with the final ones."""
-    rungs = search.AshaPruner().rungs(curves.epochs, every=1)
+    rungs = pruner_sections.AshaPruner().rungs(curves.epochs, every=1)
     orders = [rank_correlations(curves.draw(order)) for order in range(RANKED_ORDERS)]
     shown = []
     for rung in rungs:
@@ -227,9 +227,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--curves", type=Path, default=CURVES, help="the recorded ones")
-    parser.add_argument("--orders", type=int, default=200, help="of the trials")
-    parser.add_argument("--trials", type=int, default=81, help="of a synthetic study")
+    parser.add_argument("--curves", type=Path, default=CURVES, help="file of recorded curves")
+    parser.add_argument("--orders", type=int, default=200, help="number of trial orders")
+    parser.add_argument("--trials", type=int, default=81, help="trials of a synthetic study")
     parser.add_argument("--equal", action="store_true", help="recorded epochs are equally long")
     options = parser.parse_args()
     names = [one.name for one in recorded(options.curves)] + list(FAMILIES)

@@ -14,7 +14,7 @@ from typing import Any
 from record_curves import CURVES
 from search import recorded, study
 
-from tuner.spec.search import AshaPruner
+from tuner.spec.pruners import AshaPruner
 from tuner.study.curves import Curve
 from tuner.study.simulation import simulate
 from tuner.views.axes import log_ticks
@@ -105,8 +105,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--curves", type=Path, default=CURVES, help="the recorded ones")
-    parser.add_argument("--study", default="digits_8", help="of which the curves are")
+    parser.add_argument("--curves", type=Path, default=CURVES, help="file of recorded curves")
+    parser.add_argument("--study", default="digits_8", help="study to replay")
     parser.add_argument("--out", type=Path, required=True, help="file to write, .png or .svg")
     options = parser.parse_args()
     found = {one.name: one for one in recorded(options.curves)}[options.study]

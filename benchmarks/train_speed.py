@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 
 class Case(NamedTuple):
-    """What a contender trains."""
+    """A training task for the contenders."""
 
     width: int
     batch: int
@@ -75,10 +75,10 @@ def contenders(device: str) -> list[str]:
 
 
 def serve(contender: str, steps: int, device: str) -> None:
-    """Train the epochs that each line on stdin asks for; print their seconds, or why it failed.
+    """Train the epochs that each line on stdin requests; print their seconds, or why it failed.
 
-    A line has a width, a batch size and the number of epochs. A case is first trained for another
-    epoch, so that compilation is not in the seconds.
+    A line has a width, a batch size and the number of epochs. A case is first trained for one more
+    epoch, so that the seconds exclude compilation.
     """
     random, runs = np.random.default_rng(0), dict[Case, Epoch]()
     for line in sys.stdin:

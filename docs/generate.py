@@ -23,7 +23,7 @@ from tuner.launch import kubernetes
 from tuner.launch.workers import Workers
 from tuner.run import monitoring
 from tuner.run.signals import GRACE
-from tuner.spec import guard, search, traits
+from tuner.spec import guard, pruners, samplers, traits
 from tuner.spec.budget import BudgetSection, StopSection
 from tuner.spec.constraint import ConstraintSection
 from tuner.spec.data import DataSpec
@@ -71,7 +71,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
 
 def study_file_keys() -> str:
     """A heading and a table for each section of the study file."""
-    unions = {"sampler": search.SamplerSpec, "pruner": search.PrunerSpec}
+    unions = {"sampler": samplers.SamplerSpec, "pruner": pruners.PrunerSpec}
     parts = [_table(f"`[{title}]`", section) for title, section in SECTIONS.items()]
     for title, union in unions.items():
         for section in get_args(get_args(union)[0]):

@@ -73,7 +73,7 @@ COUNTS = (
 )
 DISRUPTIONS = ("restarts", "pauses", "fills")
 MEASURES = ("seconds", "life", "steps", "timeout", "unread", "far")
-MOST_UNEXPECTED_EXITS = 10  # beyond this, the storm is aborted
+MAX_UNEXPECTED_EXITS = 10  # beyond this, the storm is aborted
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 DELAYS = (0.0, 0.002, 0.01, 0.05)  # seconds for each message over a slow link
 
@@ -240,7 +240,7 @@ class Storm:
         deadline = began + self.plan.seconds
         while (self._living or not self._ended) and time.monotonic() < deadline:
             self._reap()
-            if self._unexpected_exits > MOST_UNEXPECTED_EXITS:
+            if self._unexpected_exits > MAX_UNEXPECTED_EXITS:
                 break
             while len(self._living) < self.plan.workers and not self._ended:
                 self._start()

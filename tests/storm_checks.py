@@ -21,7 +21,7 @@ from storm_workers import HANGS, ON_A_TERMINAL, READER_LEFT, TRAINED, Exit
 from tuner.errors import HUNG_EXIT_CODE, InputError, StorageError, TunerError
 from tuner.files.serialization import decode
 from tuner.files.study_files import StudyFiles, open_files
-from tuner.spec.search import AshaPruner
+from tuner.spec.pruners import AshaPruner
 from tuner.spec.study import StudySpec
 from tuner.study.claims import Claim
 from tuner.study.connections import Address

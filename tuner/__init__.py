@@ -1,9 +1,9 @@
 """Hyperparameter search for GANs: Optuna trials, each a JIT-compiled JAX training loop."""
 
-from tuner.interrupts import is_program, leave_on_ctrl_c
+from tuner.interrupts import exit_on_ctrl_c, is_program
 
 if is_program():
-    leave_on_ctrl_c()  # before the imports below
+    exit_on_ctrl_c()  # before the imports below
 
 import importlib
 from typing import TYPE_CHECKING, Any

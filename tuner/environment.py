@@ -65,17 +65,17 @@ def default_artifacts() -> str:
     return variable(ARTIFACTS_VARIABLE) or ARTIFACTS
 
 
-def compiled_programs() -> Path:
+def program_cache() -> Path:
     """Folder of compiled programs on this machine. Never shared: they are executable code."""
     return _cache() / "compiled"
 
 
-def measures() -> Path:
+def measures_cache() -> Path:
     """Folder of classifiers and reference statistics that were made on this machine."""
     return _cache() / "measures"
 
 
-def decoded_images() -> Path:
+def image_cache() -> Path:
     """Folder of decoded images on this machine."""
     named = variable(IMAGES_VARIABLE)
     return local_path(named, IMAGES_VARIABLE) if named else _cache() / "images"
@@ -84,13 +84,13 @@ def decoded_images() -> Path:
 def tensorboard_folder() -> Path:
     """Folder of TensorBoard's event files on this machine. InputError if it can't be a folder."""
     path = local_path(variable(TENSORBOARD_VARIABLE) or TENSORBOARD, TENSORBOARD_VARIABLE)
-    return no_file(path, TENSORBOARD_VARIABLE)
+    return checked_folder(path, TENSORBOARD_VARIABLE)
 
 
-def no_file(path: Path, option: str) -> Path:
-    """The path of a folder that may not exist yet; InputError if it is, or is in, something else.
+def checked_folder(path: Path, option: str) -> Path:
+    """The path of a folder that may not exist yet; InputError if a part of it is not a folder.
 
-    ``option`` names where the path comes from.
+    ``option`` names the option or variable that the path comes from.
     """
     whole = path.absolute()
     existing = next(part for part in (whole, *whole.parents) if os.path.exists(part))
@@ -100,7 +100,7 @@ def no_file(path: Path, option: str) -> Path:
 
 
 def image_memory() -> float | None:
-    """Bytes of images allowed on a device; None if unset. InputError for anything but a number."""
+    """Bytes of images allowed on a device; None if unset. InputError unless it is a number."""
     given = variable(IMAGE_MEMORY_VARIABLE)
     if given is None:
         return None

@@ -12,7 +12,7 @@ class TunerError(Exception):
 
 
 class HungError(TunerError):
-    """An epoch takes so long that it must be hanging."""
+    """An epoch takes so long that it must have hung."""
 
     exit_code = HUNG_EXIT_CODE
 

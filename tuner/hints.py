@@ -1,4 +1,4 @@
-"""Commands to suggest in messages, as the user's shell finds them, and optional imports."""
+"""Commands to suggest in messages, in the form that the user's shell finds; optional imports."""
 
 import importlib
 import importlib.metadata

@@ -13,12 +13,12 @@ def is_program() -> bool:
     return name == "tuner" or (name == "-m" and "tuner.cli" in sys.orig_argv)
 
 
-def leave_on_ctrl_c() -> None:
+def exit_on_ctrl_c() -> None:
     """Make Ctrl-C end the process with one line, until ``tuner.run.signals`` takes over."""
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
-        _signal.signal(_signal.SIGINT, _leave)
+        _signal.signal(_signal.SIGINT, _exit)
 
 
-def _leave(number: int, frame: object) -> None:
+def _exit(number: int, frame: object) -> None:
     os.write(2, b"\ntuner: interrupted\n")
     os._exit(128 + number)

@@ -1,7 +1,7 @@
 """A study in a notebook: tables, plots and samples, while it runs or afterwards.
 
-Every access reads the database over a connection of its own, so values are always current and an
-idle notebook holds no connection.
+Every access reads the database over a new connection, so values are always current and an idle
+notebook holds no connection.
 """
 
 import os
@@ -141,11 +141,11 @@ class Study:
         with self._opened() as store:
             from tuner.files.study_files import open_files
             from tuner.run.appraisal import generator_of, open_generator
-            from tuner.run.startup import other_code
+            from tuner.run.startup import code_change_warning
 
             generator_of(store, trial)  # raises before the files are opened
             files = open_files(store, self._artifacts)
-            if (line := other_code(store, self._options)) is not None:
+            if (line := code_change_warning(store, self._options)) is not None:
                 warnings.warn(line, stacklevel=stacklevel)
             return open_generator(store, files, trial, self._options)
 

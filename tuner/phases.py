@@ -15,8 +15,8 @@ class Phase(StrEnum):
     EVALUATION = "evaluation"
     COMPILATION = "compilation"  # in any other phase, with reading the cache
     DATABASE = "database"
-    FILES = "files"  # checkpoints, generators, pictures: while training is held up by them
-    WAITING = "waiting"  # for a trial to claim; for a database or store that is away
+    FILES = "files"  # checkpoints, generators, pictures: while training is blocked on them
+    WAITING = "waiting"  # for a trial to claim; for an unavailable database or store
     OTHER = "other"  # the sampler, output, plots
 
 
@@ -122,7 +122,7 @@ class PhaseClock:
         self._earlier = {phase: stored[phase] - self._assigned[phase] for phase in Phase}
 
     def skip(self) -> None:
-        """Leave the time so far out of the next trial's."""
+        """Exclude the time so far from the next trial's."""
         self._assigned = dict(self.seconds())
 
     def of_trial(self) -> PhaseSeconds:

@@ -25,22 +25,22 @@ from tuner.errors import InputError
 Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-MOST_CONNECTIONS = 32  # at a time; a browser opens six, a process may open 1,024 files
+MAX_CONNECTIONS = 32  # at a time; a browser opens six, a process may open 1,024 files
 SILENCE = 10.0  # seconds without a byte sent or received
 HEAD_TIME, WHOLE_TIME = 10.0, 120.0  # seconds for a request's headers, and for all of it
-MOST_HEAD = 64 * 1024  # bytes of a request's headers
-MOST_BODY = 32 * 1024 * 1024  # bytes of an upload
+MAX_HEAD = 64 * 1024  # bytes of a request's headers
+MAX_BODY = 32 * 1024 * 1024  # bytes of an upload
 SAFE = ("GET", "HEAD", "OPTIONS")  # methods without side effects
 
 
 class _Head:
-    """A request's header lines, bounded to ``MOST_HEAD`` bytes."""
+    """A request's header lines, bounded to ``MAX_HEAD`` bytes."""
 
     def __init__(self, file: BufferedIOBase) -> None:
-        self._file, self._left = file, MOST_HEAD
+        self._file, self._left = file, MAX_HEAD
 
-    def readline(self, most: int) -> bytes:
-        line = self._file.readline(min(most, self._left + 1))
+    def readline(self, size: int) -> bytes:
+        line = self._file.readline(min(size, self._left + 1))
         self._left -= len(line)
         if self._left < 0:
             raise HTTPException("too many headers")
@@ -81,8 +81,8 @@ class _Server(ThreadingMixIn, WSGIServer):
         self._deadlines[connection] = time.monotonic() + seconds
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Refuse connections beyond ``MOST_CONNECTIONS``."""
-        return len(self._deadlines) < MOST_CONNECTIONS
+        """Refuse connections beyond ``MAX_CONNECTIONS``."""
+        return len(self._deadlines) < MAX_CONNECTIONS
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self.set_deadline(request, HEAD_TIME)
@@ -200,8 +200,8 @@ def _wrong_body(environ: dict[str, Any]) -> str | None:
     length = environ.get("CONTENT_LENGTH") or "0"
     if "HTTP_TRANSFER_ENCODING" in environ or not length.isdecimal():
         return "the body's length is unknown; send a Content-Length"
-    if int(length[:20]) > MOST_BODY:
-        return f"the body has {length[:20]} bytes, more than the {MOST_BODY} allowed"
+    if int(length[:20]) > MAX_BODY:
+        return f"the body has {length[:20]} bytes, more than the {MAX_BODY} allowed"
     return None
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from tuner.environment import DEFAULT_OPTIONS, METRICS_HOST, MachineOptions
 
-AUTO = 0  # workers per device: as many as pay
+AUTO = 0  # workers per device: as many as raise the rate
 
 
 class WorkerCommand(NamedTuple):

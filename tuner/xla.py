@@ -40,8 +40,8 @@ OPTIONS: dict[str, dict[str, str | bool]] = {
         ),
     },
 }
-# Compiler options for what runs once per trial or epoch: it compiles in less than half the time, to
-# the same numbers.
+# Compiler options for programs that run once per trial or epoch: they compile in less than half the
+# time, and compute the same numbers.
 QUICK_COMPILATION = {"xla_backend_optimization_level": 1}
 
 P = ParamSpec("P")
@@ -52,7 +52,7 @@ R = TypeVar("R")
 def compiler_options(backend: str) -> dict[str, str | bool] | None:
     """``OPTIONS`` of a backend that its compiler and device accept; None if there are none.
 
-    Options that XLA_FLAGS sets are left to it.
+    Options that XLA_FLAGS sets are left out.
     """
     accepted: dict[str, str | bool] = {}
     for name, value in OPTIONS.get(backend, {}).items():
@@ -137,7 +137,7 @@ class Jitted(Generic[P, R]):
     def compile(self, *args: Any) -> None:
         """Compile for arrays of these shapes and dtypes: a later call then compiles nothing.
 
-        JAX keeps what it has traced, lowered and compiled by the types of the arguments.
+        JAX caches traced, lowered and compiled programs by the types of the arguments.
         """
         with self._compiling(self._key(args)):
             self.compiled.lower(*args).compile()
@@ -147,7 +147,7 @@ class Jitted(Generic[P, R]):
 
     @contextmanager
     def _compiling(self, key: Any) -> Iterator[None]:
-        """Wait, as part of the compilation, until no other thread compiles this program."""
+        """Wait until no other thread compiles this program; the wait counts as compilation."""
         began, thread = time.perf_counter(), threading.get_ident()
         outermost = _began.setdefault(thread, began) == began
         try:

@@ -10,7 +10,7 @@ from rows import Rows
 BUDGET, RAISED = 8, 12
 WORKERS = 2
 SPENT = f"budget.epochs: all {BUDGET} epochs are trained"
-UNFINISHED = rf"{SPENT}. Unfinished trials: (1 released, 2|2 released, 1) not begun; to go on: "
+UNFINISHED = rf"{SPENT}. Unfinished trials: (1 released, 2|2 released, 1) not begun; to continue: "
 
 
 class Desk:
@@ -44,7 +44,7 @@ def test_workers_leave_within_an_epoch_of_its_end(desk: Desk) -> None:
     workers = [desk.here.start("worker", "s") for _ in range(WORKERS)]
     for worker in workers:
         worker.wait_for(f"{SPENT}: exiting")
-        worker.wait_for("Unfinished trials: .*; to go on: .*tuner edit s budget.epochs=")
+        worker.wait_for("Unfinished trials: .*; to continue: .*tuner edit s budget.epochs=")
         assert worker.wait() == 0, worker
         assert worker.errors == ""
     assert BUDGET <= desk.epochs() <= BUDGET + WORKERS - 1

@@ -33,7 +33,7 @@ from ruamel.yaml import YAML
 from tuner.run.monitoring import MEANINGS
 from tuner.study.database import Database
 from tuner.study.store import StudyStore
-from tuner.web import MOST_CONNECTIONS
+from tuner.web import MAX_CONNECTIONS
 
 ROOT = Path(__file__).parents[2]
 FIRST_EPOCHS = r"trial 0 epoch 2/"
@@ -303,7 +303,7 @@ def test_many_connections_do_not_exhaust_file_descriptors(site: Site) -> None:
             stack.enter_context(client)
             with contextlib.suppress(OSError):  # already closed by the server
                 client.sendall((b"", b"GET / HTTP/1.1\r\nA: ", b"x" * 100_000)[number % 3])
-        assert len(list(files.iterdir())) < before + MOST_CONNECTIONS + 20
+        assert len(list(files.iterdir())) < before + MAX_CONNECTIONS + 20
         stored = len(site.rows.epochs(1))
         wait_until(lambda: len(site.rows.epochs(1)) > stored, "training continues")
     site.wait_until(lambda seen: seen["tuner_epochs_total"] > epochs, "scrapes succeed again")

@@ -61,7 +61,7 @@ def test_another_version_of_tuner_is_refused(site: Site) -> None:
         line = site.here.fails_with(2, "worker", "s")
     finally:
         site.rows.write(f"UPDATE tuner_studies SET tuner_version = '{row.tuner_version}'")
-    assert "was made by tuner 0.0.7" in line
+    assert "was created by tuner 0.0.7" in line
 
 
 def test_another_artifact_store_is_refused(site: Site, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import tuner as api
 from tuner.errors import TunerError
 from tuner.files.study_files import open_files
 from tuner.gan import training
-from tuner.run.worker import MOST_FAILURES
+from tuner.run.worker import MAX_FAILURES
 from tuner.spec.loading import load_spec
 from tuner.study.claims import Claim
 from tuner.study.creation import create_study
@@ -114,7 +114,7 @@ def test_failures_in_a_row_end_the_run(study_file: Path, monkeypatch: pytest.Mon
     log = Log()
     with pytest.raises(TunerError, match=r"5 trials in a row failed.*a bug in a network"):
         sweep(study_file, log)
-    assert log.ends == [Fail("RuntimeError: a bug in a network")] * MOST_FAILURES
+    assert log.ends == [Fail("RuntimeError: a bug in a network")] * MAX_FAILURES
     store = StudyStore(Database(f"sqlite:///{study_file.parent}/s.db"), "tiny")
     assert store.remaining() == 4
 

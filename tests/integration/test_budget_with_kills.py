@@ -37,7 +37,7 @@ class SlowTrainer(FakeTrainer):
 
 
 def work(url: str, folder: str) -> None:
-    """A worker process. One that can't go on exits, as the command would."""
+    """A worker process, which exits like the command if it can't continue."""
     store = StudyStore(Database(url), "s")
     session = WorkerSession(store, study_databases.MACHINE, lambda text: None, 60.0)
     with session.joined():

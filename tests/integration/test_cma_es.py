@@ -17,7 +17,7 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState
 
-from tuner.spec import search
+from tuner.spec import samplers
 from tuner.study.cma_es import CmaEsSampler
 from tuner.study.samplers import TrialSeededSampler
 
@@ -32,7 +32,7 @@ UNEVEN: Space = {
 
 
 def replay_study(space: Space, seed: int, **options: Any) -> optuna.Study:
-    chosen = search.CmaEsSampler(**options)
+    chosen = samplers.CmaEsSampler(**options)
     sampler = TrialSeededSampler(lambda trial: CmaEsSampler(space, chosen, trial), seed)
     return optuna.create_study(sampler=sampler)
 
@@ -75,7 +75,7 @@ def optimise(study: optuna.Study, space: Space, trials: int, function: Any = ros
 
 def replayed(study: optuna.Study, space: Space, **options: Any) -> tuple[int, np.ndarray]:
     """The generation and the mean that a new sampler finds in a study's trials."""
-    sampler = CmaEsSampler(space, search.CmaEsSampler(**options), 0)
+    sampler = CmaEsSampler(space, samplers.CmaEsSampler(**options), 0)
     generation, optimizer = sampler.replay(list(filter(sampler.counts, study.trials)))
     return generation, optimizer.mean
 
@@ -197,7 +197,7 @@ def test_a_stalled_search_restarts_elsewhere(options: dict[str, Any]) -> None:
             )
         )
     trials = study.trials
-    sampler = CmaEsSampler(CUBE, search.CmaEsSampler(popsize=4, **options), 0)
+    sampler = CmaEsSampler(CUBE, samplers.CmaEsSampler(popsize=4, **options), 0)
     means = [sampler.replay(trials[: 4 * n])[1].mean for n in range(60)]
     assert max(np.abs(mean - 0.5).max() for mean in means) > 0.1
     optimise(study, CUBE, 20)

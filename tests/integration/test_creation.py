@@ -74,7 +74,7 @@ def test_studies_of_other_programs_are_refused(studies: Studies) -> None:
     begun.set_user_attr(TOKEN, "not in our table")
     begun.ask()
     for name in ("s", "begun"):
-        with pytest.raises(InputError, match="that tuner did not make; choose another name"):
+        with pytest.raises(InputError, match="that tuner did not create; choose another name"):
             studies.create(name=name)
         assert len(studies.optuna_study(name).trials) == (name == "begun")
     assert studies.open().study_names() == []

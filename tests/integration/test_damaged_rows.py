@@ -33,8 +33,9 @@ from tuner.views import data_frames, notebook_html, studies
 from tuner.views.curves import trial_curves
 from tuner.views.figures import PLOTS
 from tuner.views.html_report import study_page
-from tuner.views.studies import status_view
+from tuner.views.status import status_view, worker_table
 from tuner.views.summaries import best_line, evaluation_cost, measured_as
+from tuner.views.trial_data import epochs_csv, trial_values
 from tuner.views.trial_detail import trial_details, trial_view
 
 EXAMPLES = int(os.environ.get("TUNER_TEST_EXAMPLES", "6"))
@@ -146,14 +147,14 @@ def opened(url: str) -> Iterator[StudyStore]:
 def show_lists(store: StudyStore) -> None:
     render(studies.study_table(study_summaries(store.database, lambda text: None)))
     trials, objective = store.trials(), store.spec.metrics.objective
-    render(studies.trial_table(trials, objective), studies.worker_table(store.workers()))
+    render(studies.trial_table(trials, objective), worker_table(store.workers()))
     render(
         best_line(trials, objective),
         evaluation_cost(store.seconds()),
         measured_as(store.fingerprint(), "x"),
     )
-    assert studies.epochs_csv(trials).encode()
-    assert "\ud800" not in str([studies.trial_values(trial, "fid") for trial in trials])
+    assert epochs_csv(trials).encode()
+    assert "\ud800" not in str([trial_values(trial, "fid") for trial in trials])
 
 
 def show_trials(store: StudyStore) -> None:

@@ -18,16 +18,10 @@ from tuner.metrics import extractors
 from tuner.metrics.evaluate import real_against_real
 from tuner.metrics.extractors import Weights
 from tuner.metrics.fid import frechet_distance, reference
-from tuner.run.evaluator import (
-    EVALUATION,
-    Evaluation,
-    Evaluator,
-    latent_seed,
-    latents_digest,
-    shown_latents,
-)
+from tuner.run.evaluator import Evaluation, Evaluator
 from tuner.run.sharing import shared_measures
 from tuner.run.startup import check_data
+from tuner.run.study_latents import EVALUATION, latent_seed, latents_digest, shown_latents
 from tuner.spec.loading import parse_spec
 from tuner.spec.study import StudySpec
 from tuner.study.space import trial_config

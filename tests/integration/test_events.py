@@ -163,9 +163,9 @@ def test_what_a_worker_is_doing_is_written_once_it_lasts(
             time.sleep(0.05)
             text += capsys.readouterr().out
     writer._orphaned = None  # ends the thread
-    told: list[tuple[int | None, str, float]] = []
+    received: list[tuple[int | None, str, float]] = []
     for line in text.splitlines():
-        replay(line, Log(), lambda *what: told.append(what))
-    [(trial, what, seconds)] = told
+        replay(line, Log(), lambda *what: received.append(what))
+    [(trial, what, seconds)] = received
     assert (trial, what) == (7, "evaluating")
     assert LASTING <= seconds < 20

@@ -48,7 +48,7 @@ def test_a_classifier_learns_and_is_deterministic(monkeypatch: pytest.MonkeyPatc
     found = first.classes(first(fresh))
     assert found is not None
     assert (found == fresh_labels).mean() > 0.95
-    assert (found.shape, first.kinds) == ((300,), 4)
+    assert (found.shape, first.class_count) == ((300,), 4)
 
 
 def test_accuracy_is_measured_on_images_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,7 @@ def test_accuracy_is_measured_on_images_not_trained_on(monkeypatch: pytest.Monke
 def test_random_features_are_deterministic() -> None:
     first = random_extractor(SHAPE)
     assert equal(first, random_extractor(SHAPE))
-    assert (first.kind, first.accuracy, first.kinds) == ("random", None, 0)
+    assert (first.kind, first.accuracy, first.class_count) == ("random", None, 0)
     assert first.classes(first(corners(2)[0])) is None
     found = first(corners(10)[0])
     assert found.shape == (10, FEATURES)

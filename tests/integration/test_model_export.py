@@ -95,7 +95,7 @@ def test_a_stored_program_gives_the_same_images(name: str) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_source_of_a_network_stands_alone(name: str) -> None:
-    """It builds the same network, without tuner, and can go on training."""
+    """It builds the same network, without tuner, and can be trained further."""
     like = program(name)
     kind: Any = GENERATORS[name]
     source = network_source(kind, like)

@@ -29,7 +29,8 @@ from tuner.data import silent
 from tuner.errors import InputError
 from tuner.files.study_files import StudyFiles
 from tuner.run.startup import open_evaluator
-from tuner.spec import search
+from tuner.spec.pruners import PrunerSpec
+from tuner.spec.samplers import SamplerSpec
 from tuner.study import tables
 from tuner.study.session import WorkerSession
 from tuner.study.verdict import Complete
@@ -123,7 +124,7 @@ def attack(studies: Studies, marker: Path, changes: dict[str, Any]) -> None:
     assert done  # at least one payload was read without breaking the worker
 
 
-@pytest.mark.parametrize("sampler", names_of(search.SamplerSpec))
+@pytest.mark.parametrize("sampler", names_of(SamplerSpec))
 def test_no_sampler_runs_code_from_the_database(
     sampler: str, sqlite: Studies, tmp_path: Path
 ) -> None:
@@ -133,7 +134,7 @@ def test_no_sampler_runs_code_from_the_database(
     attack(sqlite, tmp_path / "marker", {"sampler": {"name": sampler, **startup}})
 
 
-@pytest.mark.parametrize("pruner", names_of(search.PrunerSpec))
+@pytest.mark.parametrize("pruner", names_of(PrunerSpec))
 def test_no_pruner_runs_code_from_the_database(
     pruner: str, sqlite: Studies, tmp_path: Path
 ) -> None:

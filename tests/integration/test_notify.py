@@ -21,8 +21,8 @@ from tuner.errors import InputError
 from tuner.launch import slurm_job
 from tuner.launch.slurm_job import WorkerJob
 from tuner.notify.sender import Sender, open_sender
-from tuner.notify.sink import look, notifying
-from tuner.notify.stalls import look_for_stalls
+from tuner.notify.sink import notifying, send_due
+from tuner.notify.stalls import send_stalls
 from tuner.study.claims import Claim
 from tuner.study.records import FRESH
 from tuner.study.sinks import Released
@@ -88,7 +88,7 @@ def look_from(studies: Studies, sender: Sender, workers: int = 1, leaving: bool 
     stores = _stores.setdefault(studies.url, [])
     stores += [studies.store() for _ in range(workers - len(stores))]
     threads = [
-        threading.Thread(target=look, args=(store, sender, print), kwargs={"leaving": leaving})
+        threading.Thread(target=send_due, args=(store, sender, print), kwargs={"leaving": leaving})
         for store in stores[:workers]
     ]
     for thread in threads:
@@ -281,14 +281,14 @@ def test_a_watcher_reports_workers_that_were_killed(
     sqlite: Studies, sender: Sender, receiver: Receiver
 ) -> None:
     sqlite.create(RANDOM + NOTIFY, trials=3)
-    look_for_stalls(sqlite.open(), sender, print)
+    send_stalls(sqlite.open(), sender, print)
     sqlite.join()
     sqlite.rows("UPDATE tuner_workers SET seen_at = seen_at - 500, place = ''")
-    look_for_stalls(sqlite.open(), sender, print)
+    send_stalls(sqlite.open(), sender, print)
     assert receiver.received == []  # a worker may be about to begin
     sqlite.rows("UPDATE tuner_workers SET seen_at = seen_at - 200")
     for _ in range(2):
-        look_for_stalls(sqlite.open(), sender, print)
+        send_stalls(sqlite.open(), sender, print)
     [(title, text)] = receiver.received
     assert title == "Study s has no worker"
     assert text.startswith("No worker has been running for 11 min 4")

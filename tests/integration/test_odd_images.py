@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tuner.data import ImageSet, load_images
-from tuner.data.decoding import MOST_PIXELS, Recipe, _Budget, decode_all, decode_batch, decode_image
+from tuner.data.decoding import MAX_PIXELS, Recipe, _Budget, decode_all, decode_batch, decode_image
 from tuner.data.folders import image_folder
 from tuner.data.images import Item
 from tuner.errors import InputError
@@ -269,7 +269,7 @@ def idx_header(*shape: int) -> bytes:
         (idx_header(1000, 28000, 28000), "too short for the 784,000,000,016 bytes"),
         (idx_header(20, 10, 10) + bytes(50_000_000), "holds more than the 2,016 bytes"),
         (idx_header(20, 10, 10) + bytes(50), "ends after 66 of the 2,016 bytes"),
-        (idx_header(1, 10_000, 10_000) + bytes(10**8), f"at most {MOST_PIXELS:,} pixels each"),
+        (idx_header(1, 10_000, 10_000) + bytes(10**8), f"at most {MAX_PIXELS:,} pixels each"),
     ],
 )
 def test_no_more_is_inflated_than_is_claimed(content: bytes, message: str, tmp_path: Path) -> None:

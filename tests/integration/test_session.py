@@ -43,16 +43,16 @@ def test_baselines_come_first_and_once(studies: Studies) -> None:
 def test_coming_trials_are_those_left_behind_then_the_queue(studies: Studies) -> None:
     store = studies.create(RANDOM + BASELINES)
     session, other = studies.join(), studies.join()
-    assert session.coming(8) == [{"learning_rate": 2e-4, "beta1": 0.5}, {"beta1": 0.25}]
-    assert session.coming(1) == [{"learning_rate": 2e-4, "beta1": 0.5}]
+    assert session.upcoming_params(8) == [{"learning_rate": 2e-4, "beta1": 0.5}, {"beta1": 0.25}]
+    assert session.upcoming_params(1) == [{"learning_rate": 2e-4, "beta1": 0.5}]
     held = claim(other)
-    assert session.coming(8) == [{"beta1": 0.25}]
+    assert session.upcoming_params(8) == [{"beta1": 0.25}]
     studies.rows(EXPIRE_LEASES)
-    assert session.coming(8) == [held.params, {"beta1": 0.25}]
+    assert session.upcoming_params(8) == [held.params, {"beta1": 0.25}]
     assert claim(session).number == held.number
     enqueue(store, {"beta1": 0.75}, {})
     studies.optuna_study().enqueue_trial({"beta1": 7.0})  # outside the space
-    assert session.coming(8) == [{"beta1": 0.25}, {"beta1": 0.75}]
+    assert session.upcoming_params(8) == [{"beta1": 0.25}, {"beta1": 0.75}]
 
 
 def test_a_claim_holds_the_whole_trial_config(studies: Studies) -> None:

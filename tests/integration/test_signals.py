@@ -173,7 +173,7 @@ def test_handlers_are_unchanged_outside_the_main_thread() -> None:
 
 PRELUDE = """
 import atexit, contextlib, ctypes, re, sys, threading, time
-from tuner.run.signals import Stop, interrupting, leave_on_signals, stop_on_signals
+from tuner.run.signals import Stop, interrupting, exit_on_signals, stop_on_signals
 stop = Stop()
 def show(text):
     print(text, flush=True)
@@ -200,7 +200,7 @@ def block_and_catch_all():
 def block_in_lock():
     show("blocked")
     threading.Lock().acquire() and threading.Event().wait()
-leave_on_signals()
+exit_on_signals()
 """
 WORKER = """
 with stop_on_signals(stop, show, release):

@@ -22,7 +22,7 @@ from trials import shown
 from tuner.cli.status import WatchedStudy
 from tuner.errors import HUNG_EXIT_CODE
 from tuner.launch import slurm
-from tuner.launch.slurm_job import CANCEL, MOST_FRUITLESS, TIME_LIMIT, WorkerJob
+from tuner.launch.slurm_job import CANCEL, MAX_FRUITLESS, TIME_LIMIT, WorkerJob
 from tuner.study.creation import create_study
 from tuner.study.database import Database
 from tuner.study.verdict import Complete
@@ -185,9 +185,9 @@ def test_a_job_fails_with_its_worker(tmp_path: Path) -> None:
     assert "resubmitted" not in done.stderr
 
 
-def goes_on(capsys: pytest.CaptureFixture[str], code: int, *signals: int) -> tuple[bool, str]:
+def requeues(capsys: pytest.CaptureFixture[str], code: int, *signals: int) -> tuple[bool, str]:
     """Whether the job of study s returns to the queue, and the line that says why."""
-    found = WorkerJob("s", [])._goes_on(code, signals)
+    found = WorkerJob("s", [])._should_requeue(code, signals)
     return found, capsys.readouterr().err.removeprefix("tuner: ").rstrip("\n")
 
 
@@ -204,27 +204,27 @@ def test_a_job_returns_to_the_queue_while_trials_are_left(
     assert [worker.job for worker in study.store().workers()] == ["812_3"]
 
     left = (True, "resubmitted: 3 trials are left")
-    assert goes_on(capsys, 0, TIME_LIMIT) == left
-    assert goes_on(capsys, HUNG_EXIT_CODE) == left
+    assert requeues(capsys, 0, TIME_LIMIT) == left
+    assert requeues(capsys, HUNG_EXIT_CODE) == left
     cancelled = (False, "not resubmitted: the job was cancelled")
-    assert goes_on(capsys, 0, signal.SIGTERM) == cancelled
-    assert goes_on(capsys, 0, TIME_LIMIT, CANCEL) == cancelled
+    assert requeues(capsys, 0, signal.SIGTERM) == cancelled
+    assert requeues(capsys, 0, TIME_LIMIT, CANCEL) == cancelled
     programs(scontrol="echo JobId=812 JobState=RUNNING PreemptTime=2026-11-29T21:37:11")
-    assert goes_on(capsys, 0, signal.SIGTERM) == left
+    assert requeues(capsys, 0, signal.SIGTERM) == left
 
-    monkeypatch.setenv("SLURM_RESTART_COUNT", str(MOST_FRUITLESS))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", str(MAX_FRUITLESS))
     fruitless = "not resubmitted: no epoch in 4 runs; launch with a longer --time"
-    assert goes_on(capsys, 0, TIME_LIMIT) == (False, fruitless)
-    assert goes_on(capsys, 0, signal.SIGTERM) == left  # a preemption says nothing about the limit
+    assert requeues(capsys, 0, TIME_LIMIT) == (False, fruitless)
+    assert requeues(capsys, 0, signal.SIGTERM) == left  # a preemption says nothing about the limit
     claimed = claim(session)
     report(session, claimed, [9.0])
-    assert goes_on(capsys, 0, TIME_LIMIT) == left
+    assert requeues(capsys, 0, TIME_LIMIT) == left
 
     session.finish(claimed, Complete(), None)
     for _ in range(2):
         run(session, [9.0], Complete())
-    assert goes_on(capsys, 0, TIME_LIMIT) == (False, "not resubmitted: no trial is left")
+    assert requeues(capsys, 0, TIME_LIMIT) == (False, "not resubmitted: no trial is left")
     monkeypatch.setenv("TUNER_STORAGE", "postgresql://127.0.0.1:1/db")
-    found, line = goes_on(capsys, 0, TIME_LIMIT)
+    found, line = requeues(capsys, 0, TIME_LIMIT)
     assert found
     assert line.startswith("resubmitted without knowing whether trials are left: ")

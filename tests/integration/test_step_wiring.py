@@ -24,7 +24,7 @@ from steps_by_hand import (
 
 from tuner.gan.networks import DISCRIMINATORS, GENERATORS
 from tuner.gan.state import GanState, init_state
-from tuner.gan.step import Batch, StepLosses, _Game, _generator_loss, train_step
+from tuner.gan.step import Batch, StepLosses, _generator_loss, _StepContext, train_step
 from tuner.trial import Hyperparameters, Program
 
 BATCH, CLASSES = 4, 3
@@ -126,10 +126,10 @@ def test_real_and_fake_images_are_augmented_independently() -> None:
     """The relativistic loss of equal images is ln 2, unless they are augmented differently."""
     key, state = jax.random.key(0), initial_state()
     for program, equal in ((PAIRED._replace(augment=()), True), (PAIRED, False)):
-        game = _Game(program, traced(), jnp.int32(0))
-        fakes = game.generate(state.generator, LABELS[0], jax.random.split(key)[0])
+        context = _StepContext(program, traced(), jnp.int32(0))
+        fakes = context.generate(state.generator, LABELS[0], jax.random.split(key)[0])
         batch = Batch(fakes, LABELS[0])
-        loss, _ = _generator_loss(game, state, batch, key, state.generator)
+        loss, _ = _generator_loss(context, state, batch, key, state.generator)
         assert (float(loss) == pytest.approx(math.log(2), abs=1e-6)) == equal
 
 

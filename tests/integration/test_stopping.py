@@ -1,4 +1,4 @@
-"""Searches that end early: which trials count, what still runs, and how the search goes on."""
+"""Searches that end early: which trials count, what still runs, and how the search continues."""
 
 from typing import Any
 

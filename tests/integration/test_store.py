@@ -237,7 +237,7 @@ def test_trials_of_another_tuner_version_are_read_but_not_resumed(studies: Studi
     studies.rows("UPDATE tuner_studies SET tuner_version = '0.0.9'")
     store = studies.store()
     assert store.best().value == 30.0
-    with pytest.raises(InputError, match=r"was made by tuner 0\.0\.9, but this is 0\.1\."):
+    with pytest.raises(InputError, match=r"was created by tuner 0\.0\.9, but this is 0\.1\."):
         WorkerSession(store, {}, print)
     studies.rows("UPDATE tuner_studies SET tuner_version = '0.1.99'")
     run(studies.join(), [30.0], Complete())

@@ -32,7 +32,7 @@ from tuner.study.store import StudyStore
 from tuner.study.verdict import Complete, Fail
 from tuner.study.workers import WorkerRecord
 from tuner.views.images import inline_image
-from tuner.views.studies import status_view
+from tuner.views.status import status_view
 from tuner.views.trial_detail import trial_view
 
 sqlite = study_databases.sqlite
@@ -154,7 +154,7 @@ def test_workers_show_what_they_are_doing_and_for_how_long() -> None:
 
 
 def test_workers_that_do_not_fit_are_counted() -> None:
-    lines = rendered(status_view(SNAPSHOT, spec(epochs=50), most=1), 140)
+    lines = rendered(status_view(SNAPSHOT, spec(epochs=50), max_workers=1), 140)
     assert sum(line.startswith("abcdef") for line in lines) == 1
     assert "… and 3 more" in lines
 

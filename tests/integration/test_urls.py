@@ -19,7 +19,7 @@ from tuner.errors import InputError, StorageError
 from tuner.study import urls
 from tuner.study.connections import Address
 from tuner.study.database import Database
-from tuner.study.urls import masked, parse_url, repeatable, shown
+from tuner.study.urls import command_url, masked, parse_url, shown
 
 SECRET = "pass/w{o}rd%40"
 QUOTED = quote(SECRET, safe="")
@@ -200,7 +200,7 @@ def test_a_short_password_is_masked_only_in_a_url() -> None:
 
 def test_resume_commands_contain_urls_without_secrets() -> None:
     url = "postgresql://me:s3cret@host/x?sslmode=require&passw%6Frd=s3cret&sslpassword=s3cret"
-    safe = repeatable(parse_url(url))
+    safe = command_url(parse_url(url))
     assert safe == "postgresql://me@host/x?sslmode=require"
     for words in (["--storage", url], [f"--storage={url}"]):
         shown = resume_command(["sweep", *words, "--artifacts", "s3://me:s3cret@x"], safe, "s3://x")

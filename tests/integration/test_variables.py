@@ -13,11 +13,11 @@ from jaxlib import xla_client
 import tuner
 from tuner.environment import (
     _temporary_cache,
-    compiled_programs,
-    decoded_images,
     default_artifacts,
     default_storage,
+    image_cache,
     image_memory,
+    program_cache,
     variable,
 )
 from tuner.errors import InputError
@@ -42,8 +42,8 @@ def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
             if value is not None:
                 monkeypatch.setenv(name, value)
         unset[value] = [
-            *(default_storage(), default_artifacts(), decoded_images(), image_memory()),
-            *(this_process().host, parse_url("postgresql://me@host/x"), compiled_programs()),
+            *(default_storage(), default_artifacts(), image_cache(), image_memory()),
+            *(this_process().host, parse_url("postgresql://me@host/x"), program_cache()),
         ]
     assert unset[None] == unset[""]
 
@@ -55,7 +55,7 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert open_store("~/files").url == str(tmp_path / "files")
     assert parse_url("sqlite:///~/studies.db").database == str(tmp_path / "studies.db")
     monkeypatch.setenv("TUNER_IMAGE_CACHE", "~/images")
-    assert decoded_images() == tmp_path / "images"
+    assert image_cache() == tmp_path / "images"
     (tmp_path / "password").write_text("secret")
     monkeypatch.setenv("TUNER_PASSWORD_FILE", "~/password")
     assert parse_url("postgresql://me@host/x").password == "secret"
@@ -67,7 +67,7 @@ def test_a_user_without_a_home_has_a_cache_for_the_process(
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 4_000_000)  # no such user
-    assert compiled_programs().parent == _temporary_cache()
+    assert program_cache().parent == _temporary_cache()
     assert _temporary_cache().stat().st_mode & 0o777 == 0o700
     with pytest.raises(InputError, match=r"^artifacts: ~ can't be expanded: .* no home folder$"):
         open_store("~/files")

@@ -121,7 +121,7 @@ def test_pages_of_other_sites_are_refused(
 
 def test_bodies_need_a_length_within_the_bound(port: int) -> None:
     assert ask(port, "POST", b"x" * 100_000) == 200
-    for length in (str(web.MOST_BODY + 1), "9" * 5000, "-1", "1e3", "²"):
+    for length in (str(web.MAX_BODY + 1), "9" * 5000, "-1", "1e3", "²"):
         with raw(port, f"POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n") as connection:
             assert b" 413 " in connection.recv(4096), length
     with raw(port, "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n") as connection:
@@ -140,7 +140,7 @@ def test_headers_are_bounded(port: int) -> None:
     for head in (
         "GET / HTTP/1.1\r\n" + "".join(f"A{i}: {long}\r\n" for i in range(90)),
         "GET / HTTP/1.1\r\n" + "".join(f"A{i}: 1\r\n" for i in range(200)),
-        "GET / HTTP/1.1\r\nA: " + "x" * web.MOST_HEAD,
+        "GET / HTTP/1.1\r\nA: " + "x" * web.MAX_HEAD,
     ):
         with raw(port) as connection:
             with contextlib.suppress(OSError):  # the server may close before reading everything
@@ -199,9 +199,7 @@ def test_idle_connections_are_closed(short_timeouts: None) -> None:
     """The server soon closes whatever a client holds open."""
     with served() as port, contextlib.ExitStack() as stack:
         before, threads = open_files(), threading.active_count()
-        connections = [
-            stack.enter_context(connected(port)) for _ in range(4 * web.MOST_CONNECTIONS)
-        ]
+        connections = [stack.enter_context(connected(port)) for _ in range(4 * web.MAX_CONNECTIONS)]
         assert all(is_closed(connection) for connection in connections)
         deadline = time.monotonic() + WAIT
         while open_files() > before + len(connections) or threading.active_count() > threads:
@@ -213,17 +211,13 @@ def test_idle_connections_are_closed(short_timeouts: None) -> None:
 def test_concurrent_connections_are_bounded() -> None:
     with served() as port, contextlib.ExitStack() as stack:
         before, threads = open_files(), threading.active_count()
-        connections = [
-            stack.enter_context(connected(port)) for _ in range(4 * web.MOST_CONNECTIONS)
-        ]
+        connections = [stack.enter_context(connected(port)) for _ in range(4 * web.MAX_CONNECTIONS)]
         refused = [
-            connection
-            for connection in connections[web.MOST_CONNECTIONS :]
-            if is_closed(connection)
+            connection for connection in connections[web.MAX_CONNECTIONS :] if is_closed(connection)
         ]
-        assert len(refused) == 3 * web.MOST_CONNECTIONS
-        assert open_files() <= before + len(connections) + web.MOST_CONNECTIONS
-        assert threading.active_count() <= threads + web.MOST_CONNECTIONS
+        assert len(refused) == 3 * web.MAX_CONNECTIONS
+        assert open_files() <= before + len(connections) + web.MAX_CONNECTIONS
+        assert threading.active_count() <= threads + web.MAX_CONNECTIONS
         for connection in connections:
             connection.close()
         deadline = time.monotonic() + WAIT
@@ -250,7 +244,7 @@ def test_slow_requests_time_out(short_timeouts: None, start: str) -> None:
 def test_shutdown_does_not_wait_for_connections() -> None:
     with contextlib.ExitStack() as stack:
         with served() as port:
-            for _ in range(web.MOST_CONNECTIONS + 3):
+            for _ in range(web.MAX_CONNECTIONS + 3):
                 stack.enter_context(connected(port))
             began = time.monotonic()
         assert time.monotonic() < began + 5

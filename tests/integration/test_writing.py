@@ -44,7 +44,7 @@ def call(sqlite: Studies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     black = np.zeros((4, 8, 8, 1), np.uint8)
     empty = SimpleNamespace(read=lambda name: None, names=lambda folder: [])
     monkeypatch.setattr(tuner.files.study_files, "open_files", lambda *_: empty)
-    monkeypatch.setattr(tuner.run.startup, "other_code", lambda *_: None)
+    monkeypatch.setattr(tuner.run.startup, "code_change_warning", lambda *_: None)
     monkeypatch.setattr(tuner.run.appraisal, "draw_samples", lambda *_: black)
     monkeypatch.setattr(tuner.files.inception_weights, "convert_inception", lambda *_: b"weights")
     (tmp_path / "work").mkdir()

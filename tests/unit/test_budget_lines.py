@@ -1,4 +1,4 @@
-"""A study's budget as text: what is spent, what is left, and how to go on."""
+"""A study's budget as text: what is spent, what is left, and how to continue."""
 
 import pytest
 from builders import spec_of
@@ -93,7 +93,7 @@ def test_a_spent_budget_says_what_would_have_come_next() -> None:
     line = end_line("s", budget, Unfinished(0, 2, 3, 5))
     assert line.startswith(
         "budget.epochs: all 120 epochs are trained. Unfinished trials: 2 released, 3 paused, "
-        "5 not begun; to go on: "
+        "5 not begun; to continue: "
     )
     assert line.endswith("tuner edit s budget.epochs=230")  # 221, rounded up
     hours = Budget(BudgetSection(device_hours=0.5), Spent(0.51, 3, 1.0))

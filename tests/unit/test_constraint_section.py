@@ -12,11 +12,11 @@ from tuner.data.images import ImageSet
 from tuner.errors import InputError
 from tuner.gan.state import abstract_state, size_of
 from tuner.run.constraints import excluded, is_allowed
-from tuner.run.startup import _take_up
+from tuner.run.startup import _apply_edit
 from tuner.spec.constraint import ConstraintSection, Size
 from tuner.spec.warnings import warnings
 from tuner.study.space import programs, trial_config
-from tuner.views import summaries
+from tuner.views.plan import plan_exclusions
 
 WIDTHS = "[trial]\nwidth = [4, 8, 64]\n"
 
@@ -66,10 +66,10 @@ def test_the_weights_of_the_initial_state_are_counted(trial: str) -> None:
 def test_programs_that_violate_the_constraint_are_counted() -> None:
     found = excluded(spec_of(WIDTHS + "[constraint]\nparameters = 3e5\n"), DATASET)
     assert (found.programs, found.violating) == (3, 1)
-    [line] = summaries.plan_exclusions(found._asdict())
+    [line] = plan_exclusions(found._asdict())
     assert line.startswith("constraint: 1 of 3 programs are not trained; the smallest of them: ")
     assert line.endswith("weights, at most 300,000 allowed")
-    assert summaries.plan_exclusions(excluded(spec_of(WIDTHS), DATASET)._asdict()) == []
+    assert plan_exclusions(excluded(spec_of(WIDTHS), DATASET)._asdict()) == []
 
 
 def test_only_programs_that_keep_the_constraint_are_allowed() -> None:
@@ -88,7 +88,7 @@ def test_an_edit_to_a_limit_that_no_network_keeps_is_refused() -> None:
     images = ImageSet(np.zeros((64, 32, 32, 1), np.uint8), np.arange(64) % 2, "0")
     stand_in: Any = SimpleNamespace(spec=None, dataset=DATASET)
     with pytest.raises(InputError, match="raise the limit"):
-        _take_up(stand_in, images, spec_of(WIDTHS + "[constraint]\nparameters = 100\n"))
+        _apply_edit(stand_in, images, spec_of(WIDTHS + "[constraint]\nparameters = 100\n"))
     assert stand_in.spec is None
 
 

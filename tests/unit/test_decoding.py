@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tuner.data.decoding import MOST_PIXELS, Recipe, decode_batch, decode_image, image_suffixes
+from tuner.data.decoding import MAX_PIXELS, Recipe, decode_batch, decode_image, image_suffixes
 from tuner.data.images import Item
 from tuner.spec.data import Fit
 
@@ -152,7 +152,7 @@ def test_a_batch_leaves_out_unreadable_files(tmp_path: Path) -> None:
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     Image.fromarray(np.zeros((9, 9), np.float32)).save(tmp_path / "float.tif")
-    side = math.isqrt(MOST_PIXELS) + 1
+    side = math.isqrt(MAX_PIXELS) + 1
     Image.new("1", (side, side)).save(tmp_path / "bomb.png")
     names = ["good.jpg", *files, "float.tif", "bomb.png", "gone.png"]
     items = [Item(str(tmp_path / name), label, name) for label, name in enumerate(names)]

@@ -107,11 +107,11 @@ def test_another_pruner_or_sampler_begins_with_its_defaults() -> None:
 @pytest.mark.parametrize(
     ("word", "reason"),
     [
-        ("study.name=t", "the study's files and workers go by it"),
+        ("study.name=t", "it identifies the study to its files and workers"),
         ("study.epochs=9", "trials of different lengths are not comparable"),
         ("study.seed=1", "all random numbers"),
         ("study.value=last", "it defines what the study's numbers mean"),
-        ("study.lease_seconds=9", "running workers renew their leases"),
+        ("study.lease_seconds=9", "keep renewing their leases"),
         ("study={trials=9}", "give its keys one by one"),
         ("data.size=32", "it defines what the study's numbers mean"),
         ("metrics.samples=100", "it defines what the study's numbers mean"),

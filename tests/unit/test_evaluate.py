@@ -19,14 +19,14 @@ def test_reference_statistics_describe_the_real_images() -> None:
     real = reference_statistics(REAL, CLASSES, 4, samples=30)
     assert real.features.shape == (60, 4)
     assert len(np.unique(real.features, axis=0)) == 60  # all different images
-    assert real.peers.shape == (30, 4)
-    np.testing.assert_array_equal(real.radii, radii(real.peers))
+    assert real.matched.shape == (30, 4)
+    np.testing.assert_array_equal(real.radii, radii(real.matched))
     np.testing.assert_allclose(real.shares, [1 / 3, 1 / 3, 1 / 3, 0])
     assert real.moments.trace == reference(REAL).trace
     again = reference_statistics(REAL, CLASSES, 4, samples=30)
     np.testing.assert_array_equal(again.features, real.features)
     few = reference_statistics(REAL, None, 0, samples=1000)
-    assert (few.features.shape, few.peers.shape, few.shares.shape) == ((90, 4), (90, 4), (0,))
+    assert (few.features.shape, few.matched.shape, few.shares.shape) == ((90, 4), (90, 4), (0,))
     assert real_against_real(few)[1] == 45
 
 
@@ -43,7 +43,7 @@ def test_optional_metrics_are_computed_on_request() -> None:
     full = scores(real, FAKE, classes, {"kid", "neighbours", "fid_infinity"})
     assert full["kid"] == kernel_distance(real.features, FAKE).mean
     assert full["fid_infinity"] == frechet_infinity(real.moments, FAKE)
-    expected = compute_prdc(real.peers, real.radii, FAKE)
+    expected = compute_prdc(real.matched, real.radii, FAKE)
     assert {name: full[name] for name in expected._fields} == expected._asdict()
     assert full["class_coverage"] == pytest.approx(2 / 3)
     assert full["class_entropy"] == pytest.approx(np.log(2) / np.log(3))

@@ -12,7 +12,7 @@ from tuner.errors import InputError
 from tuner.study.sinks import Released
 from tuner.study.verdict import Complete
 from tuner.tracking import feed
-from tuner.tracking.feed import MOST_PICTURES, MOST_TRIALS, Feed
+from tuner.tracking.feed import MAX_PICTURES, MAX_TRIALS, Feed
 from tuner.tracking.runs import Epoch, Run, TrackedTrial, check_installed, failure
 from tuner.tracking.sink import TrackingSink
 
@@ -24,8 +24,8 @@ class Tracker:
 
     def __init__(self) -> None:
         self.failure: Exception | None = None
-        self.goes_on = threading.Event()
-        self.goes_on.set()
+        self.may_continue = threading.Event()
+        self.may_continue.set()
         self.begun = 0
         self.epochs: dict[int, list[int]] = {}  # by trial
         self.pictures: list[int] = []
@@ -37,7 +37,7 @@ class Tracker:
         return MemoryRun(self, trial.number)
 
     def check(self) -> None:
-        assert self.goes_on.wait(30)
+        assert self.may_continue.wait(30)
         if self.failure is not None:
             raise self.failure
 
@@ -101,15 +101,15 @@ def test_a_tracker_that_fails_is_announced_once_and_catches_up(tracker: Tracker)
 
 
 def test_a_tracker_that_hangs_holds_nothing_up(tracker: Tracker) -> None:
-    tracker.goes_on.clear()
+    tracker.may_continue.clear()
     target = feed_to(tracker, [])
     began = time.monotonic()
-    for number in range(2 * MOST_TRIALS):
+    for number in range(2 * MAX_TRIALS):
         run_trial(target, number, 2)
     target.close(0.05)
     assert time.monotonic() - began < 5
-    assert len(target._waiting) <= MOST_TRIALS  # what waits is bounded
-    tracker.goes_on.set()
+    assert len(target._waiting) <= MAX_TRIALS  # what waits is bounded
+    tracker.may_continue.set()
 
 
 def test_a_failed_picture_is_left_out_and_the_epochs_are_not(tracker: Tracker) -> None:
@@ -146,16 +146,16 @@ def test_a_picture_waits_for_its_epoch(tracker: Tracker) -> None:
 
 
 def test_waiting_pictures_are_bounded(tracker: Tracker) -> None:
-    tracker.goes_on.clear()
+    tracker.may_continue.clear()
     target = feed_to(tracker, [])
     target.started(TRIAL, ())
-    for report in reports(3 * MOST_PICTURES):
+    for report in reports(3 * MAX_PICTURES):
         target.picture(3, report.epoch, png())
         target.epoch(3, report)
-    tracker.goes_on.set()
+    tracker.may_continue.set()
     target.close(10)
-    assert len(tracker.pictures) <= MOST_PICTURES + 1
-    assert tracker.pictures[-1] == 3 * MOST_PICTURES
+    assert len(tracker.pictures) <= MAX_PICTURES + 1
+    assert tracker.pictures[-1] == 3 * MAX_PICTURES
 
 
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

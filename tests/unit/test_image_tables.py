@@ -1,4 +1,4 @@
-"""Images in parquet files and data sets, read with the package datasets."""
+"""Images in parquet files and data sets, read with the datasets library."""
 
 import io
 import json

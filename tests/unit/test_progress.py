@@ -14,7 +14,7 @@ from tuner.views.progress import LiveProgress, PlainProgress, outcome
 
 
 def no_estimate() -> None:
-    """Of the time left."""
+    """An unknown time left."""
 
 
 def shown_text(view: LiveProgress) -> str:

@@ -3,7 +3,7 @@
 import pytest
 from builders import assert_problem, problems, spec_of
 
-from tuner.spec.search import AshaPruner
+from tuner.spec.pruners import AshaPruner
 from tuner.spec.warnings import warnings
 
 LATE = "but trials end at epoch 10, so none could be pruned; lower it"

@@ -246,7 +246,7 @@ def test_race_beats_choosing_by_one_value_at_the_same_cost() -> None:
     """As simulated by benchmarks/confirm.py, with noise as large as the gap to the second best."""
     found = compare(1.0, 500)
     assert found.covered > 0.93
-    assert found.race < found.lowest / 2 < found.one_look / 2
+    assert found.race < found.lowest / 2 < found.one_seed / 2
     assert found.race < found.evenly
     assert len(MEANS) < found.trainings < len(MEANS) * SEEDS
 
@@ -254,4 +254,4 @@ def test_race_beats_choosing_by_one_value_at_the_same_cost() -> None:
 @pytest.mark.parametrize("correlation", [0.0, 0.5])
 def test_race_rarely_throws_out_the_best(correlation: float) -> None:
     """The hardest case: all are equally good."""
-    assert compare(1.0, 500, correlation=correlation, means=np.zeros(4)).thrown_out <= 0.05
+    assert compare(1.0, 500, correlation=correlation, means=np.zeros(4)).eliminated <= 0.05

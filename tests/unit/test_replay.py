@@ -8,8 +8,8 @@ import pytest
 from builders import epoch, spec_of
 
 from tuner.errors import InputError
-from tuner.spec import search
-from tuner.spec.search import PrunerSpec
+from tuner.spec import pruners
+from tuner.spec.pruners import PrunerSpec
 from tuner.spec.study import StudySpec
 from tuner.study.curves import Correlation, Curve, curves_of, rank_correlations, winner_of
 from tuner.study.records import TrialRecord
@@ -99,7 +99,7 @@ def test_ranks_use_the_trials_measured_at_an_epoch() -> None:
     assert rank_correlations(curves)[0].spearman == pytest.approx(-0.5)
 
 
-MEDIAN = search.MedianPruner(n_startup_trials=2)
+MEDIAN = pruners.MedianPruner(n_startup_trials=2)
 
 
 def test_a_median_pruner_prunes_as_by_hand() -> None:
@@ -147,7 +147,7 @@ def test_losing_one_of_equal_winners_is_no_regret() -> None:
 def test_all_trials_may_be_pruned() -> None:
     curves = [curve(0, 4, 3, 2), curve(1, 5, 3, 1)]
     curves += [curve(2, 9, state="PRUNED"), curve(3, 0.5, state="PRUNED")]
-    found = replay(curves, search.ThresholdPruner(upper=3.5), study_of(3), 4)
+    found = replay(curves, pruners.ThresholdPruner(upper=3.5), study_of(3), 4)
     assert (found.winner_lost, found.nobody_survived) == (4, 4)
     assert (found.regret, found.relative_regret) == (None, None)
     assert found.epochs_trained == 4
@@ -164,7 +164,7 @@ def test_unmeasured_epochs_count_as_trained() -> None:
     for one in curves:
         for number in (1, 3, 5, 7):
             del one.values[number]
-    halving = search.SuccessiveHalvingPruner()  # rungs after 2 and 6 epochs
+    halving = pruners.SuccessiveHalvingPruner()  # rungs after 2 and 6 epochs
     assert simulate(curves, halving, spec).ends == {1: 6}
     found = replay(curves, halving, spec)
     assert (found.epochs_recorded, found.epochs_trained) == (16, 14)
@@ -192,12 +192,12 @@ def optuna_prunings(curves: list[Curve], pruner: PrunerSpec, epochs: int) -> dic
 @pytest.mark.parametrize(
     "pruner",
     [
-        search.MedianPruner(n_startup_trials=3),
-        search.PercentilePruner(percentile=60.0, n_warmup_steps=2, interval_steps=2),
-        search.SuccessiveHalvingPruner(),
-        search.SuccessiveHalvingPruner(reduction_factor=2, bootstrap_count=1),
-        search.HyperbandPruner(),
-        search.PatientPruner(patience=0, wrapped=search.MedianPruner(n_startup_trials=1)),
+        pruners.MedianPruner(n_startup_trials=3),
+        pruners.PercentilePruner(percentile=60.0, n_warmup_steps=2, interval_steps=2),
+        pruners.SuccessiveHalvingPruner(),
+        pruners.SuccessiveHalvingPruner(reduction_factor=2, bootstrap_count=1),
+        pruners.HyperbandPruner(),
+        pruners.PatientPruner(patience=0, wrapped=pruners.MedianPruner(n_startup_trials=1)),
     ],
     ids=pruner_text,
 )
@@ -213,16 +213,16 @@ def test_replay_prunes_like_optunas_own_loop(pruner: PrunerSpec) -> None:
 @pytest.mark.parametrize(
     ("text", "pruner"),
     [
-        ("none", search.NoPruner()),
-        ("median", search.MedianPruner()),
+        ("none", pruners.NoPruner()),
+        ("median", pruners.MedianPruner()),
         (
             "successive_halving:min_resource=2,reduction_factor=4",
-            search.SuccessiveHalvingPruner(reduction_factor=4, min_resource=2),
+            pruners.SuccessiveHalvingPruner(reduction_factor=4, min_resource=2),
         ),
-        ("percentile:percentile=12.5", search.PercentilePruner(percentile=12.5)),
+        ("percentile:percentile=12.5", pruners.PercentilePruner(percentile=12.5)),
         (
             "patient:patience=1,wrapped={name='median', n_min_trials=2}",
-            search.PatientPruner(patience=1, wrapped=search.MedianPruner(n_min_trials=2)),
+            pruners.PatientPruner(patience=1, wrapped=pruners.MedianPruner(n_min_trials=2)),
         ),
     ],
 )

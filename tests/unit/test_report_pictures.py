@@ -21,7 +21,7 @@ def test_large_pictures_are_shown_for_fewer_epochs(megabytes: float, kept: int) 
         assert BEST in [grid.epoch for grid in grids]
         assert kept <= len(grids) <= kept + 1
     if kept > 1:
-        assert sum(len(g.address) for grids in fitting.values() for g in grids) <= report.MOST_BYTES
+        assert sum(len(g.address) for grids in fitting.values() for g in grids) <= report.MAX_BYTES
 
 
 def test_without_a_best_epoch_the_last_grid_stays() -> None:

@@ -8,7 +8,7 @@ from builders import problems, spec_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuner.spec.search import AshaPruner
+from tuner.spec.pruners import AshaPruner
 from tuner.study.rungs import Ladder, Reached, Standings
 
 STUDY = "[study]\nepochs = {epochs}\n[pruner]\nname = 'asha'\n{options}\n"

@@ -5,7 +5,7 @@ import math
 import pytest
 from search import FAMILIES, curve_of, family, measure, pruners, study
 
-from tuner.spec.search import AshaPruner, NoPruner
+from tuner.spec.pruners import AshaPruner, NoPruner
 from tuner.study.curves import rank_correlations
 from tuner.study.replay import pruner_text
 from tuner.study.simulation import simulate

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from builders import spec_of
 
-from tuner.spec.search import AshaPruner, MedianPruner, NoPruner
+from tuner.spec.pruners import AshaPruner, MedianPruner, NoPruner
 from tuner.spec.study import StudySpec
 from tuner.study.curves import Curve
 from tuner.study.rungs import Ladder

@@ -1,4 +1,4 @@
-"""The rule by which a search ends early."""
+"""The rule for ending a search early."""
 
 import pytest
 from builders import RANGES, spec_of

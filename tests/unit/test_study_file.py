@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tuner.errors import InputError
 from tuner.spec.loading import differences, load_spec
 from tuner.spec.parameters import Choices, Range
-from tuner.spec.search import AshaPruner, TpeSampler
+from tuner.spec.pruners import AshaPruner
+from tuner.spec.samplers import TpeSampler
 from tuner.spec.study import StudySpec
 
 STUDIES = Path(__file__).parents[2] / "studies"

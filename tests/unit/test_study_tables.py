@@ -12,15 +12,9 @@ from tuner.epoch_report import FIELDS, EpochReport
 from tuner.study.records import StudySummary, TrialRecord
 from tuner.study.workers import WorkerRecord
 from tuner.views.progress import PlainProgress
-from tuner.views.studies import (
-    comparison_table,
-    epochs_csv,
-    space_table,
-    study_table,
-    trial_table,
-    trial_values,
-    worker_table,
-)
+from tuner.views.status import worker_table
+from tuner.views.studies import comparison_table, space_table, study_table, trial_table
+from tuner.views.trial_data import epochs_csv, trial_values
 
 
 def test_the_trial_table_has_a_row_per_trial() -> None:

@@ -11,6 +11,8 @@ from tuner.phases import Phase
 from tuner.study.records import TrialRecord, best_of
 from tuner.views import summaries
 from tuner.views.formatting import params_text
+from tuner.views.generator_warnings import measured_warnings
+from tuner.views.plan import plan_text
 
 
 @pytest.mark.parametrize(
@@ -98,8 +100,8 @@ def test_a_copying_generator_comes_with_a_warning() -> None:
     trial = record(0, value=3.0, reports=(epoch(1, **copies), epoch(2)))
     warning = "the generator copies training images: 90% of its samples"
     assert f"({warning})" in summaries.best_line([trial], "fid")
-    found = summaries.measured_warnings(copies | {"copied": 0.15})
-    assert (found, summaries.measured_warnings({})) == ([], [])
+    found = measured_warnings(copies | {"copied": 0.15})
+    assert (found, measured_warnings({})) == ([], [])
     line = "Against held-out images (gap to training images): FID 12.5 (+3); copies of training"
     assert summaries.held_out_line(copies).startswith(line)
     assert summaries.held_out_line(epoch(1)._asdict()) == ""
@@ -121,7 +123,7 @@ def test_missing_classes_are_reported(
     coverage: float | None, classes: int | None, warning: str | None
 ) -> None:
     measured = {"class_coverage": coverage, "class_entropy": 0.9}
-    assert summaries.measured_warnings(measured, classes) == [warning] * (warning is not None)
+    assert measured_warnings(measured, classes) == [warning] * (warning is not None)
 
 
 def test_a_warning_about_the_best_trial_is_red_next_to_its_value() -> None:
@@ -140,12 +142,12 @@ def test_held_out_metrics_are_those_of_the_best_epoch_if_measured() -> None:
     last = last._replace(**held_out, heldout_fid=33.0)
     line = "Against held-out images (gap to training images): FID {} (+3); copies of training"
     trial = record(0, reports=(epoch(1), best, last))
-    found = summaries.held_out(trial, "fid")
+    found = summaries.trial_held_out_line(trial, "fid")
     assert found.startswith("Epoch 3 (not the best one): " + line.format(33))
     best = best._replace(**held_out, heldout_fid=23.5)
-    found = summaries.held_out(record(0, reports=(epoch(1), best, last)), "fid")
+    found = summaries.trial_held_out_line(record(0, reports=(epoch(1), best, last)), "fid")
     assert found.startswith("Epoch 2 (best epoch): " + line.format(23.5))
-    assert summaries.held_out(record(0), "fid") == ""
+    assert summaries.trial_held_out_line(record(0), "fid") == ""
 
 
 def test_the_cost_of_evaluation_is_a_share_of_the_time() -> None:
@@ -203,7 +205,7 @@ PLAN = {
 
 
 def test_plan_ends_with_the_warnings() -> None:
-    lines = summaries.plan(spec_of("[study]\ntrials = 9\nepochs = 8"), PLAN).splitlines()
+    lines = plan_text(spec_of("[study]\ntrials = 9\nepochs = 8"), PLAN).splitlines()
     assert lines[1] == "trials: 9 of up to 8 epochs, sampler tpe, pruner asha"
     assert lines[2].endswith("1,200")
     assert lines[3] == "images: 5,000 of 32x32x1"
@@ -213,22 +215,22 @@ def test_plan_ends_with_the_warnings() -> None:
     assert lines[5].endswith("evaluation is 25% of a trial's arithmetic")
     assert lines[6].startswith("warning: trial: nothing is searched")
     infrequent = spec_of("[study]\nepochs = 8\n[metrics]\nevery = 4")
-    assert "every 4 epochs: 1 TFLOP each" in summaries.plan(infrequent, PLAN)
-    assert "evaluation is 8% of a trial's arithmetic" in summaries.plan(infrequent, PLAN)
-    expensive = summaries.plan(infrequent, PLAN | {"evaluation_flops": 99e12})
+    assert "every 4 epochs: 1 TFLOP each" in plan_text(infrequent, PLAN)
+    assert "evaluation is 8% of a trial's arithmetic" in plan_text(infrequent, PLAN)
+    expensive = plan_text(infrequent, PLAN | {"evaluation_flops": 99e12})
     assert "to reduce it, raise metrics.every or lower metrics.samples" in expensive
 
 
 def test_plan_says_which_batch_size_fits() -> None:
     spec = spec_of("[study]\nepochs = 8\n[trial]\nwidth = 64")
-    assert "GB:" not in summaries.plan(spec, PLAN)
-    small = summaries.plan(spec, PLAN | {"device_bytes": 2.5e9})
+    assert "GB:" not in plan_text(spec, PLAN)
+    small = plan_text(spec, PLAN | {"device_bytes": 2.5e9})
     assert small.endswith(
         "warning: the largest program needs 4 GB, this cpu has 2.5 GB: lower batch_size to at "
         "most 63, or its trials run out of memory"
     )
-    assert "has 900 MB: lower width" in summaries.plan(spec, PLAN | {"device_bytes": 0.9e9})
-    assert "GB:" not in summaries.plan(spec, PLAN | {"activation_bytes": None, "device_bytes": 1})
+    assert "has 900 MB: lower width" in plan_text(spec, PLAN | {"device_bytes": 0.9e9})
+    assert "GB:" not in plan_text(spec, PLAN | {"activation_bytes": None, "device_bytes": 1})
 
 
 def test_share_and_settings() -> None:

@@ -15,15 +15,9 @@ from tuner.study.space import trial_config
 from tuner.study.workers import WorkerRecord
 from tuner.views.progress import LiveProgress
 from tuner.views.replay import correlation_table
-from tuner.views.studies import (
-    comparison_table,
-    space_table,
-    status_view,
-    study_table,
-    trial_table,
-    worker_table,
-)
-from tuner.views.tables import MOST_LINES, FittingTable
+from tuner.views.status import status_view, worker_table
+from tuner.views.studies import comparison_table, space_table, study_table, trial_table
+from tuner.views.tables import MAX_LINES, FittingTable
 from tuner.views.trial_detail import trial_view
 
 PARAMS = {
@@ -106,7 +100,7 @@ def test_long_notes_drop_columns_and_then_their_end() -> None:
     assert rendered(table, 40)[0].split() == ["trial", "reason"]
     table.add_row(3, "1 min 23 s", " ".join(["word"] * 99))
     lines = rendered(table, 40)
-    assert sum("word" in line for line in lines) <= 2 * MOST_LINES + 1
+    assert sum("word" in line for line in lines) <= 2 * MAX_LINES + 1
     assert lines[-1].rstrip().endswith("word …")
     stacked = rendered(table, 24)
     assert len(stacked) <= 1 + 3 * 4

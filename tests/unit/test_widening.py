@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tuner.run.widening import EPOCHS, MOST, Widening, should_widen
+from tuner.run.widening import EPOCHS, MAX_PER_GPU, Widening, should_widen
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_another_worker_is_added_as_long_as_the_last_one_gained_a_tenth(
 
 
 def test_at_most_twelve_workers_share_a_gpu() -> None:
-    rates = [float(workers) ** 2 for workers in range(1, MOST + 1)]
+    rates = [float(workers) ** 2 for workers in range(1, MAX_PER_GPU + 1)]
     assert should_widen(rates[:-1])
     assert not should_widen(rates)
 

@@ -96,8 +96,8 @@ def test_an_unknown_key_lists_the_allowed_ones(toml: str, key: str, expected: st
             "one of adam, adamw, sgd",
         ),
         ("[trial]\nwidth = []", "trial.width", "an empty list", "choices, each a whole number"),
-        ("[trial]\nwidth = [8, 8]", "trial.width", "[8, 8]", "choices that differ"),
-        ("[trial]\nbeta1 = [0, 0.0]", "trial.beta1", "[0, 0.0]", "choices that differ"),
+        ("[trial]\nwidth = [8, 8]", "trial.width", "[8, 8]", "distinct choices"),
+        ("[trial]\nbeta1 = [0, 0.0]", "trial.beta1", "[0, 0.0]", "distinct choices"),
     ],
 )
 def test_a_wrong_value_is_refused(toml: str, key: str, found: str, expected: str) -> None:

@@ -4,10 +4,10 @@ import os
 import sys
 from importlib import import_module
 
-from tuner.run.signals import leave_on_signals
+from tuner.run.signals import exit_on_signals
 
 if os.path.basename("".join(sys.argv[:1])) in ("tuner", "-m"):  # the program, not an import
-    leave_on_signals()  # before the imports below, which take seconds where disks are slow
+    exit_on_signals()  # before the imports below, which take seconds where disks are slow
 
 from tuner.cli.app import app
 from tuner.cli.main import main

@@ -26,7 +26,9 @@ from tuner.study.records import ranked
 from tuner.study.store import StudyStore
 from tuner.views import confirmations, studies, summaries
 from tuner.views.formatting import number
+from tuner.views.generator_warnings import measured_warnings
 from tuner.views.progress import PlainProgress
+from tuner.views.trial_data import trial_values
 
 
 @command(Task.RESULTS, uses_jax=True)
@@ -50,7 +52,7 @@ def best(
 
     The best of many noisy scores is optimistic, so the evaluation uses fresh latents, and
     ``tuner confirm`` trains the best configurations again with fresh seeds. With several
-    objectives, the winner is the trial with the best first objective.
+    objectives, the winner is the trial with the best value of the first one.
 
     Example: tuner best quickstart
     """
@@ -73,8 +75,8 @@ def best(
     evaluator = open_evaluator(store, files, silent, options=options)
     found = appraise(store, evaluator, files, trial)
     values: dict[str, Any] = {
-        "trial": studies.trial_values(trial, store.spec.metrics.objective),
-        "warnings": summaries.measured_warnings(found.fresh, found.classes),
+        "trial": trial_values(trial, store.spec.metrics.objective),
+        "warnings": measured_warnings(found.fresh, found.classes),
         "confirmation": confirmations.results_values(store.confirmed()),
     }
     print_json(found._asdict() | values)
@@ -85,7 +87,7 @@ def list_best(store: StudyStore, as_json: bool) -> None:
     trials, objective = store.trials(), store.spec.metrics.objective
     front = pareto_front(trials) if store.spec.metrics.several else ranked(trials)
     if as_json:
-        print_json([studies.trial_values(trial, objective) for trial in front])
+        print_json([trial_values(trial, objective) for trial in front])
     elif not front:
         raise store.none_complete()
     else:
@@ -177,7 +179,7 @@ def sample(
 
 def warn_of_changed_code(store: StudyStore, options: MachineOptions) -> None:
     """Warn if the code of custom networks differs from the code that trained the study's trials."""
-    from tuner.run.startup import other_code
+    from tuner.run.startup import code_change_warning
 
-    if (line := other_code(store, options)) is not None:
+    if (line := code_change_warning(store, options)) is not None:
         err.print(f"tuner: warning: {line}", soft_wrap=True)

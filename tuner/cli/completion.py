@@ -13,7 +13,7 @@ from tuner.environment import default_storage
 from tuner.study.listing import BEGUN, QUEUED, list_studies, list_trials
 
 SECONDS = 1.0  # to wait for the database
-MOST = 200  # values to choose from
+MAX_VALUES = 200  # values to choose from
 
 
 def study_names(context: typer.Context, incomplete: str) -> list[str]:
@@ -45,4 +45,4 @@ def _answer(context: typer.Context, read: Callable[[str], list[str]], incomplete
     thread = threading.Thread(target=answer, daemon=True)
     thread.start()
     thread.join(SECONDS)
-    return [value for value in [*found] if value.startswith(incomplete)][:MOST]
+    return [value for value in [*found] if value.startswith(incomplete)][:MAX_VALUES]

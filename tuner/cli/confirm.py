@@ -1,4 +1,4 @@
-"""``tuner confirm`` and ``noise``: the winner with several seeds, and what seeds do to values."""
+"""``tuner confirm`` and ``noise``: confirm the winner with several seeds; estimate seed noise."""
 
 from typing import Annotated
 
@@ -29,7 +29,7 @@ from tuner.study import edits
 from tuner.study.seed_noise import seed_noise
 from tuner.study.store import StudyStore
 from tuner.views import confirmations
-from tuner.views.budgets import raised
+from tuner.views.budgets import raised_limits
 from tuner.worker_command import WorkerCommand
 
 Top = Annotated[
@@ -77,7 +77,7 @@ def confirm(
 
 
 def _check_ended(store: StudyStore, runs: int) -> None:
-    """Raise InputError unless the search has ended; ``runs`` is what is to be trained next."""
+    """Raise InputError unless the search has ended; ``runs`` is the number of runs to train."""
     if (left := store.search_remaining()) <= 0:
         return
     text, budget = f"study {store.name!r}: {left} of {store.total} trials are left", store.budget()
@@ -85,7 +85,7 @@ def _check_ended(store: StudyStore, runs: int) -> None:
         finish = hints.command("worker", store.name)
         raise InputError(f"{text}; finish the search first: {finish}")
     fewer = f"study.trials={max(1, store.total - left)}"
-    edit = hints.command("edit", store.name, fewer, *raised(budget, runs))
+    edit = hints.command("edit", store.name, fewer, *raised_limits(budget, runs))
     raise InputError(f"{text}, but {budget.reason}; to end the search here, run: {edit}")
 
 

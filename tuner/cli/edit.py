@@ -31,8 +31,8 @@ def edit(
 ) -> None:
     """Change ranges, pruner or limits of a running study.
 
-    Running workers follow at their next trial. What defines the study's numbers is refused. Without
-    KEY=VALUE, list earlier edits.
+    Running workers follow at their next trial. Changes of keys that define the study's numbers are
+    refused. Without KEY=VALUE, list earlier edits.
 
     Example: tuner edit quickstart study.trials=50 pruner.reduction_factor=4
     """

@@ -12,13 +12,13 @@ from tuner.cli.app import Task, command, out
 from tuner.cli.completion import begun_trials
 from tuner.cli.options import Artifacts, Storage, StudyName, open_study, option
 from tuner.cli.writing import check_target, default_target, write_output
-from tuner.environment import STORAGE, no_file, tensorboard_folder
+from tuner.environment import STORAGE, checked_folder, tensorboard_folder
 from tuner.errors import InputError, TunerError
 from tuner.paths import local_path
 from tuner.study.store import StudyStore
-from tuner.views import studies
 from tuner.views.console import harmless
 from tuner.views.figures import PLOTS, SUFFIXES, as_page, as_picture
+from tuner.views.trial_data import epochs_csv, trial_values
 
 KINDS = (*PLOTS, "trial")
 
@@ -67,11 +67,11 @@ def export(
     store = open_study(storage, name)
     found = store.trials()
     if form == "json":
-        values = [studies.trial_values(trial, store.spec.metrics.objective) for trial in found]
+        values = [trial_values(trial, store.spec.metrics.objective) for trial in found]
         spec = store.spec.model_dump(mode="json")
         text = json.dumps({"spec": spec, "trials": values}, indent=2) + "\n"
     else:
-        text = studies.epochs_csv(found)
+        text = epochs_csv(found)
     if to is None:
         # A terminal would obey escape sequences. Other programs receive the data unchanged.
         sys.stdout.write(harmless(text) if out.is_terminal else text)
@@ -97,7 +97,9 @@ def _export_to(
     if tracker == "tensorboard":
         from tuner.tracking import tensorboard
 
-        root = tensorboard_folder() if to is None else no_file(local_path(to, "--out"), "--out")
+        root = (
+            tensorboard_folder() if to is None else checked_folder(local_path(to, "--out"), "--out")
+        )
         where, start = str(root / store.folder), partial(tensorboard.begin, root=root)
     files, problem = None, None
     try:

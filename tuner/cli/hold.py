@@ -12,8 +12,8 @@ def pause(name: StudyName, storage: Storage = STORAGE) -> None:
     """Put a study on hold: workers wait after their epoch.
 
     They save a checkpoint, release their trials and wait for `tuner resume`; so do workers that
-    join meanwhile. To free their devices, use `tuner stop`. Trials that the pruner asha has paused
-    are another matter.
+    join meanwhile. To free their devices, use `tuner stop`. This is unrelated to trials that the
+    pruner asha has paused.
 
     Example: tuner pause quickstart
     """

@@ -33,7 +33,7 @@ from tuner.study.store import StudyStore
 from tuner.worker_command import WorkerCommand
 
 LOGS = "tuner-data/slurm"
-MOST_JOBS = 10_000
+MAX_JOBS = 10_000
 SHORTEST_RUN = 60  # seconds between a job's start and the signal before its time limit
 
 
@@ -51,7 +51,7 @@ def parse_time_limit(text: str) -> float:
     return parse_duration(text)
 
 
-Workers = Annotated[int, option("N", "Number of workers: one job each.", min=1, max=MOST_JOBS)]
+Workers = Annotated[int, option("N", "Number of workers: one job each.", min=1, max=MAX_JOBS)]
 Partition = Annotated[str | None, option("NAME", "Partition of the jobs.")]
 Gres = Annotated[str | None, option("LIST", "Devices of each job, e.g. gpu:1.")]
 Time = Annotated[

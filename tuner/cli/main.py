@@ -1,4 +1,4 @@
-"""The entry point: signals, refused URLs, output that may fail, and errors as one line."""
+"""The entry point: signals, refused URLs, failures of output streams, one-line errors."""
 
 import errno
 import io
@@ -17,7 +17,7 @@ from tuner.environment import METRICS_HOST_VARIABLE, METRICS_PORT_VARIABLE, vari
 from tuner.errors import InputError, TunerError
 from tuner.jax_variables import check_start, drop_settings
 from tuner.paths import REFUSAL, looks_like_url
-from tuner.run.signals import exit_process, leave_on_signals
+from tuner.run.signals import exit_on_signals, exit_process
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer does not export it
 TAKE_URLS = ("--storage", "--artifacts")
@@ -107,7 +107,7 @@ def replace_standard_streams() -> None:
 
 
 def main() -> None:
-    leave_on_signals()
+    exit_on_signals()
     replace_standard_streams()
     words = sys.argv[1:]
     try:

@@ -15,12 +15,12 @@ from tuner.environment import (
     STORAGE_VARIABLE,
 )
 from tuner.errors import InputError
-from tuner.spec.study import MOST_TRIALS
+from tuner.spec.study import MAX_TRIALS
 from tuner.study.database import Database
 from tuner.study.store import StudyStore
 from tuner.worker_command import AUTO
 
-MOST_PER_DEVICE = 48  # clients of CUDA MPS on one GPU
+MAX_PER_DEVICE = 48  # clients of CUDA MPS on one GPU
 MAX_DURATION = 3650 * 86_400.0  # seconds; Python's timers overflow at 292 years
 
 
@@ -42,11 +42,11 @@ def parse_workers_per_device(text: str) -> int:
     """Parse ``3``, or ``auto`` as ``AUTO``; InputError for other text."""
     if text == "auto":
         return AUTO
-    if text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST_PER_DEVICE:
+    if text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MAX_PER_DEVICE:
         return int(text)
     shown = text if len(text) <= 40 else f"{text[:40]}..."
     raise InputError(
-        f"--workers-per-device: found {shown!r}, expected 1 to {MOST_PER_DEVICE}, or auto"
+        f"--workers-per-device: found {shown!r}, expected 1 to {MAX_PER_DEVICE}, or auto"
     )
 
 
@@ -105,7 +105,7 @@ Allow = Annotated[
 ]
 Trials = Annotated[
     int | None,
-    option("N", "Raise the study's total number of trials to N.", min=1, max=MOST_TRIALS),
+    option("N", "Raise the study's total number of trials to N.", min=1, max=MAX_TRIALS),
 ]
 MaxTime = Annotated[
     float | None,
@@ -135,8 +135,8 @@ WorkersPerDevice = Annotated[
     int | None,
     option(
         "N|auto",
-        "Worker processes on each GPU, which share its memory. auto: as many as pay: one more "
-        "as long as that trains 10% faster. On a CPU: N worker processes.",
+        "Worker processes on each GPU, which share its memory. auto: add workers as long as one "
+        "more per GPU trains 10% faster. On a CPU: N worker processes.",
         parser=parse_workers_per_device,
     ),
 ]

@@ -18,7 +18,8 @@ from tuner.spec.study import study_file_schema
 from tuner.study import database
 from tuner.study.connections import Address
 from tuner.tracking.sink import check_trackers
-from tuner.views import studies, summaries
+from tuner.views import studies
+from tuner.views.plan import plan_text
 from tuner.views.progress import PlainProgress
 
 db = typer.Typer(
@@ -54,7 +55,7 @@ def check(
         print_json({"spec": spec.model_dump(mode="json"), **found})
         return
     out.print(studies.space_table(spec))
-    out.print(summaries.plan(spec, found), soft_wrap=True)
+    out.print(plan_text(spec, found), soft_wrap=True)
 
 
 @command(Task.PREPARE)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from tuner.cli.app import out
 from tuner.errors import InputError
 from tuner.run.gpus import accelerators
-from tuner.run.widening import MOST
+from tuner.run.widening import MAX_PER_GPU
 from tuner.study.sinks import TrialSink
 from tuner.worker_command import AUTO, WorkerCommand
 
@@ -14,8 +14,8 @@ class Processes(NamedTuple):
     """The worker processes of a command."""
 
     devices: list[str]  # GPUs; empty if the workers train on the CPU
-    most: int  # processes
-    widen: bool  # begin with one on each GPU, and add more as long as that pays
+    workers: int  # number of processes; the maximum if ``widen``
+    widen: bool  # begin with one on each GPU, and add more as long as the rate rises
 
 
 def plan_processes(workers: int | None, per_device: int | None) -> Processes:
@@ -34,7 +34,7 @@ def plan_processes(workers: int | None, per_device: int | None) -> Processes:
     if not devices:
         out.print("1 worker: auto is for GPUs, and this machine trains on its CPU")
         return Processes(devices, 1, False)
-    return Processes(devices, MOST * each, True)
+    return Processes(devices, MAX_PER_GPU * each, True)
 
 
 def run_processes(
@@ -43,11 +43,11 @@ def run_processes(
     """Run the worker processes, each with its own port for metrics; see ``Fleet``."""
     from tuner.run.fleet import Fleet
 
-    commands = [command] * processes.most
+    commands = [command] * processes.workers
     if command.metrics_port is not None:
         from tuner.run.monitoring import ports
 
-        own = ports(command.metrics_host, command.metrics_port, processes.most)
+        own = ports(command.metrics_host, command.metrics_port, processes.workers)
         commands = [command._replace(metrics_port=port) for port in own]
     devices, widen = processes.devices, processes.widen
     return Fleet(commands, storage, devices, sink, widen=widen, **options).run()

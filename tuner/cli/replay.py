@@ -8,21 +8,21 @@ from tuner.cli.options import AsJson, Storage, StudyName, open_study, option
 from tuner.cli.writing import check_target, write_output
 from tuner.environment import STORAGE
 from tuner.errors import InputError
-from tuner.spec import search
+from tuner.spec import pruners as pruner_sections
 from tuner.spec.metrics import ALL_OBJECTIVES, OBJECTIVES
-from tuner.spec.search import PrunerSpec
+from tuner.spec.pruners import PrunerSpec
 from tuner.study import curves as recorded
 from tuner.study import replay as replays
 from tuner.study.store import StudyStore
 from tuner.views import replay as views
 
 DEFAULT_PRUNERS: tuple[PrunerSpec, ...] = (
-    search.NoPruner(),
-    search.MedianPruner(),
-    search.PercentilePruner(),
-    search.SuccessiveHalvingPruner(),
-    search.HyperbandPruner(),
-    search.AshaPruner(),
+    pruner_sections.NoPruner(),
+    pruner_sections.MedianPruner(),
+    pruner_sections.PercentilePruner(),
+    pruner_sections.SuccessiveHalvingPruner(),
+    pruner_sections.HyperbandPruner(),
+    pruner_sections.AshaPruner(),
 )
 Pruners = Annotated[
     list[str] | None,

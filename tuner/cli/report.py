@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from tuner.files.study_files import StudyFiles
     from tuner.views.html_report import Grid, Pictures
 
-MOST_EPOCHS = 12  # grids per trial
-MOST_BYTES = 24_000_000  # of all sample grids together, as the page holds them
+MAX_EPOCHS = 12  # grids per trial
+MAX_BYTES = 24_000_000  # of all sample grids together, as the page holds them
 DRAWN = 36  # images of a trial without a stored grid
-ROWS, COLUMNS, MOST_CLASSES = 6, 9, 12  # of the grids that --images draws
+ROWS, COLUMNS, MAX_CLASSES = 6, 9, 12  # of the grids that --images draws
 
 
 @command(Task.RESULTS, uses_jax=True)
@@ -147,7 +147,7 @@ def _samples(
 
     best = trial.best_epoch(store.spec.metrics.objective)
     epochs = grid_epochs(files, trial.number)
-    some = {epochs[i] for i in evenly_spaced(len(epochs), MOST_EPOCHS)}
+    some = {epochs[i] for i in evenly_spaced(len(epochs), MAX_EPOCHS)}
     kept = [n for n in epochs if n in some or n == best]
     read = [(n, files.read(Picture(trial.number, n).name)) for n in kept]
     labels = {n: f"epoch {n}" + " (best)" * (n == best) for n in kept}
@@ -165,13 +165,13 @@ def _samples(
 def _fitting(
     samples: "Mapping[int, Sequence[Grid]]", best: Mapping[int, int | None]
 ) -> "dict[int, list[Grid]]":
-    """As many grids of each trial as fit into ``MOST_BYTES``; at least that of its best epoch."""
+    """As many grids of each trial as fit into ``MAX_BYTES``; at least that of its best epoch."""
     fitting = {number: [*grids] for number, grids in samples.items() if grids}
-    most = MOST_EPOCHS
-    while most and sum(len(g.address) for grids in fitting.values() for g in grids) > MOST_BYTES:
-        most //= 2
+    limit = MAX_EPOCHS
+    while limit and sum(len(g.address) for grids in fitting.values() for g in grids) > MAX_BYTES:
+        limit //= 2
         for number, grids in fitting.items():
-            kept = evenly_spaced(len(grids), most)
+            kept = evenly_spaced(len(grids), limit)
             fitting[number] = [
                 g for i, g in enumerate(grids) if i in kept or g.epoch == best[number]
             ] or grids[-1:]
@@ -185,7 +185,7 @@ def _with_drawn(
     winner: Sequence[TrialRecord],
     options: MachineOptions,
 ) -> "Pictures":
-    """The pictures, and some drawn now by the generator of the winner; else a note why not."""
+    """The pictures, and some drawn now by the winner's generator, or a note why there are none."""
     from tuner.files.study_files import open_files
     from tuner.run.appraisal import open_generator
     from tuner.views.html_report import Grid
@@ -200,7 +200,7 @@ def _with_drawn(
     drawn = [Grid("Interpolation", grid_png(generate.interpolation(ROWS, COLUMNS), COLUMNS))]
     notes = list(pictures.notes)
     if generate.program.classes:
-        drawn.append(Grid("Classes", grid_png(generate.by_class(MOST_CLASSES, COLUMNS), COLUMNS)))
+        drawn.append(Grid("Classes", grid_png(generate.by_class(MAX_CLASSES, COLUMNS), COLUMNS)))
     else:
         notes.append("No grid by class: the generator is not conditioned on classes.")
     return pictures._replace(drawn=drawn, notes=notes)

@@ -41,7 +41,7 @@ from tuner.study.objectives import pareto_front
 from tuner.study.retrying import Retrier
 from tuner.study.sinks import Sinks
 from tuner.study.store import StudyStore
-from tuner.study.urls import repeatable
+from tuner.study.urls import command_url
 from tuner.tracking.sink import check_trackers
 from tuner.views import budgets, studies, summaries
 from tuner.views.progress import progress_view
@@ -83,23 +83,23 @@ def sweep(
         out.print(f"warning: {line}", soft_wrap=True)
     store, files = _begin(storage, spec, artifacts, trials, raise_total=True)
     options = MachineOptions(data, weights, tuple(allow or ()))
-    each = WorkerCommand(store.name, artifacts, options)
-    each = each._replace(metrics_host=metrics_host, metrics_port=metrics_port)
-    run_study(store, files, storage, each, processes, respawn, max_time)
+    command = WorkerCommand(store.name, artifacts, options)
+    command = command._replace(metrics_host=metrics_host, metrics_port=metrics_port)
+    run_study(store, files, storage, command, processes, respawn, max_time)
 
 
 def run_study(
     store: StudyStore,
     files: Any,
     storage: str,
-    each: WorkerCommand,
+    command: WorkerCommand,
     processes: Processes,
     respawn: int,
     max_time: float | None,
 ) -> None:
-    """Run what is left of a study on this machine, then show the results.
+    """Run the remaining trials of a study on this machine, then show the results.
 
-    ``each`` has the options of every worker, also of one in this process.
+    ``command`` has the options of every worker, even of one in this process.
     """
     evaluator, stopped = None, False
     if store.remaining() <= 0:
@@ -109,9 +109,12 @@ def run_study(
         out.print(f"Study {store.name!r} {what}: nothing to run.", soft_wrap=True)
     elif store.budget().reason is not None:
         out.print(f"Study {store.name!r} has spent its budget: nothing to run.")
-    elif processes.most == 1 and respawn == 0:
-        stop, options = Stop(max_time), each.options
-        with progress_view(store, out) as view, serving_metrics(store, view, each) as (sink, watch):
+    elif processes.workers == 1 and respawn == 0:
+        stop, options = Stop(max_time), command.options
+        with (
+            progress_view(store, out) as view,
+            serving_metrics(store, view, command) as (sink, watch),
+        ):
             from tuner.api import run_here
 
             evaluator = run_here(
@@ -121,9 +124,9 @@ def run_study(
     else:
         with progress_view(store, out) as view:
             limits = {"respawn": respawn, "max_time": max_time, "doing": view.doing}
-            none_lost = run_processes(each, processes, storage, view, **limits)
+            none_lost = run_processes(command, processes, storage, view, **limits)
         stopped = none_lost and store.remaining() > 0
-    _show_outcome(store, files, evaluator, stopped, each.options)
+    _show_outcome(store, files, evaluator, stopped, command.options)
 
 
 @command(Task.RUN)
@@ -185,11 +188,11 @@ def serving_metrics(
         yield Sinks(view, monitor), watch
 
 
-def to_go_on(store: StudyStore, files: Any, left: int) -> str:
+def resume_hint(store: StudyStore, files: Any, left: int) -> str:
     """Why ``left`` trials are left, and how to run them."""
     if (budget := store.budget()).reason is not None:
         return budgets.end_line(store.name, budget, store.unfinished())
-    url = repeatable(store.database.address.url)
+    url = command_url(store.database.address.url)
     command = resume_command(sys.argv[1:], url, files.store.url)
     return f"{left} of {store.total} trials are left; to resume: {command}"
 
@@ -201,9 +204,9 @@ def _show_outcome(
     front, is_spent = pareto_front(found), store.budget().reason is not None
     out.print(studies.trial_table(found, store.spec.metrics.objective, [t.number for t in front]))
     if left > 0:
-        out.print(f"\n{to_go_on(store, files, left)}", soft_wrap=True)
+        out.print(f"\n{resume_hint(store, files, left)}", soft_wrap=True)
     elif store.ended_reason is not None:
-        go_on = f"to go on, raise its {store.total} trials with --trials"
+        go_on = f"to continue, raise its {store.total} trials with --trials"
         out.print(f"\nEnded early: {store.ended_reason}; {go_on}.", soft_wrap=True)
     if (not stopped or is_spent) and front:
         show_best(store, files, options, evaluator)

@@ -25,12 +25,15 @@ from tuner.study.snapshot import StudyPoller, StudySnapshot
 from tuner.study.store import StudyStore
 from tuner.views import budgets, confirmations, studies, summaries
 from tuner.views.formatting import duration
+from tuner.views.generator_warnings import trial_warnings
+from tuner.views.status import limit_lines, status_view, worker_table
+from tuner.views.trial_data import trial_values
 
 INTERVAL = 2.0  # seconds between two refreshes
 SHORTEST, LONGEST = 0.2, 3600.0
 RESERVED_LINES = 15  # of the screen, for everything except workers
 LEAVE_SCREEN = "\x1b[?1049l"  # what rich's Live writes when it leaves its own screen
-SLURM_INTERVAL = 30.0  # seconds between two looks at Slurm's queue, which many users share
+SLURM_INTERVAL = 30.0  # seconds between two queries of Slurm's queue, which many users share
 SLOW_READ = 5.0  # seconds that a read may take before the view reports that it is waiting
 
 
@@ -88,12 +91,12 @@ def _values(store: StudyStore, snapshot: StudySnapshot, summary: StudySummary) -
         "phase_seconds": snapshot.phase_seconds,
         "budget": budgets.budget_values(snapshot.budget, alive),
         "confirmation": confirmations.results_values(store.confirmed()),
-        "warnings": summaries.trial_warnings(winner, objective) if winner else [],
-        "running": [studies.trial_values(t, objective) for t in snapshot.running.values()],
+        "warnings": trial_warnings(winner, objective) if winner else [],
+        "running": [trial_values(t, objective) for t in snapshot.running.values()],
         "workers": [worker._asdict() for worker in snapshot.workers],
     }
     if store.spec.metrics.several:
-        found["front"] = [studies.trial_values(trial, objective) for trial in store.front()]
+        found["front"] = [trial_values(trial, objective) for trial in store.front()]
     with suppress(TunerError):  # without the key, Slurm's queue is unknown
         found["waiting_jobs"] = [job._asdict() for job in slurm.waiting_jobs(store)]
     return found
@@ -108,11 +111,11 @@ def _print(store: StudyStore, snapshot: StudySnapshot, summary: StudySummary) ->
         out.print(summaries.hold_line(store.name), soft_wrap=True)
     if not snapshot.ended:
         print_no_worker(store, snapshot.workers)
-    for line in studies.limit_lines(snapshot):
+    for line in limit_lines(snapshot):
         out.print(line, soft_wrap=True)
     if snapshot.workers:
         out.print()
-        out.print(studies.worker_table(snapshot.workers))
+        out.print(worker_table(snapshot.workers))
     if line := slurm.waiting_line(store):
         out.print(line, soft_wrap=True)
     if running:
@@ -153,7 +156,7 @@ def _watch(name: str | None, storage: str, interval: float, as_json: bool) -> No
 
 
 class WatchedStudy:
-    """The last snapshot of a study, and why there is no newer one.
+    """The last snapshot of a study, and the reason if there is no newer one.
 
     One of rich's threads draws it while the next snapshot is being read, so the view can report a
     database that does not answer.
@@ -202,13 +205,13 @@ class WatchedStudy:
         if why is not None:
             known = f"shown as of {duration(self._age)} ago; trying again"
             top.append(f"\n{why}; {known}", style="bold red")
-        return self._below(top, most=max(1, out.height - RESERVED_LINES))
+        return self._below(top, max_workers=max(1, out.height - RESERVED_LINES))
 
-    def _below(self, top: RenderableType, most: int | None = None) -> RenderableType:
+    def _below(self, top: RenderableType, max_workers: int | None = None) -> RenderableType:
         if self._snapshot is None:
             return top
         where = database_words(self.store.database)
-        view = studies.status_view(self._snapshot, self.store.spec, self._age, most, where)
+        view = status_view(self._snapshot, self.store.spec, self._age, max_workers, where)
         return Group(top, view, Text(self._slurm_line)) if self._slurm_line else Group(top, view)
 
     @property

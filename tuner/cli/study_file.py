@@ -24,7 +24,7 @@ def study_file(
     ] = None,
     storage: Storage = STORAGE,
 ) -> None:
-    """Write an existing study's file, to begin another like it.
+    """Write an existing study's file, to start a similar study.
 
     It includes the study's edits, and omits keys that have their defaults. `tuner sweep --name`
     gives the new study a name.

@@ -1,4 +1,4 @@
-"""``tuner trials``, ``show`` and ``compare``: a table of trials, one trial, the best trials."""
+"""``tuner trials``, ``show`` and ``compare``: tables of trials, one trial, several studies."""
 
 import re
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +17,7 @@ from tuner.study.objectives import pareto_front
 from tuner.study.store import StudyStore
 from tuner.views import studies
 from tuner.views.images import ROWS, inline_image
+from tuner.views.trial_data import trial_values
 from tuner.views.trial_detail import trial_details, trial_view
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def trials(
         found = studies.sorted_trials(found, sort or "value", objective)
     found = [trial for trial in found if trial.state in wanted][:top]
     if as_json:
-        print_json([studies.trial_values(trial, objective) for trial in found])
+        print_json([trial_values(trial, objective) for trial in found])
     else:
         out.print(studies.trial_table(found, objective, front))
         print_no_worker(store, store.workers())
@@ -171,7 +172,7 @@ def compare(
     bests = sorted([(store.name, store.best()) for store in stores], key=lambda b: b[1].cost or 0)
     objective = stores[0].spec.metrics.objective
     if as_json:
-        values = [(name, studies.trial_values(trial, objective)) for name, trial in bests]
+        values = [(name, trial_values(trial, objective)) for name, trial in bests]
         print_json([{"study": name} | trial for name, trial in values])
     else:
         out.print(studies.comparison_table(bests, objective))

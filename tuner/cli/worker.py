@@ -24,7 +24,7 @@ from tuner.cli.options import (
     option,
 )
 from tuner.cli.processes import plan_processes, run_processes
-from tuner.cli.run import serving_metrics, to_go_on
+from tuner.cli.run import resume_hint, serving_metrics
 from tuner.environment import METRICS_HOST, STORAGE, MachineOptions
 from tuner.errors import InputError, TunerError
 from tuner.run.signals import GRACE, Stop
@@ -78,7 +78,7 @@ def worker(
 
     alone = 1 if workers_per_device is None else None
     processes = plan_processes(alone, workers_per_device)
-    if processes.most > 1 and max_trials is not None:
+    if processes.workers > 1 and max_trials is not None:
         raise InputError("--max-trials counts the trials of one worker: omit --workers-per-device")
     stop = Stop(max_time, signal_code=signal_exit_code)
     orphaned = partial(stop.request, "the process that started this worker has died")
@@ -93,21 +93,24 @@ def worker(
     me = me._replace(metrics_host=metrics_host, metrics_port=metrics_port)
     if (spent := store.budget().reason) is not None:
         view.announce(f"{spent}: exiting")
-    elif processes.most > 1:
-        limits = {"max_time": max_time, "grace": grace, "stop": stop}
-        if not run_processes(me, processes, storage, view, **limits):
+    elif processes.workers > 1:
+        timing = {"max_time": max_time, "grace": grace, "stop": stop}
+        if not run_processes(me, processes, storage, view, **timing):
             raise TunerError("workers died; see the lines above")
     else:
         from tuner.api import run_here
         from tuner.run.worker import Limits
 
-        few = Limits(max_trials, exit_when_idle)
+        limits = Limits(max_trials, exit_when_idle)
         with serving_metrics(store, view, me) as (sink, watch):
-            run_here(store, files, sink, stop, few, options=options, grace=grace, watch=watch)
+            run_here(store, files, sink, stop, limits, options=options, grace=grace, watch=watch)
     if not events:
         left = store.remaining()
-        early = f" early: {store.ended_reason}" if store.ended_reason else ""
-        ended = f"the study has ended{early}"
-        view.announce(to_go_on(store, files, left) if left > 0 else ended)
+        view.announce(resume_hint(store, files, left) if left > 0 else _ended_line(store))
         if left > 0 and store.budget().reason is None:
             raise typer.Exit(stop.exit_code)
+
+
+def _ended_line(store: StudyStore) -> str:
+    early = f" early: {store.ended_reason}" if store.ended_reason else ""
+    return f"the study has ended{early}"

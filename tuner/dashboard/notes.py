@@ -15,8 +15,9 @@ from tuner.version import __version__
 from tuner.views.budgets import budget_line
 from tuner.views.confirmations import winner_line, winner_warnings
 from tuner.views.formatting import duration, number
+from tuner.views.generator_warnings import trial_warnings
 from tuner.views.study_toml import spec_toml
-from tuner.views.summaries import best_line, front_line, trial_warnings
+from tuner.views.summaries import best_line, front_line
 
 RED = "\N{LARGE RED CIRCLE}"  # the dashboard shows neither colours nor HTML in a note
 STATES = {"COMPLETE": "Complete", "PRUNED": "Pruned", "FAIL": "Failed"}
@@ -104,7 +105,7 @@ def study_note(name: str, spec: StudySpec) -> str:
     searched = ", ".join(spec.trial.searched()) or "nothing"
     return "\n\n".join(
         [
-            f"A GAN hyperparameter search by tuner {__version__}: {_aim(spec)} over "
+            f"A GAN hyperparameter search by tuner {__version__}: {_goals(spec)} over "
             f"{plain(searched)} on the images of {plain(spec.data.source)}, in "
             f"{spec.study.trials} trials of up to {spec.study.epochs} epochs.",
             f"To add a worker, on any machine: `tuner worker {quoted}`. To write a report: "
@@ -117,8 +118,8 @@ def study_note(name: str, spec: StudySpec) -> str:
     )
 
 
-def _aim(spec: StudySpec) -> str:
-    """What the search does with each objective."""
+def _goals(spec: StudySpec) -> str:
+    """How the search optimises each objective, as text."""
     verbs = {False: "minimises", True: "maximises"}
     names = spec.metrics.names
     parts = [f"{verbs[ALL_OBJECTIVES[name].higher]} {OBJECTIVES[name]}" for name in names]

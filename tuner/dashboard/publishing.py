@@ -25,9 +25,9 @@ from tuner.views.trial_svg import curves_svg
 # Plots that took t seconds to draw are not drawn again by any worker for REDRAW_FACTOR * t seconds.
 REDRAW_FACTOR = 200.0
 FIRST = 1.0  # assumed seconds for the first plots, which import plotly
-END_WAIT = 60.0  # seconds that a trial's end waits for its pictures at most
-EPOCH_WAIT = 0.005  # time that a report waits for its picture at most, as a share of the epoch's
-MOST_EPOCHS = 10_000  # per plot: browsers fetch all of them repeatedly
+END_WAIT = 60.0  # maximum seconds that a trial's end waits for its pictures
+EPOCH_WAIT = 0.005  # maximum time that a report waits for its picture, as a share of the epoch's
+MAX_EPOCHS = 10_000  # per plot: browsers fetch all of them repeatedly
 
 
 class DashboardPublisher(Publisher):
@@ -104,8 +104,8 @@ class DashboardPublisher(Publisher):
 def refresh_plots(store: StudyStore, *, last: bool = False) -> None:
     """Publish the study's plots unless a worker did so recently; the first time, only its note.
 
-    The ``last`` plots, when no trial is left to run, are published however recent the previous ones
-    are. An unavailable database is ignored here: the worker's own statements wait for it.
+    The ``last`` plots, when no trial is left to run, are published even if the previous ones are
+    recent. An unavailable database is ignored here: the worker's own statements wait for it.
     """
     with suppress(StorageError):
         previous = published(store)
@@ -127,10 +127,10 @@ def refresh_plots(store: StudyStore, *, last: bool = False) -> None:
 def plots(spec: StudySpec, trials: Sequence[TrialRecord]) -> dict[str, str]:
     """The plots that the dashboard shows, as plotly JSON by name.
 
-    Curves are thinned to about ``MOST_EPOCHS`` epochs in all, but keep each trial's first, best and
+    Curves are thinned to about ``MAX_EPOCHS`` epochs in all, but keep each trial's first, best and
     last epoch.
     """
-    step = -(-events(trials) // MOST_EPOCHS)
+    step = -(-events(trials) // MAX_EPOCHS)
 
     def thinned(trial: TrialRecord) -> TrialRecord:
         kept = (1, len(trial.reports), trial.best_epoch(spec.metrics.objective))

@@ -53,7 +53,7 @@ class Artifacts:
         store.write(f"{UPLOADS}/{artifact_id}", content_body.read())
 
     def remove(self, artifact_id: str) -> None:
-        """Remove an uploaded file; a missing one is no error.
+        """Remove an uploaded file; it is no error if the file is missing.
 
         Pictures stay until ``tuner delete``, because a copy of the study by another program refers
         to them too.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tuner.data.decoding import MOST_PIXELS, Recipe, decode_image
+from tuner.data.decoding import MAX_PIXELS, Recipe, decode_image
 from tuner.data.images import Announce, Arrays, FileSource, Images, Item, Opened, silent
 from tuner.data.listing import data_path, files_in, printable, reason
 from tuner.data.rows import check_memory, repeated
@@ -111,13 +111,13 @@ def idx(spec: DataSpec, folder: str | None, announce: Announce = silent) -> Arra
 
 def _has_valid_size(images: Images) -> bool:
     """Whether there are images, with not too many pixels each."""
-    return images.size > 0 and images.shape[1] * images.shape[2] <= MOST_PIXELS
+    return images.size > 0 and images.shape[1] * images.shape[2] <= MAX_PIXELS
 
 
 def _shapes(channels: str) -> str:
     return (
         f"give arrays of shape (n, height, width) or (n, height, width, {channels}), with n above "
-        f"0 and at most {MOST_PIXELS:,} pixels each"
+        f"0 and at most {MAX_PIXELS:,} pixels each"
     )
 
 
@@ -137,8 +137,8 @@ def read_idx(path: Path) -> Images:
         raise InputError(f"{path}: can't be read: {reason(error)}") from None
 
 
-def _idx_array(content: Any, path: Path, most: int) -> Images:
-    """Read an array; ``content`` holds at most ``most`` bytes, whatever its header says."""
+def _idx_array(content: Any, path: Path, limit: int) -> Images:
+    """Read an array; ``content`` holds at most ``limit`` bytes, whatever its header says."""
     start = content.read(4)
     if len(start) < 4 or start[:3] != b"\x00\x00\x08":
         raise InputError(
@@ -152,7 +152,7 @@ def _idx_array(content: Any, path: Path, most: int) -> Images:
     shape = struct.unpack(f">{rank}I", header)
     count = math.prod(shape)
     total = f"the {4 + 4 * rank + count:,} bytes that its header declares, for shape {shape}"
-    if count > most:
+    if count > limit:
         raise InputError(f"{path}: damaged: too short for {total}")
     check_memory(count, str(path))
     values = content.read(count + 1)

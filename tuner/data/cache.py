@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tuner.data.images import Announce, Files, ImageSet
-from tuner.environment import decoded_images
+from tuner.environment import image_cache
 from tuner.paths import check_file, open_file
 from tuner.spec.data import DataSpec
 
@@ -34,7 +34,7 @@ def entry_folder(spec: DataSpec, where: str, files: Files) -> Path:
     """The cache folder for these files, decoded with these settings."""
     keys = spec.model_dump(exclude={"path", "modes", "unreadable", "holdout"})
     named = json.dumps([VERSION, where, files.digest, keys], sort_keys=True)
-    return decoded_images() / hashlib.sha256(named.encode()).hexdigest()[:32]
+    return image_cache() / hashlib.sha256(named.encode()).hexdigest()[:32]
 
 
 def load(entry: Path) -> tuple[ImageSet, Skipped] | None:

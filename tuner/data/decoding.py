@@ -26,8 +26,8 @@ from tuner.spec.data import Fit
 
 BATCH = 32  # images that a thread decodes at once
 AHEAD = 2  # batches queued per thread
-MOST_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs: 256 MiB of RGB
-MOST_BYTES = 2**30  # of a file
+MAX_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs: 256 MiB of RGB
+MAX_BYTES = 2**30  # of a file
 LARGE = 2**24  # bytes; larger files are decoded one at a time
 BYTES_AHEAD = 2**28  # of queued images, over all threads
 STRIP = 2**20  # pixels converted at once
@@ -77,14 +77,14 @@ def _formats() -> list[str]:
 class _Budget:
     """Bounds the pixels that all threads decode at once."""
 
-    def __init__(self, most: int) -> None:
-        self._most, self._held, self._change = most, 0, threading.Condition()
+    def __init__(self, limit: int) -> None:
+        self._limit, self._held, self._change = limit, 0, threading.Condition()
 
     @contextmanager
     def take(self, amount: int) -> Iterator[None]:
         """Hold ``amount``, at most the total, once it is free."""
         with self._change:
-            self._change.wait_for(lambda: self._held + amount <= self._most)
+            self._change.wait_for(lambda: self._held + amount <= self._limit)
             self._held += amount
         try:
             yield
@@ -94,7 +94,7 @@ class _Budget:
                 self._change.notify_all()
 
 
-_budget = _Budget(MOST_PIXELS)
+_budget = _Budget(MAX_PIXELS)
 
 
 def decode_image(content: str | bytes | Images, recipe: Recipe) -> Images:
@@ -107,10 +107,10 @@ def decode_image(content: str | bytes | Images, recipe: Recipe) -> Images:
             return _fit(Image.fromarray(content), recipe)
     with open_file(content) if isinstance(content, str) else io.BytesIO(content) as file:
         size = file.seek(0, os.SEEK_END)
-        if size > MOST_BYTES:
+        if size > MAX_BYTES:
             raise ValueError(f"{size:,} bytes are too many")
         alone = size > LARGE  # some decoders read the whole file at once
-        with _budget.take(MOST_PIXELS if alone else 0):
+        with _budget.take(MAX_PIXELS if alone else 0):
             try:
                 return _decode_file(file, recipe, alone)
             except Exception:  # Pillow's decoders may raise anything
@@ -121,7 +121,7 @@ def decode_image(content: str | bytes | Images, recipe: Recipe) -> Images:
 
 def _pixel_count(width: int, height: int) -> int:
     """The number of pixels. Raises ValueError if there are too many."""
-    if width * height > MOST_PIXELS:
+    if width * height > MAX_PIXELS:
         raise ValueError(f"{width} x {height} pixels are too many")
     return width * height
 

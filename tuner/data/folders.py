@@ -18,8 +18,8 @@ def image_folder(spec: DataSpec, folder: str | None, announce: Announce = silent
     """The images of a folder, with each sub-folder as a class.
 
     Images in the folder itself have no class. Every file with an image's suffix counts as an image,
-    readable or not. Raises InputError if there are no images, or images both in sub-folders and
-    next to them.
+    readable or not. Raises InputError if there are no images, or if there are images both in
+    sub-folders and next to them.
     """
     root = str(data_path(spec, folder, "a folder of images", is_folder=True))
     listing = Listing(image_suffixes(), announce)

@@ -14,7 +14,7 @@ Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
 AT_ONCE = 4096  # images hashed or copied at a time
-SETTLED = 2.0  # seconds after which another change would show in a file's time
+SETTLED = 2.0  # seconds after which a later change would show in a file's modification time
 
 
 class ImageSet(NamedTuple):
@@ -81,7 +81,7 @@ class Files(NamedTuple):
 
     @property
     def settled(self) -> bool:
-        """Whether any later change would show in a file's time."""
+        """Whether any later change would show in a file's modification time."""
         return abs(time.time() - self.newest) > SETTLED
 
 
@@ -107,8 +107,8 @@ def ranked(
 ) -> tuple[Labels | None, tuple[str, ...]]:
     """Renumber labels as 0, 1, … in sorted order; return them with the name of each.
 
-    Labels that are indices into ``names`` get that name, others their own text. If all labels are
-    the same, they are useless: the result is None, without names.
+    A label that is an index into ``names`` gets that name, any other its own text. If all labels
+    are the same, they are useless: the result is None, without names.
     """
     values, ranks = np.unique(np.asarray(labels), return_inverse=True)
     if len(values) < 2:

@@ -72,7 +72,7 @@ def data_path(
 
 
 def origin(spec: DataSpec, folder: str | None) -> str:
-    """The origin of the images, for messages. A URL, which loading refuses, is not shown."""
+    """The origin of the images, for messages. A URL is not shown; loading refuses it."""
     path = folder or variable(DATA_VARIABLE) or spec.path
     named = path and "path" in SOURCES[spec.source].uses and not looks_like_url(path)
     return path if path and named else spec.source

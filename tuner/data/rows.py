@@ -116,9 +116,9 @@ def repeated(images: Images, channels: int) -> Images:
 
 def check_memory(count: int, what: str) -> None:
     """Raise InputError if ``count`` bytes exceed this machine's memory."""
-    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if count > most:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if count > memory:
         raise InputError(
             f"{printable(what)}: {count / 1e9:,.1f} GB of images do not fit into this "
-            f"machine's {most / 1e9:,.1f} GB of memory; give fewer or smaller images"
+            f"machine's {memory / 1e9:,.1f} GB of memory; give fewer or smaller images"
         )

@@ -1,4 +1,4 @@
-"""Images in table columns: parquet files and data sets, read with the library datasets.
+"""Images in table columns: parquet files and data sets, read with the datasets library.
 
 The library passes on errors of its readers and of the network, which may be any ``Exception``.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 import fsspec
 
-from tuner.data.decoding import MOST_BYTES
+from tuner.data.decoding import MAX_BYTES
 from tuner.data.images import Announce, Files, FileSource, Item, Opened, silent
 from tuner.data.listing import data_name, data_path, files_in, printable
 from tuner.errors import InputError
@@ -183,7 +183,7 @@ def _from_archive(address: str) -> bytes:
             if not mark or start == "file":
                 check_file(rest or start)
         with fsspec.open(address, "rb") as file:
-            return bytes(file.read(MOST_BYTES + 1))
+            return bytes(file.read(MAX_BYTES + 1))
     except Exception:  # each of fsspec's file systems raises its own errors
         return b""
 

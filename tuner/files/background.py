@@ -11,7 +11,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between attempts, doubled afte
 
 
 class BackgroundWriter:
-    """Writes files one after another on a daemon thread, and retries while the store is away.
+    """Writes files one after another on a daemon thread; retries while the store is unavailable.
 
     At most ``capacity`` files wait; a new one displaces the oldest and, if ``capacity`` is 1, also
     a file that is being retried. Retries are announced once until a write succeeds again. Any other
@@ -83,7 +83,7 @@ class BackgroundWriter:
                 self._write(self._current, make())
             except TunerError as error:
                 self._fail(error)
-            except Exception as error:  # a bug must not look like success
+            except Exception as error:  # a bug must not pass for success
                 self._fail(TunerError(f"{self._current}: can't be written: {error!r}"))
             with self._changed:
                 self._current = None

@@ -17,7 +17,7 @@ from tuner.hints import require
 # Time limits in seconds: for a connection, for the next bytes of a response, for a whole call, and
 # for a call that reads a file. Only the limit of the call applies to a stalled upload.
 CONNECT_S, SILENCE_S, CALL_S, READ_S = 5, 20, 60, 180
-SLOWEST = 1_000_000  # bytes/s, below which an upload counts as stalled
+MIN_RATE = 1_000_000  # bytes/s, below which an upload counts as stalled
 PARALLEL_REMOVALS = 16  # files
 FRESH = {"skip_instance_cache": True, "use_listings_cache": False}  # for fsspec file systems
 
@@ -62,7 +62,7 @@ class BucketStore(ABC):
         """The HTTP status in an error of the service's package."""
 
     def write(self, name: str, data: bytes) -> None:
-        limit = CALL_S + len(data) / SLOWEST
+        limit = CALL_S + len(data) / MIN_RATE
         with self._errors(self._place(name), "written"):
             self._files().pipe_file(self._place(name), data, timeout=limit)
 

@@ -78,19 +78,19 @@ def decode_checkpoint(config: TrialConfig, data: bytes, origin: str) -> Checkpoi
     arrays, about = decode(data, origin)
     if about.get("config") != _signature(config):
         raise InputError(f"{origin}: this checkpoint belongs to another trial")
-    state = unpack_state(config, _under(arrays, _STATE), origin)
+    state = unpack_state(config, _with_prefix(arrays, _STATE), origin)
     epoch, kept = about.get("epoch"), about.get("kept", 0)
     if not (isinstance(epoch, int) and isinstance(kept, int) and 0 <= kept <= epoch):
         raise InputError(f"{origin}: damaged: epoch {epoch!r:.40}, best epoch {kept!r:.40}")
     samples = arrays.get(_SAMPLES)
     if samples is not None and (samples.dtype != np.uint8 or samples.ndim != 4):
         raise InputError(f"{origin}: damaged: samples of {samples.dtype} {samples.shape}")
-    generator = KeptGenerator(kept, _under(arrays, _GENERATOR), samples) if kept else None
+    generator = KeptGenerator(kept, _with_prefix(arrays, _GENERATOR), samples) if kept else None
     return Checkpoint(epoch, state, generator)
 
 
 def _signature(config: TrialConfig) -> list[Any]:
-    """What identifies the trial. As in earlier versions, if no later field is used."""
+    """The identity of the trial: the same as in earlier versions if no later field is used."""
     program, hyperparameters, seed, _ = config
     fields = program._asdict()
     del fields["clips"]  # which follows from the hyperparameters
@@ -104,7 +104,7 @@ def _signature(config: TrialConfig) -> list[Any]:
     return [*signature, json.loads(json.dumps(used))] if used else signature
 
 
-def _under(arrays: Arrays, prefix: str) -> Arrays:
+def _with_prefix(arrays: Arrays, prefix: str) -> Arrays:
     return {n.removeprefix(prefix): x for n, x in arrays.items() if n.startswith(prefix)}
 
 
@@ -144,7 +144,7 @@ def load_latest(
 
 
 class CheckpointWriter(BackgroundWriter):
-    """Writes a trial's checkpoints in the background, always the newest one offered."""
+    """Writes a trial's checkpoints in the background; only the newest one waits to be written."""
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ class CheckpointWriter(BackgroundWriter):
     def write(self, checkpoint: Checkpoint) -> int:
         """Write a packed checkpoint now and remove older ones; returns its size in bytes.
 
-        StorageError if the store is away.
+        StorageError if the store is unavailable.
         """
         self.close(seconds=10)
         data = encode_checkpoint(self._config, checkpoint)

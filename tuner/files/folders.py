@@ -136,7 +136,7 @@ def _sync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems can't and need not
+        if error.errno != errno.EINVAL:  # some network file systems can't and don't need to
             raise
     finally:
         os.close(descriptor)

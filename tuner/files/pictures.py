@@ -80,14 +80,14 @@ def picture_of(artifact: str) -> tuple[str, Picture] | None:
 
 def sample_grids(files: StudyFiles, trial: int) -> Iterator[tuple[int, bytes]]:
     """The stored sample grids of a trial: epochs and PNG files. StorageError if the store is
-    away."""
+    unavailable."""
     for epoch in grid_epochs(files, trial):
         if (data := files.read(Picture(trial, epoch).name)) is not None:
             yield epoch, data
 
 
 def grid_epochs(files: StudyFiles, trial: int) -> list[int]:
-    """The epochs whose sample grids are stored. StorageError if the store is away."""
+    """The epochs whose sample grids are stored. StorageError if the store is unavailable."""
     found = map(_TITLE.search, files.names(folder_of(trial)))
     return sorted(int(match[1]) for match in found if match and match[1])
 
@@ -95,8 +95,8 @@ def grid_epochs(files: StudyFiles, trial: int) -> list[int]:
 class PictureUploader:
     """Makes and uploads the pictures of one trial in the background.
 
-    A failure never fails the trial: while the store is away uploads are retried, and a picture
-    that can't be made or written is left out.
+    A failure never fails the trial: uploads are retried while the store is unavailable, and a
+    picture that can't be made or written is left out.
     """
 
     def __init__(

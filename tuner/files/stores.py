@@ -27,7 +27,7 @@ class ArtifactStore(Protocol):
     def read(self, name: str, max_bytes: int = MAX_BYTES) -> bytes | None:
         """Return a file's content; None if there is no such file.
 
-        TunerError for a file of more than ``max_bytes``, or one that is not regular, as a pipe.
+        TunerError for a file of more than ``max_bytes``, or for an irregular one such as a pipe.
         """
 
     def names(self, prefix: str) -> list[str]:

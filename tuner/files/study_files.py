@@ -191,7 +191,7 @@ def open_files(store: StudyStore, url: str | None = None) -> StudyFiles:
                 store.record_artifacts(artifacts.url)
     places = [url] if url else store.artifact_places()
     here = store.database.location()
-    found = [files for place in places if (files := _look(store, place, here, given=bool(url)))]
+    found = [files for place in places if (files := _open_at(store, place, here, given=bool(url)))]
     if not found:
         known = "" if url is None or places == [store.artifacts] else f", but at {store.artifacts}"
         raise StorageError(
@@ -202,7 +202,7 @@ def open_files(store: StudyStore, url: str | None = None) -> StudyFiles:
     return next((files for files in found if files.is_own), found[-1])
 
 
-def _look(store: StudyStore, url: str, here: Place, *, given: bool) -> StudyFiles | None:
+def _open_at(store: StudyStore, url: str, here: Place, *, given: bool) -> StudyFiles | None:
     """Open the study's files at ``url``; None if they are not there.
 
     ``here`` is the location of the database; ``given`` is true if the user gave the ``url``.

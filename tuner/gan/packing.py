@@ -1,7 +1,7 @@
 """The generator's weights as one vector, for training on an accelerator.
 
-A GPU launches a kernel for each array that the optimizer updates; packed, all of G's are one array.
-D's stay apart: its convolutions read kernels as they are, and would copy slices of a vector.
+A GPU launches a kernel for each array that the optimizer updates; once packed, all of G's weights
+are one array. D's weights are not packed: its convolutions would have to copy slices of the vector.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,8 @@ _PACKED = ("generator", "generator_optimizer", "ema")  # fields of GanState
 
 
 def packed(state: GanState) -> tuple[GanState, Unpack]:
-    """The state with G's parameters, moments and average as vectors, and the inverse for one."""
+    """The state with G's parameters, moments and average as vectors, and a function that unpacks
+    such a vector."""
     vectors = {
         name: jax.tree.map(_vector, getattr(state, name), is_leaf=_is_variables) for name in _PACKED
     }

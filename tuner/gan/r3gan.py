@@ -121,8 +121,8 @@ def _hidden_size(program: Program) -> int:
 def _recomputes(batch: Array, hidden_size: int) -> bool:
     """Whether the backward pass computes the activations inside blocks again (Chen et al. 2016).
 
-    So it is if the largest takes more than 1 GiB: training with both penalties needs about 39 times
-    as much where all are kept.
+    They are recomputed if the largest takes more than 1 GiB: keeping all of them would need about
+    39 times as much for training with both penalties.
     """
     return len(batch) * hidden_size * batch.dtype.itemsize > _LARGEST_KEPT
 

@@ -18,7 +18,7 @@ class _Widths(NamedTuple):
 
     generator: tuple[int, ...]  # at 4x4, then after each block, which doubles the size
     discriminator: tuple[int, ...]  # after each block
-    halvings: int  # how many of the discriminator's blocks, the first ones, halve the size
+    halvings: int  # number of the discriminator's blocks, from the first, that halve the size
 
 
 _WIDTHS = {

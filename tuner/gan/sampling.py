@@ -117,14 +117,14 @@ def _generate(
 ) -> tuple[Array, Array, Array]:
     with jax.default_matmul_precision("highest"):
         images: Array = nnx.merge(graph, *generator, copy=True)(*latents, train=False)
-    images = _apart(images)
+    images = _fusion_barrier(images)
     return images, quantise(images), jnp.isfinite(images).all()
 
 
-def _apart(images: Array) -> Array:
-    """Keep the compiler from fusing what comes before with what follows.
+def _fusion_barrier(images: Array) -> Array:
+    """Keep the compiler from fusing the operations before with those after.
 
-    Fused, a product and a sum may be rounded once instead of twice.
+    A fused product and sum may be rounded once instead of twice.
     """
     barrier: Callable[[Array], Array] = lax.optimization_barrier
     return barrier(images)
@@ -133,9 +133,10 @@ def _apart(images: Array) -> Array:
 def compile_evaluation(
     program: Program, samples: int, compared: Sequence[int], chunks: int
 ) -> None:
-    """Compile what an evaluation of a trial runs.
+    """Compile the programs that an evaluation of a trial runs.
 
-    It generates ``samples`` images. D is given these numbers of ``compared`` images, in ``chunks``.
+    An evaluation generates ``samples`` images, and passes sets of images to D, each in ``chunks``
+    chunks; ``compared`` holds the sizes of the sets.
     """
     nets, state = networks(program), abstract_state(program)
     all_finite.compile(state)
@@ -216,7 +217,7 @@ def _discriminate(
     labels: Any,
 ) -> Array:
     network = nnx.merge(graph, *discriminator, copy=True)  # a copy, so what it records is discarded
-    images = _apart(jnp.take(jnp.concatenate(chunks), members, axis=0, mode="clip"))
+    images = _fusion_barrier(jnp.take(jnp.concatenate(chunks), members, axis=0, mode="clip"))
     with jax.default_matmul_precision("highest"):
         logits: Array = network(images, labels, rate=jnp.float32(0), key=None, train=True)
     return logits

@@ -1,4 +1,4 @@
-"""Schedules: what the learning rates and other settings are at each generator update.
+"""Schedules: learning rates and other settings as functions of the generator update.
 
 Everything follows from the step number, so a resumed trial continues its schedules. The schedules
 of optax do not accept traced lengths.
@@ -32,7 +32,7 @@ def rate_factor(program: Program, h: Hyperparameters, step: Array) -> Array:
     rising = jnp.minimum(1.0, after / jnp.maximum(h.warmup_images, images_seen(program, 1)))
     if program.schedule == "constant":
         return rising
-    passed = _passed(program, h, step)
+    passed = _decay_progress(program, h, step)
     left = 1.0 - passed if program.schedule == "linear" else (1.0 + jnp.cos(jnp.pi * passed)) / 2
     return rising * (h.final_rate + (1.0 - h.final_rate) * left)
 
@@ -45,7 +45,7 @@ def at_step(program: Program, h: Hyperparameters, step: Array) -> Hyperparameter
     """
     if not program.scheduled:
         return h
-    passed = _passed(program, h, step)
+    passed = _decay_progress(program, h, step)
     # (1 - cos(pi x)) / 2 = sin(pi x / 2)^2, which is also accurate near 0.
     linear = program.schedule == "linear"
     share = passed if linear else jnp.square(jnp.sin(jnp.pi / 2 * passed))
@@ -69,7 +69,7 @@ def ema_decay(program: Program, h: Hyperparameters, step: Array) -> Array:
     return jnp.minimum(h.ema_decay, (1.0 + step) / (10.0 + step))
 
 
-def _passed(program: Program, h: Hyperparameters, step: Array) -> Array:
-    """The share of the decay, which follows the warm-up, that has passed: from 0 to 1."""
+def _decay_progress(program: Program, h: Hyperparameters, step: Array) -> Array:
+    """The share of the decay that has passed, from 0 to 1; the decay follows the warm-up."""
     passed = (images_seen(program, step) - h.warmup_images) / jnp.maximum(h.decay_images, 1.0)
     return jnp.clip(passed, 0.0, 1.0)

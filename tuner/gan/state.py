@@ -103,9 +103,9 @@ def init_state(program: Program, hyperparameters: Hyperparameters, seed: int) ->
 
 
 def _structure(program: Program) -> Program:
-    """The program without what its initial state does not depend on, so that more trials share it.
+    """The part of a program that its initial state depends on, so that more trials share it.
 
-    Custom networks may depend on anything.
+    A custom network may depend on the whole program.
     """
     if program.sources:
         return program
@@ -116,7 +116,7 @@ def _structure(program: Program) -> Program:
 
 
 def compile_initial_state(program: Program) -> None:
-    """Compile what ``init_state`` runs."""
+    """Compile the program that ``init_state`` runs."""
     jax.random.key(0)
     _init_state.compile(*_abstract_arguments(program))
 

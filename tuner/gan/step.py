@@ -53,8 +53,8 @@ class Batch(NamedTuple):
     labels: Array | None
 
 
-class _Game(NamedTuple):
-    """Settings that the updates of D and G in one iteration share."""
+class _StepContext(NamedTuple):
+    """Settings shared by the updates of D and G in one iteration."""
 
     program: Program
     h: Hyperparameters  # at this step
@@ -126,7 +126,7 @@ def train_step(
     if state.adaptive is not None:
         probability: Any = state.adaptive.probability
         h = h._replace(augment_probability=probability)
-    game = _Game(program, h, state.step, unpack)
+    context = _StepContext(program, h, state.step, unpack)
     key = jax.random.fold_in(jax.random.fold_in(state.key, _STEP), state.step)
     g_key, *d_keys = jax.random.split(key, 1 + program.d_steps)
     d_loss, d_adversarial, signs = jnp.float32(0), jnp.float32(0), []
@@ -135,40 +135,42 @@ def train_step(
         if program.flips:
             mirrored = flipped(batch.images, jax.random.fold_in(d_key, _FLIPS))
             batch = batch._replace(images=mirrored)
-        state, loss, (adversarial, sign) = _update_discriminator(game, state, batch, d_key)
+        state, loss, (adversarial, sign) = _update_discriminator(context, state, batch, d_key)
         d_loss += loss / program.d_steps
         d_adversarial += adversarial / program.d_steps
         signs.append(sign)
     if state.adaptive is not None:
         sign = sum(signs) / program.d_steps
         state = state._replace(adaptive=adapted(program, h, state.adaptive, sign, state.step))
-    state, g_loss, g_measure = _update_generator(game, state, batch, g_key)
+    state, g_loss, g_measure = _update_generator(context, state, batch, g_key)
     return state._replace(step=state.step + 1), StepLosses(d_loss, g_loss, d_adversarial, g_measure)
 
 
 def _update_discriminator(
-    game: _Game, state: GanState, batch: Batch, key: Array
+    context: _StepContext, state: GanState, batch: Batch, key: Array
 ) -> tuple[GanState, Array, tuple[Array, Any]]:
     """The state after one update of D, D's loss, the loss without penalties, and the mean sign of
     its logits on real images if augmentation adapts."""
-    loss = functools.partial(_discriminator_loss, game, state, batch, key)
-    state, value, (found, statistics) = _descend(game, "discriminator", state, loss)
-    if "weight_clip" in traits.LOSSES[game.program.loss].uses:  # Arjovsky et al. 2017, algorithm 1
-        limit = game.h.weight_clip
+    loss = functools.partial(_discriminator_loss, context, state, batch, key)
+    state, value, (found, statistics) = _descend(context, "discriminator", state, loss)
+    if (
+        "weight_clip" in traits.LOSSES[context.program.loss].uses
+    ):  # Arjovsky et al. 2017, algorithm 1
+        limit = context.h.weight_clip
         clipped = jax.tree.map(lambda x: jnp.clip(x, -limit, limit), state.discriminator)
         state = state._replace(discriminator=clipped)
     return state._replace(discriminator_statistics=statistics), value, found
 
 
 def _discriminator_loss(
-    game: _Game, state: GanState, batch: Batch, key: Array, params: Variables
+    context: _StepContext, state: GanState, batch: Batch, key: Array, params: Variables
 ) -> tuple[Array, tuple[tuple[Array, Any], Variables]]:
     """D's loss with penalties; the loss without them, and the mean sign of D's logits on real
     images if augmentation adapts; D's new statistics."""
-    program, h, loss = game.program, game.h, LOSSES[game.program.loss]
+    program, h, loss = context.program, context.h, LOSSES[context.program.loss]
     z_key, real_key, fake_key = jax.random.split(key, 3)
-    fakes = game.generate(state.generator, batch.labels, z_key)
-    critic = functools.partial(game.critic, params)
+    fakes = context.generate(state.generator, batch.labels, z_key)
+    critic = functools.partial(context.critic, params)
     at_real = critic(state.discriminator_statistics, batch.labels, real_key)
     real, statistics, penalty_real = _with_penalty(at_real, batch.images, "r1" in program.penalties)
     at_fake = critic(statistics, batch.labels, fake_key)
@@ -196,23 +198,23 @@ def _with_penalty(critic: Critic, images: Array, wanted: bool) -> tuple[Array, A
 
 
 def _update_generator(
-    game: _Game, state: GanState, batch: Batch, key: Array
+    context: _StepContext, state: GanState, batch: Batch, key: Array
 ) -> tuple[GanState, Array, Array]:
     """The state after one update of G, G's loss, and the measure of G."""
-    loss = functools.partial(_generator_loss, game, state, batch, key)
-    state, value, measure = _descend(game, "generator", state, loss)
-    return state._replace(ema=_average(game, state.ema, state.generator)), value, measure
+    loss = functools.partial(_generator_loss, context, state, batch, key)
+    state, value, measure = _descend(context, "generator", state, loss)
+    return state._replace(ema=_average(context, state.ema, state.generator)), value, measure
 
 
 def _generator_loss(
-    game: _Game, state: GanState, batch: Batch, key: Array, params: Variables
+    context: _StepContext, state: GanState, batch: Batch, key: Array, params: Variables
 ) -> tuple[Array, Array]:
-    loss = LOSSES[game.program.loss]
+    loss = LOSSES[context.program.loss]
     z_key, critic_key = jax.random.split(key)
     critic = functools.partial(
-        game.critic, state.discriminator, state.discriminator_statistics, batch.labels
+        context.critic, state.discriminator, state.discriminator_statistics, batch.labels
     )
-    fake, _ = critic(critic_key)(game.generate(params, batch.labels, z_key))
+    fake, _ = critic(critic_key)(context.generate(params, batch.labels, z_key))
     real = jnp.zeros_like(fake)
     if loss.relative:  # separate batches, as in the discriminator's update
         real, _ = critic(jax.random.fold_in(critic_key, _REAL))(batch.images)
@@ -220,31 +222,36 @@ def _generator_loss(
 
 
 def _descend(
-    game: _Game, side: Side, state: GanState, loss: Callable[[Variables], tuple[Array, Any]]
+    context: _StepContext,
+    side: Side,
+    state: GanState,
+    loss: Callable[[Variables], tuple[Array, Any]],
 ) -> tuple[GanState, Array, Any]:
     """The state after one step of a network's optimizer, the loss, and its auxiliary output."""
     gradient = jax.value_and_grad(loss, has_aux=True)
     (value, auxiliary), gradients = gradient(getattr(state, side))
-    return _apply_gradients(game, side, state, gradients), value, auxiliary
+    return _apply_gradients(context, side, state, gradients), value, auxiliary
 
 
-def _apply_gradients(game: _Game, side: Side, state: GanState, gradients: Variables) -> GanState:
+def _apply_gradients(
+    context: _StepContext, side: Side, state: GanState, gradients: Variables
+) -> GanState:
     """The state after one step of a network's optimizer."""
     params = getattr(state, side)
-    optimizer = make_optimizer(game.program, game.h, side)
+    optimizer = make_optimizer(context.program, context.h, side)
     updates, optimizer_state = optimizer.update(
         gradients, getattr(state, f"{side}_optimizer"), params
     )
-    factor = rate_factor(game.program, game.h, game.step)
+    factor = rate_factor(context.program, context.h, context.step)
     params = optax.apply_updates(params, optax.tree.scale(factor, updates))
     return state._replace(**{side: params, f"{side}_optimizer": optimizer_state})
 
 
-def _average(game: _Game, ema: Variables | None, params: Variables) -> Variables | None:
+def _average(context: _StepContext, ema: Variables | None, params: Variables) -> Variables | None:
     """The exponential moving average after this step."""
     if ema is None:
         return None
-    decay = ema_decay(game.program, game.h, game.step)
+    decay = ema_decay(context.program, context.h, context.step)
     average: Variables = jax.tree.map(
         lambda old, new: decay * old + (1.0 - decay) * new, ema, params
     )

@@ -73,7 +73,7 @@ def begin_epoch(
 ) -> Epoch:
     """Begin to train for one ``epoch``, counted from 0, of ``epochs``.
 
-    An accelerator computes it while Python goes on, unless the images are on the host.
+    An accelerator computes it while Python continues, unless the images are on the host.
 
     ``images`` are uint8 (n, h, w, c) on the device or on the host; ``labels``, int32 (n,), are
     needed if the program has classes. ``state`` is donated: its buffers are reused for the result.
@@ -182,7 +182,7 @@ def iteration_flops(program: Program) -> float:
 
 
 def compile_training(program: Program, count: int, epochs: int, *, streamed: bool) -> None:
-    """Compile what ``init_state`` and ``begin_epoch`` run, for a trial on ``count`` images."""
+    """Compile the programs of ``init_state`` and ``begin_epoch`` for ``count`` images."""
     iterations = program.iterations(count)
     per_call, unroll = _scan_plan(iterations, epochs)
     lengths = {iterations}
@@ -197,7 +197,7 @@ def compile_training(program: Program, count: int, epochs: int, *, streamed: boo
 
 
 def training_memory(program: Program, count: int, epochs: int) -> int:
-    """Bytes of device memory for training on ``count`` images, besides images and state."""
+    """Bytes of device memory for training on ``count`` images, without the images and the state."""
     iterations = program.iterations(count)
     arguments = _abstract_arguments(program, count, iterations, *_scan_plan(iterations, epochs))
     lowered = _train_steps.compiled.lower(*arguments)

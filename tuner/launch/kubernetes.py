@@ -55,7 +55,7 @@ SPOT = {
 
 @dataclass(frozen=True)
 class Pods:
-    """What the pods of a study's workers run, and where."""
+    """Settings of the pods that run a study's workers."""
 
     image: str
     secret: str  # with the key `password`: the database's

@@ -21,14 +21,14 @@ from tuner.study.store import StudyStore
 
 SECONDS, PATIENCE = 60.0, 5.0  # to wait for Slurm's answer: required, or optional
 MARGIN = 60  # seconds left to a job after its worker's grace period
-NO_CLUSTER = "configuration source"  # what Slurm's programs say that find no slurm.conf
+NO_CLUSTER = "configuration source"  # in the error of a Slurm command that finds no slurm.conf
 ATTEMPTS = 3  # to cancel jobs, whose states may change meanwhile
 # Options of sbatch that decide how workers are started and stopped.
 OWN_OPTIONS = (
     *("array", "error", "export", "job-name", "nodes", "ntasks", "open-mode", "output"),
     *("no-requeue", "requeue", "signal", "wrap"),
 )
-# Variables that override options in a script, where not named SBATCH_ and the option.
+# Variables that override options in a script, unless they are named SBATCH_ and the option.
 VARIABLES = {"array": "SBATCH_ARRAY_INX", "time": "SBATCH_TIMELIMIT", "mem": "SBATCH_MEM_PER_NODE"}
 
 
@@ -61,7 +61,7 @@ def submit(
     InputError if Slurm refuses.
     """
     submitit = hints.require("submitit", "slurm", "tuner launch slurm")
-    _need("sbatch", "srun")
+    _require_programs("sbatch", "srun")
     logs = _new_folder(folder / store.folder)
     # -P: files in the working folder must not shadow libraries.
     python = shlex.join([sys.executable, "-P"])
@@ -126,7 +126,7 @@ def _environment(storage: str, options: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _need(*programs: str) -> None:
+def _require_programs(*programs: str) -> None:
     for program in programs:
         if shutil.which(program) is None:
             raise InputError(
@@ -175,7 +175,7 @@ def waiting_line(store: StudyStore) -> str:
 
 def _run(program: str, *words: str, seconds: float = SECONDS) -> str:
     """A Slurm program's output; TunerError with its message if it fails."""
-    _need(program)
+    _require_programs(program)
     try:
         done = subprocess.run(
             [program, *words], capture_output=True, text=True, errors="replace", timeout=seconds
@@ -188,7 +188,7 @@ def _run(program: str, *words: str, seconds: float = SECONDS) -> str:
 
 
 class Cancelled(NamedTuple):
-    """What became of a study's jobs."""
+    """The effect of a cancellation on a study's jobs."""
 
     stopping: list[str]  # jobs whose workers finish their epoch
     removed: list[str]  # jobs whose workers had nothing to finish

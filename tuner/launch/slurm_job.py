@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CANCEL = signal.SIGUSR1
 TIME_LIMIT = signal.SIGUSR2
-MOST_FRUITLESS = 3  # restarts without an epoch after which the time limit counts as too short
+MAX_FRUITLESS = 3  # restarts without an epoch after which the time limit counts as too short
 STOP = signal.SIGINT  # sent to the worker in place of Slurm's signals
 STOPPED = (0, 128 + STOP, -STOP)  # exit codes of a worker that was stopped
 REASONS = {
@@ -38,18 +38,18 @@ class WorkerJob:
         self.name, self.words = name, list(words)
 
     def __call__(self) -> None:
-        """Run the worker, then requeue the job if it should go on.
+        """Run the worker, then requeue the job if it should continue.
 
         Exits with the worker's exit code unless the worker was stopped, and with 1 if Slurm refuses
         to requeue the job.
         """
         code, signals = self._run()
         stopped = bool(signals) and code in STOPPED
-        goes_on = (stopped or code == HUNG_EXIT_CODE) and self._goes_on(code, signals)
-        if goes_on and requeue(str(slurm_job())):
+        requeues = (stopped or code == HUNG_EXIT_CODE) and self._should_requeue(code, signals)
+        if requeues and requeue(str(slurm_job())):
             sys.exit(0)
         self._notify()
-        if goes_on:
+        if requeues:
             sys.exit(1)
         if code != 0 and not stopped:
             sys.exit(code)
@@ -57,10 +57,10 @@ class WorkerJob:
     def _notify(self) -> None:
         """Send the notification that no worker is left, if it is due: the worker can't know whether
         its job returns to the queue."""
-        from tuner.notify.sink import look_once  # slow imports, needed only at the end
+        from tuner.notify.sink import send_due_once  # slow imports, needed only at the end
 
         try:
-            look_once(self._store(), say)
+            send_due_once(self._store(), say)
         except TunerError as error:
             say(f"notifications: {error}")
 
@@ -86,15 +86,15 @@ class WorkerJob:
                 process.send_signal(STOP)
             return process.wait(), signals
 
-    def _goes_on(self, code: int, signals: Collection[int]) -> bool:
-        """Whether the job should return to the queue; prints why or why not."""
+    def _should_requeue(self, code: int, signals: Collection[int]) -> bool:
+        """Whether the job should return to the queue; prints the reason."""
         job = str(slurm_job())
         preempted = signal.SIGTERM in signals and is_preempted(job_description(job))
         if not may_return(code, signals, preempted):
             say("not resubmitted: the job was cancelled")
             return False
         try:
-            left, reported = self._look(job)
+            left, reported = self._read_progress(job)
         except StorageError as error:
             say(f"resubmitted without knowing whether trials are left: {error}")
             return True
@@ -102,14 +102,14 @@ class WorkerJob:
             say(f"not resubmitted: {error}")
             return False
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        if TIME_LIMIT in signals and not reported and restarts >= MOST_FRUITLESS:
+        if TIME_LIMIT in signals and not reported and restarts >= MAX_FRUITLESS:
             say(f"not resubmitted: no epoch in {restarts + 1} runs; launch with a longer --time")
             return False
         count = f"{left} trials are" if left != 1 else "1 trial is"
         say(f"resubmitted: {count} left" if left else "not resubmitted: no trial is left")
         return left > 0
 
-    def _look(self, job: str) -> tuple[int, bool]:
+    def _read_progress(self, job: str) -> tuple[int, bool]:
         """The number of trials left, and whether workers of this job have reported an epoch."""
         store = self._store()
         left = 0 if store.budget().reason is not None else store.remaining()

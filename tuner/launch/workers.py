@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tuner.environment import MachineOptions
 from tuner.errors import InputError
 from tuner.study.connections import Address
-from tuner.study.urls import repeatable
+from tuner.study.urls import command_url
 from tuner.worker_command import WorkerCommand
 
 STOPPED = 75  # exit code of a worker that a signal stopped before the study ended: EX_TEMPFAIL
@@ -43,7 +43,7 @@ class Workers:
 
     @property
     def label(self) -> str:
-        """The study's name as schedulers allow it: lower-case letters, digits and hyphens."""
+        """The study's name in lower-case letters, digits and hyphens, as schedulers require."""
         kept = re.sub(r"[^a-z0-9]+", "-", self.study.lower())[:LONGEST_LABEL].strip("-")
         if kept == self.study.replace("_", "-"):
             return kept
@@ -72,7 +72,7 @@ def remote_storage(url: str) -> str:
             "storage: a SQLite file can't be shared between machines; "
             "give --storage postgresql://USER@HOST/DATABASE"
         )
-    return repeatable(address.url)
+    return command_url(address.url)
 
 
 def remote_artifacts(url: str | None) -> str | None:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from tuner.metrics.fid import Features
 
-LEAST_SHARE = 0.1  # of a generated class, relative to its share of the real images
+MIN_SHARE = 0.1  # of a generated class, relative to its share of the real images
 
 
 def loss_ratio(
@@ -62,7 +62,7 @@ def class_balance(fake: NDArray[np.integer], real_shares: NDArray[np.floating]) 
     """
     shares = np.bincount(fake, minlength=len(real_shares)) / len(fake)
     present = real_shares > 0
-    generated = shares[present] >= LEAST_SHARE * real_shares[present]
+    generated = shares[present] >= MIN_SHARE * real_shares[present]
     even = _entropy(real_shares)
     return Classes(float(generated.mean()), _entropy(shares) / even if even > 0 else 1.0)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tuner.metrics.fid import Features, Matrix
 
 ROWS, COLUMNS = 512, 4096  # of a block of distances; columns in float64
-PAIRS = 64  # whose distances are computed at a time
+PAIRS = 64  # pairs whose distances are computed at a time
 FEW = 1 / 64  # of all pairs; if more are undecided, computing all in float64 takes less time
 ROUNDING = 1e-13  # smaller squared distances, relative to the squared lengths, count as zero
 

@@ -41,7 +41,7 @@ NO_SCORES: Scores = MappingProxyType(
         )
     )
 )
-MOST_COMPARED = 100_000  # training images among which copies are sought
+MAX_COMPARED = 100_000  # training images that are searched for copies
 
 
 class ReferenceStatistics(NamedTuple):
@@ -49,12 +49,12 @@ class ReferenceStatistics(NamedTuple):
 
     moments: Reference  # of all images
     features: Features  # (m, d) of a random subset, at most twice as many as generated
-    radii: Matrix  # (2, p) squared distances of ``peers`` to their k-th neighbours
+    radii: Matrix  # (2, p) squared distances of ``matched`` to their k-th neighbours
     shares: Matrix  # (K,) of each class among all images; (0,) without a classifier
     held_out: "HeldOut | None" = None  # None if no images are held out
 
     @property
-    def peers(self) -> Features:
+    def matched(self) -> Features:
         """As many real features (p, d) as generated ones, or all if there are fewer."""
         return self.features[: self.radii.shape[1]]
 
@@ -117,7 +117,7 @@ def scores(
     if "fid_infinity" in groups:
         found["fid_infinity"] = frechet_infinity(real.moments, features)
     if "neighbours" in groups:
-        found |= compute_prdc(real.peers, real.radii, features[: len(real.peers)])._asdict()
+        found |= compute_prdc(real.matched, real.radii, features[: len(real.matched)])._asdict()
     if classes is not None:
         found["class_coverage"], found["class_entropy"] = class_balance(classes, real.shares)
     if "heldout" in groups and real.held_out is not None:
@@ -126,17 +126,17 @@ def scores(
 
 
 def reference_statistics(
-    features: Features, classes: NDArray[np.integer] | None, kinds: int, samples: int
+    features: Features, classes: NDArray[np.integer] | None, class_count: int, samples: int
 ) -> ReferenceStatistics:
     """Statistics of the features (n, d) of all real images.
 
-    ``classes`` (n,) are the classifier's predictions among ``kinds`` classes, if there is one;
-    ``samples`` images will be generated at each evaluation.
+    ``classes`` (n,) are the predictions of the classifier, if there is one, among ``class_count``
+    classes; ``samples`` images will be generated at each evaluation.
     """
     some = np.asarray(features[sampled_images(len(features), samples)], np.float32)
     shares = np.zeros(0)
     if classes is not None:
-        shares = np.bincount(classes, minlength=kinds) / len(classes)
+        shares = np.bincount(classes, minlength=class_count) / len(classes)
     return ReferenceStatistics(reference(features), some, radii(some[:samples]), shares)
 
 
@@ -152,8 +152,8 @@ def held_out_statistics(held_out: Features, training: Features, samples: int) ->
 
 
 def compared_images(count: int) -> NDArray[np.intp]:
-    """Indices of the training images among which copies are sought: all if they are few."""
-    chosen = np.random.default_rng(2).permutation(count)[:MOST_COMPARED]
+    """Indices of the training images that are searched for copies: all if there are few."""
+    chosen = np.random.default_rng(2).permutation(count)[:MAX_COMPARED]
     return np.sort(chosen)
 
 

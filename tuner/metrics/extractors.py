@@ -32,8 +32,8 @@ BATCH = 128
 CHUNK = 256
 VIT_CHUNK = 16  # images per call of a vision transformer, with a few hundred MB of activations
 EPOCHS = 12
-MOST_STEPS = 2000
-MOST_HELD_OUT = 10_000
+MAX_STEPS = 2000
+MAX_HELD_OUT = 10_000
 LEARNING_RATE = 3e-3
 SHIFT = 2  # pixels, the largest random translation in training
 
@@ -98,7 +98,7 @@ class Extractor(NamedTuple):
         return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
     @property
-    def kinds(self) -> int:
+    def class_count(self) -> int:
         """Number of classes of the classifier; 0 for other extractors."""
         return self.weights["dense2"].shape[1] if self.kind == "classifier" else 0
 
@@ -130,9 +130,9 @@ def random_extractor(shape: tuple[int, int, int]) -> Extractor:
 def train_classifier(images: Images, labels: NDArray[np.integer]) -> Extractor:
     """Train on four fifths of the images; measure accuracy on the rest, at most 10,000 images."""
     order = np.random.default_rng(0).permutation(len(images))
-    held_out = min(len(images) // 5, MOST_HELD_OUT)
+    held_out = min(len(images) // 5, MAX_HELD_OUT)
     test, train = order[:held_out], order[held_out:]
-    steps = min(EPOCHS * len(train) // BATCH + 1, MOST_STEPS)
+    steps = min(EPOCHS * len(train) // BATCH + 1, MAX_STEPS)
     weights = _train(images[train], labels[train], int(labels.max()) + 1, steps)
     extractor = Extractor("classifier", weights, None)
     found = extractor.classes(extractor(images[test]))

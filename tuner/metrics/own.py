@@ -24,7 +24,7 @@ OWN_METRICS: dict[str, OwnMetric] = {}  # by name; filled by run.custom_metrics
 def own_metrics(names: Iterable[str], real: Sample, generated: Sample) -> Mapping[str, float]:
     """Compute custom metrics; those that are not finite are left out.
 
-    TypeError if one returns anything but a number; whatever a metric raises.
+    TypeError if one returns anything but a number; exceptions of the metrics pass through.
     """
     found = {}
     for name in names:

@@ -18,19 +18,19 @@ from tuner.study.sinks import Ending
 from tuner.study.store import StudyStore
 from tuner.study.verdict import Complete, Fail, Prune
 
-EXIT_WAIT = 10.0  # most seconds that a worker's exit waits for its notifications
+EXIT_WAIT = 10.0  # maximum seconds that a worker's exit waits for its notifications
 RETRY = 5.0  # seconds before another attempt while the database is unreachable
 ATTEMPTS = 5
 
 
 class NotifySink:
-    """A ``TrialSink`` that looks for events to notify about whenever a trial has ended, on its own
-    thread and over its own connections."""
+    """A ``TrialSink`` that sends due notifications whenever a trial has ended, from its own thread
+    and over its own connections."""
 
     def __init__(self, store: StudyStore, sender: Sender, announce: Callable[[str], None]) -> None:
         self._address, self._name = store.database.address, store.name
         self._sender, self._announce = sender, announce
-        self._looks: queue.SimpleQueue[bool] = queue.SimpleQueue()  # whether this look is the last
+        self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()  # True for the last request
         self._store: StudyStore | None = None
         self._thread = threading.Thread(target=self._run, name="notifications", daemon=True)
         self._thread.start()
@@ -43,14 +43,14 @@ class NotifySink:
 
     def ended(self, claim: Claim, ending: Ending) -> None:
         if isinstance(ending, Complete | Prune | Fail):
-            self._looks.put(False)
+            self._requests.put(False)
 
     def announce(self, text: str, part: float | None = None) -> None:
         return None
 
     def close(self) -> None:
-        """Look one last time, after the worker has left the study."""
-        self._looks.put(True)
+        """Send due notifications one last time, after the worker has left the study."""
+        self._requests.put(True)
         self._thread.join(EXIT_WAIT / 2)
         self._sender.close()
         self._thread.join(EXIT_WAIT / 2)
@@ -58,16 +58,16 @@ class NotifySink:
     def _run(self) -> None:
         last, restarts = False, variable(RESTARTS_VARIABLE) is not None
         while not last:
-            last = self._looks.get()
-            with suppress(queue.Empty):  # one look finds what several would
+            last = self._requests.get()
+            with suppress(queue.Empty):  # one request covers all that are waiting
                 while not last:
-                    last = self._looks.get_nowait()
-            self._try_to_look(last, leaving=last and not restarts)
+                    last = self._requests.get_nowait()
+            self._try_to_send(last, leaving=last and not restarts)
 
-    def _try_to_look(self, last: bool, *, leaving: bool) -> None:
+    def _try_to_send(self, last: bool, *, leaving: bool) -> None:
         for attempt in range(ATTEMPTS):
             try:
-                look(self._opened(), self._sender, self._announce, leaving=leaving)
+                send_due(self._opened(), self._sender, self._announce, leaving=leaving)
                 return
             except StorageError as error:
                 if attempt == ATTEMPTS - 1 or last or not error.transient:
@@ -89,7 +89,7 @@ class NotifySink:
         return self._store
 
 
-def look(
+def send_due(
     store: StudyStore, sender: Sender, announce: Callable[[str], None], *, leaving: bool = False
 ) -> None:
     """Send the notifications that are due, unless another process has sent them. ``leaving``: a
@@ -120,17 +120,17 @@ def claimed_stall(store: StudyStore, seconds: float = 0.0) -> notices.Stall | No
     return stall if notices.claim_stall(store, stall) else None
 
 
-def look_once(store: StudyStore, announce: Callable[[str], None]) -> None:
+def send_due_once(store: StudyStore, announce: Callable[[str], None]) -> None:
     """Send the notifications that are due after a worker has left, if this machine has URLs."""
     sender = open_sender() if store.spec.notify.on else None
     if sender is not None:
-        look(store, sender, announce, leaving=True)
+        send_due(store, sender, announce, leaving=True)
 
 
 @contextmanager
 def notifying(store: StudyStore, announce: Callable[[str], None]) -> Iterator[list[NotifySink]]:
-    """A sink for the study's notifications; none if the study asks for none, or this machine has
-    no URLs. InputError if a URL can't be used."""
+    """A sink for the study's notifications; none if the study file requests none, or this machine
+    has no URLs. InputError if a URL can't be used."""
     sender = open_sender() if store.spec.notify.on else None
     if sender is None:
         if store.spec.notify.on:

@@ -31,7 +31,7 @@ def watching_stalls(
         announced = ""
         while not ended.wait(EVERY):
             try:
-                look_for_stalls(Database(storage), sender, announce)
+                send_stalls(Database(storage), sender, announce)
             except TunerError as error:  # such as a database user without write access
                 if announced != str(error):
                     announced = str(error)
@@ -45,7 +45,7 @@ def watching_stalls(
         sender.close()
 
 
-def look_for_stalls(database: Database, sender: Sender, announce: Callable[[str], None]) -> None:
+def send_stalls(database: Database, sender: Sender, announce: Callable[[str], None]) -> None:
     """Send one notification of every study that has had no worker for ``STALLED`` seconds."""
     try:
         for name in studies_wanting(database, "stalled"):

@@ -14,7 +14,8 @@ from tuner.files.study_files import StudyFiles
 from tuner.gan.sampling import Generator, Latents, draw, even_shares, fixed_latents
 from tuner.metrics.evaluate import Scores, real_against_real
 from tuner.run.custom_networks import import_allowed, networks_of
-from tuner.run.evaluator import PICTURES, Evaluator
+from tuner.run.evaluator import Evaluator
+from tuner.run.study_latents import PICTURES
 from tuner.spec.warnings import can_extrapolate
 from tuner.study.records import TrialRecord
 from tuner.study.store import StudyStore
@@ -98,10 +99,10 @@ class ImageGenerator:
         labels = None if first.labels is None else first.labels.repeat(columns)
         return draw(self.program, self.weights, Latents(z.reshape(rows * columns, -1), labels))
 
-    def by_class(self, most: int, columns: int, seed: int = 0) -> NDArray[np.uint8]:
-        """Images of the first classes, at most ``most``, a row for each, all of the same latents:
+    def by_class(self, max_classes: int, columns: int, seed: int = 0) -> NDArray[np.uint8]:
+        """Images of at most ``max_classes`` classes, a row for each, all from the same latents:
         uint8 (classes * columns, height, width, channels)."""
-        classes = np.arange(min(most, self.program.classes), dtype=np.int32)
+        classes = np.arange(min(max_classes, self.program.classes), dtype=np.int32)
         z = np.tile(self.latents(columns, seed).z, (len(classes), 1))
         return draw(self.program, self.weights, Latents(z, classes.repeat(columns)))
 

@@ -9,7 +9,7 @@ from tuner.spec.study import StudySpec
 from tuner.study.space import programs
 from tuner.trial import DatasetInfo, Program
 
-MOST_CHECKED = 100  # programs; each distinct pair of networks takes a tenth of a second
+MAX_CHECKED = 100  # programs; each distinct pair of networks takes a tenth of a second
 
 
 class Excluded(NamedTuple):
@@ -17,7 +17,7 @@ class Excluded(NamedTuple):
 
     programs: int  # 0 if there are too many to check
     violating: int
-    example: str | None  # the least violation
+    example: str | None  # the smallest violation
 
 
 def is_allowed(spec: StudySpec, program: Program) -> bool:
@@ -30,7 +30,7 @@ def excluded(spec: StudySpec, dataset: DatasetInfo) -> Excluded:
     """Count the programs that violate the constraint; InputError if all of them do."""
     if not spec.constraint.limits:
         return Excluded(0, 0, None)
-    sizes = [size_of(program) for program in programs(spec, {}, dataset, MOST_CHECKED)]
+    sizes = [size_of(program) for program in programs(spec, {}, dataset, MAX_CHECKED)]
     wrong = [size for size in sizes if spec.constraint.violation(size) is not None]
     least = min(wrong, default=None)
     example = None if least is None else spec.constraint.violation(least)

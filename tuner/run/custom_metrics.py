@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable
 
 from tuner.errors import InputError
 from tuner.metrics.own import OWN_METRICS, Sample, own_metrics
-from tuner.run.custom_networks import Sources, described, import_object
+from tuner.run.custom_networks import Sources, describe_error, import_object
 
 
 def import_metrics(names: Iterable[str], allowed: Collection[str]) -> Sources:
@@ -29,5 +29,5 @@ def check_metrics(names: Iterable[str], real: Sample) -> None:
         try:
             own_metrics([name], real, real)
         except (Exception, SystemExit) as error:  # custom code may raise anything
-            reason = described(error, name.partition(".")[0])
+            reason = describe_error(error, name.partition(".")[0])
             raise InputError(f"metrics.own: {name}: {reason}") from None

@@ -1,4 +1,4 @@
-"""Custom networks: imported if allowed, hashed, and their shapes checked.
+"""Custom networks: import them if allowed, hash their code, and check their shapes.
 
 A study names them ``package.module:Class``. A study in a database must not be able to make a worker
 run code, so only packages that the user of this process allows are imported.
@@ -79,7 +79,7 @@ def import_object(name: str, allowed: Collection[str]) -> tuple[Any, str]:
         module = importlib.import_module(module_name)
         found = getattr(module, class_name, None)
     except (Exception, SystemExit) as error:  # a custom module may raise anything
-        raise InputError(f"{name}: can't be imported: {described(error, package)}") from None
+        raise InputError(f"{name}: can't be imported: {describe_error(error, package)}") from None
     if found is None:
         hint = did_you_mean(class_name, vars(module))
         raise InputError(f"{name}: {module_name} has no {class_name}{hint}")
@@ -170,7 +170,7 @@ def _check_network(
     try:
         returned = jax.eval_shape(run, arrays, options)
     except (Exception, SystemExit) as error:  # custom code may raise anything
-        reason = described(error, name.partition(".")[0])
+        reason = describe_error(error, name.partition(".")[0])
         raise InputError(f"trial.{side}: {name}: {reason}") from None
     shape = getattr(returned, "shape", type(returned).__name__)
     if shape != expected:
@@ -180,7 +180,7 @@ def _check_network(
         )
 
 
-def described(error: BaseException, package: str) -> str:
+def describe_error(error: BaseException, package: str) -> str:
     """The error's type and first paragraph in one line, followed by the deepest line of the
     package's code, if any, unless the error already contains its location."""
     paragraph = " ".join(str(error).split("\n\n")[0].split())

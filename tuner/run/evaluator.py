@@ -1,8 +1,5 @@
 """``Evaluator``: measures all trials of a study on the same images and latents."""
 
-import hashlib
-import os
-from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from typing import NamedTuple
@@ -12,7 +9,6 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from tuner import environment
 from tuner.data import ImageSet
 from tuner.gan.input_pipeline import Images
 from tuner.gan.sampling import (
@@ -22,7 +18,6 @@ from tuner.gan.sampling import (
     discriminate,
     draw,
     fixed_latents,
-    generate,
     generator_of,
     padded,
 )
@@ -40,6 +35,16 @@ from tuner.metrics.evaluate import (
 from tuner.metrics.extractors import Extractor, joined
 from tuner.metrics.own import Sample, own_metrics
 from tuner.run.custom_networks import Sources
+from tuner.run.device_memory import image_memory
+from tuner.run.generation import generate_features
+from tuner.run.study_latents import (
+    EVALUATION,
+    FRESH,
+    STATISTICS,
+    first_of_each_class,
+    latent_seed,
+    shown_latents,
+)
 from tuner.spec.study import StudySpec
 from tuner.trial import DatasetInfo, Program
 from tuner.xla import running_time
@@ -47,10 +52,6 @@ from tuner.xla import running_time
 AUC_IMAGES = 1000
 AUC_CHUNKS = -(-AUC_IMAGES // CHUNK)
 STRIPS, NEIGHBOURS = 12, 5  # samples that are shown with their nearest training images
-AHEAD = 2  # chunks under way while an earlier one is awaited
-IMAGE_SHARE = 0.4  # of the device's memory for images
-# Purposes of fixed latents, folded into the study's seed.
-STATISTICS, EVALUATION, FRESH, PICTURES = range(4)
 
 
 class Evaluation(NamedTuple):
@@ -73,79 +74,6 @@ def dataset_info(images: ImageSet, sources: Sources = ()) -> DatasetInfo:
     """Dataset facts shared by all trials, with the ``sources`` of custom networks."""
     classes = 0 if images.labels is None else int(images.labels.max()) + 1
     return DatasetInfo(images.shape, len(images.images), classes, sources)
-
-
-def image_memory() -> float:
-    """Bytes of device memory for images: TUNER_IMAGE_MEMORY, or by default a share of the memory.
-
-    A larger image set is streamed from the host.
-    """
-    given = environment.image_memory()
-    return IMAGE_SHARE * device_memory() if given is None else given
-
-
-def device_memory() -> int:
-    """Bytes of device memory that this process may use; of a CPU, the machine's memory."""
-    found = jax.devices()[0].memory_stats() or {}
-    if "bytes_limit" in found:
-        return int(found["bytes_limit"])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def latent_seed(spec: StudySpec, purpose: int) -> int:
-    """The seed of the study's fixed latents for one purpose."""
-    return int(np.random.SeedSequence((spec.study.seed, purpose, 1)).generate_state(1)[0])
-
-
-def latents_digest(spec: StudySpec) -> str:
-    """Hash the first latents of an evaluation, which depend on the seed and on JAX's settings."""
-    z = fixed_latents(latent_seed(spec, EVALUATION), 8, 8).z
-    return hashlib.sha256(z.tobytes()).hexdigest()[:8]
-
-
-class _Generated(NamedTuple):
-    """What an evaluation needs of its generated images, on the device; chunk by chunk."""
-
-    features: list[Array]  # in parts: see ``Extractor.extract``
-    finite: list[Array]  # whether all images of a chunk are
-    fakes: list[Array]  # float32 images for D
-    pixels: dict[int, Array]  # uint8 images of the chunks to be shown, by number
-
-
-class _Clock:
-    """Divides the time of an evaluation between generating images and extracting features.
-
-    The device computes chunks in turn. Waiting for their results in that order, a few chunks behind
-    the newest, never leaves it without work, and limits the memory of what is under way.
-    """
-
-    def __init__(self) -> None:
-        self.generate_seconds = self.extract_seconds = 0.0
-        self._pending = deque[tuple[Array, list[Array]]]()
-        self._now = running_time()
-
-    def add(self, generated: Array, features: list[Array]) -> None:
-        """Follow a chunk's results; wait for those of an earlier chunk."""
-        self._pending.append((generated, features))
-        if len(self._pending) > AHEAD:
-            self._wait_for_one()
-
-    def wait(self) -> None:
-        """Wait for all results."""
-        while self._pending:
-            self._wait_for_one()
-
-    def _wait_for_one(self) -> None:
-        generated, features = self._pending.popleft()
-        self.generate_seconds += self._seconds_until(generated)
-        self.extract_seconds += self._seconds_until(*features)
-
-    def _seconds_until(self, *results: Array) -> float:
-        before = self._now
-        for result in results:
-            result.block_until_ready()
-        self._now = running_time()
-        return self._now - before
 
 
 class Evaluator:
@@ -171,7 +99,7 @@ class Evaluator:
         chosen = np.sort(chosen[:AUC_IMAGES])
         reals = normalise(np.asarray(images.images[chosen]))
         chunks = [padded(reals[start : start + CHUNK]) for start in range(0, len(reals), CHUNK)]
-        self._auc_images, self._auc_count = _filled(jax.device_put(chunks)), len(reals)
+        self._auc_images, self._auc_count = _padded_chunks(jax.device_put(chunks)), len(reals)
         self.labels: Array | None = None
         self._auc_labels: NDArray[np.int32] | None = None
         self._shares = list[float]()  # of the classes
@@ -205,10 +133,10 @@ class Evaluator:
         """
         latents = self._latents(EVALUATION, program)
         shown = shown_latents(latents, self.spec.pictures.images)
-        clock = _Clock()
         kept = range(-(-len(latents.z) // CHUNK)) if self.spec.metrics.own else set(shown // CHUNK)
-        made = self._generate(program, generator, latents, kept, clock)
-        d_auc = self._d_auc(program, state, made.fakes, latents)
+        made = generate_features(self.extractor, program, generator, latents, AUC_CHUNKS, kept)
+        generate_seconds, extract_seconds = made.generate_seconds, made.extract_seconds
+        d_auc = self._d_auc(program, state, made.images, latents)
         if d_auc is None or not all(jax.device_get(made.finite)):
             return Evaluation()
         begun = running_time()
@@ -230,32 +158,10 @@ class Evaluator:
             own=own,
             d_auc=d_auc,
             samples=np.array(samples, np.uint8).reshape(-1, *program.image_shape),
-            generate_seconds=clock.generate_seconds,
-            extract_seconds=clock.extract_seconds + extracted - begun,
+            generate_seconds=generate_seconds,
+            extract_seconds=extract_seconds + extracted - begun,
             score_seconds=scored - extracted,
         )
-
-    def _generate(
-        self,
-        program: Program,
-        generator: Generator,
-        latents: Latents,
-        shown: Collection[int],
-        clock: "_Clock",
-    ) -> "_Generated":
-        """Generate images and extract their features; chunks numbered in ``shown`` are kept."""
-        made = _Generated([], [], [], {})
-        for number, chunk in enumerate(generate(program, generator, latents)):
-            features = self.extractor.extract(chunk.pixels, chunk.length)
-            made.features.extend(features)
-            made.finite.append(chunk.finite)
-            if number < AUC_CHUNKS:
-                made.fakes.append(chunk.images)
-            if number in shown:
-                made.pixels[number] = chunk.pixels
-            clock.add(chunk.finite, features)
-        clock.wait()
-        return made
 
     def _d_auc(
         self, program: Program, state: GanState, fakes: list[Array], latents: Latents
@@ -265,7 +171,7 @@ class Evaluator:
         fake_labels = None if latents.labels is None else latents.labels[:AUC_IMAGES]
         count = min(len(latents.z), AUC_IMAGES)
         real = discriminate(program, state, self._auc_images, self._auc_count, real_labels)
-        fake = discriminate(program, state, _filled(fakes), count, fake_labels)
+        fake = discriminate(program, state, _padded_chunks(fakes), count, fake_labels)
         if not (np.isfinite(real).all() and np.isfinite(fake).all()):
             return None
         return discriminator_auc(real, fake)
@@ -313,7 +219,7 @@ class Evaluator:
         return self._shares if program.classes else []
 
 
-def _filled(chunks: list[Array]) -> list[Array]:
+def _padded_chunks(chunks: list[Array]) -> list[Array]:
     """Repeat the last chunk up to ``AUC_CHUNKS``, so that one program serves any number."""
     return chunks + chunks[-1:] * (AUC_CHUNKS - len(chunks))
 
@@ -322,20 +228,4 @@ def _shown_images(images: ImageSet, some: NDArray[np.integer], count: int) -> np
     """Real images to show next to generated ones, of those with the indices ``some``; if they have
     classes, in the order of a conditional generator's samples."""
     labels = None if images.labels is None else images.labels[some]
-    return np.asarray(images.images[some[_first(len(some), labels, count)]])
-
-
-def shown_latents(latents: Latents, count: int) -> np.ndarray:
-    """Indices of the latents to show: the first ones, or the first ones of each class."""
-    return _first(len(latents.z), latents.labels, count)
-
-
-def _first(total: int, labels: NDArray[np.integer] | None, count: int) -> np.ndarray:
-    """The first ``count`` of ``total`` indices; with labels, the first ones of each class, whose
-    counts differ by at most one."""
-    if labels is None:
-        return np.arange(min(count, total))
-    classes = np.unique(labels)
-    each = [count // len(classes) + (i < count % len(classes)) for i in range(len(classes))]
-    found = [np.flatnonzero(labels == label)[:n] for label, n in zip(classes, each, strict=True)]
-    return np.concatenate(found)
+    return np.asarray(images.images[some[first_of_each_class(len(some), labels, count)]])

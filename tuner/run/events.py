@@ -50,11 +50,11 @@ class EventWriter:
         threading.Thread(target=self._follow, args=(clock,), name="activity", daemon=True).start()
 
     def _follow(self, clock: PhaseClock) -> None:
-        told: Activity | None = None
+        written: Activity | None = None
         while self._orphaned is not None:
-            if (activity := clock.lasting_activity) != told:
-                told = activity
-                what, seconds = (told.what, clock.elapsed(told)) if told else ("", 0.0)
+            if (activity := clock.lasting_activity) != written:
+                written = activity
+                what, seconds = (written.what, clock.elapsed(written)) if written else ("", 0.0)
                 self._write("doing", self._trial, what, seconds)
             time.sleep(TICK)
 

@@ -21,7 +21,7 @@ from tuner.run.signals import (
     GRACE,
     LEFT,
     Stop,
-    briefly,
+    call_within,
     end_process,
     finishing,
     responding,
@@ -57,7 +57,8 @@ class Fleet:
 
     ``devices`` are assigned in turn; workers on the same one share its memory, and all of them the
     CPU's cores. With ``widen`` the fleet begins with one worker on each device and adds one to each
-    as long as that pays; see ``Widening``. Dead workers are replaced, ``respawn`` times in total.
+    as long as the rate rises; see ``Widening``. Dead workers are replaced, ``respawn`` times in
+    total.
     ``doing`` receives the index of a worker, its trial, what it is doing, and for how many seconds.
     All stop ``max_time`` seconds from now; ``grace`` is the workers' own, in seconds. ``stop``
     records a signal.
@@ -125,7 +126,7 @@ class Fleet:
         self.processes[index] = process
         if self.stopping:  # requested while the process started
             process.send_signal(STOP)
-        thread = threading.Thread(target=self._attend, args=(index, process), daemon=True)
+        thread = threading.Thread(target=self._relay_events, args=(index, process), daemon=True)
         self.threads.append(thread)
         thread.start()
 
@@ -145,11 +146,11 @@ class Fleet:
         return found
 
     def _threads(self, index: int) -> int:
-        """CPU threads for a worker: its share among the workers that there are when it begins."""
+        """CPU threads for a worker: its share among the workers running when it begins."""
         workers = (index // self.first + 1) * self.first
         return max(1, cores() // workers)
 
-    def _attend(self, index: int, process: subprocess.Popen[str]) -> None:
+    def _relay_events(self, index: int, process: subprocess.Popen[str]) -> None:
         """Replay a worker's events until it exits."""
         events, errors = process.stdout, process.stderr
         assert events is not None
@@ -176,7 +177,7 @@ class Fleet:
             lines = [line.strip() for line in kept if line.strip()]
             self._handle_death(index, process.pid, code, lines, held.claim)
         else:
-            self.widening = None  # one worker less: the study ends, or a stop was requested
+            self.widening = None  # a worker has left: the study ends, or a stop was requested
 
     def _handle_death(
         self, index: int, pid: int, code: int, errors: list[str], claim: Claim | None
@@ -208,7 +209,7 @@ class Fleet:
                     self._widen()
 
     def _widen(self) -> None:
-        """Add a worker to each device, or decide against it, once the present ones are measured."""
+        """Add a worker to each device, or decide against it, once the current rate is measured."""
         widening = self.widening
         if self.stopping or widening is None or not widening.measured():
             return
@@ -235,7 +236,7 @@ class Fleet:
         self.stopping = True
         self.stop.request(by_signal=True)
         self.signal_all(STOP)
-        briefly(AT_ONCE, self.sink.announce, finishing(number, FINISHING))
+        call_within(AT_ONCE, self.sink.announce, finishing(number, FINISHING))
         late = threading.Timer(self.grace + LATE, self.signal_all, (signal.SIGKILL,))
         late.daemon = True
         late.start()

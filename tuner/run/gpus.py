@@ -71,7 +71,7 @@ def warning_of_unused(device: str) -> str | None:
 def memory_share(environment: Mapping[str, str], workers: int) -> float | None:
     """The fraction of a GPU's memory for each of ``workers`` processes that share it.
 
-    None if the user has set the fraction, or has turned off that JAX takes memory in advance.
+    None if the user has set the fraction, or has turned off JAX's preallocation of memory.
     """
     chosen = environment.get(FRACTION) or environment.get(OLDER_FRACTION)
     if chosen or environment.get(PREALLOCATE) in ("false", "False", "0"):

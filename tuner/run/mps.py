@@ -1,4 +1,4 @@
-"""CUDA MPS, with which the kernels of several processes run on a GPU at the same time.
+"""CUDA MPS, which lets the kernels of several processes run on a GPU at the same time.
 
 Without it the processes take turns: the GPU is divided into time slices.
 """
@@ -62,7 +62,8 @@ def shared(devices: Sequence[str], announce: Callable[[str], None]) -> Iterator[
 
 @contextmanager
 def _daemon(devices: Sequence[str]) -> Iterator[tuple[dict[str, str], str | None]]:
-    """Run a daemon for the block; yields its clients' variables, and why it can't be used if so."""
+    """Run a daemon for the block; yields its clients' variables, and a problem that prevents its
+    use, if any."""
     folder = Path(tempfile.mkdtemp(prefix="tuner-mps-", dir=PARENT))
     variables = {PIPES: f"{folder}/pipes", LOGS: f"{folder}/logs"}
     for path in variables.values():
@@ -89,7 +90,8 @@ def _daemon(devices: Sequence[str]) -> Iterator[tuple[dict[str, str], str | None
 def _daemon_environment(devices: Sequence[str]) -> dict[str, str]:
     """The daemon sees the GPUs under the same names as its clients.
 
-    Given indices, it would number its GPUs from 0, and the clients' indices would mean others.
+    If it received indices, it would number its GPUs from 0, and the clients' indices would denote
+    other GPUs.
     """
     environment = {name: value for name, value in os.environ.items() if name != VISIBLE}
     if all(name.startswith(("GPU-", "MIG-")) for name in devices):

@@ -14,14 +14,14 @@ import jax
 import numpy as np
 
 from tuner.data import Announce, silent
-from tuner.environment import DEFAULT_OPTIONS, MachineOptions, compiled_programs
+from tuner.environment import DEFAULT_OPTIONS, MachineOptions, program_cache
 from tuner.gan.sampling import generation_flops
 from tuner.gan.state import abstract_state, size_of
 from tuner.gan.training import iteration_flops, iteration_seconds, training_memory
 from tuner.metrics.extractors import extraction_flops
 from tuner.run.constraints import excluded, is_allowed
 from tuner.run.custom_networks import import_allowed
-from tuner.run.evaluator import device_memory, image_memory
+from tuner.run.device_memory import device_memory, image_memory
 from tuner.run.sharing import load_published_extractor
 from tuner.run.startup import load_checked
 from tuner.spec.branches import SWITCHES, branches, program_count
@@ -37,7 +37,7 @@ TIME_LIMIT = 45.0  # seconds that measuring memory may take
 
 
 def plan(
-    spec: StudySpec, local: MachineOptions = DEFAULT_OPTIONS, announce: Announce = silent
+    spec: StudySpec, options: MachineOptions = DEFAULT_OPTIONS, announce: Announce = silent
 ) -> dict[str, Any]:
     """Count programs and images; give parameters, memory (bytes) and FLOPs of the largest program,
     and if the budget has hours, the seconds of its epochs.
@@ -46,11 +46,10 @@ def plan(
     InputError if the study can't be run.
     """
     make_sampler(spec)
-    images, dataset = load_checked(spec, local, announce)
-    load_published_extractor(spec, local.weights)  # to check the file
+    images, dataset = load_checked(spec, options, announce)
+    load_published_extractor(spec, options.weights)  # to check the file
     program = largest_program(spec, dataset)
-    state, size = abstract_state(program), images.images.nbytes
-    weights = size_of(program)
+    size, weights = images.images.nbytes, size_of(program)
     flops_per_image = generation_flops(program) + extraction_flops(
         spec.metrics.features, program.image_shape
     )
@@ -59,13 +58,13 @@ def plan(
         f"{TIME_LIMIT:g} s"
     )
     count, limits = len(images.images), spec.budget.limits
-    memory = measured_memory(program, count, spec.study.epochs, local.allow)
+    memory = measured_memory(program, count, spec.study.epochs, options.allow)
     flops = iteration_flops(program) * program.iterations(count)
     evaluation = spec.metrics.samples * flops_per_image  # the rest is negligible
     seconds = None
     if {"device_hours", "wall_hours"} & limits.keys():
         announce(f"timing the largest program, which takes at most {TIME_LIMIT:g} s")
-        seconds = measured_seconds(program, local.allow)
+        seconds = measured_seconds(program, options.allow)
     return {
         "programs": program_count(spec.trial),
         "images": len(images.images),
@@ -74,11 +73,7 @@ def plan(
         "excluded": excluded(spec, dataset)._asdict(),
         "generator_parameters": weights.generator,
         "discriminator_parameters": weights.discriminator,
-        "state_bytes": sum(
-            leaf.size * leaf.dtype.itemsize
-            for leaf in jax.tree.leaves(state)
-            if leaf is not state.key
-        ),
+        "state_bytes": _state_bytes(program),
         "activation_bytes": memory,
         "image_bytes": size if size <= image_memory() else 0,  # otherwise they are streamed
         "device_bytes": device_memory(),
@@ -91,6 +86,14 @@ def plan(
     }
 
 
+def _state_bytes(program: Program) -> int:
+    """The size of a training state, without its random key."""
+    state = abstract_state(program)
+    return sum(
+        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if leaf is not state.key
+    )
+
+
 def measured_memory(
     program: Program,
     count: int,
@@ -99,7 +102,7 @@ def measured_memory(
     seconds: float = TIME_LIMIT,
 ) -> int | None:
     """Return ``training_memory`` in bytes, for ``count`` images; None after ``seconds``."""
-    found = _elsewhere(["memory", program, count, epochs, list(allow)], seconds)
+    found = _measured_in_subprocess(["memory", program, count, epochs, list(allow)], seconds)
     return None if found is None else int(found)
 
 
@@ -107,10 +110,10 @@ def measured_seconds(
     program: Program, allow: Sequence[str] = (), seconds: float = TIME_LIMIT
 ) -> float | None:
     """The seconds that an iteration takes; None if measuring takes more than ``seconds``."""
-    return _elsewhere(["time", program, 0, 0, list(allow)], seconds)
+    return _measured_in_subprocess(["time", program, 0, 0, list(allow)], seconds)
 
 
-def _elsewhere(request: list[Any], seconds: float) -> float | None:
+def _measured_in_subprocess(request: list[Any], seconds: float) -> float | None:
     """Measure in a separate process, because XLA's compiler can't be interrupted; None if it fails
     or takes more than ``seconds``."""
     # -P: files in the working directory must not shadow libraries.
@@ -131,11 +134,11 @@ def _measure() -> None:
     what, fields, count, epochs, allow = json.load(sys.stdin)
     program = Program._make(tuple(v) if isinstance(v, list) else v for v in fields)
     import_allowed([program.generator, program.discriminator], allow)
-    keep_compiled(compiled_programs(), silent)
+    keep_compiled(program_cache(), silent)
     if what == "memory":
         sys.stdout.write(str(training_memory(program, count, epochs)))
     else:
-        # As arrays, like a trial's; which numbers makes no difference to the time.
+        # As arrays, like a trial's; their values do not affect the time.
         numbers = jax.device_put([np.float32(0.1)] * len(Hyperparameters._fields))
         sys.stdout.write(str(iteration_seconds(program, Hyperparameters(*numbers))))
 

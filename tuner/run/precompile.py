@@ -1,8 +1,8 @@
 """``Precompiler``: compiles programs in a thread before trials need them.
 
 The next trial is unknown until it is claimed, but it runs one of few programs: those of trials that
-were left behind or are queued, else any that the search space allows. A trial that needs another
-program meanwhile compiles it itself; one that needs the program in work waits for it.
+were left behind or are queued, else any that the search space allows. Meanwhile, a trial that needs
+another program compiles it itself, and one that needs the program being compiled waits for it.
 """
 
 import random
@@ -21,16 +21,17 @@ from tuner.gan.sampling import compile_evaluation
 from tuner.gan.training import compile_training
 from tuner.metrics.extractors import Extractor
 from tuner.run.constraints import is_allowed
-from tuner.run.evaluator import AUC_CHUNKS, AUC_IMAGES, image_memory
+from tuner.run.device_memory import image_memory
+from tuner.run.evaluator import AUC_CHUNKS, AUC_IMAGES
 from tuner.run.signals import PRECOMPILER
 from tuner.study.session import WorkerSession
 from tuner.study.space import programs
 from tuner.trial import DatasetInfo, Program
 
-MOST = 8  # programs to look ahead; a guess among more would mostly be wrong
+MAX_PROGRAMS = 8  # compiled in advance; a guess among more would mostly be wrong
 
 
-def worthwhile() -> bool:
+def should_compile_ahead() -> bool:
     """Whether to compile next to training: TUNER_COMPILE_AHEAD, or by default if that leaves the
     device to training. A CPU's cores are busy already."""
     given = environment.compile_ahead()
@@ -59,7 +60,7 @@ class Precompiler:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Begin no further program; one in work is finished."""
+        """Begin no further program; the one being compiled is finished."""
         with self._condition:
             self._closed = True
             self._condition.notify()
@@ -77,26 +78,31 @@ class Precompiler:
         """
         if not self._started:
             return
-        coming = list[Program]()
+        candidates = list[Program]()
         with suppress(StorageError, KeyError):  # the trial itself will need the database
-            coming = [p for p in self._coming(current) if p not in self._seen and p != current]
+            candidates = [
+                p for p in self._candidates(current) if p not in self._seen and p != current
+            ]
         with self._condition:
-            self._wanted = deque(coming)
+            self._wanted = deque(candidates)
             if current is not None:
                 self._wanted.appendleft(current)
             self._condition.notify()
 
-    def _coming(self, current: Program | None) -> Iterable[Program]:
+    def _candidates(self, current: Program | None) -> Iterable[Program]:
         """Programs that trials may need, the likeliest first, without repetition."""
         spec, dataset = self._session.spec, self._dataset
-        guesses = [p for p in programs(spec, {}, dataset, MOST) if is_allowed(spec, p)]
+        guesses = [p for p in programs(spec, {}, dataset, MAX_PROGRAMS) if is_allowed(spec, p)]
         done = bool(guesses) and self._seen.issuperset(guesses)
         if done or self._session.store.remaining() <= (current is not None):
             return ()
-        known = [programs(spec, p, dataset, MOST) for p in self._session.coming(MOST)]
+        known = [
+            programs(spec, p, dataset, MAX_PROGRAMS)
+            for p in self._session.upcoming_params(MAX_PROGRAMS)
+        ]
         random.shuffle(guesses)  # workers of one machine then compile different ones for its cache
-        coming = (program for some in (*known, guesses) for program in some)
-        return dict.fromkeys(program for program in coming if is_allowed(spec, program))
+        candidates = (program for some in (*known, guesses) for program in some)
+        return dict.fromkeys(program for program in candidates if is_allowed(spec, program))
 
     def _run(self) -> None:
         while True:

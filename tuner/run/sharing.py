@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeGuard
 import jax
 
 from tuner.data import ImageSet
-from tuner.environment import measures, variable
+from tuner.environment import measures_cache, variable
 from tuner.errors import InputError, TunerError
 from tuner.files.folders import MAX_ARRAY_BYTES, DirectoryStore
 from tuner.files.inception_weights import PUBLISHED_AT, load_inception
@@ -36,7 +36,7 @@ from tuner.xla import keep_private
 
 EXTRACTOR, REFERENCE = "extractor.safetensors", "reference.safetensors"
 WEIGHTS_VARIABLE = "TUNER_WEIGHTS"
-PAUSE = 1.0  # seconds between checks while another worker prepares them
+PAUSE = 1.0  # seconds between checks while another worker prepares the files
 
 
 class StoppedError(Exception):
@@ -131,7 +131,7 @@ def _find(files: StudyFiles, images: ImageSet, published: Extractor | None) -> M
         if published:
             return Measures(published, statistics)
         extractor = decode_extractor(data, files.locate(EXTRACTOR), images.shape)
-        if len(statistics.shares) == extractor.kinds:
+        if len(statistics.shares) == extractor.class_count:
             return Measures(extractor, statistics)
     return None
 
@@ -161,7 +161,7 @@ def _reference(extractor: Extractor, images: ImageSet, samples: int) -> bytes:
     def make() -> bytes:
         features = extractor(images.images)
         classes = extractor.classes(features)
-        real = evaluate.reference_statistics(features, classes, extractor.kinds, samples)
+        real = evaluate.reference_statistics(features, classes, extractor.class_count, samples)
         if images.held_out is not None:
             held_out = extractor(images.held_out)
             real = real._replace(held_out=evaluate.held_out_statistics(held_out, features, samples))
@@ -169,7 +169,7 @@ def _reference(extractor: Extractor, images: ImageSet, samples: int) -> bytes:
             raise InputError("data: all images have the same features, so FID would be meaningless")
         return encode_reference_statistics(real)
 
-    return _of_this_machine(name, lambda data: decode_reference_statistics(data, name), make)
+    return _cached_on_machine(name, lambda data: decode_reference_statistics(data, name), make)
 
 
 def _extractor(spec: StudySpec, images: ImageSet, files: StudyFiles) -> bytes:
@@ -188,23 +188,23 @@ def _extractor(spec: StudySpec, images: ImageSet, files: StudyFiles) -> bytes:
     def make() -> bytes:
         return encode_extractor(train_classifier(images.images, labels))
 
-    made = _of_this_machine(name, lambda data: decode_extractor(data, name, images.shape), make)
+    made = _cached_on_machine(name, lambda data: decode_extractor(data, name, images.shape), make)
     files.write_shared(shared, made)
     return made
 
 
-def _of_this_machine(
+def _cached_on_machine(
     name: str, decode: Callable[[bytes], object], make: Callable[[], bytes]
 ) -> bytes:
     """Return a file that any study on this machine made, or make it; ``decode`` refuses others."""
-    cache = DirectoryStore(measures())
+    cache = DirectoryStore(measures_cache())
     with suppress(TunerError):
         data = cache.read(name, MAX_ARRAY_BYTES)
         if data is not None:
             decode(data)
             return data
     made = make()
-    if keep_private(measures()):
+    if keep_private(measures_cache()):
         with suppress(TunerError):  # a full disk, for example: it is only a cache
             cache.write(name, made)
     return made

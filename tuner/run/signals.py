@@ -63,7 +63,7 @@ class Stop:
 
     @property
     def reason(self) -> str | None:
-        """What requested the stop, if known."""
+        """The reason for the stop request, if known."""
         return self._reason or (TIME_LIMIT if self.requested and self._since is None else None)
 
     @property
@@ -84,7 +84,7 @@ class Stop:
             time.sleep(min(0.1, seconds))
 
 
-def briefly(
+def call_within(
     seconds: float, function: Callable[P, object], *args: P.args, **options: P.kwargs
 ) -> None:
     """Call a function in a thread and wait at most ``seconds`` for it; ignore its errors."""
@@ -113,7 +113,7 @@ def end_process(code: int, line: str = "", reset: str = SHOW_CURSOR) -> NoReturn
             os.write(2, f"{new_line}tuner: {line}\n".encode())
 
     try:
-        briefly(0.2, say)  # a terminal may be paused, a pipe full
+        call_within(0.2, say)  # a terminal may be paused, a pipe full
     finally:
         os._exit(code)
 
@@ -131,16 +131,16 @@ def exit_process(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def leave(number: int) -> NoReturn:
+def exit_by_signal(number: int) -> NoReturn:
     """Exit at once with the exit code that shells use for the signal."""
     end_process(128 + number, "interrupted")
 
 
-class _Sentinel:
+class _SignalListener:
     """Owns the thread that responds to signals."""
 
     def __init__(self) -> None:
-        self.respond: Respond = leave
+        self.respond: Respond = exit_by_signal
         self._responds = False
         # nohup ignores SIGHUP; a Slurm job ignores SIGTERM, which it passes on as SIGINT. SIGINT
         # is ignored by processes that a shell script starts in the background, but obeyed here.
@@ -155,7 +155,7 @@ class _Sentinel:
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         threading.Thread(target=self._listen, name="signals", daemon=True).start()
         for number in self._handled:  # only signals with a handler wake the thread
-            signal.signal(number, self._let_it_respond)
+            signal.signal(number, self._give_thread_time)
 
     def _listen(self) -> None:
         while True:
@@ -166,8 +166,8 @@ class _Sentinel:
                 if number in self._handled:
                     self.respond(number)
 
-    def _let_it_respond(self, number: int, frame: FrameType | None) -> None:
-        """Give the thread a chance: some C code runs handlers while it holds the GIL."""
+    def _give_thread_time(self, number: int, frame: FrameType | None) -> None:
+        """Give the thread time to run: some C code runs handlers while it holds the GIL."""
         time.sleep(0.05)
         for _ in range(100):
             if not self._responds:
@@ -175,33 +175,33 @@ class _Sentinel:
             time.sleep(0.01)
 
 
-_sentinel: _Sentinel | None = None
+_listener: _SignalListener | None = None
 
 
-def leave_on_signals() -> None:
+def exit_on_signals() -> None:
     """Make SIGINT, SIGTERM and SIGHUP end the process at once, except within ``responding``.
 
     SIGTERM and SIGHUP stay ignored if the process started so.
     """
-    global _sentinel
-    if _sentinel is None and threading.current_thread() is threading.main_thread():
-        _sentinel = _Sentinel()
+    global _listener
+    if _listener is None and threading.current_thread() is threading.main_thread():
+        _listener = _SignalListener()
 
 
 @contextmanager
 def responding(respond: Respond) -> Iterator[None]:
     """Call ``respond`` from a thread for signals in the block.
 
-    Does nothing unless ``leave_on_signals`` was called: signals then belong to the host program.
+    Does nothing unless ``exit_on_signals`` was called: signals then belong to the host program.
     """
-    if _sentinel is None:
+    if _listener is None:
         yield
         return
-    before, _sentinel.respond = _sentinel.respond, respond
+    before, _listener.respond = _listener.respond, respond
     try:
         yield
     finally:
-        _sentinel.respond = before
+        _listener.respond = before
 
 
 @contextmanager
@@ -252,7 +252,7 @@ def _name_of(number: int) -> str:
 
 
 def finishing(number: int, what: str = FINISHING) -> str:
-    """What a worker does after its first signal, and which signal it was."""
+    """A line on what a worker does after its first signal, with the signal's name."""
     return f"{_name_of(number)}: {what}"
 
 
@@ -268,9 +268,9 @@ def stop_on_signals(
     def respond(number: int) -> None:
         if stop.has_something_to_finish and not stop.by_signal:
             stop.request(_name_of(number), by_signal=True)
-            briefly(AT_ONCE, announce, finishing(number))
+            call_within(AT_ONCE, announce, finishing(number))
             return
-        briefly(AT_ONCE, release)
+        call_within(AT_ONCE, release)
         end_process(1 if stop.by_signal else 128 + number, LEFT)
 
     return responding(respond)

@@ -10,7 +10,7 @@ import numpy as np
 
 from tuner.data import Announce, ImageSet, load_images
 from tuner.data.listing import counted, origin
-from tuner.environment import DEFAULT_OPTIONS, MachineOptions, compiled_programs
+from tuner.environment import DEFAULT_OPTIONS, MachineOptions, program_cache
 from tuner.errors import InputError
 from tuner.files.study_files import StudyFiles
 from tuner.metrics import evaluate
@@ -19,11 +19,12 @@ from tuner.phases import Phase, PhaseClock
 from tuner.run.constraints import excluded
 from tuner.run.custom_metrics import check_metrics, import_metrics
 from tuner.run.custom_networks import Sources, check_all_shapes, import_allowed, networks_of
-from tuner.run.evaluator import Evaluator, dataset_info, latents_digest
+from tuner.run.evaluator import Evaluator, dataset_info
 from tuner.run.gpus import warning_of_unused
-from tuner.run.precompile import Precompiler, worthwhile
+from tuner.run.precompile import Precompiler, should_compile_ahead
 from tuner.run.sharing import StoppedError, shared_measures
 from tuner.run.signals import Stop, stop_on_ctrl_c, stop_on_signals
+from tuner.run.study_latents import latents_digest
 from tuner.run.trainer import Trainer
 from tuner.run.watchdog import Watchdog
 from tuner.run.worker import Limits, Worker
@@ -44,18 +45,18 @@ from tuner.xla import check_settings, compilation_seconds, compiling_since, keep
 INPUTS = dict.fromkeys(("classifier", "random"), "as it is") | dict.fromkeys(
     ARCHITECTURES, "resized as by Pillow"
 )
-FEWEST_IMAGES, FEWEST_LABELLED, FEWEST_HELD_OUT = 20, 50, 50
+MIN_IMAGES, MIN_LABELLED, MIN_HELD_OUT = 20, 50, 50
 
 
 def check_data(spec: StudySpec, images: ImageSet) -> None:
     """InputError if the study can't be run on these images."""
-    if len(images.images) < FEWEST_IMAGES:
+    if len(images.images) < MIN_IMAGES:
         found = counted(len(images.images), "image")
-        raise InputError(f"data: found {found}, expected at least {FEWEST_IMAGES}")
+        raise InputError(f"data: found {found}, expected at least {MIN_IMAGES}")
     problems = data_problems(spec, len(images.images))
-    if images.held_out is not None and len(images.held_out) < FEWEST_HELD_OUT:
+    if images.held_out is not None and len(images.held_out) < MIN_HELD_OUT:
         found = f"{len(images.held_out)} of {len(images.held_out) + len(images.images)} images"
-        problems.append(f"data.holdout: holds out {found}, expected at least {FEWEST_HELD_OUT}")
+        problems.append(f"data.holdout: holds out {found}, expected at least {MIN_HELD_OUT}")
     if spec.metrics.features == "classifier":
         problems += _classifier_problems(spec, images)
     settings = [branch.trial.conditional for branch in branches(spec.trial)]
@@ -72,13 +73,13 @@ def _classifier_problems(spec: StudySpec, images: ImageSet) -> list[str]:
         return [
             "metrics.features: 'classifier' needs images with labels; use 'random' or 'inception'"
         ]
-    if count < FEWEST_LABELLED:
-        needed = f"at least {FEWEST_LABELLED} images"
+    if count < MIN_LABELLED:
+        needed = f"at least {MIN_LABELLED} images"
         return [f"metrics.features: 'classifier' needs {needed}, not {count}; use 'random'"]
-    kinds = len(np.unique(images.labels))
-    if spec.guard.class_coverage.enabled and samples < kinds:  # would look like collapse
+    classes = len(np.unique(images.labels))
+    if spec.guard.class_coverage.enabled and samples < classes:  # would look like collapse
         expected = "expected at least as many, or guard.class_coverage off"
-        return [f"metrics.samples: found {samples} with {kinds} classes, {expected}"]
+        return [f"metrics.samples: found {samples} with {classes} classes, {expected}"]
     return []
 
 
@@ -125,7 +126,7 @@ def open_evaluator(
     network code. StoppedError if ``stop`` is requested while another worker trains the classifier.
     """
     check_settings()
-    keep_compiled(compiled_programs(), announce)
+    keep_compiled(program_cache(), announce)
     device = machine()["device"]
     announce(f"device: {device}")
     if jax.default_backend() == "cpu" and (warning := warning_of_unused(device)) is not None:
@@ -151,12 +152,12 @@ def open_evaluator(
     if store.spec.metrics.own:
         check_metrics(store.spec.metrics.own, evaluator.real_sample)
     if session is not None:
-        session.when_edited = partial(_take_up, evaluator, images)
+        session.when_edited = partial(_apply_edit, evaluator, images)
     return evaluator
 
 
-def _take_up(evaluator: Evaluator, images: ImageSet, spec: StudySpec) -> None:
-    """Measure by an edited study file; InputError if it can't be run on these images."""
+def _apply_edit(evaluator: Evaluator, images: ImageSet, spec: StudySpec) -> None:
+    """Measure according to an edited study file; InputError if it can't run on these images."""
     check_data(spec, images)
     check_all_shapes(spec, evaluator.dataset)
     excluded(spec, evaluator.dataset)
@@ -164,7 +165,7 @@ def _take_up(evaluator: Evaluator, images: ImageSet, spec: StudySpec) -> None:
 
 
 def known_parts(spec: StudySpec, images: ImageSet, sources: Sources) -> Parts:
-    """What the study's numbers depend on, except the extractor's weights."""
+    """The inputs of the study's numbers, except the extractor's weights."""
     metrics = spec.metrics
     return _code_parts(sources) | {
         "data": images.fingerprint,
@@ -181,7 +182,7 @@ def _code_parts(sources: Sources) -> Parts:
     return {f"code of {name}": digest for name, digest in sources}
 
 
-def other_code(store: StudyStore, options: MachineOptions) -> str | None:
+def code_change_warning(store: StudyStore, options: MachineOptions) -> str | None:
     """A one-line warning if custom network code differs from the code that trained the trials.
 
     None if it is the same. InputError as in ``import_allowed``.
@@ -230,7 +231,7 @@ def run_worker(
     watching = Watchdog(session, stop, sink.announce, grace).watching()
     with signals, session.joined(), watching as watchdog, Precompiler(session) as precompiler:
         # A process that must not end can't leave a compilation behind.
-        loaded = precompiler.start if grace is not None and worthwhile() else None
+        loaded = precompiler.start if grace is not None and should_compile_ahead() else None
         try:
             evaluator = open_evaluator(store, files, sink.announce, session, options, stop, loaded)
         except StoppedError:

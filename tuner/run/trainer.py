@@ -1,8 +1,9 @@
 """``Trainer``: trains one trial on the device, epoch by epoch.
 
-The FID of an epoch is computed on the host, while an accelerator would wait. There the trainer
-begins the next epoch meanwhile, on a copy of the state, unless the trial may well end or pause
-here. Numbers and their order are the same; if the trial does end, the begun epoch is dropped.
+The FID of an epoch is computed on the host, while an accelerator would be idle. Therefore the
+trainer begins the next epoch meanwhile, on a copy of the state, unless the trial is likely to end
+or pause at this epoch. Numbers and their order are the same; if the trial does end, the epoch that
+was begun is dropped.
 """
 
 import functools
@@ -19,12 +20,13 @@ from tuner.files.checkpoints import pack_state
 from tuner.files.serialization import Arrays, pack, unpack
 from tuner.gan.losses import LOSSES
 from tuner.gan.sampling import Generator, all_finite
-from tuner.gan.state import GanState, abstract_generator, init_state
+from tuner.gan.state import AdaptiveAugmentation, GanState, abstract_generator, init_state
 from tuner.gan.step import StepLosses
 from tuner.gan.training import Epoch, begin_epoch
 from tuner.metrics.diagnostics import loss_ratio
 from tuner.phases import Phase, PhaseClock
-from tuner.run.evaluator import Evaluation, Evaluator, device_memory
+from tuner.run.device_memory import device_memory
+from tuner.run.evaluator import Evaluation, Evaluator
 from tuner.spec.metrics import ALL_OBJECTIVES
 from tuner.trial import DatasetInfo, Hyperparameters, TrialConfig
 from tuner.xla import jit, running_time
@@ -71,8 +73,8 @@ class Trainer:
     def run_epoch(self) -> EpochReport:
         """Train an epoch, and evaluate if that is due; times exclude compilation.
 
-        An epoch that was begun ahead counts as training from then on, and what the host did
-        meanwhile not as evaluation.
+        An epoch that was begun ahead counts as training from then on; the host's work in that time
+        does not count as evaluation.
         """
         config, evaluator = self._config, self._evaluator
         program, metrics = config.program, evaluator.spec.metrics
@@ -92,7 +94,19 @@ class Trainer:
             )
         evaluated = self._begun_at if self._ahead else running_time()
         self.samples = found.samples
-        steps = self.epoch * program.iterations(len(evaluator.images))
+        return self._report(losses, adaptive, found, trained - started, evaluated - trained)
+
+    def _report(
+        self,
+        losses: StepLosses,
+        adaptive: AdaptiveAugmentation | None,
+        found: Evaluation,
+        train_seconds: float,
+        evaluate_seconds: float,
+    ) -> EpochReport:
+        """The report on the epoch that has just been trained."""
+        program = self._config.program
+        steps = self.epoch * program.iterations(len(self._evaluator.images))
         return EpochReport(
             epoch=self.epoch,
             d_loss=_number(float(losses.d_loss)),
@@ -106,13 +120,13 @@ class Trainer:
             finite=found.finite,
             steps=steps,
             images=steps * program.batch_size * program.d_steps,
-            train_seconds=trained - started,
-            evaluate_seconds=evaluated - trained,
+            train_seconds=train_seconds,
+            evaluate_seconds=evaluate_seconds,
             generate_seconds=found.generate_seconds,
             extract_seconds=found.extract_seconds,
             score_seconds=0.0 if self._ahead else found.score_seconds,
             own=found.own,
-            augmentation=None if adaptive is None else _number(adaptive.probability),
+            augmentation=None if adaptive is None else _number(float(adaptive.probability)),
             **found.scores,
         )
 
@@ -143,7 +157,7 @@ class Trainer:
         )
 
     def _train_ahead(self) -> None:
-        """Begin the next epoch while the host computes scores, if that pays and there is room."""
+        """Begin the next epoch while the host computes scores, if useful and if memory allows."""
         spec, size = self._evaluator.spec, sum(x.nbytes for x in jax.tree.leaves(self._state))
         if (
             self._trains_ahead
@@ -160,8 +174,8 @@ class Trainer:
         """The objective of one of the trial's packed generators, on latents that no epoch was
         measured with, and some of its samples with their nearest training images.
 
-        The value of a trial's best epoch is the best of many looks at the same latents. It is None
-        if it is not finite; the images are None if none are held out.
+        The value of a trial's best epoch is the best of many measurements on the same latents. The
+        objective is None if it is not finite; the images are None if none are held out.
         """
         program, evaluator = self._config.program, self._evaluator
         objective = evaluator.spec.metrics.objective

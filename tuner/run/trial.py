@@ -118,7 +118,7 @@ class TrialRun:
 
     def write_checkpoint(self) -> int:
         """Write a checkpoint of the last epoch, and remove older ones; returns its size in bytes.
-        StorageError if the store is away."""
+        StorageError if the store is unavailable."""
         with self._phase(Phase.FILES):
             return self.writer.write(self._checkpoint())
 

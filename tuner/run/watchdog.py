@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 
 from tuner.epoch_report import EpochReport
 from tuner.errors import HUNG_EXIT_CODE
-from tuner.run.signals import STOP_COMMAND, Stop, briefly, end_process
+from tuner.run.signals import STOP_COMMAND, Stop, call_within, end_process
 from tuner.spec.metrics import MetricsSection
 from tuner.study.claims import Claim
 from tuner.study.session import WorkerSession
@@ -26,7 +26,7 @@ SHORTEST_LIMIT = 600.0  # seconds
 FIRST_LIMIT = 3 * 3600.0  # seconds for an epoch that compiles
 REMEMBERED = 101  # epochs
 TICK = 0.1  # seconds
-RELEASE_SECONDS = 5.0  # for releasing a trial while the database may be away
+RELEASE_SECONDS = 5.0  # for releasing a trial while the database may be unavailable
 FRAMES, LONGEST_STACKS = 40, 50_000  # frames per thread; characters in total
 
 Kind = frozenset[str] | None  # the extra metrics of an epoch; None if it is not evaluated
@@ -153,16 +153,16 @@ class Watchdog:
         """
         if not self._closed:
             line = f"abandoning the epoch, unfinished after {self._grace:g} s"
-            briefly(RELEASE_SECONDS / 5, self._announce, line)
+            call_within(RELEASE_SECONDS / 5, self._announce, line)
         hung = epoch is not None and (not self._stop.by_signal or now > epoch.suspicious_at)
-        briefly(RELEASE_SECONDS, self._session.leave_at_once, hung=hung)
+        call_within(RELEASE_SECONDS, self._session.leave_at_once, hung=hung)
         end_process(self._stop.exit_code)
 
     def _give_up(self, epoch: _Epoch) -> None:
         """Store the stacks of all threads, release the trial, and end the process."""
         claim, study = epoch.claim, self._session.store.name
         what = f"epoch {epoch.number} hung: unfinished after {epoch.limit:g} s"
-        briefly(2 * RELEASE_SECONDS, self._session.give_up_hung, claim, what, stacks())
+        call_within(2 * RELEASE_SECONDS, self._session.give_up_hung, claim, what, stacks())
         line = f"trial {claim.number} {what}; for its stacks: tuner show {study} {claim.number}"
         if self._ends_process:
             end_process(HUNG_EXIT_CODE, line)

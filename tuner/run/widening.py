@@ -1,4 +1,4 @@
-"""``Widening``: how many workers should share a GPU, measured while they train."""
+"""``Widening``: measures, while workers train, how many should share a GPU."""
 
 from collections.abc import Sequence
 
@@ -6,16 +6,16 @@ from tuner.epoch_report import EpochReport
 from tuner.study.claims import Claim
 from tuner.study.sinks import Sinks
 
-MOST = 12  # workers per GPU
-LEAST_GAIN = 0.1  # of the rate, by one more worker per GPU
+MAX_PER_GPU = 12  # workers per GPU
+MIN_GAIN = 0.1  # of the rate, by one more worker per GPU
 EPOCHS = 5  # of every worker in a measurement
 
 
-def should_widen(rates: Sequence[float], most: int = MOST) -> bool:
+def should_widen(rates: Sequence[float], limit: int = MAX_PER_GPU) -> bool:
     """Whether to try one more worker per GPU, given the rates with 1, 2, ... workers per GPU."""
-    if len(rates) >= most:
+    if len(rates) >= limit:
         return False
-    return len(rates) < 2 or rates[-1] >= (1 + LEAST_GAIN) * rates[-2]
+    return len(rates) < 2 or rates[-1] >= (1 + MIN_GAIN) * rates[-2]
 
 
 class Widening:
@@ -54,7 +54,7 @@ class Widening:
         return True
 
     def finding(self) -> str:
-        """The last measurement in words."""
+        """The last measurement as text."""
         width, rate = len(self.rates), self.rates[-1]
         found = f"{width} worker{'s' * (width > 1)} per GPU: {rate:.3g} epochs/s"
         return found if width == 1 else f"{found}, {rate / self.rates[-2] - 1:+.0%}"

@@ -41,7 +41,7 @@ from tuner.study.verdict import Complete, Continue, Fail, Pause, Prune, Verdict,
 
 T = TypeVar("T")
 
-MOST_FAILURES = 5  # in a row, after which the worker exits: the fault may be its own
+MAX_FAILURES = 5  # in a row, after which the worker exits: the fault may be its own
 LONGEST_WAIT = 5.0  # seconds between attempts to claim a trial
 TOLERANCE = 0.01  # relative difference of FID allowed when an epoch is trained again
 
@@ -68,7 +68,7 @@ class Worker:
     watchdog: Watchdog
     stop: Stop
     precompiler: Precompiler
-    _says_why: bool = False  # whether it has said why it stops
+    _has_announced_stop: bool = False  # whether the reason for stopping was announced
 
     def work(self, limits: Limits = NO_LIMITS) -> None:
         """Run trials until the study has ended, its budget is spent, a stop is requested or a
@@ -78,7 +78,7 @@ class Worker:
         database or the artifact store stays unavailable.
         """
         claimed, failures, waiting = 0, 0, None
-        self.session.clock.skip()  # getting ready counts for no trial
+        self.session.clock.skip()  # start-up counts for no trial
         self._publish()
         while not self._must_leave() and claimed != limits.trials:
             claim = self.session.claim(self.trainer.dataset)
@@ -87,7 +87,7 @@ class Worker:
                 ending = self._run(claim)
                 if not isinstance(ending, Released):
                     failures = failures + 1 if isinstance(ending, Fail) else 0
-                if failures == MOST_FAILURES:
+                if failures == MAX_FAILURES:
                     last = f"the last with: {ending.reason}"
                     raise TunerError(f"{failures} trials in a row failed, {last}")
                 self._publish()
@@ -125,9 +125,9 @@ class Worker:
             self.stop.request(STOP_COMMAND)
         if not self.stop.requested:
             return False
-        if not self._says_why and not self.stop.by_signal:  # a signal is answered at once
+        if not self._has_announced_stop and not self.stop.by_signal:  # a signal is answered at once
             self.sink.announce(f"{self.stop.reason or 'a stop request'}: exiting")
-        self._says_why = True
+        self._has_announced_stop = True
         return True
 
     def _run(self, claim: Claim) -> Ending:
@@ -167,8 +167,8 @@ class Worker:
             self.precompiler.look_ahead(trial.claim.config.program)
             reported = len(trial.history)
             end = self._judge(trial, trial.claim.prune_reason) if reported else Continue()
-            goes_on = isinstance(end, Continue | Pause)
-            last = reported if goes_on else trial.best_epoch()
+            continues = isinstance(end, Continue | Pause)
+            last = reported if continues else trial.best_epoch()
             self._load(trial)
             while isinstance(end, Continue) or self.trainer.epoch < last:
                 if self._must_leave() or self.session.on_hold or self.session.is_budget_spent():
@@ -185,7 +185,7 @@ class Worker:
         except TunerError:
             raise
         except Exception as error:  # a bug, also in a custom network, must not end the worker
-            reason, trial.traceback = self.session.described(error)
+            reason, trial.traceback = self.session.describe_error(error)
             if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
                 return Prune("out of device memory")  # the network or batch is too large
             return Fail(reason)
@@ -290,7 +290,7 @@ class Worker:
         return end
 
     def _files(self) -> AbstractContextManager[None]:
-        """Count the time as held up by files."""
+        """Count the time as blocked on files."""
         return self.session.clock.phase(Phase.FILES)
 
     def _retry_files(self, attempt: Callable[[], T], what: str | None = None) -> T:

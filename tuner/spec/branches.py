@@ -5,8 +5,8 @@ overrides or adds settings where that choice is drawn. The search is thus a unio
 for each combination of the deciding settings' choices. Each branch is a ``[trial]`` section without
 conditions.
 
-Optuna allows one distribution per name. A setting that a table overrides therefore has a name of
-its own in that branch: ``learning_rate[optimizer=sgd]``.
+Optuna allows one distribution per name. A setting that a table overrides therefore has a separate
+name in that branch: ``learning_rate[optimizer=sgd]``.
 """
 
 import functools
@@ -20,14 +20,14 @@ from tuner.spec.parameters import Choices, Range, Setting, Value, values_of
 from tuner.spec.sections import Key, Problem
 from tuner.spec.trial import TrialSection, kind_of, setting_names
 
-MOST_BRANCHES = 1_000
+MAX_BRANCHES = 1_000
 # Each distinct combination of these settings compiles its own program.
 STRUCTURAL = (
     *("generator", "discriminator", "width", "latent_dim", "generator_norm", "discriminator_norm"),
     *("conditional", "precision", "loss", "augment", "flips", "batch_size", "d_steps"),
     *("optimizer", "generator_optimizer", "discriminator_optimizer", "schedule"),
 )
-# Settings of which 0 is off, and needs a program of its own.
+# Settings that 0 turns off, which compiles a different program.
 SWITCHES = (
     *("gradient_penalty", "r1", "r2", "instance_noise", "ema_decay", "ema_half_life", "clip_norm"),
 )
@@ -41,7 +41,7 @@ class Branch(NamedTuple):
     names: dict[str, str]  # Optuna's names of the settings that this branch overrides
 
     def searched(self) -> dict[str, Choices | Range]:
-        """What is searched here in addition to the deciding settings, by Optuna's names."""
+        """The settings searched in addition to the deciding ones, by Optuna's names."""
         found = self.trial.searched().items()
         return {self.names.get(k, k): setting for k, setting in found if k not in self.given}
 
@@ -110,9 +110,9 @@ def problems(trial: TrialSection) -> list[Problem]:
     if found := [*_decider_problems(trial)]:
         return found
     count = math.prod(len(setting.values) for setting in deciders(trial).values())
-    if count <= MOST_BRANCHES:
+    if count <= MAX_BRANCHES:
         return []
-    text = f"found {count:,} combinations of deciding choices, expected at most {MOST_BRANCHES:,}"
+    text = f"found {count:,} combinations of deciding choices, expected at most {MAX_BRANCHES:,}"
     return [(("trial", "when"), text)]
 
 
@@ -169,8 +169,8 @@ def program_count(trial: TrialSection) -> int:
 
 
 def structures(trial: TrialSection, known: Mapping[str, Value]) -> Iterator[dict[str, Value]]:
-    """Points of the search, under Optuna's names, that agree with what is ``known`` of a point: one
-    for each program. A switch that is a range counts as on, which it nearly always is."""
+    """One point of the search for each program that agrees with the ``known`` parameters, under
+    Optuna's names. A switch that is a range counts as on, which it nearly always is."""
     for given, part, names in branches(trial):
         fixed = {**known, **given}
         if all(known.get(name, value) == value for name, value in given.items()):

@@ -24,8 +24,8 @@ DECIDING_SETTINGS = (
     *(*DECIDING, "r1", "r2"),
     *(f"{side}_{name}" for side in _SIDES for name in _PER_NETWORK),
 )
-# Without effect, these settings are refused even if they have one value: they are never set by
-# default, and whoever sets one expects a change.
+# These settings are refused if they have no effect, even if they are not searched: they are never
+# set by default, so a user who sets one expects a change.
 _NEVER_IDLE = (*FINAL, "augment_probability", "augment_target", "augment_images", "burn_in")
 # The settings that the functions named ``_..._rules`` read.
 _NETWORK_KEYS = (
@@ -39,7 +39,7 @@ _LOSS_KEYS = ("discriminator", "discriminator_norm", "loss", "label_smoothing", 
 _AUGMENT_KEYS = ("augment_target", "augment_probability", "augment_probability_final")
 _SCHEDULE_KEYS = ("decay_images", "burn_in", "ema_decay", "ema_half_life", "ema_half_life_final")
 
-Conflict = tuple[tuple[str, ...], str]  # settings, the first of which is to blame, and a message
+Conflict = tuple[tuple[str, ...], str]  # settings, the first of which is reported, and a message
 
 
 def conflicts(trial: TrialSection) -> list[Conflict]:
@@ -59,9 +59,9 @@ def conflicts(trial: TrialSection) -> list[Conflict]:
 
 
 def _representatives(setting: Setting) -> list[Value | None]:
-    """One value of each sort that the rules distinguish.
+    """One value of each class that the rules distinguish.
 
-    The sorts are zero, other numbers, custom networks, and each name. A search over a thousand
+    The classes are zero, other numbers, custom networks, and each name. A search over a thousand
     numbers is thus checked as quickly as one over two.
     """
     ends = (setting.low, setting.high) if isinstance(setting, Range) else values_of(setting) or ()
@@ -120,7 +120,7 @@ def _network_rules(point: Mapping[str, Any]) -> Iterator[Conflict]:
 
 
 def _schedule_rules(point: Mapping[str, Any]) -> Iterator[Conflict]:
-    """Two settings for the same length or average, at one point."""
+    """Settings that specify the same length or the same average twice, at one point."""
     if None not in (point["burn_in"], point["decay_images"]):
         text = f"found {point['burn_in']:g}, but decay_images sets the same length; use one of them"
         yield ("burn_in", "decay_images"), text
@@ -131,22 +131,22 @@ def _schedule_rules(point: Mapping[str, Any]) -> Iterator[Conflict]:
 
 
 def _augment_rules(point: Mapping[str, Any]) -> Iterator[Conflict]:
-    """Two settings for the probability of augmentation, at one point."""
+    """Settings that specify the probability of augmentation twice, at one point."""
     for name in ("augment_probability", "augment_probability_final"):
         if None not in (point[name], point["augment_target"]):
             text = f"found {point[name]:g}, but augment_target adapts the probability"
             yield (name, "augment_target"), f"{text}; use one of them"
 
 
-def purposeful(trial: TrialSection) -> dict[str, str]:
+def deliberate_settings(trial: TrialSection) -> dict[str, str]:
     """The settings that must have an effect, each with "searched" or "set"."""
     given = [name for name in _NEVER_IDLE if getattr(trial, name) is not None]
     return dict.fromkeys(given, "set") | dict.fromkeys(trial.searched(), "searched")
 
 
 def unused(trial: TrialSection) -> dict[str, str]:
-    """The settings of ``purposeful`` that have no effect, each with the reason."""
-    given = purposeful(trial)
+    """The settings of ``deliberate_settings`` that have no effect, each with the reason."""
+    given = deliberate_settings(trial)
     return {
         name: f"{name} is {given[name]}, but {reason}"
         for name, reason in _without_effect(trial)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from tuner.spec.sections import Section, entry
 
-VIOLATED = "constraint."  # how the reason of a trial begins that violates a limit
+VIOLATED = "constraint."  # the start of the reason of trials that violate a limit
 
 
 class Size(NamedTuple):
@@ -34,7 +34,7 @@ class ConstraintSection(Section):
         return {key: limit for key, limit in self if limit is not None}
 
     def excess(self, size: Size) -> dict[str, float]:
-        """By what share networks exceed each limit; at most 0 within the limit."""
+        """The share by which networks exceed each limit; at most 0 within the limit."""
         counts = self._counts(size)
         return {key: counts[key] / limit - 1 for key, limit in self.limits.items()}
 

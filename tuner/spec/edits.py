@@ -23,11 +23,11 @@ _MEASURES = "it defines what the study's numbers mean"
 _QUEUED = "it counts only when the study is created; use tuner enqueue"
 _SECTIONS = {"data": _MEASURES, "metrics": _MEASURES, "baseline": _QUEUED, "warm_start": _QUEUED}
 _STUDY = {
-    "name": "the study's files and workers go by it",
+    "name": "it identifies the study to its files and workers",
     "epochs": "trials of different lengths are not comparable",
     "seed": "all random numbers of the study follow from it",
     "value": _MEASURES,
-    "lease_seconds": "running workers renew their leases in the time that they joined with",
+    "lease_seconds": "running workers keep renewing their leases at the old interval",
 }
 
 
@@ -69,7 +69,7 @@ def parse_assignments(words: Sequence[str]) -> list[Assignment]:
 
 
 def _parse_key(name: str) -> tuple[str, ...] | None:
-    """The parts of a dotted key, as TOML reads it; None if it is none."""
+    """The parts of a dotted key, as TOML reads it; None if the name is not a key."""
     try:
         value: Any = tomllib.loads(f"{name} = 0")
     except (ValueError, RecursionError):
@@ -82,7 +82,7 @@ def _parse_key(name: str) -> tuple[str, ...] | None:
 
 
 def _parse_value(text: str) -> Any:
-    """Parse the text as a TOML value; if it is none, return the text."""
+    """Parse the text as a TOML value; return the text if it is not one."""
     if not text.strip():
         return DEFAULT
     try:
@@ -160,11 +160,11 @@ def _assign(table: dict[str, Any], spec: StudySpec, assignment: Assignment) -> N
         name = getattr(spec, section).name
         table.setdefault(section, {"name": name})
         if key[1:] == ("name",) and value not in (DEFAULT, table[section].get("name")):
-            table[section] = {}  # its options are those of the previous one
+            table[section] = {}  # drop the options of the previous sampler or pruner
     *above, last = key
     inner = table
     for part in above:
-        if not isinstance(inner.get(part), dict):  # a value here will be refused, if it must be
+        if not isinstance(inner.get(part), dict):  # an invalid key is refused later
             inner[part] = {}
         inner = inner[part]
     if value is DEFAULT:
@@ -188,13 +188,13 @@ def _drop_unreachable(trial: dict[str, Any], name: str) -> None:
 
 
 def _space_problems(old: StudySpec, new: StudySpec) -> Iterator[tuple[str, str]]:
-    """What a valid search space has that the previous one does not allow: keys and texts."""
+    """Parts of a valid search space that the previous one does not allow: keys and texts."""
     before, after = _settings(old), _settings(new)
     for key, setting in after.items():
         was = before.get(key)
         if isinstance(was, Choices | Range) and not isinstance(setting, Choices | Range):
             text = f"found {setting!r}, expected a range or a list of choices"
-            yield key, f"{text}: it is searched, and stays so"
+            yield key, f"{text}: it is searched, and must remain so"
         if isinstance(setting, Choices) and isinstance(was, Choices):
             moved = {*filter(is_custom_network, setting.values)}
             moved ^= {*filter(is_custom_network, was.values)}

@@ -16,7 +16,7 @@ from pydantic_core import CoreSchema, core_schema
 from tuner.spec.parameters import Choices, Range, Setting, to_toml
 
 _ROUNDING = 1e-7  # numbers closer to a bound than this equal it in float32
-_MOST_STEPS = 10_000_000  # Optuna cannot tell finer steps apart
+_MAX_STEPS = 10_000_000  # Optuna cannot tell finer steps apart
 _LARGEST = 1e300  # larger numbers overflow in arithmetic
 
 
@@ -155,7 +155,7 @@ def _parse_choices(kind: Kind, values: list[Any]) -> Choices:
         raise ValueError(f"found an empty list, expected choices, each {kind.describe()}")
     checked = tuple(kind.check(value) for value in values)
     if len(set(checked)) < len(checked):
-        raise ValueError(f"found {values!r}, expected choices that differ")
+        raise ValueError(f"found {values!r}, expected distinct choices")
     return Choices(checked)
 
 
@@ -181,7 +181,7 @@ def _parse_range(kind: Kind, table: dict[str, Any]) -> Range:
         step = (Whole(1) if kind.whole else Real(0, open_low=True)).check(step)
         if log:
             raise ValueError("the range has both log and step; it can have only one of them")
-        if (high - low) / step > _MOST_STEPS:
+        if (high - low) / step > _MAX_STEPS:
             text = f"found step = {step:g} from {low:g} to {high:g}"
-            raise ValueError(f"{text}, expected at most {_MOST_STEPS:,} steps, or no step")
+            raise ValueError(f"{text}, expected at most {_MAX_STEPS:,} steps, or no step")
     return Range(low, high, log, step)

@@ -17,14 +17,14 @@ from tuner.spec.sections import Key, Problem
 from tuner.spec.study import StudySpec
 from tuner.spec.validation import contradictions
 
-MOST_BYTES, MOST_KEYS, DEEPEST = 1_000_000, 2_000, 16
-MOST_PROBLEMS = 50  # in one message
+MAX_BYTES, MAX_KEYS, DEEPEST = 1_000_000, 2_000, 16
+MAX_PROBLEMS = 50  # in one message
 
 
 def load_spec(path: str | Path, name: str | None = None) -> StudySpec:
     """Load the study file at ``path``; ``name``, if given, replaces the study's name.
 
-    Raises InputError, which lists every problem on a line of its own.
+    Raises InputError, which lists every problem on a separate line.
     """
     path = local_path(path, "STUDY.toml")
     try:
@@ -37,7 +37,7 @@ def load_spec(path: str | Path, name: str | None = None) -> StudySpec:
         problem = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: can't be read: {problem}") from None
     except RecursionError:
-        raise InputError(f"{path}: tables or lists are nested too deep") from None
+        raise InputError(f"{path}: tables or lists are nested too deeply") from None
     study = table.setdefault("study", {})
     if isinstance(study, dict):
         study["name"] = name or study.get("name", path.stem)
@@ -47,9 +47,9 @@ def load_spec(path: str | Path, name: str | None = None) -> StudySpec:
 def _text(path: Path) -> str:
     """Read a study file. Raises OSError if it is too large or not a regular file."""
     with open_file(path) as file:
-        data = file.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise OSError(f"it is larger than {MOST_BYTES:,} bytes, the limit for a study file")
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise OSError(f"it is larger than {MAX_BYTES:,} bytes, the limit for a study file")
     return data.decode("utf-8-sig")  # some editors write a byte-order mark
 
 
@@ -65,8 +65,8 @@ def _check_size(table: Mapping[str, Any], origin: str) -> None:
             waiting += [(part, depth + 1) for part in parts]
         if depth > DEEPEST:
             raise InputError(f"{origin}: tables and lists are nested more than {DEEPEST} deep")
-        if keys > MOST_KEYS:
-            raise InputError(f"{origin}: it has more than {MOST_KEYS:,} keys")
+        if keys > MAX_KEYS:
+            raise InputError(f"{origin}: it has more than {MAX_KEYS:,} keys")
         if isinstance(value, int) and value.bit_length() > 14_000:  # Python prints no more
             raise InputError(f"{origin}: a whole number has more than 4,200 digits")
 
@@ -78,8 +78,8 @@ def parse_spec(table: Mapping[str, Any], origin: str) -> StudySpec:
     problems += contradictions(spec, [key for key, _ in problems])
     if problems:
         lines = [f"{origin}: {_dotted(key)}: {_shortened(text)}" for key, text in problems]
-        more = len(lines) - MOST_PROBLEMS
-        lines[MOST_PROBLEMS:] = [f"{origin}: and {more:,} more"] if more > 0 else []
+        more = len(lines) - MAX_PROBLEMS
+        lines[MAX_PROBLEMS:] = [f"{origin}: and {more:,} more"] if more > 0 else []
         raise InputError("\n".join(lines))
     return spec
 
@@ -89,7 +89,7 @@ def _shortened(text: str) -> str:
 
 
 def _validate(table: Mapping[str, Any]) -> tuple[StudySpec, list[Problem]]:
-    """The spec, and the problems of single keys.
+    """The spec, and the problems with single keys.
 
     A wrong key gets its default, so that rules between the other keys can still be checked.
     """
@@ -116,7 +116,7 @@ def _remove(value: Any, key: Sequence[Any]) -> bool:
         return True
     if isinstance(value, list):
         if not isinstance(value[first], dict):
-            return False  # the whole list goes
+            return False  # remove the whole list
         value[first] = {}
     else:
         del value[first]
@@ -218,7 +218,8 @@ def differences(old: StudySpec, new: StudySpec) -> list[str]:
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """The values in nested tables by dotted key. A range is one value, although a table."""
+    """The values in nested tables by dotted key. A range counts as one value, although it is a
+    table."""
     if not isinstance(value, dict) or not value or value.keys() <= {*Range._fields}:
         return {prefix: value}
     parts = [flatten(v, f"{prefix}.{k}" if prefix else k) for k, v in value.items()]

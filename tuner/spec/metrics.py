@@ -125,8 +125,8 @@ class MetricsSection(Section):
     samples: int = entry(5000, "generated images per evaluation", ge=10, le=1_000_000)
     every: int = entry(
         1,
-        "epochs between evaluations, by default 5 with inception, dinov2 and clip; the last is "
-        "always evaluated",
+        "epochs between evaluations, by default 5 with inception, dinov2 and clip; the last epoch "
+        "is always evaluated",
         ge=1,
         le=100_000,
     )
@@ -151,13 +151,13 @@ class MetricsSection(Section):
     heldout: When = entry(
         "end",
         "metrics against held-out images, and the share of samples that copy training images, "
-        "likewise; it applies if data.holdout is above 0",
+        "likewise; applies if data.holdout is above 0",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _first_objective(cls, table: Any) -> Any:
-        """The first of several objectives counts where a single number is needed."""
+        """Make the first of several objectives the one that counts where a single one is needed."""
         match table:
             case {"objectives": [str(first), *_]} if first in OBJECTIVES or is_import_name(first):
                 return {"objective": first} | table
@@ -174,7 +174,7 @@ class MetricsSection(Section):
         return [OBJECTIVES[name] for name in self.names]
 
     def same_labels(self) -> Iterator[tuple[str, str]]:
-        """Each custom metric with the label of another one, or of a built-in number; and that."""
+        """Custom metrics whose label is already in use, each with what uses it."""
         built_in = {*(field.label for field in FIELDS.values()), *OBJECTIVES.values()}
         known = {label.lower(): f"the built-in {label}" for label in built_in}
         for name in self.own:

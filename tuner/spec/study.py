@@ -16,12 +16,13 @@ from tuner.spec.guard import GuardSection
 from tuner.spec.kinds import shown
 from tuner.spec.metrics import MetricsSection
 from tuner.spec.parameters import Value
-from tuner.spec.search import AshaPruner, PrunerSpec, SamplerSpec, TpeSampler
+from tuner.spec.pruners import AshaPruner, PrunerSpec
+from tuner.spec.samplers import SamplerSpec, TpeSampler
 from tuner.spec.sections import Section, entry
 from tuner.spec.tracking import NotifySection, TrackingSection
 from tuner.spec.trial import TrialSection
 
-MOST_TRIALS = 1_000_000
+MAX_TRIALS = 1_000_000
 STUDY_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
 _PASSWORD = re.compile(r"^(?!sqlite:)[^/]*//.*:.*@|password=", re.IGNORECASE | re.DOTALL)
 LONGEST_NAME = 246  # a study's folder adds nine characters; file systems allow 255
@@ -41,7 +42,7 @@ class StudySection(Section):
         max_length=LONGEST_NAME,
     )
     trials: int = entry(
-        20, "total number of trials, complete and pruned; may be raised later", ge=1, le=MOST_TRIALS
+        20, "total number of trials, complete and pruned; may be raised later", ge=1, le=MAX_TRIALS
     )
     epochs: int = entry(20, "epochs of a trial that is not pruned", ge=1, le=100_000)
     seed: int = entry(0, "seed of everything random in the study", ge=0, lt=2**31)
@@ -56,7 +57,7 @@ class StudySection(Section):
         le=86_400,
     )
     checkpoint_seconds: float = entry(
-        30.0, "least number of seconds between checkpoints of a trial", ge=0, le=86_400
+        30.0, "minimum number of seconds between checkpoints of a trial", ge=0, le=86_400
     )
     checkpoint_gb: float = entry(
         20.0,
@@ -83,9 +84,9 @@ class ConfirmSection(Section):
     top: int = entry(
         0, "best configurations to train again with fresh seeds; 0 for none", ge=0, le=100
     )
-    seeds: int = entry(5, "seeds with which each is trained at most", ge=2, le=1000)
+    seeds: int = entry(5, "maximum number of seeds for each configuration", ge=2, le=1000)
     confidence: float = entry(
-        0.95, "confidence at which a configuration leaves the race, and of intervals", gt=0.5, lt=1
+        0.95, "confidence of intervals, and for removing a configuration", gt=0.5, lt=1
     )
 
 
@@ -121,7 +122,7 @@ class WarmStartSection(Section):
 
 
 class StudySpec(Section):
-    """A whole study file."""
+    """A complete study file."""
 
     study: StudySection = StudySection()
     data: DataSpec = DataSpec()

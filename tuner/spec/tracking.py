@@ -1,4 +1,4 @@
-"""The ``[tracking]`` and ``[notify]`` sections: where a study is reported outside the database.
+"""The ``[tracking]`` and ``[notify]`` sections: reports on a study outside the database.
 
 Neither holds an address or a password: those come from the environment of each machine.
 """

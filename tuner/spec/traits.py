@@ -57,8 +57,8 @@ class Source(NamedTuple):
     uses: tuple[str, ...]  # keys of [data] that it reads
 
 
-# Only losses that make D a classifier, with logits above 0 for what it takes to be real, use
-# ``augment_target``.
+# ``augment_target`` works only with losses that make D a classifier, whose logit is above 0 for
+# images that it takes to be real.
 LOSSES = {
     "minimax": Loss(uses=("label_smoothing", "augment_target")),
     "non_saturating": Loss(uses=("label_smoothing", "augment_target")),

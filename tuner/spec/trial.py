@@ -126,7 +126,7 @@ class TrialSection(Section):
     )
     burn_in: Annotated[Setting | None, Real(0, 1, open_low=True)] = entry(
         None,
-        "share of the trial at which the schedule, with the warm-up, has ended: the same as "
+        "share of the trial after which the schedule, warm-up included, has ended: like "
         "decay_images, but relative",
     )
     final_rate: Annotated[Setting, Real(0, 1)] = entry(
@@ -139,7 +139,7 @@ class TrialSection(Section):
     )
     ema_half_life: _Amount = entry(
         0.0,
-        "the same as ema_decay, in images: after that many, half of the moving average is new",
+        "like ema_decay, in images: after that many, half of the moving average is new",
     )
     ema_half_life_final: Annotated[Setting | None, Real(0, open_low=True)] = entry(
         None,

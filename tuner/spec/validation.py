@@ -5,19 +5,21 @@ from typing import Any, get_args
 
 import numpy as np
 
-from tuner.spec import branches, search
-from tuner.spec.compatibility import DECIDING_SETTINGS, conflicts, purposeful, unused
+from tuner.spec import branches
+from tuner.spec.compatibility import DECIDING_SETTINGS, conflicts, deliberate_settings, unused
 from tuner.spec.data import DataSpec
 from tuner.spec.guard import ClassCoverageGuard
 from tuner.spec.kinds import did_you_mean, is_import_name, shown
 from tuner.spec.metrics import ALL_OBJECTIVES, PRETRAINED, MetricsSection
 from tuner.spec.parameters import Range, Value, values_of
+from tuner.spec.pruners import NoPruner, RungPruner
+from tuner.spec.samplers import GridSampler, SamplerSpec
 from tuner.spec.sections import Key, Problem
 from tuner.spec.study import StudySpec, WarmStartSection
 from tuner.spec.traits import SOURCES
 from tuner.spec.trial import TrialSection, kind_of, setting_names
 
-# The keys that a problem at a pruner's key depends on, if other than epochs and metrics.every.
+# The keys that a problem at a pruner's key depends on, if not epochs and metrics.every.
 _PRUNER_INPUTS: dict[str, list[Key]] = {
     "n_startup_trials": [("study", "trials")],
     "name": [("study", "value")],
@@ -85,7 +87,7 @@ def _branch_problems(trial: TrialSection) -> Iterator[tuple[str, str, Sequence[s
     parts = [branch.trial for branch in branches.branches(trial)]
     for names, text in {names: text for part in parts for names, text in conflicts(part)}.items():
         yield names[0], text, names
-    checked = [(purposeful(part), unused(part)) for part in parts]
+    checked = [(deliberate_settings(part), unused(part)) for part in parts]
     for name in dict.fromkeys(name for given, _ in checked for name in given):
         reasons = [ignored.get(name) for given, ignored in checked if name in given]
         if all(reasons):
@@ -105,7 +107,7 @@ def _data(spec: StudySpec) -> Iterator[Problem]:
 
 def _sampler(spec: StudySpec) -> Iterator[Problem]:
     if spec.trial.when and not spec.sampler.conditional:
-        samplers = get_args(get_args(search.SamplerSpec)[0])
+        samplers = get_args(get_args(SamplerSpec)[0])
         names = " or ".join(s.model_fields["name"].default for s in samplers if s.conditional)
         text = f"{spec.sampler.name} cannot search conditionally (trial.when)"
         yield ("sampler", "name"), f"{text}; use {names}"
@@ -149,14 +151,14 @@ def _metrics(spec: StudySpec) -> Iterator[Problem]:
         text = f'class_coverage is set, but features = "{metrics.features}" ignores it'
         yield ("guard", "class_coverage"), f'{text}; it applies to features = "classifier"'
     if metrics.every >= spec.study.epochs > 1 and not isinstance(
-        spec.pruner, search.NoPruner | search.RungPruner
+        spec.pruner, NoPruner | RungPruner
     ):
         text = f"found {metrics.every} with {spec.study.epochs} epochs"
         yield ("metrics", "every"), f"{text}; the pruner needs an evaluation before the last epoch"
 
 
 def _objectives(spec: StudySpec) -> Iterator[Problem]:
-    """Problems of the objectives, and of what works with one objective only."""
+    """Problems with the objectives, and with settings that support one objective only."""
     metrics, at = spec.metrics, ("metrics", "objectives")
     first = ALL_OBJECTIVES[metrics.objective]
     if not metrics.several:
@@ -176,7 +178,7 @@ def _objectives(spec: StudySpec) -> Iterator[Problem]:
     elif not first.measured:
         yield at, f"found {metrics.objective} first, expected a metric of images"
     if spec.sampler.one_objective:
-        samplers = [s for s in get_args(get_args(search.SamplerSpec)[0]) if not s.one_objective]
+        samplers = [s for s in get_args(get_args(SamplerSpec)[0]) if not s.one_objective]
         known = ", ".join(s.model_fields["name"].default for s in samplers)
         text = f"{spec.sampler.name} supports only one objective"
         yield ("sampler", "name"), f"{text}; use one of {known}, or metrics.objective"
@@ -196,7 +198,7 @@ def _warm_start(spec: StudySpec) -> Iterator[Problem]:
         yield at, f"found {section.study!r}, the study itself; name an earlier one"
 
 
-MOST_DRIFT = 0.1  # relative difference between images per epoch and images
+MAX_DRIFT = 0.1  # relative difference between images per epoch and images
 
 
 def data_problems(spec: StudySpec, images: int) -> list[str]:
@@ -209,20 +211,20 @@ def data_problems(spec: StudySpec, images: int) -> list[str]:
             per_update = sizes * int(steps)
             seen = np.maximum(1, np.round(images / per_update)).astype(int) * per_update
             large = sizes > images
-            drifts = ~large & (np.abs(seen / images - 1) > MOST_DRIFT)
+            drifts = ~large & (np.abs(seen / images - 1) > MAX_DRIFT)
             for at in sorted(int(wrong.argmax()) for wrong in (large, drifts) if wrong.any()):
                 text = f"trial.batch_size: found {sizes[at]}"
                 if large[at]:
                     text += f", expected at most {images}, the number of images"
                 else:
                     text += f" with d_steps = {steps}: an epoch would see {seen[at]} images, "
-                    text += f"expected within {MOST_DRIFT:.0%} of {images}"
+                    text += f"expected within {MAX_DRIFT:.0%} of {images}"
                 problems.setdefault("large" if large[at] else "drift", text)
     return list(problems.values())
 
 
 def point_problems(spec: StudySpec, point: Mapping[str, Value]) -> Iterator[tuple[str, str]]:
-    """Everything that is wrong with a point, values for some settings: names and texts."""
+    """Everything that is wrong with a point (values for some settings): names and texts."""
     branch = branches.branch_at(spec.trial, point)
     searched = spec.trial.searched()
     if branch is not None:
@@ -239,7 +241,7 @@ def point_problems(spec: StudySpec, point: Mapping[str, Value]) -> Iterator[tupl
             if problem is not None:
                 yield name, problem
     missing = [name for name in searched if name not in point]
-    if isinstance(spec.sampler, search.GridSampler) and missing:
+    if isinstance(spec.sampler, GridSampler) and missing:
         text = f"{missing[0]} is missing; the grid sampler needs every setting that is searched"
         yield missing[0], text
 

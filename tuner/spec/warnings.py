@@ -1,12 +1,13 @@
-"""Warnings about a study file that is valid but may surprise."""
+"""Warnings about valid study files that may not do what the user expects."""
 
 import math
 from collections.abc import Iterator
 
-from tuner.spec import search
 from tuner.spec.branches import branches, setting_name
 from tuner.spec.metrics import FEATURES
 from tuner.spec.parameters import Choices, Range, values_of
+from tuner.spec.pruners import NoPruner
+from tuner.spec.samplers import GridSampler
 from tuner.spec.study import StudySpec
 from tuner.spec.trial import TrialSection
 from tuner.spec.validation import pruner_problems
@@ -15,7 +16,7 @@ ENOUGH_FOR_INFINITY = 8  # samples per feature: see metrics.fid.fid_infinity
 
 
 def warnings(spec: StudySpec) -> Iterator[str]:
-    """One line for each surprise."""
+    """All warnings about a study file, one line each."""
     searched = spec.trial.searched()
     yield from _never_reached(spec.trial)
     if not searched:
@@ -31,7 +32,7 @@ def warnings(spec: StudySpec) -> Iterator[str]:
     if "pruner" not in spec.model_fields_set and [*pruner_problems(spec)]:
         text = f"the default, never prunes with epochs = {spec.study.epochs}"
         yield f"pruner: {spec.pruner.name}, {text}"
-    if not (spec.sampler.learns_from_pruned or isinstance(spec.pruner, search.NoPruner)):
+    if not (spec.sampler.learns_from_pruned or isinstance(spec.pruner, NoPruner)):
         text = f"sampler: {spec.sampler.name} does not learn from pruned trials"
         yield f'{text}; with pruner.name = "none" it learns from all'
     if not spec.sampler.learns:
@@ -46,7 +47,7 @@ def warnings(spec: StudySpec) -> Iterator[str]:
     if spec.sampler.ranges_only and choices:
         names = ", ".join(choices)
         yield f"sampler: {spec.sampler.name} searches ranges only; {names}: drawn at random"
-    if isinstance(spec.sampler, search.GridSampler):
+    if isinstance(spec.sampler, GridSampler):
         size = math.prod(len(values_of(setting) or []) for setting in searched.values())
         if size < spec.study.trials:
             yield f"sampler: the grid has {size} points, fewer than the trials; some points repeat"

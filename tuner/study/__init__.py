@@ -1,4 +1,4 @@
-"""Studies in a database. Importing from here imports Optuna with its chatter turned off."""
+"""Studies in a database. Importing from here imports Optuna with its log messages turned off."""
 
 import importlib
 import warnings
@@ -9,5 +9,5 @@ with warnings.catch_warnings():
     _logging = importlib.import_module("optuna").logging
 
 _logging.set_verbosity(_logging.WARNING)
-# Optuna's storage logs failed SQL; the retrier already announces that the database is away.
+# Optuna's storage logs failed SQL; the retrier already announces database failures.
 _logging.get_logger("optuna.storages._rdb.storage").setLevel(_logging.ERROR)

@@ -35,7 +35,7 @@ def is_any_complete(baselines: list[BegunBaseline]) -> bool:
 
 
 def epochs_left(baselines: list[BegunBaseline], epochs: int) -> int:
-    """What is left of the baseline that is trained to its last epoch, of ``epochs``, if the study
-    prunes by ``asha``; 0 if one is complete or none can be."""
-    able = [one.epoch for one in baselines if one.state == "RUNNING"]
-    return epochs - max(able) if able and not is_any_complete(baselines) else 0
+    """The epochs left, of ``epochs``, of the baseline that ``asha`` trains to its last epoch; 0 if
+    a baseline is complete or none can be."""
+    eligible = [one.epoch for one in baselines if one.state == "RUNNING"]
+    return epochs - max(eligible) if eligible and not is_any_complete(baselines) else 0

@@ -1,8 +1,8 @@
-"""What a study has spent, and what its ``[budget]`` still allows, over all workers and restarts.
+"""A study's spending and remaining ``[budget]``, over all workers and restarts.
 
 Everything comes from the database, so neither restarts nor lost workers reset it: epochs that were
 reported; the seconds that workers have stored with their trials; and the time since the first
-worker joined. The seconds of an epoch whose worker was killed are not among them.
+worker joined. The seconds of an epoch whose worker was killed are not included.
 
 A worker checks the budget before it claims a trial and after every epoch. Each worker can thus
 exceed it by the epoch that it is training when the budget runs out.
@@ -40,7 +40,7 @@ class Budget(NamedTuple):
 
     @property
     def reason(self) -> str | None:
-        """Why nothing more is trained; None if something is left."""
+        """Why nothing more is trained; None while every limit leaves something."""
         return exhausted(self.section, self.spent)
 
     def trials_left(self, workers: int) -> float | None:
@@ -59,7 +59,7 @@ class Budget(NamedTuple):
         return min(max(0.0, self._trials(key, amount)) for key, amount in allowed.items())
 
     def _trials(self, key: str, amount: float) -> float:
-        """The trials that ``amount`` buys, with what running trials have used of it already."""
+        """The trials that ``amount`` pays for, including what running trials have already used."""
         stopped: float = getattr(self.by_stopped, key)
         running = getattr(self.spent, key) - stopped
         return (amount + running) * self.stopped / stopped if stopped else math.inf
@@ -110,8 +110,8 @@ def read_budget(connection: Connection, study: StudyKey) -> Budget:
 
 def _seconds_since_start(study: StudyKey) -> ColumnElement[float]:
     """Seconds since the first worker joined the study; NULL before that."""
-    who = tables.workers.c
-    first = select(func.min(who.joined_at)).where(who.study_id == study.study_id)
+    workers = tables.workers.c
+    first = select(func.min(workers.joined_at)).where(workers.study_id == study.study_id)
     return tables.db_now() - first.scalar_subquery()
 
 
@@ -139,7 +139,7 @@ class Unfinished(NamedTuple):
 
 
 def read_unfinished(connection: Connection, study: StudyKey, remaining: int) -> Unfinished:
-    """Sort the trials that a study has still to train, of which ``remaining`` have not ended."""
+    """Count the trials that a study still has to train, by state; ``remaining`` is their number."""
     lease, trials = tables.leases.c, tables.optuna_trials.c
     held = (lease.status == "held") & (lease.expires_at >= tables.db_now())
     kind = case((lease.status == "paused", "paused"), (held, "running"), else_="released")

@@ -1,4 +1,4 @@
-"""A claim on a trial, and how one is made: parameters are chosen, or the trial is refused."""
+"""Claims on trials: choose a trial's parameters, or refuse it."""
 
 import enum
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 from tuner.epoch_report import EpochReport
 from tuner.phases import Phase
 from tuner.spec.branches import setting_params
-from tuner.spec.search import AshaPruner
+from tuner.spec.pruners import AshaPruner
 from tuner.spec.study import StudySpec
 from tuner.study import rows
 from tuner.study.confirmation import FIRST_SEED
@@ -23,7 +23,7 @@ from tuner.study.records import MACHINE, SEED_OF, Confirms, confirms_of
 from tuner.study.rows import UNREADABLE
 from tuner.study.samplers import make_pruner, make_sampler
 from tuner.study.screening import by_first_objective, screened
-from tuner.study.space import distributions, misfit, trial_config
+from tuner.study.space import distributions, trial_config, why_outside_space
 from tuner.study.storage import Choice, FencedStorage
 from tuner.study.store import StudyStore
 from tuner.trial import DatasetInfo, TrialConfig
@@ -123,9 +123,9 @@ def _search_for(store: StudyStore, search: Search, trial: FrozenTrial) -> Search
     """The search that a trial belongs to: one from before an edit, if the trial was begun or queued
     with parameters that the edit has excluded."""
     known = known_params(trial)
-    if known and misfit(search.spec, known) is not None:
+    if known and why_outside_space(search.spec, known) is not None:
         for earlier in earlier_specs(store):
-            if misfit(earlier, known) is None:
+            if why_outside_space(earlier, known) is None:
                 return Search.of(store, earlier)
     return search
 
@@ -143,7 +143,7 @@ def _problem_of(
     if known is None:
         queued = str(trial.system_attrs["fixed_params"])
         return f"it is queued with {queued[:80]!r}, not with parameters"
-    if (problem := misfit(spec, known)) is not None:
+    if (problem := why_outside_space(spec, known)) is not None:
         return problem
     seed_of = trial.user_attrs.get(SEED_OF, trial.number)
     if rows.whole(seed_of) is None:

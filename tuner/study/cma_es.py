@@ -20,7 +20,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from tuner.spec import search
+from tuner.spec import samplers as sampler_sections
 from tuner.study.records import FINISHED
 
 _FARTHEST = 1e3  # largest coordinate of a point that the optimizer can have drawn
@@ -37,7 +37,7 @@ class CmaEsSampler(BaseSampler):
     """
 
     def __init__(
-        self, space: dict[str, BaseDistribution], options: search.CmaEsSampler, seed: int
+        self, space: dict[str, BaseDistribution], options: sampler_sections.CmaEsSampler, seed: int
     ) -> None:
         """``seed`` is that of the only trial that this sampler is for."""
         numeric = (FloatDistribution, IntDistribution)
@@ -106,12 +106,12 @@ class CmaEsSampler(BaseSampler):
         middle = np.full(dims, 0.5)
         if generation:
             middle = np.random.default_rng(generation).uniform(size=dims)
-        bounds, most = np.array([[0.0, 1.0]] * dims), 10 * dims
+        bounds, resampling = np.array([[0.0, 1.0]] * dims), 10 * dims
         if self._options.with_margin:
             steps = np.array([_step(d) for d in self._space.values()])
-            return CMAwM(middle, 1 / 6, bounds, steps, most, population_size=popsize)
+            return CMAwM(middle, 1 / 6, bounds, steps, resampling, population_size=popsize)
         adapt = self._options.lr_adapt
-        return CMA(middle, 1 / 6, bounds, most, population_size=popsize, lr_adapt=adapt)
+        return CMA(middle, 1 / 6, bounds, resampling, population_size=popsize, lr_adapt=adapt)
 
     def _point(self, trial: FrozenTrial) -> np.ndarray:
         """Where the trial lies in the unit cube; with margins, before rounding."""

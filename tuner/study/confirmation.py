@@ -30,8 +30,8 @@ class Configuration(NamedTuple):
     def values(self) -> dict[int, Value]:
         """The value of each seed that has been tried, by the seed's index; None if it diverged.
 
-        That of the stored generator on fresh latents: the value of a run's best epoch is the best
-        of many looks at the same latents.
+        Measured with the stored generator on fresh latents: the value of a run's best epoch is the
+        best of many measurements on the same latents.
         """
         found: dict[int, Value] = {}
         failed: dict[int, int] = {}
@@ -60,7 +60,7 @@ class Wanted(NamedTuple):
 
 
 class Confirmation(NamedTuple):
-    """A confirmation, as far as it has come."""
+    """The progress of a confirmation."""
 
     configurations: dict[int, Configuration]  # by the number of the search's trial, its best first
     race: Race
@@ -114,7 +114,7 @@ def _candidates(
 ) -> tuple[list[TrialRecord], int | None]:
     """The best trial of each of the ``top`` configurations, and of the best baseline.
 
-    If fewer are complete, those follow that were paused at the highest rungs.
+    If fewer are complete, trials that were paused at the highest rungs follow.
     """
     ranked = sorted(search, key=_rank)
     distinct: list[TrialRecord] = []
@@ -146,7 +146,7 @@ def _name(number: int) -> str:
 
 
 class Result(NamedTuple):
-    """What is known of a configuration."""
+    """The measurements of a configuration."""
 
     trial: TrialRecord
     value: Interval  # of the stored generators on fresh latents

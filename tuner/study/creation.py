@@ -27,11 +27,10 @@ from tuner.version import __version__
 def create_study(
     database: Database, spec: StudySpec, announce: Callable[[str], None] = lambda text: None
 ) -> StudyStore:
-    """Create a study with its baselines and warm start queued, unless the database has an equal
-    one.
+    """Create a study with its baselines and warm start queued, unless the database has it already.
 
     A different study of that name is replaced if none of its trials has begun: its file may have
-    been wrong. InputError otherwise. ``announce`` gets a line on the warm start.
+    been wrong. InputError otherwise. ``announce`` receives a line on the warm start.
     """
     with database.address.exclusive():
         return _create(database, spec, announce)
@@ -90,7 +89,7 @@ def _new_optuna_study(database: Database, spec: StudySpec, token: str) -> optuna
         if begun or TOKEN not in found.user_attrs:
             raise InputError(
                 f"study {name!r}: {database.place} has a study of that name that tuner did not "
-                "make; choose another name"
+                "create; choose another name"
             ) from None
         optuna.delete_study(storage=database.rdb, study_name=name)
         return _new_optuna_study(database, spec, token)
@@ -100,7 +99,7 @@ def _new_optuna_study(database: Database, spec: StudySpec, token: str) -> optuna
 
 
 def study_summaries(database: Database, announce: Callable[[str], None]) -> list[StudySummary]:
-    """Summarise every study made by tuner; ``announce`` gets a message per unreadable one."""
+    """Summarise every study created by tuner; ``announce`` receives a line per unreadable one."""
     found = []
     for name in database.study_names():
         try:

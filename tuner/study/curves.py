@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from tuner.study.records import TrialRecord
 
-FEWEST = 3  # trials; two always correlate perfectly, one way or the other
+MIN_TRIALS = 3  # trials; two always correlate perfectly, one way or the other
 
 
 class Curve(NamedTuple):
@@ -69,7 +69,7 @@ def _correlation(whole: Sequence[Curve], epoch: int) -> Correlation:
     from scipy import stats  # takes as long to import as the whole command line
 
     pairs = [(curve.values[epoch], curve.final) for curve in whole if epoch in curve.values]
-    if len(pairs) < FEWEST or any(len(set(side)) == 1 for side in zip(*pairs, strict=True)):
+    if len(pairs) < MIN_TRIALS or any(len(set(side)) == 1 for side in zip(*pairs, strict=True)):
         return Correlation(epoch, len(pairs), None, None)
     now, final = zip(*pairs, strict=True)
     rho, tau = stats.spearmanr(now, final).statistic, stats.kendalltau(now, final).statistic

@@ -66,7 +66,7 @@ class Database:
         """Identify the database among its copies, which hold the same studies and tokens.
 
         The path and inode of a SQLite file; for Postgres, the server's identifier and the
-        database's OID. StorageError if the database is away.
+        database's OID. StorageError if the database is unavailable.
         """
         if self.address.is_sqlite:
             with self.errors():
@@ -100,7 +100,7 @@ class Database:
         event.listen(self.rdb.engine, "checkin", checked_in)
 
     def study_names(self) -> list[str]:
-        """The names of the studies made by tuner, oldest first."""
+        """The names of the studies created by tuner, oldest first."""
         ours, theirs = tables.studies.c, tables.optuna_studies.c
         marks = tables.study_user_attributes.c
         query = (

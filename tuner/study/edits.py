@@ -18,7 +18,7 @@ from tuner.spec.study import StudySpec
 from tuner.study import rows, tables
 from tuner.study.optuna_internals import models
 from tuner.study.store import StudyStore
-from tuner.study.study_row import search_goes_on
+from tuner.study.study_row import reopened_search
 
 _edits, _studies = tables.edits.c, tables.studies.c
 
@@ -51,7 +51,7 @@ def edit(store: StudyStore, words: Sequence[str], editor: str) -> list[Change]:
         if found:
             values = {"spec": new.model_dump_json(), "total": wanted}
             if any(one.key == "study.trials" or one.key.startswith("stop.") for one in found):
-                values |= search_goes_on()
+                values |= reopened_search()
             session.execute(update(tables.studies).where(store.key.row()).values(values))
             _record(session, store, editor, found, text)
     store.refresh()

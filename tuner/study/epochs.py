@@ -40,18 +40,18 @@ def report_times(study: StudyRow) -> dict[int, dict[int, float]]:
 
 def ownership_history(study: StudyRow, number: int) -> list[Ownership]:
     """The workers that trained a trial, in order: several if it was taken over."""
-    epochs, who, trials = tables.epochs.c, tables.workers.c, tables.optuna_trials.c
+    epochs, workers, trials = tables.epochs.c, tables.workers.c, tables.optuna_trials.c
     query = (
         select(
-            *(who.host, who.device, epochs.worker),
+            *(workers.host, workers.device, epochs.worker),
             *(func.min(epochs.epoch), func.max(epochs.epoch)),
             *(func.min(epochs.reported_at), func.max(epochs.reported_at)),
         )
         .select_from(tables.epochs)
         .join(tables.optuna_trials, trials.trial_id == epochs.trial_id)
-        .outerjoin(tables.workers, who.worker == epochs.worker)
+        .outerjoin(tables.workers, workers.worker == epochs.worker)
         .where(trials.study_id == study.study_id, trials.number == number)
-        .group_by(who.host, who.device, epochs.worker, epochs.token)
+        .group_by(workers.host, workers.device, epochs.worker, epochs.token)
         .order_by(func.min(epochs.epoch))
     )
     with study.database.reading() as connection:

@@ -16,7 +16,7 @@ _RUNNING = TrialState.RUNNING.name
 
 
 class Standing(NamedTuple):
-    """Where trials of the search are."""
+    """The position of trials of the search."""
 
     bracket: int
     epoch: int  # the last one reported
@@ -55,7 +55,7 @@ def epochs_ahead(
     """The epochs still to train in a study with trials of ``epochs`` epochs and ``to_begin`` new
     ones, if of the n trials that reach a rung, n / reduction_factor pass it in the end.
 
-    More will be trained if trials pass that are not among the best in the end.
+    More will be trained if some trials pass that are not among the best in the end.
     """
     begun = sum(standings.values())
     new = [ladder.bracket(number) for number in range(begun, begun + to_begin)]
@@ -66,14 +66,16 @@ def epochs_ahead(
         for start, end in pairwise((0, *ladder.rungs[bracket:], epochs)):
             left = {k: n for k, n in here.items() if k.state == _RUNNING and start <= k.epoch < end}
             total += sum((end - key.epoch) * n for key, n in left.items()) + coming * (end - start)
-            able = sum(left.values()) + coming  # to pass the rung at the end
-            able += sum(n for key, n in here.items() if key.epoch == end and key.state == PAUSED)
+            eligible = sum(left.values()) + coming  # to pass the rung at the end
+            eligible += sum(
+                n for key, n in here.items() if key.epoch == end and key.state == PAUSED
+            )
             reached = sum(left.values()) + coming
             reached += sum(n for key, n in here.items() if key.epoch >= end)
             passed = sum(n for key, n in here.items() if _has_passed(key, end))
             # At least one trial of the study is trained to its end.
             passing = max(reached // ladder.reduction_factor, int(bracket == ladder.brackets - 1))
-            coming = max(0, min(passing - passed, able))
+            coming = max(0, min(passing - passed, eligible))
     return total
 
 

@@ -19,8 +19,8 @@ class GridSampler(BaseSampler):
     """Visits every point of a grid once, in an order set by the study's seed; then starts over.
 
     A trial draws points from its own random numbers until it draws one that no other trial has, so
-    nothing needs to be stored. The points that other workers are just choosing for lower-numbered
-    trials are derived in the same way, and avoided.
+    nothing needs to be stored. The points that other workers are choosing for lower-numbered trials
+    at the same time are derived in the same way, and avoided.
     """
 
     def __init__(

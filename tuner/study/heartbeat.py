@@ -16,15 +16,15 @@ from tuner.study import leases, preparation, tables
 from tuner.study.store import StudyStore
 
 TICK = 0.25  # seconds between checks of what the worker is doing
-# Least seconds between writes between beats: of a new activity, and of the end of one.
+# Minimum seconds between writes outside of heartbeats: of a new activity, and of the end of one.
 RAREST, RAREST_WITHOUT = 1.0, 5.0
 
 
 class Heartbeat:
     """Beats four times per lease period, until stopped; stores new activities in between.
 
-    Shares the storage's few connections with the worker's main thread, since a server may have none
-    to spare.
+    Shares the storage's few connections with the worker's main thread, since the server may have no
+    free ones.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Heartbeat:
         clock: PhaseClock,
     ) -> None:
         """Renew the leases that the storage holds. ``register`` adds the worker's row again if
-        the database lacks it, as after a restore. ``clock`` knows what the worker is doing."""
+        the database lacks it, as after a restore. ``clock`` has the worker's current activity."""
         self._address, self._engine = store.database.address, store.database.rdb.engine
         self._study, self._held = store.key, store.database.rdb.held
         self._worker, self._seconds, self._register = worker, seconds, register
@@ -51,7 +51,7 @@ class Heartbeat:
         self.last_trouble: float | None = None  # time.monotonic() of the last failure
         self.last_beat: float | None = None  # time.time() of the last one that was stored
         self._clock: tuple[float, float] | None = None  # the database's, and time.monotonic()
-        # Refused: another worker had the lease, or the trial was just ending.
+        # "refused": another worker had the lease, or the trial was just ending.
         self.renewals = Counter(renewed=0, refused=0, failed=0)  # of leases
 
     def start(self) -> None:
@@ -77,7 +77,7 @@ class Heartbeat:
                     self._store_activity()
 
     def beat(self) -> None:
-        """Beat once. StorageError if the database is away; the next beat may succeed."""
+        """Beat once. StorageError if the database is unavailable; the next beat may succeed."""
         held = {trial: lease for trial, lease in self._held.items() if trial not in self.hung}
         try:
             with self._address.errors():
@@ -95,12 +95,12 @@ class Heartbeat:
 
     def _record_beat(self, connection: Connection) -> bool:
         """Store the time; returns whether the database has the worker and its study."""
-        who, studies = tables.workers, tables.studies
+        workers, studies = tables.workers, tables.studies
         seen_at = connection.execute(
-            update(who)
-            .where(who.c.worker == self._worker, self._study.exists())
+            update(workers)
+            .where(workers.c.worker == self._worker, self._study.exists())
             .values(seen_at=tables.db_now(), **self._activity())
-            .returning(who.c.seen_at)
+            .returning(workers.c.seen_at)
         ).scalar_one_or_none()
         if self.preparing:
             preparation.renew(connection, self._study, self._worker, self._seconds)

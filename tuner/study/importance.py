@@ -10,9 +10,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from tuner.spec.branches import optuna_params, setting_name
 from tuner.spec.study import StudySpec
 from tuner.study.records import TrialRecord
-from tuner.study.space import distributions, misfit
+from tuner.study.space import distributions, why_outside_space
 
-FEWEST = 5  # complete trials; importances from fewer are noise
+MIN_TRIALS = 5  # complete trials; importances from fewer are noise
 # The best trials are compared with all: at least this share and this many of them, at most half.
 TOP_SHARE, TOP_TRIALS = 0.2, 10
 
@@ -36,11 +36,11 @@ def importances(spec: StudySpec, trials: Sequence[TrialRecord]) -> Importances:
     complete = [
         _frozen(spec, t)
         for t in usable
-        if misfit(spec, optuna_params(spec.trial, t.params)) is None
+        if why_outside_space(spec, optuna_params(spec.trial, t.params)) is None
     ]
     count = len(complete)
-    if count < FEWEST:
-        needed = f"at least {FEWEST} complete trials are needed"
+    if count < MIN_TRIALS:
+        needed = f"at least {MIN_TRIALS} complete trials are needed"
         return Importances({}, count, f"{needed}, and {count} of {len(trials)} are complete")
     if len({trial.value for trial in complete}) == 1:
         return Importances({}, count, f"all {count} complete trials have the same value")

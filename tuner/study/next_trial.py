@@ -1,4 +1,4 @@
-"""Which trial a worker takes next: left behind, paused, queued, new, or confirming the winner."""
+"""The choice of a worker's next trial: left behind, paused, queued, new, or a confirmation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from tuner.study.claims import Idle, Search, known_params
 from tuner.study.leases import Lease, Taken
 from tuner.study.promotion import Promoter
 from tuner.study.queue import queued
-from tuner.study.space import misfit
+from tuner.study.space import why_outside_space
 from tuner.study.stopping import end_if_stalled
 from tuner.study.store import StudyStore
 
@@ -64,7 +64,7 @@ class NextTrial:
             return taken
         if search.promoter is not None:
             return search.promoter.promote(session, lease)
-        # An edit may have replaced asha: then each paused trial goes on.
+        # An edit may have replaced asha: then every paused trial continues.
         return leases.resume_paused(session, key, lease)
 
     def is_budget_spent(self, spec: StudySpec) -> bool:
@@ -83,7 +83,7 @@ class NextTrial:
         return reason is not None
 
     def _end_paused(self, promoter: Promoter) -> bool:
-        """Without a new trial to begin, let paused ones end; returns whether one can be claimed."""
+        """End paused trials, since no new one can begin; returns whether one can be claimed."""
         with self._storage.transaction() as session:
             return promoter.end_paused(session)
 
@@ -99,19 +99,19 @@ class NextTrial:
         return None
 
     def idle(self) -> Idle:
-        """Without a trial to claim now, prepare leases for a later takeover."""
+        """Prepare leases for a later takeover, since no trial can be claimed now."""
         with self._storage.transaction() as session:
             leases.lease_orphans(session, self._store.key)
             leases.shorten(session, self._store.key, self._lease.seconds)
         return Idle.ENDED if self._store.remaining() <= 0 else Idle.WAIT
 
-    def coming(self, spec: StudySpec, most: int) -> list[dict[str, Any]]:
-        """What is known of the parameters, under Optuna's names, of the trials that can be claimed
-        now: those left behind, then the queue; at most ``most``."""
+    def upcoming_params(self, spec: StudySpec, limit: int) -> list[dict[str, Any]]:
+        """The known parameters, under Optuna's names, of the first ``limit`` trials that can be
+        claimed now: those left behind, then the queue."""
         key = self._store.key
         with self._storage.transaction() as session:
             dead = leases.dead_workers(session, key.study_id, self._lease.worker)
-            ids = leases.left_behind(session, key, dead, self._latest_now(), most)
-            ids += session.execute(queued(key.study_id, most)).scalars()
-        trials = [self._storage.get_trial(trial_id) for trial_id in ids[:most]]
-        return [p for p in map(known_params, trials) if p and misfit(spec, p) is None]
+            ids = leases.left_behind(session, key, dead, self._latest_now(), limit)
+            ids += session.execute(queued(key.study_id, limit)).scalars()
+        trials = [self._storage.get_trial(trial_id) for trial_id in ids[:limit]]
+        return [p for p in map(known_params, trials) if p and why_outside_space(spec, p) is None]

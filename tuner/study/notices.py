@@ -1,8 +1,8 @@
-"""What a study's notifications report, and claims that let exactly one process send each.
+"""The content of a study's notifications, and claims that let exactly one process send each.
 
-What was sent last is an attribute of the Optuna study. A process replaces it in a transaction that
-locks the study, and sends only then: if it dies in between, the notification is lost, never sent
-twice.
+What the last notification of an event reported is an attribute of the Optuna study. A process
+replaces it in a transaction that locks the study, and only then sends the notification: if the
+process dies in between, the notification is lost, never sent twice.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def claim_end(store: StudyStore) -> str | None:
         mark = ["budget", *store.spec.budget.limits.values()]
     else:
         return None
-    return reason if _claim(store, "ended", lambda sent, now: _unless(sent, mark)) else None
+    return reason if _claim(store, "ended", lambda sent, now: _mark_if_new(sent, mark)) else None
 
 
 def claim_best(store: StudyStore) -> TrialRecord | None:
@@ -84,19 +84,21 @@ def claim_failure(store: StudyStore) -> tuple[int, TrialRecord] | None:
 def claim_stall(store: StudyStore, stall: Stall) -> bool:
     """Whether this caller should report the stall."""
     mark = round(stall.since, 3)
-    return _claim(store, "stalled", lambda sent, now: _unless(sent, mark))
+    return _claim(store, "stalled", lambda sent, now: _mark_if_new(sent, mark))
 
 
 def stall_of(store: StudyStore) -> Stall | None:
-    """Since when no worker has been running; None if one is, none ever was, the workers were
-    stopped or put on hold by a user, or nothing is left to run."""
+    """The stall of a study; None if a worker is running, none ever was, a user stopped the workers
+    or put the study on hold, or nothing is left to run."""
     store.refresh()
-    seconds, who = store.spec.study.lease_seconds, tables.workers.c
-    ended = func.coalesce(who.left_at, who.seen_at)
+    seconds, workers = store.spec.study.lease_seconds, tables.workers.c
+    ended = func.coalesce(workers.left_at, workers.seen_at)
     query = (
-        select(func.max(ended), func.max(who.joined_at), tables.db_now(), tables.studies.c.stop_at)
+        select(
+            func.max(ended), func.max(workers.joined_at), tables.db_now(), tables.studies.c.stop_at
+        )
         .select_from(tables.workers)
-        .join(tables.studies, tables.studies.c.study_id == who.study_id)
+        .join(tables.studies, tables.studies.c.study_id == workers.study_id)
         .where(store.key.row())
         .group_by(tables.studies.c.stop_at)
     )
@@ -125,13 +127,13 @@ def studies_wanting(database: Database, event: str) -> list[str]:
     return [name for name in database.study_names() if name in named]
 
 
-def _unless(sent: Any, mark: Any) -> Any:
+def _mark_if_new(sent: Any, mark: Any) -> Any:
     return None if sent == mark else mark
 
 
 def _claim(store: StudyStore, event: str, decide: Callable[[Any, float], Any]) -> bool:
-    """Replace what was sent last by what ``decide`` returns for it and the time; False if that is
-    None: another process has sent it, or there is nothing to send."""
+    """Replace what was reported last by what ``decide`` returns for it and the current time; False
+    if that is None: another process has sent it, or there is nothing to send."""
     key = f"{SENT}{event}"
     with store.database.errors(), store.database.rdb.engine.begin() as connection:
         # Rows are locked in the same order as by a worker that begins a trial.

@@ -35,7 +35,7 @@ class WorkerStats(NamedTuple):
 
 
 def persistent(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
-    """Repeat a method of ``WorkerPresence`` while the database is away."""
+    """Repeat a method of ``WorkerPresence`` while the database is unavailable."""
 
     @functools.wraps(method)
     def persisting(self: S, /, *args: P.args, **options: P.kwargs) -> T:
@@ -56,8 +56,8 @@ class WorkerPresence:
         clock: PhaseClock | None = None,
     ) -> None:
         """``machine`` describes the hardware and libraries; ``retry_seconds`` is how long to wait
-        for a database that is away. ``clock`` counts the calling thread's time. InputError if
-        another version of tuner made the study."""
+        for an unavailable database. ``clock`` counts the calling thread's time. InputError if
+        another version of tuner created the study."""
         store.check_version()
         self.store, self.spec = store, store.spec
         self.worker = uuid.uuid4().hex[:12]
@@ -91,9 +91,9 @@ class WorkerPresence:
 
         Runs on the main thread or the heartbeat's. KeyError if the study is gone.
         """
-        who = tables.workers
+        workers = tables.workers
         with self._storage.transaction() as session:
-            if session.execute(select(who).where(who.c.worker == self.worker)).first():
+            if session.execute(select(workers).where(workers.c.worker == self.worker)).first():
                 return  # the answer to an earlier attempt was lost
             query = select(tables.studies.c.stop_at).where(self.store.key.row())
             study = session.execute(query).one_or_none()
@@ -130,8 +130,10 @@ class WorkerPresence:
     def leave_at_once(self, *, hung: bool = False) -> None:
         """Give back all trials and the right to prepare, in one attempt. Thread-safe. ``hung``
         counts as if the worker had died."""
-        who, seconds = tables.workers, self.clock.of_trial()
-        left = update(who).where(who.c.worker == self.worker).values(left_at=tables.db_now())
+        workers, seconds = tables.workers, self.clock.of_trial()
+        left = (
+            update(workers).where(workers.c.worker == self.worker).values(left_at=tables.db_now())
+        )
         with (
             contextlib.suppress(StorageError),
             self._database.errors(),
@@ -163,14 +165,14 @@ class WorkerPresence:
                 trials = tables.trial_attributes.c.trial_id
                 tables.write_attributes(connection, trials, trial_id, {HUNG: hang})
 
-    def described(self, error: BaseException) -> tuple[str, str]:
+    def describe_error(self, error: BaseException) -> tuple[str, str]:
         """Describe an unexpected error: one line and its traceback, with passwords masked."""
         masked = self._database.address.masked
         trace = "".join(traceback.format_exception(error))
         return one_line(error, masked), masked(trace)
 
     def _persist(self, attempt: Callable[[], T]) -> T:
-        """Repeat the attempt while the database is away; raises its failures as StorageError."""
+        """Repeat the attempt while the database is unavailable; failures become StorageError."""
 
         def once() -> T:
             with self._database.errors():
@@ -178,11 +180,11 @@ class WorkerPresence:
 
         return self._retrier(once)
 
-    # Preparing what the workers share
+    # Preparing the files that workers share
 
     @persistent
     def may_prepare(self) -> bool:
-        """Whether this worker may make what the study's workers share.
+        """Whether this worker may prepare the files that the study's workers share.
 
         It keeps the right as long as it is alive, until it calls ``prepared``.
         """
@@ -193,7 +195,7 @@ class WorkerPresence:
 
     @persistent
     def prepared(self) -> None:
-        """Give up the right: other workers read what was made, or make it if that failed."""
+        """Give up the right: other workers then read the files, or make them if that failed."""
         self._heart.preparing = False
         with self._storage.transaction() as session:
             preparation.release(session, self.store.key, self.worker)

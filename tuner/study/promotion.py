@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from tuner.spec.search import AshaPruner
+from tuner.spec.pruners import AshaPruner
 from tuner.spec.study import StudySpec
 from tuner.study import leases, rows, tables
 from tuner.study.baselines import begun_baselines, is_any_complete
@@ -83,9 +83,10 @@ class Promoter:
             session.execute(freed.values(status="free", rung=first.rung, checkpoint_bytes=None))
         return True
 
-    def keep_to_budget(self, session: Session) -> None:
-        """Request the end of the paused trials that are ranked last, while the checkpoints of all
-        take more than the study allows. A baseline that will be trained to the end is spared."""
+    def enforce_checkpoint_limit(self, session: Session) -> None:
+        """Request the end of the paused trials that are ranked last, until the checkpoints of the
+        others fit into ``study.checkpoint_gb``. A baseline that will be trained to the end is
+        spared."""
         paused = self._paused(session)
         excess = sum(one.bytes for one in paused.values()) - self._most_bytes
         if excess <= 0:

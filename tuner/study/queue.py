@@ -29,11 +29,11 @@ def has_room(session: Session, study: StudyKey) -> bool:
     return bool(found < total)
 
 
-def queued(study_id: int, most: int) -> Select[int]:
-    """The ids of the first trials of the queue, at most ``most``."""
+def queued(study_id: int, limit: int) -> Select[int]:
+    """The ids of the first trials of the queue, at most ``limit``."""
     trials = tables.optuna_trials.c
     waiting = (trials.study_id == study_id) & (trials.state == TrialState.WAITING)
-    return select(trials.trial_id).where(waiting).order_by(trials.number).limit(most)
+    return select(trials.trial_id).where(waiting).order_by(trials.number).limit(limit)
 
 
 def start_queued(session: Session, study_id: int) -> int | None:

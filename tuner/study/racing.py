@@ -97,7 +97,7 @@ class Left(NamedTuple):
 
 
 class Race(NamedTuple):
-    """State of a race: who is still in it, who left it, and the number of rounds that are over.
+    """State of a race: the configurations in it, those that left it, and the rounds that are over.
 
     In the next round each configuration still in the race trains the seed of index ``rounds``. The
     race is decided once a single one is left.
@@ -126,7 +126,7 @@ def race(configurations: Mapping[str, Runs], seeds: int, confidence: float = 0.9
     The best of K configurations leaves wrongly only if one of the K - 1 others beats it in one of
     the ``seeds`` - 1 rounds with tests. Each test has the level (1 - confidence) / ((K - 1)
     (``seeds`` - 1)). By Bonferroni's inequality the best of configurations that do not diverge is
-    thrown out with a probability of at most 1 - confidence in the whole race, as far as Welch's
+    eliminated with a probability of at most 1 - confidence in the whole race, as far as Welch's
     approximation holds.
     """
     racing, left, rounds = tuple(configurations), dict[str, Left](), 0
@@ -165,7 +165,7 @@ def _beaten(values: Mapping[str, Sequence[float]], tests: int, level: float) -> 
 
 
 def _p_value(a: Sequence[float], b: Sequence[float]) -> float:
-    """Of Welch's test that the mean of a is greater than that of b; 1 if it does not look so."""
+    """The p-value of Welch's test that the mean of a is greater than that of b; 1 if it is not."""
     if min(len(a), len(b)) < 2 or _mean(a) <= _mean(b):
         return 1.0
     by, (error, freedom) = _mean(a) - _mean(b), _welch(a, b)
@@ -173,7 +173,7 @@ def _p_value(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def probability_best(configurations: Mapping[str, Runs]) -> dict[str, float]:
-    """Probability of each configuration to have the lowest true mean; empty if noise is unknown.
+    """Probability that each configuration has the lowest true mean; empty if noise is unknown.
 
     The posterior of a mean under a flat prior is Student's t with n - 1 degrees of freedom, centred
     at the mean of the values and scaled by s / sqrt(n); the posteriors are independent. A

@@ -1,8 +1,8 @@
-"""Pruners replayed on recorded curves: what they would have saved, and what they would have lost.
+"""Pruners replayed on recorded curves: the training that they would have saved, and the regret.
 
-Nothing is trained. Limits of a replay: after other prunings, an adaptive sampler would have chosen
-other trials; trials of parallel workers see less of each other than trials in sequence; and a curve
-that ended early is known only as far as it goes.
+Nothing is trained. Limits of a replay: with a different pruner, an adaptive sampler would have
+chosen different trials; trials on parallel workers see fewer results of each other than trials in
+sequence; and a curve that ended early is known only up to its end.
 """
 
 import random
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from tuner.errors import InputError
 from tuner.spec.loading import parse_spec
-from tuner.spec.search import PrunerSpec
+from tuner.spec.pruners import PrunerSpec
 from tuner.spec.study import StudySpec
 from tuner.study.curves import Curve, winner_of
 from tuner.study.simulation import simulate

@@ -1,4 +1,4 @@
-"""Retries while a database or an artifact store is away."""
+"""Retries while a database or an artifact store is unavailable."""
 
 import random
 import time
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 LIMIT = 600.0  # seconds for which a worker waits for its database
 LONGEST_PAUSE = 2.0  # seconds
-# What a worker is doing between the first failure and the success.
+# A worker's activity between the first failure and the success.
 AWAY = {
     Phase.DATABASE: "waiting for the database",
     Phase.FILES: "waiting for the artifact store",

@@ -1,4 +1,4 @@
-"""Which trials pass a rung, and which paused ones are promoted: asynchronous successive halving.
+"""Asynchronous successive halving: which trials pass a rung, and which paused ones are promoted.
 
 The promotion type of ASHA (Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning",
 algorithm 2): of the n trials that have reached a rung, the best n / reduction_factor pass it. The
@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import NamedTuple, Self
 
 from tuner.spec.metrics import ALL_OBJECTIVES
-from tuner.spec.search import AshaPruner
+from tuner.spec.pruners import AshaPruner
 from tuner.spec.study import StudySpec
 
 
@@ -122,14 +122,14 @@ class Standings:
         return sorted(paused, key=lambda n: (-paused[n], self._costs.get((n, paused[n]), worst), n))
 
     def promotable(self, paused: Mapping[int, int]) -> list[int]:
-        """The paused trials that pass their rung now, those to be promoted first in front."""
+        """The paused trials that pass their rung now, in order of promotion."""
         return [number for number in self.ranked(paused) if self.passes(number, paused[number])]
 
     def promoted_last(self, paused: Mapping[int, int], best: float | None) -> int | None:
         """The paused trial to resume when no trial runs and no new one can begin; None if all end.
 
         A trial that was better at its rung than ``best``, the value of the best complete trial,
-        can only win: it goes on. So does the one ranked first if none is complete.
+        can only win, so it resumes. If none is complete, the one ranked first resumes.
         """
         candidates = self.promotable(paused) or [
             number

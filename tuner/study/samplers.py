@@ -13,7 +13,8 @@ from optuna.trial import FrozenTrial
 
 from tuner import hints
 from tuner.errors import InputError
-from tuner.spec import search
+from tuner.spec import pruners as pruner_sections
+from tuner.spec import samplers as sampler_sections
 from tuner.spec.parameters import values_of
 from tuner.spec.study import StudySpec
 from tuner.study.grid import GridSampler
@@ -73,27 +74,27 @@ def _build_sampler(spec: StudySpec, trial_seed: int) -> Any:
     extra = options.model_dump(exclude={"name"})
     quiet = {"warn_independent_sampling": False}  # spec/warnings.py says it once
     match options:
-        case search.RandomSampler():
+        case sampler_sections.RandomSampler():
             return samplers.RandomSampler(trial_seed)
-        case search.GridSampler():
+        case sampler_sections.GridSampler():
             points = {name: values_of(s) or [] for name, s in spec.trial.searched().items()}
             return GridSampler(distributions(spec), points, study_seed)
-        case search.CmaEsSampler():
+        case sampler_sections.CmaEsSampler():
             # cmaes imports scipy.stats, which takes as long as the rest of the command line.
             from tuner.study.cma_es import CmaEsSampler
 
             return CmaEsSampler(distributions(spec), options, trial_seed)
-        case search.TpeSampler():
+        case sampler_sections.TpeSampler():
             # Without groups, TPE would draw at random the parameters that only some trials have.
             extra["group"] |= bool(spec.trial.when) and options.multivariate
             return quietly(samplers.TPESampler, seed=trial_seed, **extra)
-        case search.Nsga2Sampler():
+        case sampler_sections.Nsga2Sampler():
             return quietly(samplers.NSGAIISampler, seed=trial_seed, **extra)
-        case search.QmcSampler():
+        case sampler_sections.QmcSampler():
             extra["independent_sampler"] = samplers.RandomSampler(trial_seed)
             extra |= quiet | {"warn_asynchronous_seeding": False}
             return quietly(samplers.QMCSampler, seed=study_seed, **extra)
-        case search.GpSampler():
+        case sampler_sections.GpSampler():
             return quietly(samplers.GPSampler, seed=trial_seed, **extra, **quiet)
 
 
@@ -101,14 +102,14 @@ def make_pruner(spec: StudySpec, section: Any = None) -> Any:
     """Build the pruner of a ``[pruner]`` section, by default the study's own."""
     options = section or spec.pruner
     extra = options.model_dump(exclude={"name", "wrapped"})
-    if isinstance(options, search.RungPruner):
+    if isinstance(options, pruner_sections.RungPruner):
         extra["min_resource"] = options.first_rung(spec.metrics.every)
     match options:
-        case search.NoPruner() | search.AshaPruner():  # asha decides in rungs.py
+        case pruner_sections.NoPruner() | pruner_sections.AshaPruner():  # asha decides in rungs.py
             return pruners.NopPruner()
-        case search.HyperbandPruner():
+        case pruner_sections.HyperbandPruner():
             extra["max_resource"] = spec.study.epochs
-        case search.PatientPruner():
+        case pruner_sections.PatientPruner():
             extra["wrapped_pruner"] = options.wrapped and make_pruner(spec, options.wrapped)
     kind = getattr(pruners, type(options).__name__)  # the sections are named after Optuna's classes
     return quietly(kind, **extra)

@@ -16,7 +16,7 @@ HEAD = max(path.name[:4] for path in (MIGRATIONS / "versions").glob("[0-9]*.py")
 UNVERSIONED = "0001"  # the schema of databases without a version table
 
 
-def _is_ours(thing: Any, name: str | None, kind: str, reflected: bool, other: Any) -> bool:
+def _is_ours(item: Any, name: str | None, kind: str, reflected: bool, other: Any) -> bool:
     """Whether Alembic compares an object: not Optuna's tables, nor the version table."""
     return kind != "table" or (str(name).startswith("tuner_") and name != VERSION_TABLE)
 

@@ -92,7 +92,7 @@ class WorkerSession(WorkerPresence):
 
     @persistent
     def _look_at_study(self) -> None:
-        """Take up an edited study file, and notice whether the study is on hold."""
+        """Apply an edited study file, and notice whether the study is on hold."""
         self.store.refresh()
         self._heart.on_hold = self.store.on_hold
         if (spec := self.store.spec) is not self.spec:
@@ -104,10 +104,10 @@ class WorkerSession(WorkerPresence):
         """Whether the study's budget is spent; if it is, announces which part of it."""
         return self._trials.is_budget_spent(self.spec)
 
-    def coming(self, most: int) -> list[dict[str, Any]]:
-        """See ``NextTrial.coming``. StorageError if the database is away."""
+    def upcoming_params(self, limit: int) -> list[dict[str, Any]]:
+        """See ``NextTrial.upcoming_params``. StorageError if the database is unavailable."""
         with self._database.errors():
-            return self._trials.coming(self.spec, most)
+            return self._trials.upcoming_params(self.spec, limit)
 
     @persistent
     def _begin(self, taken: Taken, dataset: DatasetInfo) -> Claim | Refusal | None:
@@ -119,7 +119,7 @@ class WorkerSession(WorkerPresence):
         except Exception as error:  # mostly a sampler's, which must not end the worker
             if isinstance(error, KeyError) and not self.store.exists():
                 raise
-            return Refusal(*self.described(error))
+            return Refusal(*self.describe_error(error))
         if claim is None:
             self._close(taken.trial_id)
         return claim
@@ -176,8 +176,8 @@ class WorkerSession(WorkerPresence):
         )
 
     def pruner_decision(self, claim: Claim, epoch: int) -> Pause | Prune | None:
-        """What the pruner would do with the trial after ``epoch``, the last one reported, which has
-        a value; None if the trial continues."""
+        """The pruner's decision on the trial after ``epoch``, the last one reported, which has a
+        value; None if the trial continues."""
         if claim.confirms is not None:
             return None
         if self._search.promoter is not None:
@@ -283,7 +283,7 @@ class WorkerSession(WorkerPresence):
                 row = self._storage.fence(session, trial_id, status="paused", **values)
                 paused = tables.trial_attributes.c.trial_id
                 tables.write_attributes(session, paused, trial_id, {PAUSED: row.epoch})
-                promoter.keep_to_budget(session)
+                promoter.enforce_checkpoint_limit(session)
         del held[trial_id]
 
     @persistent

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import optuna
 from optuna.trial import TrialState
 
-from tuner.spec.search import AshaPruner, PrunerSpec
+from tuner.spec.pruners import AshaPruner, PrunerSpec
 from tuner.spec.study import StudySpec
 from tuner.study.curves import Curve
 from tuner.study.rungs import Ladder, Reached, Standings
@@ -50,13 +50,13 @@ class _Rules(Protocol):
         """Whether the trial is pruned or paused after ``epoch``."""
 
     def end(self, number: int, is_complete: bool) -> None:
-        """A trial is over that does not stop."""
+        """Record the end of a trial that was not stopped."""
 
     def promoted(self) -> int | None:
         """Resume a paused trial that is promotable now."""
 
     def promoted_last(self) -> int | None:
-        """Resume a paused trial although no trial runs or can begin, if any is to be resumed."""
+        """Resume a paused trial when no trial is running and none can begin, if any qualifies."""
 
 
 def simulate(

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, func, select
 from tuner.errors import StorageError
 from tuner.phases import UNCOUNTED, Phase, PhaseSeconds
 from tuner.spec.budget import BudgetSection
-from tuner.spec.search import AshaPruner
+from tuner.spec.pruners import AshaPruner
 from tuner.study import rows, tables
 from tuner.study.baselines import begun_baselines, epochs_left
 from tuner.study.budget import Budget, Spent, read_budget

@@ -50,7 +50,7 @@ def _distribution(setting: Choices | Range) -> BaseDistribution:
     return FloatDistribution(low, high, log=log, step=step)
 
 
-def misfit(spec: StudySpec, params: Mapping[str, Any]) -> str | None:
+def why_outside_space(spec: StudySpec, params: Mapping[str, Any]) -> str | None:
     """Why ``params``, under Optuna's names, lie outside the space; None if they fit."""
     wanted = distributions(spec, params)
     if not params.keys() >= deciders(spec.trial).keys():  # the sampler will choose the branch
@@ -65,7 +65,7 @@ def misfit(spec: StudySpec, params: Mapping[str, Any]) -> str | None:
 
 
 def _in_every_branch(spec: StudySpec) -> dict[str, BaseDistribution]:
-    """The settings that are searched alike whatever the deciding settings are."""
+    """The settings whose search is the same in every branch."""
     first, *others = (distributions(spec, branch.given) for branch in branches(spec.trial))
     return {k: d for k, d in first.items() if all(other.get(k) == d for other in others)}
 
@@ -107,15 +107,15 @@ def trial_config(
 
 
 def programs(
-    spec: StudySpec, known: Mapping[str, Any], dataset: DatasetInfo, most: int
+    spec: StudySpec, known: Mapping[str, Any], dataset: DatasetInfo, limit: int
 ) -> list[Program]:
     """The programs of all trials that agree with what is ``known`` of their parameters.
 
-    Empty if there are more than ``most``.
+    Empty if there are more than ``limit``.
     """
-    points = list(itertools.islice(structures(spec.trial, known), most + 1))
+    points = list(itertools.islice(structures(spec.trial, known), limit + 1))
     found = {trial_config(spec, point, 0, dataset).program for point in points}
-    return list(found) if len(points) <= most else []
+    return list(found) if len(points) <= limit else []
 
 
 def _defaults(values: Mapping[str, Any]) -> dict[str, Any]:

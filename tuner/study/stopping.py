@@ -42,8 +42,8 @@ class Stall(NamedTuple):
 def stall(
     patience: int, trials: Sequence[Stopped], noise: float = 0.0, since: float | None = None
 ) -> Stall | None:
-    """The stall of a search whose last ``patience`` trials were no improvement by more than
-    ``noise``; None if it goes on, as it does before its first complete trial.
+    """The stall of a search whose last ``patience`` trials did not improve by more than ``noise``;
+    None if the search continues, as it does before its first complete trial.
 
     Trials that stopped before ``since`` do not count towards the patience.
     """

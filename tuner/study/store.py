@@ -35,7 +35,7 @@ METRIC_NAMES = "study:metric_names"  # Optuna's
 
 
 class _Leased(NamedTuple):
-    """What a trial's lease says about it."""
+    """Facts about a trial from its lease."""
 
     paused: bool
     seconds: PhaseSeconds
@@ -56,7 +56,7 @@ class StudyStore(StudyRow):
         return self.confirmation().runs_left(confirm.seeds)
 
     def confirmation(self, *, reports: bool = False) -> Confirmation:
-        """The confirmation of the winner as far as it has come; ``reports``: with the epochs."""
+        """The progress of the winner's confirmation; ``reports``: with the epochs."""
         if reports:
             records = self._begun()
         else:
@@ -68,8 +68,8 @@ class StudyStore(StudyRow):
         return confirmation(self.spec.confirm, search, runs)
 
     def confirmed(self) -> list[Result]:
-        """What the runs so far say about the best configurations, the best first; empty before the
-        first of them has ended."""
+        """The results of the confirmation's runs so far, the best configuration first; empty before
+        the first run has ended."""
         found = self.confirmation(reports=True)
         if not any(run.has_ended for one in found.configurations.values() for run in one.runs):
             return []
@@ -114,7 +114,7 @@ class StudyStore(StudyRow):
             return read_budget(connection, self.key)
 
     def unfinished(self) -> Unfinished:
-        """What has become of the trials still to finish."""
+        """The trials still to finish, by state."""
         remaining = self.remaining()
         with self.database.reading() as connection:
             return read_unfinished(connection, self.key, remaining)
@@ -213,7 +213,7 @@ class StudyStore(StudyRow):
         return reports.get(trial_id, [])
 
     def _leases(self, where: ColumnElement[bool]) -> dict[int, _Leased]:
-        """What the leases of the study's trials say about them, by trial id."""
+        """Facts about the study's trials from their leases, by trial id."""
         ours = tables.leases.c
         columns = [ours[name] for name in tables.PHASE_COLUMNS.values()]
         query = select(ours.trial_id, ours.status, *columns)
@@ -240,17 +240,15 @@ class StudyStore(StudyRow):
         return found
 
     def none_complete(self) -> InputError:
-        """The error where a complete trial is needed and there is none. It names the trial that
-        leads, since with a small budget all trials may be paused."""
-        text, objective = (
-            f"study {self.name!r} has no complete trial yet",
-            self.spec.metrics.objective,
-        )
-        able = [trial for trial in self.trials() if trial.state != "FAIL"]
-        values = [(trial.history.best_value(objective), trial) for trial in able]
-        begun = [(cost(objective, value), value, t) for value, t in values if value is not None]
-        if begun:
-            _, value, leader = min(begun, key=lambda one: one[0])
+        """The error when a complete trial is needed and there is none. It names the leading trial,
+        since with a small budget all trials may be paused."""
+        text = f"study {self.name!r} has no complete trial yet"
+        objective = self.spec.metrics.objective
+        eligible = [trial for trial in self.trials() if trial.state != "FAIL"]
+        values = [(trial.history.best_value(objective), trial) for trial in eligible]
+        measured = [(value, trial) for value, trial in values if value is not None]
+        if measured:
+            value, leader = min(measured, key=lambda pair: cost(objective, pair[0]))
             text += f"; the best so far is trial {leader.number} ({leader.state.lower()}):"
             text += f" {OBJECTIVES[objective]} {value:.4g}"
         return InputError(text)

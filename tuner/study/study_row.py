@@ -72,7 +72,7 @@ class StudyRow:
     def exists(self) -> bool:
         """Whether the database still has this study, not another with its id. Thread-safe.
 
-        StorageError if the database is away.
+        StorageError if the database is unavailable.
         """
         with self.database.address.connected() as connection:
             return bool(connection.execute(select(self.key.exists())).scalar_one())
@@ -108,15 +108,15 @@ class StudyRow:
         """InputError if another minor version of tuner computed the study's numbers."""
         if self._version.split(".")[:2] != __version__.split(".")[:2]:
             raise InputError(
-                f"study {self.name!r} in {self.database.place} was made by tuner {self._version}, "
-                f"but this is {__version__}: new numbers would not be comparable"
+                f"study {self.name!r} in {self.database.place} was created by tuner "
+                f"{self._version}, but this is {__version__}: new numbers would not be comparable"
             )
 
     def raise_total(self, trials: int) -> None:
         """Raise the study's total to ``trials``; a lower number changes nothing. A search that has
-        ended early goes on."""
+        ended early continues."""
         lower = self.key.row() & (tables.studies.c.total < trials)
-        raised = update(tables.studies).where(lower).values(total=trials, **search_goes_on())
+        raised = update(tables.studies).where(lower).values(total=trials, **reopened_search())
         self.database.execute(raised)
         row = self._read()
         self.total, self.ended_reason = row.total, row.ended_reason
@@ -134,7 +134,7 @@ class StudyRow:
         self._set_hold(tables.db_now())
 
     def end_hold(self) -> None:
-        """Let the study go on."""
+        """Let the study continue."""
         self._set_hold(None)
 
     def _set_hold(self, since: Any) -> None:
@@ -228,7 +228,7 @@ class StudyRow:
     # The fingerprint
 
     def fingerprint(self) -> Parts:
-        """What the study's numbers depend on; empty before the first worker is ready to measure."""
+        """The inputs of the study's numbers; empty before the first worker is ready to measure."""
         parts = rows.attribute(self._read().fingerprint or "{}")
         if not isinstance(parts, dict):
             return {"data": "unreadable: the study's fingerprint in the database is damaged"}
@@ -269,9 +269,9 @@ def _objectives(spec: Any) -> tuple[str, ...]:
     return ("fid",)
 
 
-def search_goes_on() -> dict[str, Any]:
-    """Values of ``tuner_studies`` with which a search that has ended early goes on, with patience
-    for as many trials as at its start."""
+def reopened_search() -> dict[str, Any]:
+    """Column values of ``tuner_studies`` that let a search that has ended early continue, with its
+    full patience."""
     ours = tables.studies.c
     early = ours.ended_reason.is_not(None)
     since = case((early, tables.db_now()), else_=ours.patience_from)

@@ -63,7 +63,7 @@ studies = Table(
     Column("created_at", Double, nullable=False),
     Column("artifacts", Text),  # where the study's files are; no credentials
     Column("stop_at", Double),  # workers that joined earlier must leave
-    Column("preparer", String(32)),  # the worker that prepares what all share
+    Column("preparer", String(32)),  # the worker that prepares the shared files
     Column("preparer_until", Double),
     Column("fingerprint", Text),  # JSON: see the module fingerprint
     Column("ended_reason", Text),  # why the search ended before its total
@@ -145,7 +145,7 @@ workers = Table(
     Column("seen_at", Double, nullable=False),
     Column("left_at", Double),
     Column("job", Text),  # the Slurm job that it runs in, if any
-    Column("doing", Text),  # what has lasted for a while, such as compiling; NULL if nothing has
+    Column("doing", Text),  # an activity that has lasted a while, such as compiling; else NULL
     Column("doing_since", Double),
     Index("tuner_workers_by_study", "study_id"),
 )

@@ -12,7 +12,7 @@ from tuner.study.records import BASELINE, SEED_OF, warm_start_of
 from tuner.study.rows import printable
 from tuner.study.store import StudyStore
 
-MOST = 10_000  # trials without a worker that are listed
+MAX_LISTED = 10_000  # trials without a worker that are listed
 ALWAYS = 1e12  # later than any time of the database's clock
 
 
@@ -26,11 +26,11 @@ class Upcoming(NamedTuple):
 
 
 def upcoming(store: StudyStore) -> list[Upcoming]:
-    """The waiting trials, in the order in which workers take them. Paused trials are not among
-    them, since the pruner decides which of those go on."""
+    """The waiting trials, in the order in which workers take them. Paused trials are not included,
+    since the pruner decides which of those continue."""
     with store.database.reading() as connection:
         dead = leases.dead_workers(connection, store.study_id, "")
-        left = leases.left_behind(connection, store.key, dead, ALWAYS, MOST)
+        left = leases.left_behind(connection, store.key, dead, ALWAYS, MAX_LISTED)
         statuses = leases.statuses(connection, store.key)
     with store.database.errors():
         trials = store.study.get_trials(deepcopy=False)
@@ -52,13 +52,13 @@ _WHY = {"held": "lost its worker", "paused": "paused, to be pruned"}  # by the l
 
 
 def _progress(trial: FrozenTrial, status: str | None) -> str:
-    """Why a trial has no worker, and how far it has come, by the epochs that Optuna knows."""
+    """Why a trial has no worker, and after which epoch that Optuna knows."""
     why = _WHY.get(status or "", "released")
     return why + (f" after epoch {trial.last_step}" if trial.last_step else "")
 
 
 def _origin(attributes: Mapping[str, Any]) -> str:
-    """What queued a trial with these attributes."""
+    """The origin of a queued trial with these attributes."""
     if warm_start := warm_start_of(attributes):
         return f"warm start from {warm_start}"
     if attributes.get(BASELINE) is True:

@@ -135,7 +135,7 @@ def shown(url: URL) -> str:
     return str(url.database) if url.get_backend_name() == "sqlite" else _without_password(url, {})
 
 
-def repeatable(url: URL) -> str:
+def command_url(url: URL) -> str:
     """The URL for a command to repeat: without passwords, with options that can't hold one."""
     if url.get_backend_name() == "sqlite":
         return url.render_as_string()

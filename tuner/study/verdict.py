@@ -7,9 +7,9 @@ from tuner.epoch_report import EpochReport
 from tuner.spec.guard import GuardLimits, GuardSection
 
 # A generator below these counts as collapsed; the first two are also the guard's defaults.
-FEWEST_CLASSES, LEAST_VARIANCE = 0.25, 0.05
-LEAST_ENTROPY, LEAST_RECALL = 0.3, 0.01
-MOST_COPIED = 0.15  # of the samples; see ``copying_sign``
+MIN_COVERAGE, MIN_VARIANCE = 0.25, 0.05
+MIN_ENTROPY, MIN_RECALL = 0.3, 0.01
+MAX_COPIED = 0.15  # of the samples; see ``copying_sign``
 
 
 class Continue(NamedTuple):
@@ -42,7 +42,7 @@ class Fail(NamedTuple):
 
 
 Verdict = Continue | Complete | Pause | Prune | Fail
-STATES = {Complete: "COMPLETE", Prune: "PRUNED", Fail: "FAIL"}  # of trials that have ended so
+STATES = {Complete: "COMPLETE", Prune: "PRUNED", Fail: "FAIL"}  # of trials with these verdicts
 
 
 def verdict(
@@ -116,20 +116,20 @@ def collapse_signs(measured: Mapping[str, Any], classes: int = 0) -> list[str]:
     signs = []
     coverage, entropy = measured.get("class_coverage"), measured.get("class_entropy")
     variance, recall = measured.get("variance_ratio"), measured.get("recall")
-    least = max(FEWEST_CLASSES, 1.5 / classes if classes > 1 else 0)
-    if coverage is not None and (coverage < least or (entropy or 0) < LEAST_ENTROPY):
+    least = max(MIN_COVERAGE, 1.5 / classes if classes > 1 else 0)
+    if coverage is not None and (coverage < least or (entropy or 0) < MIN_ENTROPY):
         share = f"{round(coverage * classes)} of {classes}" if classes else f"{coverage:.0%} of the"
         uneven = "" if coverage < least or entropy is None else f", entropy {entropy:.2g}"
         signs.append(f"{share} classes generated{uneven}")
-    if variance is not None and variance < LEAST_VARIANCE:
+    if variance is not None and variance < MIN_VARIANCE:
         signs.append(f"variance ratio {variance:.3g}")
-    if recall is not None and recall < LEAST_RECALL:
+    if recall is not None and recall < MIN_RECALL:
         signs.append(f"recall {recall:.2g}")
     return signs
 
 
 def missing_sign(measured: Mapping[str, Any], classes: int = 0) -> str | None:
-    """The share of the data's ``classes`` (0 if unknown) that is not generated, in words; None if
+    """The share of the data's ``classes`` (0 if unknown) that is not generated, as text; None if
     all are."""
     coverage = measured.get("class_coverage")
     if coverage is None or coverage >= 1:
@@ -147,4 +147,4 @@ def copying_sign(measured: Mapping[str, Any]) -> str | None:
     has a standard deviation of 0.03, a fifth of the limit.
     """
     copied = measured.get("copied")
-    return f"{copied:.0%} of its samples" if copied is not None and copied > MOST_COPIED else None
+    return f"{copied:.0%} of its samples" if copied is not None and copied > MAX_COPIED else None

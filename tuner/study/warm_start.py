@@ -99,10 +99,10 @@ def _configuration(spec: StudySpec, trial: TrialRecord) -> dict[str, Value]:
 
 
 def _fitted(spec: StudySpec, values: Mapping[str, Value], params: Mapping[str, Value]) -> _Fitted:
-    """The part of a configuration that this study searches and its ranges contain.
+    """The part of a configuration that lies in this study's search space.
 
-    ``params`` are the settings that were searched for it: those that this study fixes to another
-    value count as left out.
+    ``params`` are the settings that the earlier study searched: those that this study fixes to
+    another value count as left out.
     """
     searched = {setting_name(name) for branch in branches(spec.trial) for name in branch.searched()}
     searched |= deciders(spec.trial).keys()
@@ -122,7 +122,7 @@ def _fitted(spec: StudySpec, values: Mapping[str, Value], params: Mapping[str, V
 
 
 def _in_branch(spec: StudySpec, point: dict[str, Value]) -> dict[str, Value]:
-    """The point without settings that are not searched next to its own choices."""
+    """The point without settings that are not searched in its branch."""
     branch = branch_at(spec.trial, point)
     if branch is None:
         return point
@@ -144,9 +144,9 @@ def _message(
     return text
 
 
-def _left_out(left_out: Mapping[str, list[int]], most: int) -> Iterator[str]:
+def _left_out(left_out: Mapping[str, list[int]], total: int) -> Iterator[str]:
     for name, numbers in left_out.items():
-        yield name if len(numbers) == most else f"{name} of {_trials(numbers)}"
+        yield name if len(numbers) == total else f"{name} of {_trials(numbers)}"
 
 
 def _trials(numbers: list[int]) -> str:

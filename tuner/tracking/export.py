@@ -18,7 +18,7 @@ def export_trials(
 ) -> int:
     """Add to the tracker what it lacks of the trials that have begun; returns their number.
 
-    ``pictures`` returns those of a trial. TunerError if the tracker fails.
+    ``pictures`` returns the pictures of a trial. TunerError if the tracker fails.
     """
     trials = [*store.trials(), *store.confirmation_trials()]
     times = report_times(store)

@@ -11,19 +11,19 @@ from tuner.epoch_report import EpochReport
 from tuner.tracking.runs import NO_VALUES, Epoch, Run, TrackedTrial, failure
 
 RETRY = 30.0  # seconds between attempts while a tracker fails
-MOST_ATTEMPTS = 20  # for a trial that has ended; then its run stays incomplete
-MOST_PICTURES = 8  # that wait; the oldest are dropped
-MOST_TRIALS = 50  # that wait; the oldest are dropped
+MAX_ATTEMPTS = 20  # for a trial that has ended; then its run stays incomplete
+MAX_PICTURES = 8  # that wait; the oldest are dropped
+MAX_TRIALS = 50  # that wait; the oldest are dropped
 
 
 @dataclass
 class _Waiting:
-    """A trial, and what its run in the tracker still lacks."""
+    """A trial, and the data that its run in the tracker still lacks."""
 
     trial: TrackedTrial
     written: int  # the last epoch that the run has, as far as is known
     epochs: list[Epoch]
-    pictures: deque[tuple[int, bytes]] = field(default_factory=lambda: deque(maxlen=MOST_PICTURES))
+    pictures: deque[tuple[int, bytes]] = field(default_factory=lambda: deque(maxlen=MAX_PICTURES))
     state: str | None = None  # in which the trial ended; None if it was released
     reason: str | None = None
     values: Mapping[str, float] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Feed:
         self, name: str, begin: Callable[[TrackedTrial], Run], announce: Callable[[str], None]
     ) -> None:
         self._name, self._begin, self._announce = name, begin, announce
-        self._waiting: deque[_Waiting] = deque(maxlen=MOST_TRIALS)
+        self._waiting: deque[_Waiting] = deque(maxlen=MAX_TRIALS)
         self._changed = threading.Condition()
         self._news = self._closed = self._failing = False
         self._thread = threading.Thread(target=self._work, name=f"tracking {name}", daemon=True)
@@ -76,8 +76,8 @@ class Feed:
         self._change(number, end)
 
     def close(self, seconds: float) -> None:
-        """Wait until everything is written, but not for a tracker that fails, and at most
-        ``seconds``."""
+        """Wait at most ``seconds`` until everything is written; do not wait for a tracker that
+        fails."""
         with self._changed:
             self._closed = self._news = True
             self._changed.notify_all()
@@ -117,14 +117,14 @@ class Feed:
                     self._news = True
 
     def _attempt(self, one: _Waiting) -> bool:
-        """Write what is new of a trial; returns whether that succeeded."""
+        """Write a trial's new data; returns whether that succeeded."""
         try:
             done = self._write(one)
             self._failing = False
         except Exception as error:
             self._drop_run(one)
             one.attempts += 1
-            done = one.left and one.attempts >= MOST_ATTEMPTS
+            done = one.left and one.attempts >= MAX_ATTEMPTS
             if not self._failing:
                 self._failing = True
                 text = f"logging to {self._name} failed: {failure(error)}"
@@ -136,7 +136,7 @@ class Feed:
         return not self._failing
 
     def _write(self, one: _Waiting) -> bool:
-        """Write what is new of a trial; returns whether this worker is done with it."""
+        """Write a trial's new data; returns whether this worker is done with the trial."""
         with self._changed:  # nothing is added to a trial once it is left
             left = one.left
         if one.run is None:

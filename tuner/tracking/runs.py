@@ -19,7 +19,7 @@ from tuner.study.records import Confirms
 _SECRET = re.compile("KEY|TOKEN|SECRET|PASS|AUTH|UR[IL]")  # in names of variables
 _USER = re.compile(r"//[^/\s]*@")  # the user and password of a URL
 NO_EXTRA = ("trackio",)  # installed separately: see pyproject.toml
-MOST_SHOWN = 300  # characters of a failure
+MAX_SHOWN = 300  # characters of a failure
 NO_VALUES: Mapping[str, float] = {}
 
 
@@ -57,8 +57,8 @@ class Epoch(NamedTuple):
 
     @property
     def measured(self) -> dict[str, float]:
-        """The numbers of the report by field, and custom metrics by name, with a dot for the colon;
-        without the epoch and what is not finite."""
+        """The finite numbers of the report by field, without the epoch, and custom metrics by name,
+        with a dot instead of the colon."""
         found = self.report._asdict()
         own = {name.replace(":", "."): value for name, value in found.pop("own").items()}
         del found["epoch"]
@@ -69,8 +69,8 @@ class Epoch(NamedTuple):
 class Run(Protocol):
     """A trial's run in a tracker, opened by the function ``begin`` of the tracker's module.
 
-    What a method has written is durable when it returns. Any exception may be raised; then the run
-    is dropped, and ``begin`` is called again.
+    Data that a method has written is durable when it returns. Any exception may be raised; then the
+    run is dropped, and ``begin`` is called again.
     """
 
     last_epoch: int | None  # the last epoch that the run has; 0: none; None: it can't be known
@@ -114,7 +114,7 @@ def check_installed(trackers: Iterable[str]) -> None:
 def failure(error: BaseException) -> str:
     """A tracker's failure in one line, without addresses and passwords from the environment."""
     text = one_line(error, _without_secrets)
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def _without_secrets(text: str) -> str:

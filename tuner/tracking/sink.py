@@ -15,7 +15,7 @@ from tuner.study.verdict import STATES
 from tuner.tracking.feed import Feed
 from tuner.tracking.runs import TrackedTrial, begin, check_installed, unmeasured
 
-EXIT_WAIT = 10.0  # most seconds that a worker's exit waits for its trackers
+EXIT_WAIT = 10.0  # maximum seconds that a worker's exit waits for its trackers
 
 
 def check_trackers(trackers: tuple[str, ...]) -> None:
@@ -27,7 +27,7 @@ def check_trackers(trackers: tuple[str, ...]) -> None:
 
 
 class TrackingSink:
-    """A ``TrialSink`` that passes trials to trackers, each on a thread of its own."""
+    """A ``TrialSink`` that passes trials to trackers, each on its own thread."""
 
     def __init__(self, store: StudyStore, announce: Callable[[str], None]) -> None:
         self._store, self._announce = store, announce

@@ -1,7 +1,7 @@
 """TensorBoard: event files with scalars, hyperparameters and sample grids, a folder per trial.
 
-A worker that continues a trial writes a file of its own, which TensorBoard reads after the earlier
-ones. What those contain is not written again.
+A worker that continues a trial writes a separate file, which TensorBoard reads after the earlier
+ones. The contents of those are not written again.
 """
 
 import os

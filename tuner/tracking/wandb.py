@@ -17,7 +17,7 @@ from PIL import Image
 from tuner.tracking.runs import Epoch, TrackedTrial
 
 LONGEST_NAME = 128  # of a project
-# Nothing of the process: its arguments, its output and its code may contain passwords.
+# Record nothing of the process: its arguments, its output and its code may contain passwords.
 QUIET: dict[str, Any] = {
     "console": "off",
     "silent": True,
@@ -52,11 +52,11 @@ def begin(trial: TrackedTrial) -> "WandbRun":
 
 
 class WandbRun:
-    """A ``Run`` at Weights & Biases; offline, the part of it that this worker writes."""
+    """A ``Run`` at Weights & Biases; in offline mode, the part of it that this worker writes."""
 
     def __init__(self, run: Any) -> None:
         self._run = run
-        # Offline it is not known what other workers have written.
+        # In offline mode it is unknown what other workers have written.
         self.last_epoch = None if run.offline else int(run.summary.get("epoch") or 0)
 
     def epochs(self, epochs: Sequence[Epoch]) -> None:

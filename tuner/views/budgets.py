@@ -1,4 +1,4 @@
-"""A study's budget as text and as JSON values: what is spent, what is left, how to go on."""
+"""A study's budget as text and as JSON values: what is spent, what is left, how to continue."""
 
 import math
 from typing import Any
@@ -15,8 +15,8 @@ _SPENT = {
 
 
 def budget_line(budget: Budget, left: int, workers: int) -> str:
-    """What is spent and what the rest will buy, with ``left`` trials to train and ``workers``
-    running; empty without a budget."""
+    """What is spent and how many trials the rest pays for, with ``left`` trials to train and
+    ``workers`` running; empty without a budget."""
     parts = [
         _SPENT[key].format(spent=getattr(budget.spent, key), limit=limit)
         for key, limit in budget.section.limits.items()
@@ -56,15 +56,15 @@ def _trials(count: int) -> str:
 
 
 def end_line(name: str, budget: Budget, unfinished: Unfinished) -> str:
-    """Why the study has come to its end, what it would have trained next, and how to go on."""
+    """Why the study has ended, what it would have trained next, and how to continue."""
     states = {name.replace("_", " "): count for name, count in unfinished._asdict().items()}
     counts = ", ".join(f"{count} {state}" for state, count in states.items() if count)
-    edit = hints.command("edit", name, *raised(budget, sum(unfinished)))
-    return f"{budget.reason}. Unfinished trials: {counts}; to go on: {edit}"
+    edit = hints.command("edit", name, *raised_limits(budget, sum(unfinished)))
+    return f"{budget.reason}. Unfinished trials: {counts}; to continue: {edit}"
 
 
-def raised(budget: Budget, trials: int) -> list[str]:
-    """Assignments of limits within which the given number of further trials can probably end."""
+def raised_limits(budget: Budget, trials: int) -> list[str]:
+    """Assignments of higher limits, with which this number of further trials can probably end."""
     found = []
     for key, limit in budget.section.limits.items():
         spent = getattr(budget.spent, key)

@@ -12,7 +12,7 @@ from tuner.spec.study import StudySpec
 from tuner.study.confirmation import Result
 from tuner.study.racing import Difference, Interval, Noise
 from tuner.views.formatting import number, params_text
-from tuner.views.summaries import in_red, trial_warnings
+from tuner.views.generator_warnings import in_red, trial_warnings
 from tuner.views.tables import FittingTable
 
 LEFT = "left the race"  # the only column that is prose
@@ -145,7 +145,7 @@ def results_values(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def noise_lines(found: Noise, spec: StudySpec) -> list[str]:
-    """How much of the spread between trials is due to their seeds, in sentences."""
+    """How much of the spread between trials is due to their seeds, as text."""
     metric, lines = OBJECTIVES[spec.metrics.objective], []
     if found.deviation is not None:
         runs = f"{found.freedom} degree{'s' * (found.freedom > 1)} of freedom"
@@ -162,7 +162,7 @@ def noise_lines(found: Noise, spec: StudySpec) -> list[str]:
             f"Upper bound from the most similar complete trials ({pairs}): a standard deviation "
             f"of {number(found.bound)}{share}."
         )
-    return lines or ["Too few complete trials to estimate the seeds' part in their spread."]
+    return lines or ["Too few complete trials to estimate how much of their spread is seed noise."]
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

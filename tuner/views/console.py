@@ -35,7 +35,7 @@ def _symbol(character: str) -> str:
 class TolerantStream:
     """A wrapper of a text stream that drops what can't be written.
 
-    Training goes on when nobody reads its progress any more. Characters that the encoding lacks
+    Training continues when nobody reads its progress any more. Characters that the encoding lacks
     become escapes.
     """
 

@@ -30,8 +30,8 @@ def trials_frame(spec: StudySpec, trials: Sequence[TrialRecord]) -> Frame:
     """One row per trial; the index ``trial`` is the trial number.
 
     Columns: ``state``; ``value``, NaN if Optuna has none; with several objectives, those after the
-    first, NaN unless the trial is complete; each searched parameter by its plain
-    name, missing if the trial's branch lacks it; ``epochs`` trained; ``train_seconds`` and
+    first, NaN unless the trial is complete; each searched parameter by its name in the study
+    file, missing if the trial's branch lacks it; ``epochs`` trained; ``train_seconds`` and
     ``evaluate_seconds`` of device time; ``device``, ``host`` and ``reason``. The columns and their
     types follow from the study file alone.
     """

@@ -44,14 +44,14 @@ def params_text(params: dict[str, object]) -> str:
     return " ".join(f"{name}={value_text(value)}" for name, value in params.items())
 
 
-def evenly_spaced(count: int, most: int) -> list[int]:
-    """At most ``most`` indices from 0 to ``count - 1``, including the first and the last; the last
-    alone if ``most`` is 1."""
-    if count <= most:
+def evenly_spaced(count: int, limit: int) -> list[int]:
+    """At most ``limit`` indices from 0 to ``count - 1``, including the first and the last; the last
+    alone if ``limit`` is 1."""
+    if count <= limit:
         return list(range(count))
-    if most < 2:
-        return [count - 1] * most
-    return [round(i * (count - 1) / (most - 1)) for i in range(most)]
+    if limit < 2:
+        return [count - 1] * limit
+    return [round(i * (count - 1) / (limit - 1)) for i in range(limit)]
 
 
 def date_time(seconds: float) -> str:

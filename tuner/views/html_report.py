@@ -25,6 +25,7 @@ from tuner.views.axes import parameter_axes
 from tuner.views.curves import trial_curves
 from tuner.views.figures import PLOTS
 from tuner.views.formatting import duration, number
+from tuner.views.generator_warnings import advice, trial_warnings
 from tuner.views.html_tables import Table
 from tuner.views.study_toml import spec_toml
 from tuner.views.style import Figure, Trials, by_outcome
@@ -82,19 +83,13 @@ def study_page(
     budget: str = "",
     pictures: Pictures = NO_PICTURES,
 ) -> str:
-    """Render the report, which also says what could not be computed, and why.
+    """Render the report, including reasons why parts could not be computed.
 
     ``budget`` is the study's ``budget_line``.
     """
     objective = spec.metrics.objective
-    several = spec.metrics.several
-    best = pareto_front(trials) if several else ranked(trials)[:BEST_ROWS]
+    best = pareto_front(trials) if spec.metrics.several else ranked(trials)[:BEST_ROWS]
     winner = winner_of(trials, confirmed)
-    plots: dict[str, list[tuple[str, Markup]]] = {}
-    for plot in PLOTS.values():
-        if plot.section is not None and (several or not plot.several):
-            plots.setdefault(plot.section, []).append(_titled(plot.draw(spec, trials)))
-    plots.setdefault("best", []).extend(_titled(trial_curves(spec, trial)) for trial in winner)
     running = any(not trial.has_ended for trial in trials)
     return render(
         "report.html",
@@ -107,20 +102,20 @@ def study_page(
         plotly=Markup(get_plotlyjs()),
         tiles=_tiles(spec, summary, trials, confirmed),
         leader=winner[0] if winner else None,
-        warnings=[text for trial in winner for text in summaries.trial_warnings(trial, objective)],
-        advice=summaries.advice,
+        warnings=[text for trial in winner for text in trial_warnings(trial, objective)],
+        advice=advice,
         winner=confirmations.winner_line(confirmed, spec),
         confirmed=confirmed and html_tables.confirmed_table(spec, confirmed),
         front=summaries.front_line(summary.name, best),
         gain=confirmations.gain_line(confirmed, spec) or summaries.baseline_gain(trials, objective),
         budget=budget,
         best=html_tables.trials_table(spec, best),
-        held_out=winner and summaries.held_out(winner[0], objective),
+        held_out=winner and summaries.trial_held_out_line(winner[0], objective),
         pictures=pictures,
         values={trial.number: number(trial.value) for trial in trials},
         shown=_best_grids(pictures, {t.number: t.best_epoch(objective) for t in trials}),
         latents=latents_note(spec),
-        plots=plots,
+        plots=_plots(spec, trials, winner),
         importance=_importance(spec, trials),
         space=html_tables.space_table(spec),
         marginals=[
@@ -153,12 +148,12 @@ def _best_grids(pictures: Pictures, best: Mapping[int, int | None]) -> dict[int,
 
 
 def latents_note(spec: StudySpec) -> str:
-    """Which sample grids are drawn from the same latents: see ``run.evaluator``."""
+    """Which sample grids are drawn from the same latents: see ``run.study_latents``."""
     searched = [name for name in parameter_axes(spec) if name in DECIDE_LATENTS]
     which = f"trials with equal {' and '.join(searched)}" if searched else "all trials"
     return (
         f"The samples of {which} are generated from the same latents, in each epoch: two images at "
-        "the same place differ only by the generator."
+        "the same position differ only in the generator."
     )
 
 
@@ -186,6 +181,16 @@ def _winner_tile(metric: str, trials: Trials, confirmed: Sequence[Result]) -> tu
         value = confirmed[0].value
         return number(value.mean), f"{metric}, trial {winner[0].number}, mean of {value.n} seeds"
     return number(winner[0].value), f"best {metric}, trial {winner[0].number}, one seed"
+
+
+def _plots(spec: StudySpec, trials: Trials, winner: Trials) -> dict[str, list[tuple[str, Markup]]]:
+    """The titles and HTML of the plots of each section of the page."""
+    plots: dict[str, list[tuple[str, Markup]]] = {}
+    for plot in PLOTS.values():
+        if plot.section is not None and (spec.metrics.several or not plot.several):
+            plots.setdefault(plot.section, []).append(_titled(plot.draw(spec, trials)))
+    plots.setdefault("best", []).extend(_titled(trial_curves(spec, trial)) for trial in winner)
+    return plots
 
 
 def _titled(figure: Figure) -> tuple[str, Markup]:

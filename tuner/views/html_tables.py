@@ -14,8 +14,9 @@ from tuner.study.confirmation import Result
 from tuner.study.records import TrialRecord
 from tuner.views import confirmations, summaries
 from tuner.views.formatting import number, time_unit, value_text
+from tuner.views.generator_warnings import trial_warnings
 from tuner.views.style import MARKS, Trials, by_outcome
-from tuner.views.summaries import epochs_of, trial_warnings
+from tuner.views.summaries import epochs_of
 
 
 class Table(NamedTuple):
@@ -75,7 +76,7 @@ def trials_table(spec: StudySpec, trials: Trials, *, every: bool = False) -> Tab
 
 
 def _reason(trial: TrialRecord, objective: str) -> Markup:
-    """Why the trial ended; of a complete one also, in red, what is wrong with its generator."""
+    """The reason why the trial ended; for a complete trial also, in red, warnings about it."""
     warnings = trial_warnings(trial, objective) if trial.state == "COMPLETE" else []
     return in_red("; ".join(filter(None, (trial.reason, *warnings))), *warnings)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import RenderableType
 
-ROWS = 24  # most terminal lines for a picture
+ROWS = 24  # maximum terminal lines for a picture
 
 
 def grid(

@@ -10,8 +10,9 @@ from tuner.spec.study import StudySpec
 from tuner.study.confirmation import Result
 from tuner.study.records import TrialRecord
 from tuner.trial import Program
-from tuner.views import confirmations, summaries
+from tuner.views import confirmations
 from tuner.views.formatting import number, value_text
+from tuner.views.generator_warnings import trial_warnings
 
 # How to use each format; ``run.model_export`` makes them.
 _USE = {
@@ -122,7 +123,7 @@ def _quality(spec: StudySpec, trial: TrialRecord, confirmed: Sequence[Result]) -
     )
     epoch = trial.best_epoch(metrics.objective)
     report = next((report for report in trial.reports if report.epoch == epoch), None)
-    warnings = summaries.trial_warnings(trial, metrics.objective)
+    warnings = trial_warnings(trial, metrics.objective)
     parts = [" ".join(found), *(f"**Warning: {text}.**" for text in warnings)]
     if report is not None:
         fields = *MEASUREMENTS, *map(objective_field, metrics.own)

@@ -17,6 +17,7 @@ from tuner.study.records import FINISHED, TrialRecord, ranked
 from tuner.study.snapshot import StudySnapshot
 from tuner.views import confirmations, summaries
 from tuner.views.formatting import duration, number
+from tuner.views.generator_warnings import trial_warnings
 from tuner.views.html_report import render
 from tuner.views.html_tables import in_red, trials_table
 from tuner.views.style import MARKS, Trials
@@ -41,7 +42,7 @@ def study_card(
     ``budget`` is the study's ``budget_line``.
     """
     objective, best = spec.metrics.objective, ranked(trials)
-    warnings = [text for trial in best[:1] for text in summaries.trial_warnings(trial, objective)]
+    warnings = [text for trial in best[:1] for text in trial_warnings(trial, objective)]
     about_winner = confirmations.winner_warnings(confirmed, spec)
     lines = [
         f"{_totals(total, Counter(trial.state for trial in trials))}.",

@@ -16,7 +16,7 @@ from tuner.views.parameters import COLOURS, NOTHING_SEARCHED, Point, valued
 from tuner.views.style import BEST, Figure, Trials, new_figure, show_message
 
 BINS = 5  # groups of trials by value, each with a colour
-LIGHTEST = 0.8  # share of the colour scale that stands out from the paper
+LIGHTEST = 0.8  # share of the colour scale that stands out from the background
 LONGEST = 14  # characters of a tick's text
 
 

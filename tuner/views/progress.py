@@ -26,7 +26,7 @@ from tuner.views.formatting import duration, number, params_text
 from tuner.views.tables import FittingTable
 
 INTERVAL = 10.0  # seconds between two lines about one activity
-MOST_LINES = 4  # about workers without a trial
+MAX_LINES = 4  # about workers without a trial
 ESTIMATE_AGE = 5.0  # seconds until the time left is estimated again
 
 
@@ -97,7 +97,7 @@ class _Doing(NamedTuple):
     """What a worker is doing."""
 
     trial: int | None
-    what: str  # empty if nothing lasts
+    what: str  # empty if no activity has lasted
     since: float  # time.monotonic()
 
     @property
@@ -230,9 +230,9 @@ class LiveProgress:
         return table
 
     def _others(self, doing: dict[int, _Doing]) -> Iterator[Table | Text]:
-        """What workers without a trial are doing, with progress if they know it."""
+        """The activities of workers without a trial, with progress if it is known."""
         idle = {worker: one for worker, one in doing.items() if one.trial is None and one.what}
-        for worker, one in list(idle.items())[:MOST_LINES]:
+        for worker, one in list(idle.items())[:MAX_LINES]:
             name = f"worker {worker}: " if len(doing) > 1 else ""
             yield Text(f"{name}{one.text}", style="dim")
         if self._part is not None:
@@ -275,7 +275,7 @@ def progress_view(store: StudyStore, console: Console) -> Iterator[LiveProgress 
 
 
 def taken_over(claim: Claim) -> str:
-    """Which lost worker the trial was taken over from."""
+    """A line naming the lost worker that the trial was taken over from."""
     return f"took over trial {claim.number} from {claim.lost}"
 
 

@@ -16,7 +16,7 @@ def queue_table(waiting: Sequence[Upcoming]) -> FittingTable:
 
 
 def queue_lines(waiting: Sequence[Upcoming], paused: int, new: int, sampler: str) -> list[str]:
-    """What workers do when no more trials are waiting."""
+    """What workers do once no more trials are waiting, as text."""
     lines = [] if waiting else ["No trials are waiting for a worker."]
     if paused:
         trials = "1 paused trial is" if paused == 1 else f"{paused} paused trials are"

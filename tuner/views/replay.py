@@ -53,7 +53,7 @@ def _saved_lost_regret(outcome: Outcome) -> tuple[str, str, str]:
 def caution(curves: Sequence[Curve], pruner: str) -> str | None:
     """A one-line warning about the limits of the replay, if there are any.
 
-    ``pruner`` is the one that was active during recording. Trials that the guard ended need no
+    ``pruner`` is the pruner that was active during recording. Trials that the guard ended need no
     warning: it would end them again.
     """
     whole = sum(curve.whole for curve in curves)

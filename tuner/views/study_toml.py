@@ -11,7 +11,8 @@ from tuner.spec.validation import pruner_problems
 def spec_toml(spec: StudySpec) -> str:
     """A study file that loads as this spec; it names study, sampler and pruner.
 
-    Only the default pruner in a study that is too short for it is left out: named, it is refused.
+    The default pruner is left out only of a study that is too short for it, in which naming the
+    pruner is refused.
     """
     changed = file_table(spec)
     idle = "pruner" not in changed and any(True for _ in pruner_problems(spec))

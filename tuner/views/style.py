@@ -51,7 +51,7 @@ def styled(figure: Figure, title: str, height: int) -> Figure:
         font={"family": FONT, "size": 13, "color": "#222222"},
         height=height,
         margin={"l": 10, "r": 10, "t": 45, "b": 10},
-        # Below the plot: beside it, the legend would take up a phone's whole width.
+        # Below the plot: next to it, the legend would take up a phone's whole width.
         legend={"orientation": "h", "yanchor": "top", "y": -0.22, "x": 0, "itemsizing": "constant"},
         hoverlabel={"align": "left"},
         hovermode="closest",

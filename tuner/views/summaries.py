@@ -10,21 +10,23 @@ from tuner.epoch_report import COMPARED, DURATIONS, FIELDS, History, ReportField
 from tuner.phases import Phase, PhaseSeconds
 from tuner.spec.metrics import OBJECTIVES, objective_field
 from tuner.spec.study import StudySpec
-from tuner.spec.warnings import warnings
 from tuner.study.records import TrialRecord, best_of, ranked
-from tuner.study.verdict import collapse_signs, copying_sign, missing_sign
-from tuner.views.budgets import budget_plan
-from tuner.views.formatting import number, params_text, size
+from tuner.views.formatting import number, params_text
+from tuner.views.generator_warnings import (
+    WARNING,
+    advice,
+    in_red,
+    measured_warnings,
+    trial_warnings,
+)
 
-# On separate lines.
+# Measurements that ``appraisal`` shows on separate lines.
 SHOWN_APART = (
     *("fid", "fid_infinity", "class_coverage", "class_entropy", "copied"),
     *(field for name in COMPARED for field in (f"heldout_{name}", f"{name}_gap")),
 )
-WARNING = "Warning: "
-COPIES = "the generator copies training images"
-MOST_LISTED = 20  # numbers of trials in a line
-MOST_PHASES = 2  # shown in one line, besides training and evaluation
+MAX_LISTED = 20  # numbers of trials in a line
+MAX_PHASES = 2  # shown in one line, in addition to training and evaluation
 PARTS = ("generate_seconds", "extract_seconds", "score_seconds")  # of an evaluation
 
 
@@ -48,14 +50,6 @@ def best_text(trials: Sequence[TrialRecord], objective: str) -> Text:
     return in_red(best_line(trials, objective), *warnings)
 
 
-def in_red(text: str, *parts: str) -> Text:
-    """The text for a terminal, with these parts of it in red."""
-    found = Text(text)
-    if parts:  # an empty pattern would match everywhere
-        found.highlight_words(parts, "bold red")
-    return found
-
-
 def values_text(objectives: Mapping[str, float]) -> str:
     """The values of several objectives."""
     return ", ".join(f"{OBJECTIVES[name]} {number(value)}" for name, value in objectives.items())
@@ -65,8 +59,8 @@ def front_line(name: str, front: Sequence[TrialRecord]) -> str:
     """The trials of the Pareto front, in one line; empty without several objectives."""
     if not front or not front[0].objectives:
         return ""
-    numbers = ", ".join(str(trial.number) for trial in front[:MOST_LISTED])
-    more = ", ..." if len(front) > MOST_LISTED else ""
+    numbers = ", ".join(str(trial.number) for trial in front[:MAX_LISTED])
+    more = ", ..." if len(front) > MAX_LISTED else ""
     of = " and ".join(OBJECTIVES[objective] for objective in front[0].objectives)
     listed = hints.command("best", name) + " --all"
     return f"Pareto front of {of}: {counted(len(front))} ({numbers}{more}); to list them: {listed}"
@@ -121,35 +115,9 @@ def epochs_of(trials: Sequence[TrialRecord]) -> History:
     return History(report for trial in trials for report in trial.reports)
 
 
-def trial_warnings(trial: TrialRecord, objective: str) -> list[str]:
-    """What the value of a trial does not show: a generator that had collapsed or missed classes in
-    the best epoch, or that copied training images when that was last measured."""
-    epoch = trial.best_epoch(objective)
-    measured = [report._asdict() for report in trial.reports if report.epoch == epoch][:1]
-    copied = [{"copied": report.copied} for report in trial.reports if report.copied is not None]
-    return measured_warnings({**dict(*measured), **dict(*copied[-1:])})
-
-
-def measured_warnings(measured: Mapping[str, Any], classes: int | None = None) -> list[str]:
-    """What the FID of a generator with these measurements does not show; ``classes`` is their
-    number in the data, None if unknown."""
-    missing, copied = missing_sign(measured, classes or 0), copying_sign(measured)
-    if signs := collapse_signs(measured, classes or 0):
-        found = [f"the generator has collapsed: {', '.join(signs)}"]
-    else:
-        found = [f"the generator misses {missing}"] if missing else []
-    return found + ([f"{COPIES}: {copied}"] if copied else [])
-
-
-def advice(warning: str, metric: str) -> str:
-    """What to look at, for one of ``measured_warnings``."""
-    where = "them next to their neighbours" if warning.startswith(COPIES) else "the samples"
-    return f"{metric} does not show that; look at {where}."
-
-
-def held_out(trial: TrialRecord, objective: str) -> str:
-    """The metrics against held-out images in the trial's best epoch, or if they were not measured
-    then, in the last one in which they were; empty if there is none."""
+def trial_held_out_line(trial: TrialRecord, objective: str) -> str:
+    """The metrics against held-out images in the trial's best epoch, else in the last epoch in
+    which they were measured; empty if there is none."""
     measured = [report for report in trial.reports if report.copied is not None]
     if not measured:
         return ""
@@ -189,7 +157,7 @@ def phases_of(trials: Sequence[TrialRecord]) -> PhaseSeconds:
 def phase_shares(seconds: PhaseSeconds) -> str:
     """The share of each phase, in one line of at most 80 characters; empty if none was counted.
 
-    Small phases, and those after the ``MOST_PHASES`` largest, count as other.
+    Small phases, and those after the ``MAX_PHASES`` largest, count as other.
     """
     total = sum(seconds.values())
     if not total:
@@ -197,7 +165,7 @@ def phase_shares(seconds: PhaseSeconds) -> str:
     shares = {phase: value / total for phase, value in seconds.items()}
     main = {phase: shares.pop(phase) for phase in (Phase.TRAINING, Phase.EVALUATION)}
     other = shares.pop(Phase.OTHER)
-    largest = sorted(shares, key=lambda phase: -shares[phase])[:MOST_PHASES]
+    largest = sorted(shares, key=lambda phase: -shares[phase])[:MAX_PHASES]
     shown = main | {phase: shares.pop(phase) for phase in largest if shares[phase] >= 0.005}
     shown[Phase.OTHER] = other + sum(shares.values())
     return f"Time: {', '.join(f'{phase} {share:.0%}' for phase, share in shown.items())}."
@@ -263,62 +231,3 @@ def appraisal_text(found: Mapping[str, Any], objective: str) -> Text:
     """``appraisal`` for a terminal: warnings about the generator are red."""
     text = appraisal(found, objective)
     return in_red(text, *(line for line in text.splitlines() if line.startswith(WARNING)))
-
-
-def _evaluation(spec: StudySpec, found: Mapping[str, Any]) -> str:
-    """The cost of evaluation compared with training, in floating-point operations."""
-    every, epochs = spec.metrics.every, spec.study.epochs
-    training, evaluation = found["training_flops"], found["evaluation_flops"]
-    evaluations = -(-epochs // every)
-    part = evaluation * evaluations / (evaluation * evaluations + training * epochs)
-    when = "every epoch" if every == 1 else f"every {every} epochs"
-    advice = "; to reduce it, raise metrics.every or lower metrics.samples" if part > 0.5 else ""
-    return (
-        f"evaluation {when}: {evaluation / 1e12:.3g} TFLOP each, training "
-        f"{training / 1e12:.3g} TFLOP per epoch: evaluation is {part:.0%} of a trial's "
-        f"arithmetic{advice}"
-    )
-
-
-def plan(spec: StudySpec, found: Mapping[str, Any]) -> str:
-    """What a study will compile, the memory it needs, and warnings."""
-    largest, measured = found["largest"], found["activation_bytes"]
-    activations = "not measured (compiling takes too long)" if measured is None else size(measured)
-    lines = [
-        "",
-        f"trials: {spec.study.trials} of up to {spec.study.epochs} epochs, "
-        f"sampler {spec.sampler.name}, pruner {spec.pruner.name}",
-        f"distinct compiled programs: {found['programs']:,}",
-        f"images: {found['images']:,} of {'x'.join(map(str, found['image_shape']))}",
-        f"largest program: width {largest['width']}, batch size {largest['batch_size']}: "
-        f"generator {found['generator_parameters']:,} parameters, "
-        f"discriminator {found['discriminator_parameters']:,}; "
-        f"state {size(found['state_bytes'])}, "
-        f"activations {activations} on this {found['device']}",
-        _evaluation(spec, found),
-        *plan_exclusions(found.get("excluded")),
-        *budget_plan(spec, found.get("epoch_seconds")),
-    ]
-    texts = [*warnings(spec), *_too_little_memory(found)]
-    return "\n".join([*lines, *(f"warning: {text}" for text in texts)])
-
-
-def plan_exclusions(found: Mapping[str, Any] | None) -> list[str]:
-    """How many programs the constraint excludes, in one line; none if no program is excluded."""
-    if not found or not found["violating"]:
-        return []
-    count = f"{found['violating']} of {found['programs']} programs are not trained"
-    return [f"constraint: {count}; the smallest of them: {found['example']}"]
-
-
-def _too_little_memory(found: Mapping[str, Any]) -> list[str]:
-    """A warning if the largest program does not fit on the device, with a batch size that does."""
-    activations, available = found["activation_bytes"], found["device_bytes"]
-    fixed = found["state_bytes"] + found["image_bytes"]
-    if activations is None or fixed + activations <= available:
-        return []
-    needed = f"the largest program needs {size(fixed + activations)}, this {found['device']} has"
-    # Activations grow in proportion to the batch size.
-    fitting = int(found["largest"]["batch_size"] * (available - fixed) / activations)
-    advice = f"lower batch_size to at most {fitting}" if fitting > 0 else "lower width"
-    return [f"{needed} {size(available)}: {advice}, or its trials run out of memory"]

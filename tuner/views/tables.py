@@ -11,8 +11,8 @@ from rich.text import Text
 
 GAP = 2  # characters between two columns
 # Widths in characters. A word longer than LONGEST_WORD is no number and may be broken.
-LEAST_NAME, LEAST_PROSE, MOST_PROSE, LONGEST_WORD = 6, 20, 100, 40
-MOST_LINES = 5  # of a wrapped cell
+MIN_NAME, MIN_PROSE, MAX_PROSE, LONGEST_WORD = 6, 20, 100, 40
+MAX_LINES = 5  # of a wrapped cell
 
 
 @dataclass
@@ -22,7 +22,7 @@ class FittingTable:
     If the terminal is too narrow, headings wrap; then the columns in ``spare`` are dropped one by
     one; then each row becomes a paragraph. Columns in ``prose`` wrap between words, columns in
     ``names`` may be cut; a table has columns of at most one of the two kinds. More columns are
-    dropped if prose takes more than ``MOST_LINES`` lines otherwise; prose in ``notes`` is then cut.
+    dropped if prose takes more than ``MAX_LINES`` lines otherwise; prose in ``notes`` is then cut.
     """
 
     headings: Sequence[str]
@@ -44,7 +44,7 @@ class FittingTable:
             widths = self._widths(self.spare[:dropped], folded, options.max_width)
             if widths is not None:
                 fitting = widths, folded
-                if all(len(lines) <= MOST_LINES for lines in self._wrapped(widths)):
+                if all(len(lines) <= MAX_LINES for lines in self._wrapped(widths)):
                     break
         if fitting is None:
             yield Text("\n").join(self._stacked(options.max_width))
@@ -54,7 +54,7 @@ class FittingTable:
     def _widths(self, gone: Sequence[str], folded: bool, available: int) -> dict[int, int] | None:
         """The widths of the columns without those ``gone``; None if they don't fit.
 
-        Columns that wrap or may be cut share what the others leave, the narrowest first.
+        Columns that wrap or may be cut share the width that the others leave, narrowest first.
         """
         shown = [i for i, name in enumerate(self.headings) if name not in gone]
         widths = {column: self._least(column, folded) for column in shown}
@@ -73,9 +73,9 @@ class FittingTable:
 
     def _widest(self, column: int) -> int:
         """The width of a column's widest cell or heading, in characters; for prose at most
-        ``MOST_PROSE``."""
+        ``MAX_PROSE``."""
         widest = max(map(cell_len, (self.headings[column], *(row[column] for row, _ in self.rows))))
-        return min(widest, MOST_PROSE) if self.headings[column] in self.prose else widest
+        return min(widest, MAX_PROSE) if self.headings[column] in self.prose else widest
 
     def _wrapped(self, widths: Mapping[int, int]) -> Iterator[list[str]]:
         """The lines of each prose cell."""
@@ -90,9 +90,9 @@ class FittingTable:
         widest = max(map(cell_len, cells), default=0)
         if name in self.prose:
             words = [min(cell_len(word), LONGEST_WORD) for cell in cells for word in cell.split()]
-            widest = max([min(widest, LEAST_PROSE), *words])
+            widest = max([min(widest, MIN_PROSE), *words])
         elif name in self.names:
-            widest = min(widest, LEAST_NAME)
+            widest = min(widest, MIN_NAME)
         return max([widest, *map(cell_len, name.split() if folded else [name])])
 
     def _table(self, widths: Mapping[int, int], folded: bool) -> Table:
@@ -119,9 +119,9 @@ class FittingTable:
             return Text(text, no_wrap=True, overflow="ellipsis")
         if self.headings[column] in self.notes:
             lines = textwrap.wrap(text, width)
-            if len(lines) > MOST_LINES:
-                kept = " ".join(lines[:MOST_LINES])
-                short = textwrap.shorten(kept, MOST_LINES * width - width // 2, placeholder="")
+            if len(lines) > MAX_LINES:
+                kept = " ".join(lines[:MAX_LINES])
+                short = textwrap.shorten(kept, MAX_LINES * width - width // 2, placeholder="")
                 return Text(f"{short} …")
         return Text(text)
 

@@ -16,9 +16,10 @@ from tuner.study.records import Hang, Ownership, TrialRecord
 from tuner.study.rows import finite
 from tuner.study.space import derive_seed
 from tuner.views.formatting import date_time, duration, evenly_spaced, number, value_text
-from tuner.views.studies import trial_values
-from tuner.views.summaries import WARNING, curve_fields, trial_warnings, values_text
+from tuner.views.generator_warnings import WARNING, trial_warnings
+from tuner.views.summaries import curve_fields, values_text
 from tuner.views.tables import FittingTable
+from tuner.views.trial_data import trial_values
 
 EPOCH_ROWS = 20
 LONGEST_LINE = 60  # characters of a sparkline
@@ -189,7 +190,7 @@ def _epochs(spec: StudySpec, reports: Sequence[EpochReport]) -> FittingTable:
 
 
 def _owners(ownership_history: Sequence[Ownership]) -> FittingTable:
-    """Which worker trained which epochs; one more row for each takeover."""
+    """The workers and the epochs that each trained: one row, and another for each takeover."""
     headings = ("epochs", "worker", "machine", "device", "first reported", "last")
     table = FittingTable(headings, left=headings)
     for owner in ownership_history:

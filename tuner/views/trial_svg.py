@@ -46,8 +46,10 @@ def _panel(name: str, points: Points, epochs: int, top: int) -> str:
     step = (WIDTH - 20 - LEFT) / max(epochs - 1, 1)  # pixels per epoch
     xs = [LEFT + 4 + step * (epoch - 1) for epoch, _ in points]
     scale = math.log if log_scaled(values) else float
-    least, most = scale(min(values)), scale(max(values))
-    heights = [(scale(v) - least) / (most - least) if most > least else 0.5 for v in values]
+    lowest, highest = scale(min(values)), scale(max(values))
+    heights = [
+        (scale(v) - lowest) / (highest - lowest) if highest > lowest else 0.5 for v in values
+    ]
     ys = [low - 4 - height * (low - high - 8) for height in heights]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
     return (
