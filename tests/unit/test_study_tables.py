@@ -84,8 +84,15 @@ def test_the_worker_table_has_jobs_only_where_workers_run_in_some() -> None:
 
 
 def test_space_table_lists_searched_settings_first() -> None:
-    lines = shown(space_table(spec_of("[trial]\nloss = 'minimax'\nwidth = [8, 16]")))
-    assert lines[1].split() == ["width", "[8,", "16]", "searched"]
+    searched = "width = [8, 16]\nlearning_rate = { low = 1e-4, high = 1e-2, log = true }\n"
+    searched += "beta1 = { low = 0.0, high = 0.9, step = 0.3 }\n"
+    lines = shown(space_table(spec_of(f"[trial]\nloss = 'minimax'\n{searched}")))
+    found = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[1:4]}
+    assert {name: " ".join(text.split()) for name, text in found.items()} == {
+        "width": "8, 16 searched",
+        "learning_rate": "0.0001 to 0.01, log searched",
+        "beta1": "0 to 0.9, in steps of 0.3: 0.0, 0.3, 0.6, 0.9 searched",
+    }
     assert ["loss", "minimax", "fixed"] in [line.split() for line in lines]
     assert not any("generator_learning_rate" in line for line in lines)
 

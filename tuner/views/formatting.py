@@ -1,6 +1,8 @@
 """Numbers, durations, sizes and parameters as text."""
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 UNITS = ((3600, "h"), (60, "min"), (1, "s"))
 
@@ -57,3 +59,12 @@ def evenly_spaced(count: int, limit: int) -> list[int]:
 def date_time(seconds: float) -> str:
     """Seconds since 1970 as a date and time in the local time zone."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def setting_text(setting: Any) -> str:
+    """A setting of a study file: ``0.0001 to 0.01, log`` for a range, ``32, 64`` for choices."""
+    if isinstance(setting, Mapping):
+        kind = ", log" if setting.get("log") else ""
+        step = f", in steps of {setting['step']:g}" if setting.get("step") else ""
+        return f"{setting['low']:g} to {setting['high']:g}{kind}{step}"
+    return ", ".join(map(str, setting)) if isinstance(setting, list | tuple) else str(setting)

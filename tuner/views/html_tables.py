@@ -2,8 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
@@ -13,7 +13,7 @@ from tuner.spec.study import StudySpec
 from tuner.study.confirmation import Result
 from tuner.study.records import TrialRecord
 from tuner.views import confirmations, summaries
-from tuner.views.formatting import number, time_unit, value_text
+from tuner.views.formatting import number, setting_text, time_unit, value_text
 from tuner.views.generator_warnings import trial_warnings
 from tuner.views.style import MARKS, Trials, by_outcome
 from tuner.views.summaries import epochs_of
@@ -98,22 +98,14 @@ def confirmed_table(spec: StudySpec, confirmed: Sequence[Result]) -> Table:
 def space_table(spec: StudySpec) -> Table:
     """The searched settings with their ranges and choices."""
     rows = [
-        (name, _setting_text(to_toml(setting)), "")
+        (name, setting_text(to_toml(setting)), "")
         for name, setting in spec.trial.searched().items()
     ]
     for decider, branches in spec.trial.when.items():
         for choice, settings in branches.items():
             condition = f"{decider} = {choice}"
-            rows += [(name, _setting_text(raw), condition) for name, raw in settings.items()]
+            rows += [(name, setting_text(raw), condition) for name, raw in settings.items()]
     return Table(("setting", "searched", "only where"), rows)
-
-
-def _setting_text(setting: Any) -> str:
-    if isinstance(setting, Mapping):
-        kind = ", log" if setting.get("log") else ""
-        step = f", in steps of {setting['step']:g}" if setting.get("step") else ""
-        return f"{setting['low']:g} to {setting['high']:g}{kind}{step}"
-    return ", ".join(map(str, setting)) if isinstance(setting, list | tuple) else str(setting)
 
 
 def ends_table(trials: Trials) -> Table:

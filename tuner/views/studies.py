@@ -8,7 +8,7 @@ from tuner.spec.metrics import ALL_OBJECTIVES, OBJECTIVES
 from tuner.spec.parameters import Choices, Range, to_toml, values_of
 from tuner.spec.study import StudySpec
 from tuner.study.records import StudySummary, TrialRecord
-from tuner.views.formatting import duration, number, params_text, value_text
+from tuner.views.formatting import duration, number, params_text, setting_text, value_text
 from tuner.views.generator_warnings import trial_warnings
 from tuner.views.tables import FittingTable
 
@@ -114,20 +114,20 @@ def space_table(spec: StudySpec) -> FittingTable:
     table = FittingTable(("setting", "value", ""), prose=["value"], left=("setting", ""))
     searched = spec.trial.searched()
     for name, setting in searched.items():
-        table.add_row(name, _setting_text(setting), "searched", style="bold")
+        table.add_row(name, _with_values(setting), "searched", style="bold")
     for decider, tables in spec.trial.when.items():
         for choice, there in tables.items():
             for name, raw in there.items():
-                table.add_row(name, raw, f"where {decider} = {choice}")
+                table.add_row(name, setting_text(raw), f"where {decider} = {choice}")
     for name, fixed in spec.trial.settings():
         if name not in searched and fixed is not None:
             table.add_row(name, fixed, "fixed")
     return table
 
 
-def _setting_text(setting: Choices | Range) -> str:
-    """The setting as in the study file; a range with a step also lists its values."""
-    values, text = values_of(setting), str(to_toml(setting))
+def _with_values(setting: Choices | Range) -> str:
+    """A searched setting as text; a range with a step also lists its values."""
+    values, text = values_of(setting), setting_text(to_toml(setting))
     if isinstance(setting, Choices) or values is None or setting.step is None:
         return text
     listed = values if len(values) <= 4 else [*values[:2], "...", values[-1]]
