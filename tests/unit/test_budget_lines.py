@@ -118,6 +118,10 @@ def test_a_plan_says_how_many_trials_fit() -> None:
         "budget: wall_hours = 2 allows all 20 trials of 10 epochs of the largest program on one "
         "worker",
     ]
+    small = spec_of("[study]\nepochs = 10\n[budget]\nepochs = 9\n")
+    assert budget_plan(small, 12.0) == [
+        "budget: epochs = 9 ends before one trial of 10 epochs is complete"
+    ]
     unknown = budget_plan(spec, None)[0]
     assert unknown.endswith("the trials in it are unknown (timing takes too long)")
     assert budget_plan(spec_of("[study]\n"), None) == []

@@ -43,6 +43,9 @@ def budget_plan(spec: StudySpec, epoch_seconds: float | None) -> list[str]:
             continue
         else:
             count = limit * HOUR / (epoch_seconds * epochs)
+        if count < 1:
+            lines.append(f"{text} ends before one trial of {epochs} epochs is complete")
+            continue
         enough = count >= spec.study.trials
         trials = f"all {spec.study.trials}" if enough else f"about {int(count)}"
         largest = "" if key == "epochs" else " of the largest program"
