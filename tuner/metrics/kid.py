@@ -81,6 +81,8 @@ def _kernel_sums(x: Features, y: Features, rows: Indices, columns: Indices) -> M
         parts = [_kernel(x[i], y[j]).sum(axis=1) for i, j in zip(rows, columns, strict=True)]
         found: Matrix = np.sum(parts, axis=1, dtype=np.float64)
         return found
+    if len(x) < len(y):
+        x, y, rows, columns = y, x, columns, rows  # blocks of the shorter set's length
     found = np.zeros(len(rows))
     in_rows, in_columns = _indicators(rows, len(x)), _indicators(columns, len(y))
     for some in blocks(len(x)):
