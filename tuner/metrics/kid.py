@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tuner.metrics.fid import Features
+from tuner.metrics.distances import Indices, blocks
+from tuner.metrics.fid import Features, Matrix
 
 SUBSETS = 100
 SUBSET_SIZE = 1000
+ALL_PAIRS = 0.5  # of the subsets' pairs; if there are fewer, each kernel is computed only once
 
 
 class KernelDistance(NamedTuple):
@@ -40,40 +42,65 @@ def kernel_distance(
     if size == len(real) == len(fake):
         subsets = 1
     random = np.random.default_rng(0)
-    distances = []
+    chosen = [
+        [random.choice(len(features), size, replace=False) for features in (real, fake)]
+        for _ in range(subsets)
+    ]
     with np.errstate(over="ignore", invalid="ignore"):  # the mean is checked
-        for _ in range(subsets):
-            x, y = (
-                features[random.choice(len(features), size, replace=False)].astype(np.float32)
-                for features in (real, fake)
-            )
-            distances.append(squared_mmd(x, y))
+        x, y = (features.astype(np.float32) for features in (real, fake))
+        distances = squared_mmd(x, y, *np.swapaxes(chosen, 0, 1))
     mean, deviation = float(np.mean(distances)), float(np.std(distances))
     if not np.isfinite(mean):
         raise ValueError(f"found a distance of {mean}, expected a finite number")
     return KernelDistance(mean, deviation)
 
 
-def squared_mmd(x: Features, y: Features) -> float:
-    """Unbiased estimate of MMD^2 between x (m, d) and y (n, d): Gretton et al. 2012, Lemma 6.
+def squared_mmd(x: Features, y: Features, rows: Indices, columns: Indices) -> Matrix:
+    """Unbiased estimates of MMD^2 between x[i] and y[j], for i, j in ``rows`` (k, m) and
+    ``columns`` (k, n): Gretton et al. 2012, Lemma 6.
 
     Kernels are computed in the dtype of the features.
     """
     x, y = (features / features.dtype.type(np.sqrt(features.shape[1])) for features in (x, y))
-    across = _kernel_sum(x, y) / (len(x) * len(y))
-    return _mean_of_pairs(x) + _mean_of_pairs(y) - 2 * across
+    across = _kernel_sums(x, y, rows, columns) / (rows.shape[1] * columns.shape[1])
+    found: Matrix = _means_of_pairs(x, rows) + _means_of_pairs(y, columns) - 2 * across
+    return found
 
 
-def _mean_of_pairs(x: Features) -> float:
-    """Mean of the kernel over all pairs of distinct samples."""
-    same = float(((np.square(x, dtype=np.float64).sum(axis=1) + 1) ** 3).sum())
-    return (_kernel_sum(x, x) - same) / (len(x) * (len(x) - 1))
+def _means_of_pairs(x: Features, rows: Indices) -> Matrix:
+    """Means (k,) of the kernel over all pairs of distinct samples."""
+    same = (np.square(x, dtype=np.float64).sum(axis=1) + 1) ** 3
+    sums, count = _kernel_sums(x, x, rows, rows), rows.shape[1]
+    found: Matrix = (sums - same[rows].sum(axis=1)) / (count * (count - 1))
+    return found
 
 
-def _kernel_sum(x: Features, y: Features) -> float:
-    """The sum of (x.y + 1)^3 over all pairs."""
+def _kernel_sums(x: Features, y: Features, rows: Indices, columns: Indices) -> Matrix:
+    """Sums (k,) of the kernel over the pairs of each subset."""
+    if len(x) * len(y) > ALL_PAIRS * rows.size * columns.shape[1]:
+        parts = [_kernel(x[i], y[j]).sum(axis=1) for i, j in zip(rows, columns, strict=True)]
+        found: Matrix = np.sum(parts, axis=1, dtype=np.float64)
+        return found
+    if len(x) < len(y):
+        x, y, rows, columns = y, x, columns, rows  # blocks of the shorter set's length
+    found = np.zeros(len(rows))
+    in_rows, in_columns = _indicators(rows, len(x)), _indicators(columns, len(y))
+    for some in blocks(len(x)):
+        found += np.einsum("nk,nk->k", in_rows[some], _kernel(x[some], y) @ in_columns)
+    return found
+
+
+def _indicators(subsets: Indices, count: int) -> Matrix:
+    """Whether each of ``count`` samples is in each subset: 0 or 1 (count, k)."""
+    found = np.zeros((count, len(subsets)))
+    found[subsets, np.arange(len(subsets))[:, None]] = 1
+    return found
+
+
+def _kernel(x: Features, y: Features) -> Features:
+    """(x.y + 1)^3 of all pairs (m, n)."""
     products = x @ y.T
     products += 1
     cubes = products * products
     cubes *= products
-    return float(cubes.sum(axis=1).sum(dtype=np.float64))
+    return cubes

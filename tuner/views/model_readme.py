@@ -20,7 +20,8 @@ _USE = {
 ### Flax
 
 `generator.safetensors` contains the weights, `network.py` the network, and `draw.py` draws images.
-Install what they need with `pip install flax safetensors`, in the versions below or close to them.
+It needs flax, in the version below or close to it, and pillow for a picture: `pip install flax
+pillow`.
 
 ```bash
 python draw.py --count 64 --seed 0 --out images.png
