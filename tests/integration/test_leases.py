@@ -382,6 +382,20 @@ def test_a_trial_begins_with_the_locks_of_optunas_enqueue(studies: Studies) -> N
             assert begun.result() is not None
 
 
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_a_trial_that_another_worker_is_taking_is_not_waited_for(studies: Studies) -> None:
+    store = studies.create(trials=2)
+    for _ in range(2):
+        claim(studies.join())
+    studies.rows(EXPIRE_LEASES)
+    session, other = studies.join(), studies.join()
+    lease = leases.Lease(other.worker, 0, 60.0)
+    with other.store.database.rdb.transaction() as transaction:
+        taken = leases.take(transaction, store.key, lease, [], 1e12)
+        assert taken is not None
+        assert claim(session).trial_id != taken.trial_id
+
+
 def test_concurrent_workers_take_different_trials(studies: Studies) -> None:
     """On Postgres, each skips rows that another has locked."""
     studies.create(trials=4)
