@@ -34,6 +34,7 @@ from tuner.files.checkpoints import (
     encode_checkpoint,
     folder_of,
     pack_state,
+    trial_of,
     unpack_state,
 )
 from tuner.files.serialization import decode, encode
@@ -114,6 +115,14 @@ def test_samples_that_are_not_images_are_refused(samples: NDArray[Any]) -> None:
         decode_checkpoint(CONFIG, data, "here")
 
 
+@pytest.mark.parametrize(("epoch", "best"), [(3, 4), (3, -1), (3, "2"), (None, 1)])
+def test_impossible_epochs_are_refused(epoch: Any, best: Any) -> None:
+    kept = KeptGenerator(best, {"x": np.zeros(1)})
+    data = encode_checkpoint(CONFIG, checkpoint_of(3)._replace(epoch=epoch, kept=kept))
+    with pytest.raises(InputError, match=f"^here: damaged: epoch {epoch}, best epoch {best!r}$"):
+        decode_checkpoint(CONFIG, data, "here")
+
+
 def test_another_trials_checkpoint_is_refused() -> None:
     data = encode_checkpoint(CONFIG, checkpoint_of(1))
     rates = CONFIG.hyperparameters._replace(generator_learning_rate=1e-4)
@@ -153,6 +162,13 @@ def test_damage_anywhere_is_detected() -> None:
         except InputError:
             continue
         raise AssertionError(f"{found.epoch} read from a file with byte {position} damaged")
+
+
+def test_a_name_tells_the_trial_of_a_checkpoint() -> None:
+    for number in (0, 5, 123456):
+        assert trial_of(f"{folder_of(number)}/epoch-000003-000001.safetensors") == number
+    for other in (f"{folder_of(5)}/samples.png", "generators/epoch-000003-000001.safetensors"):
+        assert trial_of(other) is None
 
 
 def test_the_newest_checkpoint_is_resumed(files: StudyFiles) -> None:
@@ -286,6 +302,23 @@ def test_the_last_two_checkpoints_are_kept(writer: CheckpointWriter, files: Stud
     assert epochs_in(files) == []
 
 
+def test_a_checkpoint_written_at_once_replaces_earlier_ones(
+    writer: CheckpointWriter, files: StudyFiles
+) -> None:
+    """But not that of the trial's next owner."""
+    for epoch in (1, 2):
+        writer.offer(checkpoint_of(epoch))
+        assert writer.flush(20)
+    write_checkpoint(files, 4, token=8)
+    checkpoint = checkpoint_of(3)
+    assert writer.write(checkpoint) == len(encode_checkpoint(CONFIG, checkpoint))
+    assert epochs_in(files) == [
+        "epoch-000003-000007.safetensors",
+        "epoch-000004-000008.safetensors",
+    ]
+    assert resumed_epoch(files, 3) == 3
+
+
 def test_flush_without_a_pending_checkpoint_returns_at_once(writer: CheckpointWriter) -> None:
     assert writer.flush(0)
 
@@ -347,7 +380,8 @@ def test_failing_to_remove_old_checkpoints_is_not_an_error(
     for epoch in (1, 2, 3):
         writer.offer(checkpoint_of(epoch))
         assert writer.flush(20)
-    assert len(epochs_in(faulty)) == 3
+    writer.write(checkpoint_of(4))
+    assert len(epochs_in(faulty)) == 4
 
 
 @pytest.mark.parametrize("by", ["offer", "flush"])

@@ -62,6 +62,7 @@ def test_the_best_configurations_are_trained_again_in_rounds(studies: Studies) -
         confirm(session, claimed, 10.0 + claimed.confirms.seed + claimed.confirms.trial)
     assert claimed is Idle.ENDED
     assert begun == [Confirms(trial, seed) for seed in range(3) for trial in (1, 3)]
+    assert all(trial.datetime_start for trial in studies.trials())
     assert studies.store().remaining() == 0
 
 

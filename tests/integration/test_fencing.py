@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy
 import study_databases
 from builders import DATASET, RANGES, epoch
+from optuna.exceptions import StorageInternalError
 from optuna.storages._rdb import storage as rdb_storage
 from optuna.trial import TrialState
 from study_databases import EXPIRE_LEASES, Studies, claim, report, run
@@ -26,6 +27,9 @@ from tuner.study.verdict import Complete, Fail, Prune
 url, studies = study_databases.url, study_databases.studies
 
 HALVING = RANGES + "[sampler]\nname = 'random'\n[pruner]\nname = 'successive_halving'\n"
+LOST = "^the trial's lease ran out and another worker took it over$"
+NOT_OWNED = "^this worker does not own the trial that it tried to write to$"
+ENDED = "^another process has ended the trial$"
 Write = Callable[[WorkerSession, Claim], Any]
 
 WRITES: dict[str, Write] = {
@@ -66,7 +70,7 @@ def test_a_fenced_worker_writes_nothing(studies: Studies) -> None:
     assert taken.number == claimed.number
     before = studies.all_rows()
     for name, write in WRITES.items():
-        with pytest.raises(LeaseLostError, match="another worker took it over"):
+        with pytest.raises(LeaseLostError, match=LOST):
             write(fenced, claimed)
         assert studies.all_rows() == before, name
     report(owner, taken, [20.0])
@@ -116,7 +120,7 @@ def test_a_worker_writes_only_to_its_own_trials(studies: Studies) -> None:
     claimed = claim(other)
     before = studies.all_rows()
     for write in (WRITES["tuner's attribute"], WRITES["suggest"], WRITES["Optuna's report"]):
-        with pytest.raises(LeaseLostError, match="this worker does not own"):
+        with pytest.raises(LeaseLostError, match=NOT_OWNED):
             write(session, claimed)
     assert studies.all_rows() == before
 
@@ -159,6 +163,27 @@ def test_a_failing_optuna_write_leaves_the_lease_unchanged(
     assert studies.trials()[0].state == TrialState.COMPLETE
 
 
+def test_an_end_that_optuna_does_not_store_is_an_error(
+    studies: Studies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Optuna reports a violated constraint of the database by returning False."""
+    studies.create()
+    session = studies.join()
+    claimed = claim(session)
+    before = studies.all_rows()
+
+    def violate(*_: Any) -> None:
+        raise sqlalchemy.exc.IntegrityError("INSERT", {}, Exception("a constraint"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FencedStorage, "_set_trial_value_without_commit", violate)
+        with pytest.raises(StorageInternalError, match=r"^the trial's end was not stored$"):
+            storage(session).set_trial_state_values(claimed.trial_id, TrialState.COMPLETE, [1.0])
+    assert studies.all_rows() == before
+    assert storage(session).set_trial_state_values(claimed.trial_id, TrialState.COMPLETE, [1.0])
+    assert studies.leases()[0][1] == "done"
+
+
 def test_a_trial_is_created_with_its_lease_or_not_at_all(
     studies: Studies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,11 +211,14 @@ def test_a_trial_is_created_with_its_lease_or_not_at_all(
 
 def test_only_joined_workers_begin_trials_and_never_beyond_the_total(studies: Studies) -> None:
     store = studies.create(trials=1)
-    with pytest.raises(AssertionError, match="needs a lease"):
+    with pytest.raises(AssertionError, match=r"^a running trial needs a lease: see begin_trial$"):
         store.study.ask()
-    with pytest.raises(AssertionError, match="only a worker that has joined"):
+    with pytest.raises(AssertionError, match=r"^only a worker that has joined begins trials$"):
         store.database.rdb.begin_trial()
     assert studies.trials() == []
+    store.study.enqueue_trial({})
+    with pytest.raises(AssertionError, match=r"^queued trials are started by begin_trial$"):
+        store.study.ask()
     claim(studies.join())
     assert studies.join().store.database.rdb.begin_trial() is None
     assert len(studies.trials()) == 1
@@ -209,7 +237,7 @@ def test_a_report_on_a_trial_ended_elsewhere_is_not_kept(studies: Studies) -> No
         report(session, claimed, [30.0])
         end_elsewhere(studies, number)
         before = studies.all_rows()
-        with pytest.raises(LeaseLostError, match="another process has ended the trial"):
+        with pytest.raises(LeaseLostError, match=ENDED):
             session.report(claimed, epoch(2, fid), [epoch(1, 30.0)])
         now = studies.all_rows()
         for table in ("trials", "trial_intermediate_values", "tuner_epochs"):
@@ -224,7 +252,7 @@ def test_a_trial_finished_elsewhere_is_lost_and_the_study_continues(studies: Stu
         report(session, claimed, [30.0 - number])  # the best so far: the pruner would mark it
         end_elsewhere(studies, number)
         ended = studies.trials()[number]
-        with pytest.raises(LeaseLostError, match="another process has ended the trial"):
+        with pytest.raises(LeaseLostError, match=ENDED):
             WRITES[write](session, claimed)
         assert studies.trials()[number] == ended
     assert run(session, [20.0], Complete()).number == 3

@@ -66,12 +66,14 @@ def test_queued_points_outside_the_space_fail_with_the_reason(studies: Studies) 
 
 @pytest.mark.parametrize("sort", [list, str, int])
 def test_an_invalid_queued_point_fails_with_the_reason(studies: Studies, sort: type) -> None:
-    studies.create(space(), trials=1)
+    store = studies.create(space(), trials=2)
+    running = claim(studies.join())
     studies.optuna_study().enqueue_trial({})
-    value = json.dumps(sort("7"))
-    studies.rows("UPDATE trial_system_attributes SET value_json = :value", value=value)
-    assert claim(studies.join()).number == 1
-    assert "is queued with" in str(studies.store().trial(0).reason)
+    value, queued = json.dumps(sort("7")), "key = 'fixed_params'"
+    studies.rows(f"UPDATE trial_system_attributes SET value_json = :v WHERE {queued}", v=value)
+    assert claim(studies.join()).number == 2
+    assert "is queued with" in str(store.trial(1).reason)
+    assert store.trial(running.number).state == "RUNNING"
 
 
 # Other distributions of the study's parameters, each with a valid value.

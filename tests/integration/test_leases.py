@@ -1,5 +1,6 @@
 """Ownership of trials: when a trial is taken over, from whom, and with which history."""
 
+import functools
 import os
 import re
 import socket
@@ -13,6 +14,7 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 import study_databases
 from builders import DATASET, RANGES, epoch
 from optuna.trial import TrialState
@@ -21,6 +23,7 @@ from study_databases import EXPIRE_LEASES, RANDOM, LostConnection, Studies, clai
 from tuner.errors import LeaseLostError, StorageError
 from tuner.study import leases
 from tuner.study.claims import Claim, Idle
+from tuner.study.confirmation import Wanted
 from tuner.study.session import WorkerSession
 from tuner.study.verdict import Complete, Prune
 
@@ -298,6 +301,7 @@ def test_a_lease_with_impossible_values_still_ends(studies: Studies, change: str
     other = studies.join()
     taken = other.claim(DATASET)  # which corrects the lease of an ended trial
     if taken is Idle.WAIT:
+        assert studies.leases()[0][1] == "free"
         taken = other.claim(DATASET)
     assert isinstance(taken, Claim)
     assert (taken.number, [e.epoch for e in taken.history]) == (0, [1])
@@ -358,6 +362,38 @@ def test_a_trial_lost_during_sampling_is_left_to_its_owner(
     monkeypatch.setattr(sampler, "sample_independent", draw_after_losing_the_trial)
     assert claim(session).number == 1
     assert [worker for _, _, worker, *_ in studies.leases()] == [other.worker, session.worker]
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)  # SQLite locks all rows at once
+def test_a_trial_begins_with_the_locks_of_optunas_enqueue(studies: Studies) -> None:
+    """In the same order, since another one could deadlock."""
+    studies.create()
+    session = studies.join()
+    original = claim(session)
+    rdb, wanted = session.store.database.rdb, Wanted(original.number, 0, 0)
+    confirm = functools.partial(rdb.begin_confirmation, studies.trials()[0], wanted)
+    for begin in (rdb.begin_trial, confirm):
+        with ThreadPoolExecutor() as pool:
+            with studies.engine.begin() as enqueue:
+                enqueue.execute(sqlalchemy.text("SELECT 1 FROM studies FOR UPDATE"))
+                begun = pool.submit(begin)
+                wait_for_a_blocked_connection(studies)
+                studies.rows("SELECT 1 FROM tuner_studies FOR UPDATE NOWAIT")
+            assert begun.result() is not None
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_a_trial_that_another_worker_is_taking_is_not_waited_for(studies: Studies) -> None:
+    store = studies.create(trials=2)
+    for _ in range(2):
+        claim(studies.join())
+    studies.rows(EXPIRE_LEASES)
+    session, other = studies.join(), studies.join()
+    lease = leases.Lease(other.worker, 0, 60.0)
+    with other.store.database.rdb.transaction() as transaction:
+        taken = leases.take(transaction, store.key, lease, [], 1e12)
+        assert taken is not None
+        assert claim(session).trial_id != taken.trial_id
 
 
 def test_concurrent_workers_take_different_trials(studies: Studies) -> None:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import study_databases
-from builders import epoch
+from builders import DATASET, epoch
 from fake_trainer import FakeTrainer, run_trials
 from postgres import Postgres
 from study_databases import EXPIRE_LEASES, Studies, claim, each_lost_commit
@@ -24,6 +24,7 @@ from tuner.files.study_files import open_files
 from tuner.phases import UNCOUNTED, Phase, PhaseClock, PhaseSeconds
 from tuner.run.monitoring import Monitor
 from tuner.study import retrying
+from tuner.study.claims import Idle
 from tuner.study.database import Database
 from tuner.study.session import WorkerSession
 from tuner.study.snapshot import StudyPoller
@@ -80,6 +81,22 @@ def test_a_trials_seconds_add_up_over_its_workers(studies: Studies) -> None:
         session.finish(resumed, Complete())
     found = {Phase.TRAINING: 9, Phase.FILES: 2, Phase.EVALUATION: 16}
     assert stored(studies) == found
+
+
+def test_a_trial_that_ran_again_has_the_seconds_of_its_last_end(sqlite: Studies) -> None:
+    """Another program restarted it after its first end."""
+    sqlite.create(trials=1)
+    first, second = Timed(sqlite), Timed(sqlite)
+    with first.session.joined() as session:
+        session.finish(claim(session), Complete())
+        sqlite.rows("UPDATE trials SET state = 'RUNNING'")
+        with second.session.joined() as other:
+            assert other.claim(DATASET) is Idle.WAIT
+            again = claim(other)
+            second.train(2)
+            other.finish(again, Complete())
+        first.train(4, Phase.WAITING)
+    assert stored(sqlite) == {Phase.TRAINING: 2}
 
 
 def test_a_lost_answer_counts_nothing_twice(

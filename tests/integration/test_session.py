@@ -131,8 +131,8 @@ def test_missing_values_are_null_in_the_tables(studies: Studies) -> None:
     [trial] = studies.trials()
     assert trial.intermediate_values == {2: 40.0}
     assert trial.user_attrs["tuner:traceback"] == "Traceback: line 3"
-    owners = studies.rows("SELECT epoch, worker, token FROM tuner_epochs ORDER BY epoch")
-    assert owners == [(number, session.worker, 1) for number in (1, 2, 3)]
+    owners = studies.rows("SELECT epoch, worker, token, own FROM tuner_epochs ORDER BY epoch")
+    assert owners == [(number, session.worker, 1, None) for number in (1, 2, 3)]
 
 
 def test_the_total_is_exact(studies: Studies) -> None:

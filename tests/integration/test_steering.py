@@ -10,6 +10,7 @@ from tuner.cli import app
 from tuner.errors import InputError, StorageError
 from tuner.study import steering
 from tuner.study.claims import Idle
+from tuner.study.upcoming import upcoming
 from tuner.study.verdict import Complete, Fail, Prune
 
 url, studies, sqlite = study_databases.url, study_databases.studies, study_databases.sqlite
@@ -212,6 +213,7 @@ def test_a_prune_request_is_returned_by_the_next_report(studies: Studies) -> Non
     claimed = claim(session)
     assert session.report(claimed, epoch(1), []) is None
     steering.request_prune(store, 0, "enough of it")
+    assert upcoming(store) == []  # the trial stays with its worker
     assert session.report(claimed, epoch(2), [epoch(1)]) == "enough of it"
     session.finish(claimed, Prune("enough of it"))
     with pytest.raises(

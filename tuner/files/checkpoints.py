@@ -56,7 +56,7 @@ def pack_state(state: GanState) -> Arrays:
 def unpack_state(config: TrialConfig, arrays: Arrays, origin: str) -> GanState:
     """Return the state on the device; InputError if ``arrays`` do not fit the program."""
     like = abstract_state(config.program)
-    key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+    key = jax.eval_shape(jax.random.key_data, like.key)
     state: GanState = jax.device_put(unpack(like._replace(key=key), arrays, origin))
     return state._replace(key=jax.random.wrap_key_data(state.key))
 

@@ -127,7 +127,7 @@ def _precise(squares: Features) -> bool:
     Each eigenvalue has an error of about the rounding error of the largest one; its root has that
     error divided by twice the root.
     """
-    noise = ROUNDING * max(squares[-1], 0.0)
+    noise = ROUNDING * squares[-1]
     if squares[0] <= noise:
         return False
     roots = np.sqrt(squares)

@@ -114,7 +114,7 @@ def held_unknown(
         _leases.status == "held",
         _leases.trial_id.not_in(known),
     )
-    return _taken(session.execute(query.limit(1)).one_or_none())
+    return _taken(session.execute(query).first())
 
 
 def take(
@@ -214,9 +214,9 @@ def statuses(connection: Connection, study: StudyKey) -> dict[int, str]:
     return dict(connection.execute(query).all())
 
 
-def dead_workers(session: Session | Connection, study_id: int, me: str) -> list[str]:
+def dead_workers(session: Session | Connection, study_id: int) -> list[str]:
     """The workers that hold leases but were processes of this machine and have died."""
-    held = (_leases.study_id == study_id, _leases.status == "held", _leases.worker != me)
+    held = (_leases.study_id == study_id, _leases.status == "held")
     return dead_among(session, _leases.worker, *held)
 
 

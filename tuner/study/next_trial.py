@@ -58,7 +58,7 @@ class NextTrial:
             return taken
         if self._is_spent(session, search.spec):
             return Idle.SPENT
-        dead = leases.dead_workers(session, key.study_id, lease.worker)
+        dead = leases.dead_workers(session, key.study_id)
         taken = leases.take(session, key, lease, dead, self._latest_now())
         if taken is not None:
             return taken
@@ -110,7 +110,7 @@ class NextTrial:
         claimed now: those left behind, then the queue."""
         key = self._store.key
         with self._storage.transaction() as session:
-            dead = leases.dead_workers(session, key.study_id, self._lease.worker)
+            dead = leases.dead_workers(session, key.study_id)
             ids = leases.left_behind(session, key, dead, self._latest_now(), limit)
             ids += session.execute(queued(key.study_id, limit)).scalars()
         trials = [self._storage.get_trial(trial_id) for trial_id in ids[:limit]]

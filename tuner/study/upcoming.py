@@ -29,7 +29,7 @@ def upcoming(store: StudyStore) -> list[Upcoming]:
     """The waiting trials, in the order in which workers take them. Paused trials are not included,
     since the pruner decides which of those continue."""
     with store.database.reading() as connection:
-        dead = leases.dead_workers(connection, store.study_id, "")
+        dead = leases.dead_workers(connection, store.study_id)
         left = leases.left_behind(connection, store.key, dead, ALWAYS, MAX_LISTED)
         statuses = leases.statuses(connection, store.key)
     with store.database.errors():
