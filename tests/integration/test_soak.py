@@ -22,6 +22,7 @@ from tuner.files.study_files import open_files
 from tuner.study.claims import Claim
 from tuner.study.sinks import Ending
 from tuner.study.snapshot import StudyPoller, seconds_left
+from tuner.study.store import StudyStore
 from tuner.views.progress import LiveProgress
 
 url, studies = study_databases.url, study_databases.studies
@@ -55,9 +56,9 @@ class DrawingTrainer(FakeTrainer):
 class MeasuringProgress(LiveProgress):
     """The live view, which measures the process after each trial."""
 
-    def __init__(self, studies: Studies) -> None:
+    def __init__(self, studies: Studies, store: StudyStore) -> None:
         terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
-        poller = StudyPoller(studies.store())
+        poller = StudyPoller(store)
         super().__init__(terminal, 0, TRIALS, "fid", lambda: seconds_left(poller.look(), 1))
         self._studies, self._terminal = studies, terminal
         self.used: list[Resources] = []
@@ -89,7 +90,7 @@ def test_memory_and_files_do_not_grow_with_the_trials(
     monkeypatch.setattr(publishing, "FIRST", 0.01)  # import plotly and draw plots early
     store = studies.create(RANDOM, trials=TRIALS, epochs=2, checkpoint_seconds=0, lease_seconds=600)
     files = open_files(store, str(tmp_path / "store"))
-    progress = MeasuringProgress(studies)
+    progress = MeasuringProgress(studies, store)
     with progress.live:
         publisher = publishing.DashboardPublisher(store, files, progress.announce)
         run_trials(studies.join(), DrawingTrainer(), files, progress, publisher)
