@@ -2,13 +2,14 @@
 
 import importlib.util
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,12 @@ class Postgres:
             connection.execute(statement.encode() if isinstance(statement, str) else statement)
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
+def free_port(count: int = 1) -> int:
+    """The first of ``count`` consecutive ports that are free. The system does not choose them for
+    other processes, whose connections it gives ports from 32768 on."""
+    while True:
+        first = 20_000 + secrets.randbelow(10_000)  # tests may seed random
+        with ExitStack() as stack, suppress(OSError):
+            for port in range(first, first + count):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import itertools
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -151,14 +152,15 @@ def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
 
 
 class LostConnection:
-    """Lose the session's connection at one COMMIT, numbered ``at`` from 0.
+    """Lose the session's connection at one COMMIT of this thread, numbered ``at`` from 0.
 
-    The COMMIT does not reach the database; with ``answer_only``, it does and its answer is lost.
+    The heartbeat's thread keeps it. The COMMIT does not reach the database; with ``answer_only``,
+    it does and its answer is lost.
     """
 
     def __init__(self, session: WorkerSession, at: int = 0, *, answer_only: bool = False) -> None:
         self._dialect: Any = session.store.database.rdb.engine.dialect
-        self._left, self._answer_only = at, answer_only
+        self._left, self._answer_only, self._thread = at, answer_only, threading.get_ident()
         self.lost = False
 
     def __enter__(self) -> Self:
@@ -169,6 +171,9 @@ class LostConnection:
         del self._dialect.do_commit
 
     def _do_commit(self, connection: Any) -> None:
+        if threading.get_ident() != self._thread:
+            self._commit(connection)
+            return
         self._left -= 1
         self.lost |= self._left == -1
         if self._left != -1 or self._answer_only:

@@ -333,21 +333,12 @@ def test_silent_clients_do_not_delay_the_exit(site: Site) -> None:
         socket.create_connection(("127.0.0.1", site.port))
 
 
-def consecutive_ports() -> int:
-    """The first of two consecutive free ports."""
-    while True:
-        first = free_port()
-        with socket.socket() as second:
-            if second.connect_ex(("127.0.0.1", first + 1)):
-                return first
-
-
 def test_each_worker_of_a_sweep_has_its_own_port(
     tmp_path: Path, environment: dict[str, str], digits: Path
 ) -> None:
     with machines(tmp_path, environment, "here") as [machine]:
         (machine.folder / "s.toml").write_text(unpruned_study(digits, trials=3))
-        first = consecutive_ports()
+        first = free_port(count=2)
         words = ("--workers", "2", "--respawn", "1", "--metrics-port", str(first))
         sweep: Running = machine.start("sweep", "s.toml", *words)
         sweep.wait_for(r"trial \d epoch")

@@ -72,6 +72,7 @@ def abstract_generator(program: Program) -> tuple[Variables, Variables]:
     return nnx.state(network, nnx.Param), nnx.state(network, nnx.Not(nnx.Param))
 
 
+@functools.cache
 def _trace(kind: Callable[..., nnx.Module], program: Program) -> nnx.Module:
     network: nnx.Module = nnx.eval_shape(lambda: kind(program, rngs=nnx.Rngs(0)))
     return network
