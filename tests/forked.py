@@ -20,7 +20,12 @@ from unittest import mock
 
 IMPORTED = [
     *("tuner.cli", "tuner.run.startup", "tuner.run.worker", "tuner.run.events", "tuner.run.fleet"),
-    *("tuner.api", "tuner.run.appraisal", "tuner.views.html_report", "tuner.views.parameters"),
+    *(
+        "tuner.api",
+        "tuner.run.stored_generators",
+        "tuner.views.html_report",
+        "tuner.views.parameters",
+    ),
     *("psycopg", "rich.live", "rich.table", "mlxtend.data", "preloaded"),
 ]
 # Python 3.12 and later warn when a process with threads forks. OpenBLAS may have threads, but stops

@@ -27,7 +27,7 @@ from tuner.views.formatting import number, params_text
 from tuner.views.images import grid, picture
 
 if TYPE_CHECKING:
-    from tuner.run.appraisal import ImageGenerator
+    from tuner.run.stored_generators import ImageGenerator
 
 Figure = Any  # plotly's, which has no types
 KINDS = {kind.replace("-", "_"): plot for kind, plot in PLOTS.items()}
@@ -123,7 +123,7 @@ class Study:
 
         try:
             with self._opened() as store:
-                words = summary_line(store.spec, StudyPoller(store).look())
+                words = summary_line(store.spec, StudyPoller(store).snapshot())
         except TunerError as error:  # a repr must not fail
             words = str(error).partition("\n")[0]
         return f"<Study {self.name!r}: {words}>"
@@ -140,8 +140,8 @@ class Study:
     def _generator(self, trial: TrialRecord, stacklevel: int = 3) -> "ImageGenerator":
         with self._opened() as store:
             from tuner.files.study_files import open_files
-            from tuner.run.appraisal import generator_of, open_generator
             from tuner.run.startup import code_change_warning
+            from tuner.run.stored_generators import generator_of, open_generator
 
             generator_of(store, trial)  # raises before the files are opened
             files = open_files(store, self._artifacts)
@@ -151,7 +151,7 @@ class Study:
 
     def _images(self, trial: TrialRecord, count: int, seed: int) -> np.ndarray:
         """uint8 images (n, h, w, c)."""
-        from tuner.run.appraisal import check_request
+        from tuner.run.stored_generators import check_request
 
         check_request(count, seed)
         return self._generator(trial, stacklevel=4)(count, seed)

@@ -23,7 +23,7 @@ NONE = {"running": 0, "waiting": 0, "paused": 0, "complete": 0, "pruned": 0, "fa
 
 def counts(poller: BackgroundPoller) -> tuple[int, dict[str, int]] | None:
     """The total and the number of trials in each state; None if the database does not answer."""
-    found = poller.look()
+    found = poller.snapshot()
     return None if found is None else (found.total, found.counts)
 
 

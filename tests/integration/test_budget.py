@@ -186,11 +186,11 @@ def test_snapshots_have_the_budget_and_end_with_it(studies: Studies) -> None:
     claimed = claim(session)
     poller = StudyPoller(studies.store())
     report(session, claimed, [3.0, 2.0, 1.0])
-    found = poller.look()
+    found = poller.snapshot()
     assert (found.budget.reason, found.ended) == (SPENT, False)  # its worker is alive
     session.release(claimed)
     session.leave_at_once()
-    assert poller.look().ended
+    assert poller.snapshot().ended
     assert studies.store().unfinished() == (0, 1, 0, 2)
 
 

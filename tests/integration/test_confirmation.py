@@ -167,7 +167,7 @@ def test_runs_do_not_count_as_trials_of_the_search(studies: Studies) -> None:
     assert [t.confirms for t in store.confirmation_trials()] == [Confirms(1, 0), Confirms(3, 0)]
     assert store.search_remaining() == 0
     assert store.summary().states == {"COMPLETE": 4}
-    snapshot = StudyPoller(store).look()
+    snapshot = StudyPoller(store).snapshot()
     assert (snapshot.finished, snapshot.total, snapshot.confirmed) == (4, 4, 1)
     seen = screened(store.study, store.spec).get_trials(deepcopy=False)
     assert [trial.number for trial in seen] == [0, 1, 2, 3]

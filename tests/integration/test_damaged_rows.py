@@ -168,7 +168,7 @@ def show_trials(store: StudyStore) -> None:
 
 
 def show_status(store: StudyStore) -> None:
-    render(status_view(StudyPoller(store).look(), store.spec))
+    render(status_view(StudyPoller(store).snapshot(), store.spec))
 
 
 def show_best(store: StudyStore) -> None:

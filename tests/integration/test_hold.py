@@ -209,11 +209,11 @@ def test_the_commands_say_what_happens(
     assert on_hold in output("status", "s")
     assert json.loads(output("status", "s", "--json"))["on_hold"] is True
     assert "s (on hold)" in output("list")
-    assert StudyPoller(store).look().on_hold
+    assert StudyPoller(store).snapshot().on_hold
     start = "to start one: tuner worker s"
     assert output("resume", "s") == f"Study 's' is resumed, but no workers are running; {start}\n"
     assert on_hold not in output("status", "s")
-    assert not StudyPoller(store).look().on_hold
+    assert not StudyPoller(store).snapshot().on_hold
     sqlite.join()
     assert "; 1 worker will wait after the current epoch. To" in output("pause", "s")
     assert output("resume", "s") == "Study 's' is resumed, with 1 worker.\n"

@@ -31,10 +31,10 @@ from tuner.gan.networks import GENERATORS
 from tuner.gan.sampling import Generator, generate
 from tuner.gan.state import abstract_generator
 from tuner.run import model_export
-from tuner.run.appraisal import ImageGenerator
 from tuner.run.model_export import CHECKED, JAX_EXPORT, MAKERS, ONNX, export_model
 from tuner.run.onnx_model import onnx_model
 from tuner.run.standalone import network_source
+from tuner.run.stored_generators import ImageGenerator
 from tuner.spec.traits import CONDITIONAL, NETWORKS
 from tuner.study.verdict import Complete
 from tuner.trial import Program

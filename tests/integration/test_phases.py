@@ -264,6 +264,6 @@ def test_a_study_from_before_phases_were_counted_shows_none(sqlite: Studies) -> 
     store = sqlite.store()
     [trial] = store.trials()
     assert trial.phase_seconds == UNCOUNTED
-    assert phase_shares(StudyPoller(store).look().phase_seconds) == ""
+    assert phase_shares(StudyPoller(store).snapshot().phase_seconds) == ""
     assert "phases" not in "".join(rendered(trial_view(store.spec, trial, [], None, 80), 80))
     assert "of the workers" not in study_page(store.spec, store.summary(), {}, [trial])

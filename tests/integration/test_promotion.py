@@ -69,9 +69,9 @@ def play(session: WorkerSession, fids: dict[int, float]) -> list[tuple[int, str]
 def test_one_worker_plays_the_algorithm(studies: Studies) -> None:
     session = create(studies)
     poller = StudyPoller(studies.store())
-    assert poller.look().epochs_ahead == 4 + 2 + 2 + 1  # from rung to rung
+    assert poller.snapshot().epochs_ahead == 4 + 2 + 2 + 1  # from rung to rung
     train(session, first := claim(session), 10.0)
-    assert (first.number, poller.look().epochs_ahead) == (0, 3 + 2 + 2 + 1)
+    assert (first.number, poller.snapshot().epochs_ahead) == (0, 3 + 2 + 2 + 1)
     assert [(0, "paused 1"), *play(session, {0: 10.0, 1: 9.0, 2: 11.0, 3: 8.0})] == [
         (0, "paused 1"),  # nothing to compare with
         (1, "paused 2"),  # the better of two passes the first rung, and is alone at the second
@@ -86,7 +86,7 @@ def test_one_worker_plays_the_algorithm(studies: Studies) -> None:
     ]
     states = [trial.state for trial in studies.trials()]
     assert states == [TrialState.PRUNED] * 3 + [TrialState.COMPLETE]
-    found = poller.look()
+    found = poller.snapshot()
     assert (sum(found.epochs.values()), found.epochs_ahead) == (9, 0)
     reasons = [trial.user_attrs["tuner:reason"] for trial in studies.trials()]
     assert reasons[0] == "not promoted from epoch 1 (rung 1): 10, 9 needed"
@@ -161,7 +161,7 @@ def test_a_paused_trial_outlives_its_worker_and_any_lease(studies: Studies) -> N
     train(session, claim(session), 6.0)
     session.leave_at_once()
     studies.rows(EXPIRE_LEASES)
-    snapshot = StudyPoller(studies.store()).look()
+    snapshot = StudyPoller(studies.store()).snapshot()
     assert (snapshot.trials, snapshot.running) == ({"PAUSED": 1}, {})
     assert snapshot.left_behind == []
     assert not snapshot.ended

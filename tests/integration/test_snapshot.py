@@ -29,7 +29,7 @@ url, studies = study_databases.url, study_databases.studies
 def test_a_snapshot_has_trials_epochs_workers_and_the_best(studies: Studies) -> None:
     store = studies.create(RANDOM + "[[baseline]]\nbeta1 = 0.5\n" * 6, trials=7)
     poller = StudyPoller(store)
-    empty = poller.look()
+    empty = poller.snapshot()
     waiting = {"WAITING": 6}, {"WAITING": 0}
     assert empty == StudySnapshot(7, *waiting, {}, [], None, UNCOUNTED)
     first, second = studies.join(), studies.join()
@@ -40,7 +40,7 @@ def test_a_snapshot_has_trials_epochs_workers_and_the_best(studies: Studies) -> 
     first.report(one, epoch(1, 40.0), [])
     second_epoch = epoch(2, None, train_seconds=7.0, loss_ratio=0.5)
     first.report(one, second_epoch, [epoch(1, 40.0)])
-    found = poller.look()
+    found = poller.snapshot()
     assert found.trials == {"COMPLETE": 1, "PRUNED": 1, "FAIL": 1, "RUNNING": 2, "WAITING": 1}
     assert found.epochs == {"COMPLETE": 2, "PRUNED": 1, "FAIL": 1, "RUNNING": 2, "WAITING": 0}
     assert {number: trial.reports for number, trial in found.running.items()} == {
@@ -63,14 +63,14 @@ def test_the_snapshot_follows_the_study(studies: Studies) -> None:
     session = studies.join()
     for fid in (30.0, 20.0):
         run(session, [fid], Complete())
-        best = poller.look().best
+        best = poller.snapshot().best
         assert best is not None
         assert best.value == fid
-    assert not poller.look().ended
+    assert not poller.snapshot().ended
     session.leave_at_once()
-    assert poller.look().ended
+    assert poller.snapshot().ended
     studies.store().raise_total(3)
-    found = poller.look()
+    found = poller.snapshot()
     assert (found.total, found.ended) == (3, False)
 
 
@@ -79,9 +79,9 @@ def test_a_trial_of_a_lost_worker_is_left_behind(studies: Studies) -> None:
     lost, busy = studies.join(), studies.join()
     number = claim(lost).number
     claim(busy)
-    assert poller.look().left_behind == []
+    assert poller.snapshot().left_behind == []
     studies.rows("UPDATE tuner_workers SET seen_at = seen_at - 40 WHERE worker = :w", w=lost.worker)
-    assert poller.look().left_behind == [number]
+    assert poller.snapshot().left_behind == [number]
 
 
 def test_the_pace_is_that_of_recent_epochs(studies: Studies) -> None:
@@ -91,7 +91,7 @@ def test_the_pace_is_that_of_recent_epochs(studies: Studies) -> None:
     for number in range(1, RECENT + 3):
         slow = number <= 2
         session.report(claimed, epoch(number, train_seconds=99.0 if slow else 2.0), [])
-    [latest] = poller.look().running.values()
+    [latest] = poller.snapshot().running.values()
     assert (len(latest.reports), recent_seconds(latest)) == (RECENT + 2, 3.0)
 
 
@@ -101,7 +101,7 @@ def test_other_studies_are_not_included(studies: Studies) -> None:
     session = studies.join("other")
     run(session, [9.0], Complete())
     claim(session)
-    assert StudyPoller(store).look() == StudySnapshot(3, {}, {}, {}, [], None, UNCOUNTED)
+    assert StudyPoller(store).snapshot() == StudySnapshot(3, {}, {}, {}, [], None, UNCOUNTED)
 
 
 def test_finished_trials_are_not_read_again(studies: Studies) -> None:
@@ -118,7 +118,7 @@ def test_finished_trials_are_not_read_again(studies: Studies) -> None:
 
         engine = store.database.rdb.engine
         sqlalchemy.event.listen(engine, "before_cursor_execute", counted)
-        poller.look()
+        poller.snapshot()
         sqlalchemy.event.remove(engine, "before_cursor_execute", counted)
         return count
 
@@ -134,11 +134,11 @@ def test_finished_trials_are_not_read_again(studies: Studies) -> None:
 def test_a_deleted_study_is_a_permanent_error(studies: Studies) -> None:
     store = studies.create()
     poller = StudyPoller(store)
-    poller.look()
+    poller.snapshot()
     steering.delete(studies.store())
     studies.create()  # SQLite gives it the same id
     with pytest.raises(StorageError, match="a study or trial is gone: study 's'") as caught:
-        poller.look()
+        poller.snapshot()
     assert not caught.value.transient
 
 

@@ -59,7 +59,7 @@ class MeasuringProgress(LiveProgress):
     def __init__(self, studies: Studies, store: StudyStore) -> None:
         terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
         poller = StudyPoller(store)
-        super().__init__(terminal, 0, TRIALS, "fid", lambda: seconds_left(poller.look(), 1))
+        super().__init__(terminal, 0, TRIALS, "fid", lambda: seconds_left(poller.snapshot(), 1))
         self._studies, self._terminal = studies, terminal
         self.used: list[Resources] = []
 

@@ -43,7 +43,7 @@ def test_a_search_ends_after_so_many_trials_without_an_improvement(studies: Stud
         *(REASON, 0, REASON),
     )
     session.leave_at_once()
-    found = StudyPoller(store).look()
+    found = StudyPoller(store).snapshot()
     assert (found.ended_reason, found.to_begin, found.ended) == (REASON, 0, True)
     assert seconds_left(found, 1) == 0.0
 

@@ -18,8 +18,8 @@ from study_databases import Studies, run
 
 import tuner.files.inception_weights
 import tuner.files.study_files
-import tuner.run.appraisal
 import tuner.run.startup
+import tuner.run.stored_generators
 from tuner.cli.writing import check_target, write_output
 from tuner.errors import InputError
 from tuner.study.verdict import Complete
@@ -45,7 +45,7 @@ def call(sqlite: Studies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     empty = SimpleNamespace(read=lambda name: None, names=lambda folder: [])
     monkeypatch.setattr(tuner.files.study_files, "open_files", lambda *_: empty)
     monkeypatch.setattr(tuner.run.startup, "code_change_warning", lambda *_: None)
-    monkeypatch.setattr(tuner.run.appraisal, "draw_samples", lambda *_: black)
+    monkeypatch.setattr(tuner.run.stored_generators, "draw_samples", lambda *_: black)
     monkeypatch.setattr(tuner.files.inception_weights, "convert_inception", lambda *_: b"weights")
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")

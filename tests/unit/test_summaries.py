@@ -62,7 +62,7 @@ def test_gain_over_the_baseline(trials: list[TrialRecord], line: str) -> None:
     assert summaries.baseline_gain(trials, "fid") == line
 
 
-def test_appraisal() -> None:
+def test_remeasurement() -> None:
     fresh = {"fid": 21.25, "kid": 0.0125, "fid_infinity": 19.5, "precision": 0.75, "recall": 0.625}
     fresh |= {"density": 0.875, "coverage": 0.5, "variance_ratio": 0.9}
     fresh |= {"class_coverage": 0.9, "class_entropy": 0.95}
@@ -74,16 +74,16 @@ def test_appraisal() -> None:
         "classes": 10,
         "accuracy": 0.9876,
     }
-    text = summaries.appraisal(found, "fid")
+    text = summaries.remeasurement(found, "fid")
     assert "Best: trial 3, FID 20.5 in epoch 2 of 2: learning_rate=0.0002123 batch_size=64" in text
     assert "FID on fresh latents 21.25 (19.5 extrapolated to infinitely many images); real" in text
     assert "real images 0.5 (5000 each)" in text
     assert "KID 0.0125, precision 0.75, recall 0.625, density 0.875, coverage 0.5" in text
     assert "Classes generated: 9 of 10, entropy 0.95 of the data's" in text
     assert "98.8%" in text
-    assert "Classes" not in summaries.appraisal(found | {"classes": None}, "fid")
+    assert "Classes" not in summaries.remeasurement(found | {"classes": None}, "fid")
     copies = {"copied": 0.9, "heldout_fid": 30.0, "fid_gap": 5.0}
-    lines = summaries.appraisal(found | {"fresh": fresh | copies}, "fid").splitlines()
+    lines = summaries.remeasurement(found | {"fresh": fresh | copies}, "fid").splitlines()
     assert any("Warning: the generator copies training images: 90%" in line for line in lines)
     assert sum("held-out images (gap" in line and "FID 30 (+5)" in line for line in lines) == 1
     assert [line for line in text.splitlines() if "Warning" in line] == [
@@ -92,7 +92,7 @@ def test_appraisal() -> None:
     ]
     short = found | {"fresh": fresh | {"fid_infinity": None}}
     line = "FID on fresh latents 21.25; real against real images 0.5 (5000 each)"
-    assert line in summaries.appraisal(short, "fid").splitlines()
+    assert line in summaries.remeasurement(short, "fid").splitlines()
 
 
 def test_a_copying_generator_comes_with_a_warning() -> None:

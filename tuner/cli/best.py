@@ -68,12 +68,12 @@ def best(
         out.print(studies.trial_table([trial], store.spec.metrics.objective))
         show_best(store, open_files(store, artifacts), options)
         return
-    from tuner.run.appraisal import appraise
     from tuner.run.startup import open_evaluator
+    from tuner.run.stored_generators import remeasure
 
     files, trial = open_files(store, artifacts), store.best_kept()
     evaluator = open_evaluator(store, files, silent, options=options)
-    found = appraise(store, evaluator, files, trial)
+    found = remeasure(store, evaluator, files, trial)
     values: dict[str, Any] = {
         "trial": trial_values(trial, store.spec.metrics.objective),
         "warnings": measured_warnings(found.fresh, found.classes),
@@ -98,8 +98,8 @@ def show_best(
     store: StudyStore, files: Any, options: MachineOptions, evaluator: Any = None
 ) -> None:
     """Print the best trial's scores on fresh latents, and write a picture of its samples."""
-    from tuner.run.appraisal import appraise, draw_samples
     from tuner.run.startup import open_evaluator
+    from tuner.run.stored_generators import draw_samples, remeasure
     from tuner.views.images import grid_png
 
     try:
@@ -115,13 +115,13 @@ def show_best(
     evaluator = evaluator or open_evaluator(
         store, files, PlainProgress(err).announce, options=options
     )
-    found = appraise(store, evaluator, files, trial)._asdict()
+    found = remeasure(store, evaluator, files, trial)._asdict()
     objective, confirmed = store.spec.metrics.objective, store.confirmed()
     if confirmed:
         out.print()
         out.print(confirmations.results_table(confirmed, store.spec))
         out.print(confirmations.winner_text(confirmed, store.spec), soft_wrap=True)
-    out.print(summaries.appraisal_text(found, objective), soft_wrap=True)
+    out.print(summaries.remeasurement_text(found, objective), soft_wrap=True)
     gain = confirmations.gain_line(confirmed, store.spec)
     if gain := gain or summaries.baseline_gain(store.trials(), objective):
         out.print(gain, soft_wrap=True)
@@ -167,7 +167,7 @@ def sample(
     chosen = store.best_kept() if trial is None else store.trial(trial)
     to = to or check_target(default_target(f"{name}-{chosen.number}.png"))
     from tuner.files.study_files import open_files
-    from tuner.run.appraisal import draw_samples
+    from tuner.run.stored_generators import draw_samples
     from tuner.views.images import grid_png
 
     files = open_files(store, artifacts)

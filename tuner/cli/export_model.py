@@ -47,7 +47,7 @@ def export_model(
     """
     from tuner.files.study_files import open_files
     from tuner.run import model_export
-    from tuner.run.appraisal import open_generator
+    from tuner.run.stored_generators import open_generator
     from tuner.views.images import grid_png
 
     wanted = formats or ["flax"]

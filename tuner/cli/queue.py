@@ -27,7 +27,7 @@ def queue(name: StudyName, storage: Storage = STORAGE, as_json: AsJson = False) 
     Example: tuner queue quickstart
     """
     store = open_study(storage, name)
-    waiting, snapshot = upcoming(store), StudyPoller(store).look()
+    waiting, snapshot = upcoming(store), StudyPoller(store).snapshot()
     spent = snapshot.budget.reason is not None
     new = 0 if spent else max(0, snapshot.to_begin - sum(one.queued for one in waiting))
     if as_json:

@@ -154,7 +154,7 @@ def _samples(
     grids = [Grid(labels[n], png, n) for n, png in read if png is not None]
     if grids or trial.artifact is None:
         return grids
-    from tuner.run.appraisal import draw_samples
+    from tuner.run.stored_generators import draw_samples
     from tuner.views.images import grid_png
 
     warn_of_changed_code(store, options)
@@ -187,7 +187,7 @@ def _with_drawn(
 ) -> "Pictures":
     """The pictures, and some drawn now by the winner's generator, or a note why there are none."""
     from tuner.files.study_files import open_files
-    from tuner.run.appraisal import open_generator
+    from tuner.run.stored_generators import open_generator
     from tuner.views.html_report import Grid
     from tuner.views.images import grid_png
 

@@ -74,7 +74,7 @@ def status(
         list_studies(storage, as_json)
         return
     store = open_study(storage, name)
-    snapshot, summary = StudyPoller(store).look(), store.summary()
+    snapshot, summary = StudyPoller(store).snapshot(), store.summary()
     if as_json:
         print_json(_values(store, snapshot, summary))
     else:
@@ -178,7 +178,7 @@ class WatchedStudy:
         """Read a new snapshot; StorageError if the failure is permanent."""
         self._reading = True
         try:
-            self._snapshot = self._poller.look()
+            self._snapshot = self._poller.snapshot()
         except StorageError as error:
             if not error.transient:
                 raise

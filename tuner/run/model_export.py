@@ -22,8 +22,8 @@ from tuner.files.serialization import encode
 from tuner.gan.networks import GENERATORS
 from tuner.gan.sampling import CHUNK, Latents, generate
 from tuner.gan.state import networks
-from tuner.run.appraisal import ImageGenerator
 from tuner.run.standalone import network_source
+from tuner.run.stored_generators import ImageGenerator
 from tuner.version import __version__
 from tuner.xla import abstract
 

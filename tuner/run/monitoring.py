@@ -174,7 +174,7 @@ class Monitor(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield metrics that are read at each scrape; unknown ones are omitted."""
-        snapshot = self._poller.look()
+        snapshot = self._poller.snapshot()
         yield _family("tuner_database_up", {(): float(snapshot is not None)})
         if snapshot is not None:
             yield from _collect_study(snapshot, self._study)

@@ -170,7 +170,7 @@ class Trainer:
             with suppress(JaxRuntimeError):  # out of memory for two states
                 self._ahead = self._begin(_copied(self._state))
 
-    def appraise(self, arrays: Arrays) -> tuple[float | None, np.ndarray | None]:
+    def remeasure(self, arrays: Arrays) -> tuple[float | None, np.ndarray | None]:
         """The objective of one of the trial's packed generators, on latents that no epoch was
         measured with, and some of its samples with their nearest training images.
 

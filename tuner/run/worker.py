@@ -275,7 +275,7 @@ class Worker:
         samples = kept.samples if kept is not None and kept.epoch == best else None
         if kept is not None and isinstance(end, Complete):
             with session.clock.phase(Phase.EVALUATION):
-                fresh_value, strips = self.trainer.appraise(kept.arrays)
+                fresh_value, strips = self.trainer.remeasure(kept.arrays)
                 record = record._replace(fresh=fresh_value)
             if strips is not None:
                 with self._files():

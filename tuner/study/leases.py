@@ -1,4 +1,4 @@
-"""Leases, which state the worker that owns each trial: created, taken over, renewed, given back."""
+"""Leases, which state the worker that owns each trial: created, taken over, renewed, released."""
 
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
@@ -120,11 +120,11 @@ def held_unknown(
 def take(
     session: Session, study: StudyKey, lease: Lease, dead: Collection[str], latest: float | None
 ) -> Taken | None:
-    """Take over a trial that was given back, whose worker is ``dead``, or whose lease has expired;
+    """Take over a trial that was released, whose worker is ``dead``, or whose lease has expired;
     also a paused trial that is to be pruned.
 
     The token is raised by one, which fences off the previous owner. Values that no worker writes
-    would block a trial forever: an unknown status counts as given back, an expiry too far ahead as
+    would block a trial forever: an unknown status counts as released, an expiry too far ahead as
     expired.
 
     ``latest`` is the latest time that the database's clock can show. No lease counts as expired if
@@ -198,11 +198,11 @@ def left_behind(
     study: StudyKey,
     dead: Collection[str],
     latest: float | None,
-    most: int,
+    limit: int,
 ) -> list[int]:
-    """The first trials that ``take`` would take over, at most ``most``."""
+    """The first trials that ``take`` would take over, at most ``limit``."""
     query = select(_leases.trial_id).where(_available(study, dead, latest))
-    return list(session.execute(query.order_by(_leases.expires_at).limit(most)).scalars())
+    return list(session.execute(query.order_by(_leases.expires_at).limit(limit)).scalars())
 
 
 def statuses(connection: Connection, study: StudyKey) -> dict[int, str]:
@@ -276,7 +276,7 @@ def renew(connection: Connection, leases: dict[int, Lease]) -> set[int]:
     return kept
 
 
-def give_back(
+def release(
     connection: Connection,
     trial_id: int,
     lease: Lease,

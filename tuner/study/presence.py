@@ -73,7 +73,7 @@ class WorkerPresence:
 
     @contextlib.contextmanager
     def joined(self) -> Iterator[Self]:
-        """Join the study until the block ends. Trials still held then are given back if the
+        """Join the study until the block ends. Trials still held then are released if the
         database can be reached."""
         self._persist(self._register)
         self._storage.new_lease = Lease(self.worker, 1, self._seconds)
@@ -140,7 +140,7 @@ class WorkerPresence:
             self._storage.engine.begin() as connection,
         ):
             for trial_id, lease in dict(self._storage.held).items():
-                leases.give_back(connection, trial_id, lease, seconds, hung=hung)
+                leases.release(connection, trial_id, lease, seconds, hung=hung)
             if self._last is not None:
                 leases.add_last_seconds(connection, *self._last, seconds)
             connection.execute(left)
@@ -159,7 +159,7 @@ class WorkerPresence:
             self._storage.engine.begin() as connection,
         ):
             seconds = self.clock.of_trial()
-            reported = leases.give_back(connection, trial_id, lease, seconds, hung=True)
+            reported = leases.release(connection, trial_id, lease, seconds, hung=True)
             if reported is not None and connection.execute(select(study.exists())).scalar_one():
                 hang = {"reported": reported, "what": what, "stacks": masked}
                 trials = tables.trial_attributes.c.trial_id

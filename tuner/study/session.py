@@ -1,7 +1,7 @@
 """``WorkerSession``: a worker's part in a study. Claims trials, reports on them, ends them.
 
 Every RUNNING trial has a lease. Before ``claim`` begins new trials, it takes over those that other
-workers gave back or left behind, and promotes paused ones; such a trial keeps its number and its
+workers released or left behind, and promotes paused ones; such a trial keeps its number and its
 reports. All methods can be repeated after a database failure with unknown outcome: a lease this
 worker already holds is reused, a stored report is not stored again, and so on.
 """
@@ -292,5 +292,5 @@ class WorkerSession(WorkerPresence):
         with self._storage.transaction() as session:
             lease = self._storage.held[claim.trial_id]
             seconds = self.clock.of_trial()
-            leases.give_back(session.connection(), claim.trial_id, lease, seconds)
+            leases.release(session.connection(), claim.trial_id, lease, seconds)
         del self._storage.held[claim.trial_id]

@@ -92,7 +92,7 @@ class StudyPoller:
         self._complete: int | None = None  # trials, when the best was last looked up
         self._best: TrialRecord | None = None
 
-    def look(self) -> StudySnapshot:
+    def snapshot(self) -> StudySnapshot:
         """Read a snapshot. StorageError if the database can't be read or the study is gone."""
         store = self._store
         with store.database.reading() as connection:
@@ -119,7 +119,7 @@ class BackgroundPoller:
         self._began = 0.0  # time.monotonic() of the last attempt
         self._snapshot: StudySnapshot | None = None
 
-    def look(self) -> StudySnapshot | None:
+    def snapshot(self) -> StudySnapshot | None:
         """A snapshot at most ``MAX_AGE`` seconds old; None if the database does not answer."""
         with self._lock:
             reader = self._reader

@@ -266,7 +266,7 @@ def progress_view(store: StudyStore, console: Console) -> Iterator[LiveProgress 
 
     def estimate() -> float | None:
         with suppress(StorageError):
-            return seconds_left(poller.look(), spec.study.epochs)
+            return seconds_left(poller.snapshot(), spec.study.epochs)
         return None
 
     view = LiveProgress(console, finished, finished + left, spec.metrics.objective, estimate)

@@ -20,7 +20,7 @@ from tuner.views.generator_warnings import (
     trial_warnings,
 )
 
-# Measurements that ``appraisal`` shows on separate lines.
+# Measurements that ``remeasurement`` shows on separate lines.
 SHOWN_APART = (
     *("fid", "fid_infinity", "class_coverage", "class_entropy", "copied"),
     *(field for name in COMPARED for field in (f"heldout_{name}", f"{name}_gap")),
@@ -193,7 +193,7 @@ def measured_as(parts: Mapping[str, str], fingerprint: str) -> str:
     return f"Measured as {fingerprint}: " + ", ".join(f"{k} {v}" for k, v in parts.items())
 
 
-def appraisal(found: Mapping[str, Any], objective: str) -> str:
+def remeasurement(found: Mapping[str, Any], objective: str) -> str:
     """The best trial, measured again on fresh latents."""
     trial: TrialRecord = found["trial"]
     fresh, classes = found["fresh"], found["classes"]
@@ -227,7 +227,7 @@ def appraisal(found: Mapping[str, Any], objective: str) -> str:
     return "\n".join(lines)
 
 
-def appraisal_text(found: Mapping[str, Any], objective: str) -> Text:
-    """``appraisal`` for a terminal: warnings about the generator are red."""
-    text = appraisal(found, objective)
+def remeasurement_text(found: Mapping[str, Any], objective: str) -> Text:
+    """``remeasurement`` for a terminal: warnings about the generator are red."""
+    text = remeasurement(found, objective)
     return in_red(text, *(line for line in text.splitlines() if line.startswith(WARNING)))

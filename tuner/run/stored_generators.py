@@ -23,7 +23,7 @@ from tuner.trial import Program
 from tuner.xla import check_settings
 
 
-class Appraisal(NamedTuple):
+class Remeasurement(NamedTuple):
     """Measurements of a trial's stored generator on fresh latents."""
 
     trial: TrialRecord
@@ -41,9 +41,9 @@ def generator_of(store: StudyStore, trial: TrialRecord) -> str:
     return trial.artifact
 
 
-def appraise(
+def remeasure(
     store: StudyStore, evaluator: Evaluator, files: StudyFiles, trial: TrialRecord
-) -> Appraisal:
+) -> Remeasurement:
     """Measure a trial's generator on latents that were not used to select it."""
     program, generator, _ = load_generator(files, generator_of(store, trial))
     samples = evaluator.fresh_samples(program, generator)
@@ -52,7 +52,7 @@ def appraise(
     )
     extras |= store.spec.metrics.always
     real_fid, real_count = real_against_real(evaluator.real)
-    return Appraisal(
+    return Remeasurement(
         trial=trial,
         fresh=evaluator.scores(samples, extras),
         real_fid=real_fid,
