@@ -137,7 +137,7 @@ def test_seconds_on_trials_count_across_workers(studies: Studies) -> None:
     assert session.is_budget_spent()
     found = studies.store().budget()
     assert found.spent.device_hours == pytest.approx(2.1, abs=0.01)
-    assert found.reason == "budget.device_hours: workers have spent all 2 hours on trials"
+    assert found.reason == "budget.device_hours: workers have spent all 2 h on trials"
 
 
 def test_wall_hours_count_from_the_first_worker(studies: Studies) -> None:
@@ -147,7 +147,7 @@ def test_wall_hours_count_from_the_first_worker(studies: Studies) -> None:
     studies.rows("UPDATE tuner_workers SET joined_at = joined_at - 7000, left_at = 1")
     assert isinstance(studies.join().claim(DATASET), Claim)
     studies.rows("UPDATE tuner_workers SET joined_at = joined_at - 300 WHERE left_at = 1")
-    reason = "budget.wall_hours: 2 hours have passed since the first worker joined"
+    reason = "budget.wall_hours: the first worker joined 2 h ago, or earlier"
     assert studies.store().budget().reason == reason
     assert session.claim(DATASET) is Idle.SPENT
     # A clock that was set back gives time, but less than none can't have passed.

@@ -14,12 +14,9 @@ ALL = BudgetSection(device_hours=8, epochs=1200, wall_hours=24)
     ("spent", "reason"),
     [
         (Spent(7.9, 1199, 23.9), None),
-        (Spent(8.0, 0, 0), "budget.device_hours: workers have spent all 8 hours on trials"),
+        (Spent(8.0, 0, 0), "budget.device_hours: workers have spent all 8 h on trials"),
         (Spent(0, 1201, 0), "budget.epochs: all 1200 epochs are trained"),
-        (
-            Spent(0, 0, 24),
-            "budget.wall_hours: 24 hours have passed since the first worker joined",
-        ),
+        (Spent(0, 0, 24), "budget.wall_hours: the first worker joined 24 h ago, or earlier"),
     ],
 )
 def test_a_budget_is_exhausted_once_a_limit_is_reached(spent: Spent, reason: str | None) -> None:

@@ -74,9 +74,9 @@ def exhausted(section: BudgetSection, spent: Spent) -> str | None:
 
 
 _USED_UP = {
-    "device_hours": "workers have spent all {limit:g} hours on trials",
+    "device_hours": "workers have spent all {limit:g} h on trials",
     "epochs": "all {limit:g} epochs are trained",
-    "wall_hours": "{limit:g} hours have passed since the first worker joined",
+    "wall_hours": "the first worker joined {limit:g} h ago, or earlier",
 }
 
 
