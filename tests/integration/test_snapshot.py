@@ -11,7 +11,7 @@ from study_databases import EXPIRE_LEASES, RANDOM, Studies, claim, report, run
 from tuner.errors import StorageError
 from tuner.phases import UNCOUNTED
 from tuner.study import steering
-from tuner.study.epochs import ownership_history
+from tuner.study.epochs import ownership_history, report_times
 from tuner.study.records import TrialRecord
 from tuner.study.snapshot import (
     RECENT,
@@ -217,6 +217,31 @@ def test_the_history_names_the_owners_of_epochs(studies: Studies) -> None:
     assert first.first_reported_at <= first.last_reported_at <= second.first_reported_at
     studies.rows("DELETE FROM tuner_workers WHERE worker = :w", w=lost.worker)
     assert ownership_history(store, claimed.number)[0][:3] == (None, None, lost.worker)
+
+
+def test_owners_are_listed_in_the_order_of_their_epochs(studies: Studies) -> None:
+    store = studies.create()
+    owners = []
+    for fid in (30.0, 20.0, 10.0):
+        session = studies.join()
+        report(session, claim(session), [fid])
+        studies.rows(EXPIRE_LEASES)
+        owners.append(session.worker)
+    # not in the order of their machines' names
+    for host, worker in zip("cab", owners, strict=True):
+        studies.rows("UPDATE tuner_workers SET host = :h WHERE worker = :w", h=host, w=worker)
+    found = ownership_history(store, 0)
+    assert [owner.worker for owner in found] == owners
+    assert [owner.host for owner in found] == ["c", "a", "b"]
+
+
+def test_times_of_epochs_are_those_of_the_study(studies: Studies) -> None:
+    first, second = studies.create(), studies.create(name="other")
+    for name in ("s", "other"):
+        session = studies.join(name)
+        report(session, claim(session), [30.0] if name == "s" else [30.0, 20.0])
+    assert {trial: [*times] for trial, times in report_times(first).items()} == {0: [1]}
+    assert {trial: [*times] for trial, times in report_times(second).items()} == {0: [1, 2]}
 
 
 def test_the_traceback_of_a_failed_trial_is_stored(studies: Studies) -> None:
