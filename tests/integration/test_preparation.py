@@ -1,6 +1,7 @@
 """The right to prepare a study's shared files: who has it, and for how long."""
 
 import time
+from typing import Any
 
 import pytest
 import study_databases
@@ -29,17 +30,17 @@ def release(store: StudyStore, worker: str) -> None:
         preparation.release(session, store.key, worker)
 
 
-def right(store: StudyStore, studies: Studies) -> tuple[str | None, float | None]:
+def right(store: StudyStore, studies: Studies) -> tuple[Any, ...]:
     """Who has the right, and until when."""
     query = "SELECT preparer, preparer_until FROM tuner_studies WHERE study_id = :study"
-    [(preparer, until)] = studies.rows(query, study=store.study_id)
-    return preparer, until
+    [found] = studies.rows(query, study=store.study_id)
+    return found
 
 
 def test_only_its_worker_renews_and_releases_the_right(studies: Studies) -> None:
     store = studies.create()
     assert acquire(store, "one")
-    assert not acquire(store, "two")
+    assert not acquire(store, "two", 600.0)
     until = right(store, studies)
     renew(store, "two", 600.0)
     release(store, "two")

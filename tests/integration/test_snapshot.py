@@ -235,11 +235,13 @@ def test_owners_are_listed_in_the_order_of_their_epochs(studies: Studies) -> Non
     assert [owner.host for owner in found] == ["c", "a", "b"]
 
 
-def test_times_of_epochs_are_those_of_the_study(studies: Studies) -> None:
+def test_times_and_owners_of_epochs_are_those_of_the_study(studies: Studies) -> None:
     first, second = studies.create(), studies.create(name="other")
     for name in ("s", "other"):
         session = studies.join(name)
         report(session, claim(session), [30.0] if name == "s" else [30.0, 20.0])
+        [owner] = ownership_history(studies.store(name), 0)
+        assert owner.worker == session.worker
     assert {trial: [*times] for trial, times in report_times(first).items()} == {0: [1]}
     assert {trial: [*times] for trial, times in report_times(second).items()} == {0: [1, 2]}
 
