@@ -220,30 +220,31 @@ def test_the_history_names_the_owners_of_epochs(studies: Studies) -> None:
 
 
 def test_owners_are_listed_in_the_order_of_their_epochs(studies: Studies) -> None:
+    """A worker that gets its trial back is listed twice."""
     store = studies.create()
-    owners = []
-    for fid in (30.0, 20.0, 10.0):
-        session = studies.join()
+    first, second = studies.join(), studies.join()
+    for session, fid in ((first, 30.0), (second, 20.0), (first, 10.0)):
         report(session, claim(session), [fid])
         studies.rows(EXPIRE_LEASES)
-        owners.append(session.worker)
-    # not in the order of their machines' names
-    for host, worker in zip("cab", owners, strict=True):
-        studies.rows("UPDATE tuner_workers SET host = :h WHERE worker = :w", h=host, w=worker)
-    found = ownership_history(store, 0)
-    assert [owner.worker for owner in found] == owners
-    assert [owner.host for owner in found] == ["c", "a", "b"]
+    for host, session in (("b", first), ("a", second)):  # not in the order of their names
+        studies.rows(
+            "UPDATE tuner_workers SET host = :h WHERE worker = :w", h=host, w=session.worker
+        )
+    found = [(owner.host, owner.first_epoch) for owner in ownership_history(store, 0)]
+    assert found == [("b", 1), ("a", 2), ("b", 3)]
 
 
-def test_times_and_owners_of_epochs_are_those_of_the_study(studies: Studies) -> None:
-    first, second = studies.create(), studies.create(name="other")
-    for name in ("s", "other"):
-        session = studies.join(name)
-        report(session, claim(session), [30.0] if name == "s" else [30.0, 20.0])
-        [owner] = ownership_history(studies.store(name), 0)
-        assert owner.worker == session.worker
-    assert {trial: [*times] for trial, times in report_times(first).items()} == {0: [1]}
-    assert {trial: [*times] for trial, times in report_times(second).items()} == {0: [1, 2]}
+def test_times_and_owners_are_those_of_the_study_and_the_trial(studies: Studies) -> None:
+    epochs = {"s": [1, 2], "other": [3, 1]}  # of two trials
+    stores = {name: studies.create(name=name) for name in epochs}
+    for name, store in stores.items():
+        for number, count in enumerate(epochs[name]):
+            session = studies.join(name)
+            report(session, claim(session), [30.0] * count)
+            [owner] = ownership_history(store, number)
+            assert (owner.worker, owner.last_epoch) == (session.worker, count)
+    for name, store in stores.items():
+        assert [len(times) for times in report_times(store).values()] == epochs[name]
 
 
 def test_the_traceback_of_a_failed_trial_is_stored(studies: Studies) -> None:
