@@ -5,8 +5,8 @@
 Times each product of the tutorial's DCGAN with batches of 64 alone, as the training step computes
 it: forward, and the gradients of its input and its kernel. Multiplications are those that the
 definition of the layer requires; a transposed convolution in sub-pixel form computes more. The
-bound is the time of all required multiplications at the speed of a product of two square matrices,
-and the rest of the step is what its products alone do not explain.
+bound is the time of all required multiplications at the speed of a product of two square matrices.
+Inside a step, operations are fused and overlap, so the products alone may take longer than the step.
 """
 
 import argparse
@@ -38,7 +38,7 @@ class Product(NamedTuple):
 
 
 def products(width: int) -> list[Product]:
-    """G draws twice and is updated once; D sees four batches, and is updated with two of them."""
+    """G draws twice and is updated once; D sees three batches, and is updated with two of them."""
     rngs, w = nnx.Rngs(0), width
     g, d = (2, 1, 1), (3, 1, 2)
     return [

@@ -147,7 +147,7 @@ def test_wall_hours_count_from_the_first_worker(studies: Studies) -> None:
     studies.rows("UPDATE tuner_workers SET joined_at = joined_at - 7000, left_at = 1")
     assert isinstance(studies.join().claim(DATASET), Claim)
     studies.rows("UPDATE tuner_workers SET joined_at = joined_at - 300 WHERE left_at = 1")
-    reason = "budget.wall_hours: the first worker joined 2 h ago, or earlier"
+    reason = "budget.wall_hours: the first worker joined at least 2 h ago"
     assert studies.store().budget().reason == reason
     assert session.claim(DATASET) is Idle.SPENT
     # A clock that was set back gives time, but less than none can't have passed.

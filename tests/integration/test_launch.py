@@ -135,7 +135,10 @@ def test_workers_are_submitted_with_sky_one_by_one(
     assert [line.split()[:3] for line in lines] == [["jobs", "launch", "--yes"]] * 2
 
 
-@pytest.mark.skipif(KUBECTL is None, reason="kubectl is not installed")
+@pytest.mark.skipif(
+    KUBECTL is None,
+    reason="kubectl, which builds the overlay, is not installed",
+)
 def test_kustomize_builds_an_overlay_of_the_base(tmp_path: Path) -> None:
     """That of docs/operations.md."""
     page = (ROOT / "docs" / "operations.md").read_text()

@@ -16,7 +16,7 @@ ALL = BudgetSection(device_hours=8, epochs=1200, wall_hours=24)
         (Spent(7.9, 1199, 23.9), None),
         (Spent(8.0, 0, 0), "budget.device_hours: workers have spent all 8 h on trials"),
         (Spent(0, 1201, 0), "budget.epochs: all 1200 epochs are trained"),
-        (Spent(0, 0, 24), "budget.wall_hours: the first worker joined 24 h ago, or earlier"),
+        (Spent(0, 0, 24), "budget.wall_hours: the first worker joined at least 24 h ago"),
     ],
 )
 def test_a_budget_is_exhausted_once_a_limit_is_reached(spent: Spent, reason: str | None) -> None:

@@ -76,7 +76,7 @@ def exhausted(section: BudgetSection, spent: Spent) -> str | None:
 _USED_UP = {
     "device_hours": "workers have spent all {limit:g} h on trials",
     "epochs": "all {limit:g} epochs are trained",
-    "wall_hours": "the first worker joined {limit:g} h ago, or earlier",
+    "wall_hours": "the first worker joined at least {limit:g} h ago",
 }
 
 
