@@ -6,7 +6,7 @@ Times each product of the tutorial's DCGAN with batches of 64 alone, as the trai
 it: forward, and the gradients of its input and its kernel. Multiplications are those that the
 definition of the layer requires; a transposed convolution in sub-pixel form computes more. The
 bound is the time of all required multiplications at the speed of a product of two square matrices.
-Inside a step, operations are fused and overlap, so the products alone may take longer than the step.
+Operations of a step are fused and overlap, so its products alone may take longer than all of it.
 """
 
 import argparse
